@@ -1,0 +1,285 @@
+"""The layer: project, split heads, let the core average, merge.  And `attend`, the same without learned
+parts.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from qkv import masks
+from qkv.errors import BadMask, BadShape, IncompatibleParts
+from qkv.kernel import Softmax
+from qkv.kernel.exact import Given
+from qkv.scope import Global
+from qkv.select import Soft
+from qkv.shapes import Attended, Dims, Key, Query, Value
+from qkv.spec import AttentionSpec
+
+Sequence = Float[Tensor, "B T M"]
+Memory = Float[Tensor, "B S M2"]
+
+
+class Growing(NamedTuple):
+    """State of causal self-attention: every step adds what it reads."""
+
+    core: Any
+
+
+class Fixed(NamedTuple):
+    """State of attention to a memory that is there from the start."""
+
+    core: Any
+
+
+class Attention(nn.Module):
+    """Attention of any legal combination of parts, to itself or to a memory.
+
+        out = merge(core(split(x W_q), split(m W_k), split(m W_v))) W_o          m = memory, or x itself
+
+    The arguments are those of `AttentionSpec`; an illegal combination raises IncompatibleParts when it is
+    built. Vaswani et al. 2017, section 3.2.2.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the fixed public signature
+        self,
+        d_model: int,
+        heads: int = 1,
+        *,
+        score: Any = None,
+        scope: Any = Global(),
+        select: Any = Soft(),
+        kernel: Any = Softmax(),
+        causal: bool = False,
+        d_memory: int | None = None,
+        kv_heads: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        project: bool = True,
+    ) -> None:
+        super().__init__()
+        places = {"causal": causal, "d_memory": d_memory, "kv_heads": kv_heads}
+        layer = {"dropout": dropout, "bias": bias, "project": project}
+        parts = {"score": score, "scope": scope, "select": select, "kernel": kernel}
+        self.spec = AttentionSpec(d_model, heads, **parts, **places, **layer)
+        self.dims = self.spec.dims
+        if project:
+            self._make_projections()
+        self.core = self.spec.kernel.build_core(self.dims, self.spec.choice)
+
+    @classmethod
+    def from_spec(cls, spec: AttentionSpec) -> "Attention":
+        """The layer of a spec."""
+        rest = {name: getattr(spec, name) for name in spec.__dataclass_fields__ if name != "d_model"}
+        return cls(spec.width, **rest)
+
+    def forward(
+        self,
+        x: Sequence,
+        memory: Memory | None = None,
+        *,
+        keep: Tensor | None = None,
+        allow: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Sequence:
+        """Attend from x [B,T,M] to memory [B,S,d_memory], or to x itself; returns [B,T,M].
+
+        keep [B,S] bool: real keys.  allow [T,S], [B,T,S] or [B,H,T,S] bool: what each query may see.
+        bias, broadcastable to [B,H,T,S]: added to the scores.  All masks intersect, also with causal.
+        """
+        q, k, v, given = self._prepare(x, memory, keep, allow, bias)
+        return self._merge(self.core(q, k, v, given))
+
+    def attend(
+        self,
+        x: Sequence,
+        memory: Memory | None = None,
+        *,
+        keep: Tensor | None = None,
+        allow: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Attended:
+        """The same with the weights [B,H,T,S] that made it; asking for them changes no output."""
+        q, k, v, given = self._prepare(x, memory, keep, allow, bias)
+        attended = self.core.attend(q, k, v, given)
+        return attended._replace(out=self._merge(attended.out))
+
+    def start(
+        self,
+        memory: Memory | None = None,
+        *,
+        keep: Tensor | None = None,
+        batch: int | None = None,
+        remember: bool = False,
+    ) -> Growing | Fixed:
+        """The state before the first step: of a memory [B,S,d_memory], or empty for causal self-attention.
+
+        keep [B,S]: the memory's real positions.  batch: rows, where there is no memory to tell (default 1).
+        remember: keep what `attend_step` needs to show the weights of a feature-map kernel.
+        """
+        if memory is not None:
+            if self.spec.causal:
+                raise IncompatibleParts(
+                    "step over a memory: the layer is causal=True, its memory has no steps"
+                )
+            k, v = self._keys_values(memory)
+            return Fixed(self.core.start(k, v, _checked_keep(keep, memory), remember))
+        if not self.spec.causal:
+            raise IncompatibleParts(
+                "stepping through self-attention needs causal=True: without it every output depends on "
+                "later inputs"
+            )
+        like = next(self.parameters())
+        k, v = self._keys_values(like.new_zeros(batch or 1, 0, self.spec.d_memory or self.spec.width))
+        return Growing(self.core.start(k, v, None, remember))
+
+    def step(self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Attend from the next position(s) x [B,t,M] (or one, [B,M]); returns the output and the state after
+        it.
+
+        keep [B,t]: which of the new positions are real (self-attention; default all).
+        """
+        attended, state = self.attend_step(x, state, keep=keep)
+        return attended.out, state
+
+    def attend_step(
+        self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None
+    ) -> tuple[Attended, Any]:
+        """`step` with the weights [B,H,t,S so far]; None for a feature map without `remember`."""
+        single = x.dim() == 2
+        x = x[:, None] if single else x
+        q = self._queries(x)
+        if isinstance(state, Fixed):
+            attended = self.core.read(q, state.core)
+        else:
+            k, v = self._keys_values(x)
+            attended, core = self.core.extend(state.core, q, k, v, _checked_keep(keep, x))
+            state = Growing(core)
+        out = self._merge(attended.out)
+        return attended._replace(out=out[:, 0] if single else out), state
+
+    def explain(self, queries: int, keys: int) -> str:
+        """In words: which route runs for T queries and S keys, and why."""
+        spec = self.spec
+        what = f"{spec.heads} head{'s' * (spec.heads > 1)} of {self.dims.query}, kernel {spec.kernel!r}"
+        return f"{what}: {self.core.explain(queries, keys)}"
+
+    def extra_repr(self) -> str:
+        """The spec, as it was written."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.spec.to_dict().items())
+
+    def _make_projections(self) -> None:
+        spec, dims = self.spec, self.dims
+        shared = (spec.kv_heads or spec.heads) * dims.key
+        self.to_q = nn.Linear(spec.width, spec.heads * dims.query, bias=spec.bias)
+        self.to_kv = nn.Linear(spec.d_memory or spec.width, 2 * shared, bias=spec.bias)
+        self.to_out = nn.Linear(spec.heads * dims.value, spec.width, bias=spec.bias)
+        for weight in (self.to_q.weight, *self.to_kv.weight.chunk(2), self.to_out.weight):
+            nn.init.xavier_uniform_(weight.data)
+        for linear in (self.to_q, self.to_kv, self.to_out):
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def _prepare(
+        self, x: Tensor, memory: Tensor | None, keep: Tensor | None, allow: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Given]:
+        source = x if memory is None else memory
+        q, (k, v) = self._queries(x), self._keys_values(source)
+        if len(x) != len(source):
+            raise BadShape(f"x and memory must have one batch size, got {len(x)} and {len(source)}")
+        given = Given(_checked_keep(keep, source), masks.as_allow(allow), bias)
+        _check_pairs(given, x.shape[1], source.shape[1])
+        return q, k, v, given
+
+    def _queries(self, x: Tensor) -> Query:
+        _check_width(x, self.spec.width, "x")
+        return self._split(self.to_q(x), self.spec.heads) if self.spec.project else x[:, None]
+
+    def _keys_values(self, memory: Tensor) -> tuple[Key, Value]:
+        spec = self.spec
+        _check_width(memory, spec.d_memory or spec.width, "memory")
+        if not spec.project:
+            return memory[:, None], memory[:, None]
+        k, v = self.to_kv(memory).chunk(2, -1)
+        shared = spec.kv_heads or spec.heads
+        return self._split(k, shared), self._split(v, shared)
+
+    @staticmethod
+    def _split(x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def _merge(self, out: Tensor) -> Tensor:
+        flat = out.transpose(1, 2).flatten(2)
+        return self.to_out(flat) if self.spec.project else flat
+
+
+def attend(  # noqa: PLR0913 -- the fixed public signature
+    q: Query,
+    k: Key,
+    v: Value,
+    *,
+    score: Any = None,
+    scope: Any = Global(),
+    select: Any = Soft(),
+    kernel: Any = Softmax(),
+    causal: bool = False,
+    keep: Bool[Tensor, "B S"] | None = None,
+    allow: Tensor | None = None,
+    bias: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Attended:
+    """Attention of parts that learn nothing: q [B,H,T,D], k [B,Hk,S,D], v [B,Hk,S,E] -> out [B,H,T,E],
+    weights [B,H,T,S].
+
+    A feature map draws its projections from `generator` (seeded with 0 by default, so results repeat).
+    Raises IncompatibleParts for parts that clash or that learn parameters: those live in `Attention`.
+    """
+    spec = AttentionSpec(score=score, scope=scope, select=select, kernel=kernel, causal=causal)
+    for part in (spec.score, spec.scope):
+        if getattr(part, "learns", False):
+            raise IncompatibleParts(
+                f"{part!r} learns its weights: use qkv.Attention, or a score without parameters"
+            )
+    _check_heads(q, k, v)
+    dims = Dims(q.shape[1], q.shape[-1], k.shape[-1], v.shape[-1])
+    generator = generator or torch.Generator().manual_seed(0)
+    core = spec.kernel.build_core(dims, spec.choice, generator).to(q.device).eval().requires_grad_(False)
+    given = Given(_checked_keep(keep, k[:, 0]), masks.as_allow(allow), bias)
+    _check_pairs(given, q.shape[2], k.shape[2])
+    return core.attend(q, k, v, given)
+
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    fits = (
+        q.shape[0] == k.shape[0] == v.shape[0] and k.shape[1:3] == v.shape[1:3] and q.shape[-1] == k.shape[-1]
+    )
+    if not fits or q.shape[1] % k.shape[1]:
+        raise BadShape(
+            f"q [B,H,T,D], k [B,H,S,D] and v [B,H,S,E] must agree in B, S and D, and the heads "
+            f"of q be a multiple of those of k; got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
+        )
+
+
+def _check_width(x: Tensor, width: int, name: str) -> None:
+    if x.dim() != 3 or x.shape[-1] != width:
+        raise BadShape(f"{name} must be [batch, positions, {width}], got {tuple(x.shape)}")
+
+
+def _checked_keep(keep: Tensor | None, memory: Tensor) -> Tensor | None:
+    if keep is not None and masks.checked(keep, "keep").shape != memory.shape[:2]:
+        raise BadMask(f"keep must be [batch, keys] = {tuple(memory.shape[:2])}, got {tuple(keep.shape)}")
+    return keep
+
+
+def _check_pairs(given: Given, queries: int, keys: int) -> None:
+    for name in ("allow", "bias"):
+        mask = getattr(given, name)
+        if mask is not None and not _broadcasts(mask.shape[-2:], (queries, keys)):
+            raise BadMask(
+                f"{name} must end in [queries, keys] = [{queries}, {keys}], got {tuple(mask.shape)}"
+            )
+
+
+def _broadcasts(shape: torch.Size, target: tuple[int, int]) -> bool:
+    return all(size in (1, wanted) for size, wanted in zip(shape, target, strict=False))

@@ -1,0 +1,166 @@
+"""The commands.  Their bodies import what they use, so that `qkv --help` is instant."""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qkv import __version__
+
+app = typer.Typer(
+    name="qkv",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Attention, every kind of it: train, translate, and see where a model looks.\n\n"
+    "Start with `qkv demo`; then `qkv recipes`, and `qkv train RECIPE --out runs/mine`.",
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory that `qkv train` made")]
+Beam = Annotated[
+    int | None, typer.Option(min=1, help="hypotheses kept alive; 1 is greedy  [default: the recipe's]")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+) -> None:
+    if version:
+        print(f"qkv {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="where runs and pictures go")] = Path("demo"),
+    source: Annotated[str, typer.Option(help="language to translate from, as Babel names it")] = "en",
+    target: Annotated[str, typer.Option(help="language to translate into")] = "fr",
+) -> None:
+    """Train two translators on generated phrases, test them on unseen ones, and draw where they look."""
+    from qkv.task.demo import run_demo
+
+    run_demo(out, source, target)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="a YAML file, or a name that `qkv recipes` lists")
+    ],
+    out: Annotated[Path | None, typer.Option(help="the run directory  [default: runs/RECIPE]")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change the recipe: --set train.epochs=3"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on where an interrupted training stopped")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe into a run directory.
+
+    Ctrl-C saves and stops; the same command with --resume goes on, and ends with the same weights.
+    """
+    from qkv.task.training import fit
+
+    run = out or Path("runs") / Path(recipe).stem
+    again = f"qkv train {recipe} --out {run} --resume"
+    try:
+        result = fit(recipe, run, changes=change or [], resume=resume, quiet=quiet)
+    except KeyboardInterrupt:
+        print(f"stopped; all is saved. Go on with: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
+    print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}")
+    print(f"next: echo '...' | qkv translate {run}    or: qkv evaluate {run}")
+
+
+@app.command()
+def translate(
+    run: Run,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="text, a line each  [default: stdin]")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="write here instead of to stdout")
+    ] = None,
+    beam: Beam = None,
+    n_best: Annotated[
+        int, typer.Option("--n-best", min=1, help="answers a line: number ||| text ||| score")
+    ] = 1,
+    trace: Annotated[
+        Path | None, typer.Option(help="also write where the model looked, for `qkv view`")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Translate text: a line in, a line out; an empty line stays empty."""
+    from qkv.cli.translating import translate_lines
+
+    translate_lines(run, file, output, beam, n_best, trace, quiet)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    source: Annotated[
+        Path | None, typer.Option(help="source lines  [default: the recipe's test data]")
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="their translations")] = None,
+    beam: Beam = None,
+    tokenize: Annotated[
+        str | None, typer.Option(help="sacrebleu's tokeniser: 13a, intl, zh, char, none …")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write the scores as JSON")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score a run: BLEU, chrF, TER with signatures, exact match, and BLEU by source length."""
+    from qkv.cli.evaluating import evaluate_run
+
+    evaluate_run(run, source, target, beam, tokenize, json, quiet)
+
+
+@app.command()
+def view(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE.npz", help="what `qkv translate --trace` wrote")],
+    png: Annotated[
+        Path | None, typer.Option(help="the picture to draw (.png, .svg or .pdf)  [default: TRACE.png]")
+    ] = None,
+    example: Annotated[int, typer.Option(min=1, help="which of the traced lines")] = 1,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="cross, encoder or decoder, or one layer as cross.0  [default: last cross]"),
+    ] = None,
+    heads: Annotated[str, typer.Option(help="mean, all, or the number of one head")] = "mean",
+    merge: Annotated[bool, typer.Option("--merge", help="join word pieces into words")] = False,
+    dark: Annotated[bool, typer.Option("--dark", help="for dark pages")] = False,
+) -> None:
+    """Draw where a translation looked."""
+    from qkv.cli.viewing import view_trace
+
+    view_trace(trace, png, example, layers, heads, merge, dark)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that ship with qkv."""
+    from qkv.task.recipe import builtin_recipes
+
+    found = builtin_recipes()
+    width = max(map(len, found))
+    for name, what in found.items():
+        print(f"{name:<{width}}  {what}")
+    print("\nTrain one: qkv train NAME --out runs/NAME    Change a setting: --set train.epochs=3")
+
+
+def opened(output: Path | None) -> Any:
+    """Where to write: stdout, or a file that appears only when all of it is written."""
+    from qkv.task.files import whole_file
+
+    return whole_file(output) if output else nullcontext(sys.stdout)

@@ -1,0 +1,24 @@
+"""Text and pairs: reading, tokenising, batching."""
+
+from qkv.data.batching import BatchConfig as BatchConfig
+from qkv.data.batching import BatchPlan as BatchPlan
+from qkv.data.batching import decoding_batches as decoding_batches
+from qkv.data.batching import evaluation_batches as evaluation_batches
+from qkv.data.pairs import Pairs as Pairs
+from qkv.data.pairs import collate as collate
+from qkv.data.pairs import collate_source as collate_source
+from qkv.data.text import Dropped as Dropped
+from qkv.data.text import ParallelData as ParallelData
+from qkv.data.text import clean_pairs as clean_pairs
+from qkv.data.text import read_lines as read_lines
+from qkv.data.text import read_pairs as read_pairs
+from qkv.data.text import resolve as resolve
+from qkv.data.tokens import BOS as BOS
+from qkv.data.tokens import EOS as EOS
+from qkv.data.tokens import PAD as PAD
+from qkv.data.tokens import UNK as UNK
+from qkv.data.tokens import Tokenizer as Tokenizer
+from qkv.data.tokens import TokenizerConfig as TokenizerConfig
+from qkv.data.tokens import TokenizerPair as TokenizerPair
+from qkv.data.tokens import train_tokenizer as train_tokenizer
+from qkv.data.tokens import train_tokenizers as train_tokenizers

@@ -1,0 +1,256 @@
+"""From lines to token ids and back: BPE, words or characters, trained on the user's own text.
+
+A space is part of the piece that it precedes (" the"), and every line is read as if a space stood before it,
+so joining the pieces gives the line back, whatever characters it holds.  Displays write "▁" for the space.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from qkv.errors import BadData, BadRun
+from qkv.strict import Strict
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+CONTROL = ("<pad>", "<unk>", "<s>", "</s>")
+FORMAT = "qkv-tokenizer/1"
+
+Kind = Literal["bpe", "word", "char"]
+
+# One optional white-space character leads each piece.  Digits and punctuation stand alone in BPE.
+_PIECE = {
+    "bpe": r"\s?(?:\p{N}|[\p{P}\p{S}]|[^\s\p{N}\p{P}\p{S}]+)|\s",
+    "word": r"\s?\S+|\s",
+    "char": r"[\s\S]",
+}
+_LINES_AT_ONCE = 8192
+
+
+class TokenizerConfig(Strict):
+    """How text is cut: `kind`, the largest vocabulary (the 4 control tokens included), one vocabulary or two.
+
+    `min_count` leaves out words seen less often (kind: word only).
+    """
+
+    kind: Kind = "bpe"
+    vocab: int = Field(default=8000, gt=len(CONTROL))
+    joint: bool = True
+    lowercase: bool = False
+    min_count: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _min_count_is_for_words(self) -> "TokenizerConfig":
+        if self.min_count > 1 and self.kind != "word":
+            raise ValueError(
+                f"'min_count' needs kind: word, not kind: {self.kind}; leave it out or change the kind"
+            )
+        return self
+
+
+class Tokenizer:
+    """The vocabulary of one language.  Text becomes NFC, and lower case if asked; no more.
+
+    Decoding what was encoded gives that text back exactly, provided that its characters are known (its words,
+    for kind: word); except for kind: char, runs of plain spaces become one and those at the ends go.
+    """
+
+    def __init__(self, kind: Kind, backend: Any) -> None:
+        self.kind: Kind = kind
+        self.backend = backend
+        self._text = _texts(kind, backend.get_vocab(with_added_tokens=False))
+        self._blank = {number for number, text in enumerate(self._text) if text.isspace()} | {PAD, BOS, EOS}
+
+    @property
+    def size(self) -> int:
+        """V, the number of ids, control tokens included."""
+        return len(self._text)
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """The token ids of each line, without BOS and EOS.  Text that spells a control token stays text."""
+        found: list[list[int]] = []
+        with _no_threads():
+            for start in range(0, len(lines), _LINES_AT_ONCE):
+                some = list(lines[start : start + _LINES_AT_ONCE])
+                found += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
+        return found
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids.  PAD, BOS and EOS vanish; UNK reads "<unk>"."""
+        text = "".join(self._text[number] for number in ids)
+        return text if self.kind == "char" else text.removeprefix(" ")
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """One string per id, for display: "▁" for a space (none for kind: word), control tokens by name."""
+        space = "" if self.kind == "word" else "▁"
+        return [CONTROL[i] if i < len(CONTROL) else self._text[i].replace(" ", space) for i in ids]
+
+    def unknown(self, ids: Sequence[int]) -> bool:
+        """True if there is something in these ids, and all of it, white space aside, is UNK."""
+        return UNK in ids and all(number == UNK or number in self._blank for number in ids)
+
+
+def _texts(kind: Kind, vocab: Mapping[str, int]) -> list[str]:
+    texts = sorted(vocab, key=vocab.__getitem__)
+    if tuple(texts[: len(CONTROL)]) != CONTROL or sorted(vocab.values()) != list(range(len(vocab))):
+        raise ValueError(
+            f"the vocabulary does not number its tokens from 0, beginning with {', '.join(CONTROL)}"
+        )
+    unknown = f" {CONTROL[UNK]}" if kind == "word" else CONTROL[UNK]
+    return ["", unknown, "", "", *texts[len(CONTROL) :]]
+
+
+class TokenizerPair(NamedTuple):
+    """The tokenizers of the two sides; one and the same object where the vocabulary is joint."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides share one vocabulary."""
+        return self.source is self.target
+
+    def save(self, path: str | Path) -> None:
+        """Write both into one JSON file, which appears whole or not at all."""
+        sides = [
+            None if self.joint and side == 1 else json.loads(self[side].backend.to_str()) for side in (0, 1)
+        ]
+        content = {"format": FORMAT, "kind": self.source.kind, "joint": self.joint}
+        content |= {"source": sides[0], "target": sides[1]}
+        _write_whole(Path(path), json.dumps(content, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TokenizerPair":
+        """Read what `save` wrote.  Raises BadRun, naming the file, where that cannot be done."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadRun(f"{path}: cannot be read ({error.strerror or error})") from None
+        except (ValueError, RecursionError) as error:
+            raise BadRun(
+                f"{path}: damaged, not a JSON file ({error}); copy it again from where it came"
+            ) from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise BadRun(f"{path}: not a tokenizer of the format {FORMAT}; a newer qkv may have written it")
+        try:
+            source = _restored(content["kind"], content["source"])
+            return cls(source, source if content["joint"] else _restored(content["kind"], content["target"]))
+        except Exception as error:  # tokenizers raises bare Exception for JSON that it does not understand
+            raise BadRun(
+                f"{path}: damaged ({type(error).__name__}: {error}); copy it again from where it came"
+            ) from None
+
+
+def _restored(kind: Any, content: Any) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+
+    if kind not in _PIECE:
+        raise ValueError(f"unknown kind {kind!r}")
+    return Tokenizer(kind, Backend.from_str(json.dumps(content)))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def train_tokenizers(pairs: Sequence[tuple[str, str]], config: TokenizerConfig) -> TokenizerPair:
+    """Learn the vocabulary, or the two, from the text.  The same text gives the same vocabulary.
+
+    BPE merges the most frequent neighbours first (Sennrich et al. 2016); a pair seen once is never merged.
+    Where the text has more different characters than the vocabulary has room for, the commonest are known.
+    Raises BadData where there is no text.
+    """
+    sides = [[source for source, _ in pairs], [target for _, target in pairs]]
+    if config.joint:
+        both = train_tokenizer(sides[0] + sides[1], config)
+        return TokenizerPair(both, both)
+    return TokenizerPair(train_tokenizer(sides[0], config), train_tokenizer(sides[1], config))
+
+
+def train_tokenizer(lines: Sequence[str], config: TokenizerConfig) -> Tokenizer:
+    """Learn one vocabulary from the lines; see `train_tokenizers`."""
+    if not any(line.strip(" ") for line in lines):
+        raise BadData("there is no text to learn a vocabulary from: every line is empty")
+    with _no_threads():
+        if config.kind != "bpe":
+            return _fit(lines, config, _words(config))
+        merged = _fit(lines, config, _merges(config, alphabet=None))
+        if merged.size <= config.vocab:
+            return merged
+        known = _fit(lines, config.model_copy(update={"kind": "char"}), _words(config))
+        alphabet = [text for text in known.backend.get_vocab() if text not in CONTROL]
+        return _fit(lines, config, _merges(config, alphabet))
+
+
+def _words(config: TokenizerConfig) -> Any:
+    from tokenizers.trainers import WordLevelTrainer
+
+    return WordLevelTrainer(
+        vocab_size=config.vocab,
+        min_frequency=config.min_count,
+        show_progress=False,
+        special_tokens=list(CONTROL),
+    )
+
+
+def _merges(config: TokenizerConfig, alphabet: list[str] | None) -> Any:
+    from tokenizers.trainers import BpeTrainer
+
+    trainer = BpeTrainer(
+        vocab_size=config.vocab,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=list(CONTROL),
+        initial_alphabet=alphabet or [],
+    )
+    if alphabet:  # a limit alone would break ties at random
+        trainer.limit_alphabet = len(alphabet)
+    return trainer
+
+
+def _fit(lines: Sequence[str], config: TokenizerConfig, trainer: Any) -> Tokenizer:
+    from tokenizers import Regex, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    unk = CONTROL[UNK]
+    backend = Backend(
+        models.BPE(unk_token=unk, fuse_unk=True) if config.kind == "bpe" else models.WordLevel(unk_token=unk)
+    )
+    steps: list[Any] = [normalizers.Lowercase()] if config.lowercase else []
+    steps.append(normalizers.NFC())
+    if config.kind != "char":
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), " ")]
+        steps.append(normalizers.Prepend(" "))
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE[config.kind]), "isolated")
+    backend.train_from_iterator(lines, trainer)
+    # The trainer registers the control tokens for look-up in text, where a user's "<pad>" would match.
+    content = json.loads(backend.to_str())
+    return _restored(config.kind, content | {"added_tokens": []})
+
+
+@contextmanager
+def _no_threads() -> Iterator[None]:
+    """Keep `tokenizers` on one thread unless the user chose: older releases warn at a fork after threads."""
+    name = "TOKENIZERS_PARALLELISM"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)

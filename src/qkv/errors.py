@@ -1,0 +1,59 @@
+"""What can go wrong because of what a user asked for.  The command line prints these in one line and exits
+with 2.
+
+QKVError
+├── IncompatibleParts   an attention whose parts cannot go together
+├── UnknownName         a name or option that does not exist (with the nearest one that does)
+├── BadShape            tensors whose shapes do not fit each other or the layer
+├── BadMask             a mask of the wrong type, shape or polarity
+├── BadRecipe           a recipe that cannot be read or does not validate
+├── BadData             text, pairs or images that cannot be used
+└── BadRun              a run directory that is missing, incomplete or damaged
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class QKVError(Exception):
+    """Base of every error that a change in the user's input can heal."""
+
+
+class IncompatibleParts(QKVError, ValueError):
+    """Parts that cannot go together; the message says why and which single change heals it."""
+
+
+class UnknownName(QKVError, ValueError):
+    """A name that nothing here answers to; the message offers the nearest known one."""
+
+
+class BadShape(QKVError, ValueError):
+    """Tensors whose shapes do not fit; the message says what was passed and what was expected."""
+
+
+class BadMask(QKVError, TypeError):
+    """A mask that is not boolean, not broadcastable, or cannot be honoured."""
+
+
+class BadRecipe(QKVError, ValueError):
+    """A recipe that is not valid YAML or does not fit the schema."""
+
+
+class BadData(QKVError, ValueError):
+    """Input data that cannot be used; the message names the file and, where there is one, the line."""
+
+
+class BadRun(QKVError, ValueError):
+    """A run directory that cannot be loaded; the message names the file at fault."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that lists the known names, led by the nearest one where there is one.
+
+    >>> did_you_mean("windw", ["window", "global"])
+    "Did you mean 'window'? Known: global, window"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(names)}"

@@ -1,0 +1,10 @@
+"""How is the average computed?  Exactly, from weights, or through a feature map that never forms them.
+
+A kernel part builds a core with `forward`, `attend`, `start`, `extend`, `read` and `explain` (see `exact`,
+`linear`).
+"""
+
+from .exact import Softmax as Softmax
+from .rfa import RFA as RFA
+
+KERNELS = {part.name: part for part in (Softmax, RFA)}

@@ -1,0 +1,80 @@
+"""The one mask convention: boolean, True = may be attended, or is a real token.  All masks intersect.
+
+`keep` [B,S] marks real keys; `allow` [..,T,S] marks what each query may see.  A query that may see nothing
+gets output 0, weights 0 and finite gradients.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qkv.errors import BadMask
+from qkv.shapes import Allow, Keep
+
+
+def checked(mask: Tensor, name: str) -> Tensor:
+    """The mask itself, if it is boolean; BadMask with the way out otherwise."""
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.dtype.is_floating_point:
+        cure = "pass additive scores as bias=, or convert with qkv.masks.from_torch_mha"
+    else:
+        cure = (
+            f"write {name}.bool() if 1 means a real token, or use qkv.masks.from_huggingface / from_fairseq"
+        )
+    raise BadMask(f"{name} must be boolean (True = may be attended), got {mask.dtype}: {cure}")
+
+
+def causal(queries: int, keys: int, device: torch.device | None = None) -> Bool[Tensor, "T S"]:
+    """allow[t,s] = s <= t + S - T: the last query is aligned with the last key (lower right)."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def intersect(*masks: Tensor | None) -> Tensor | None:
+    """What every mask allows; None stands for a mask that allows everything."""
+    met = None
+    for mask in masks:
+        if mask is not None:
+            met = mask if met is None else met & mask
+    return met
+
+
+def over_keys(keep: Keep | None) -> Allow | None:
+    """`keep` [B,S] as an allow mask [B,1,1,S]."""
+    return None if keep is None else keep[:, None, None, :]
+
+
+def as_allow(allow: Tensor | None) -> Tensor | None:
+    """An allow mask [T,S], [B,T,S] or [B,H,T,S] with four dimensions."""
+    if allow is None:
+        return None
+    if checked(allow, "allow").dim() == 3:
+        return allow[:, None]
+    return allow.expand(1, 1, *allow.shape) if allow.dim() == 2 else allow
+
+
+def from_torch_mha(mask: Bool[Tensor, "..."] | Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    """torch.nn.MultiheadAttention's masks (True or -inf = ignore) in this library's polarity.
+
+    Raises BadMask for a float mask with values other than 0 and -inf: those belong in bias=.
+    """
+    if mask.dtype == torch.bool:
+        return ~mask
+    if not mask.dtype.is_floating_point:
+        raise BadMask(f"torch masks are boolean or float, got {mask.dtype}")
+    hidden = torch.isneginf(mask)
+    if bool(((mask != 0) & ~hidden).any()):
+        raise BadMask("this float mask holds scores other than 0 and -inf: pass it as bias= instead")
+    return ~hidden
+
+
+def from_huggingface(mask: Tensor) -> Bool[Tensor, "..."]:
+    """Hugging Face's two-dimensional attention_mask (1 = real token) as a boolean mask."""
+    if mask.dtype.is_floating_point and bool(((mask != 0) & (mask != 1)).any()):
+        raise BadMask("expected a 0/1 attention_mask, got additive scores: pass those as bias=")
+    return mask != 0
+
+
+def from_fairseq(mask: Tensor) -> Bool[Tensor, "..."]:
+    """fairseq's padding mask (1 or True = padding) in this library's polarity."""
+    return mask == 0

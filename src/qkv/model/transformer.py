@@ -1,0 +1,151 @@
+"""The Transformer encoder–decoder with any attention in its three places (Vaswani et al. 2017)."""
+
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from qkv.attention import Attention
+from qkv.model.blocks import DecoderBlock, EncoderBlock
+from qkv.model.dropout import dropout
+from qkv.model.positions import LearnedPositions, Sinusoids
+from qkv.model.stepper import Step
+from qkv.model.written import WrittenSpec
+from qkv.spec import AttentionSpec
+from qkv.strict import Strict
+
+Tokens = Int[Tensor, "B N"]
+Real = Bool[Tensor, "B N"]
+
+
+class TransformerConfig(Strict):
+    """A Transformer encoder–decoder.  An attention that names no heads takes the model's."""
+
+    kind: Literal["transformer"] = "transformer"
+    encoder_layers: PositiveInt = 4
+    decoder_layers: PositiveInt = 4
+    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
+    heads: PositiveInt = 4
+    feedforward: PositiveInt = Field(default=256, description="inner width of the feed-forward nets")
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    norm: Literal["pre", "post"] = "pre"
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
+    embeddings: Literal["shared", "target", "separate"] = Field(
+        default="shared",
+        description="shared: source, target and output are one matrix; target: two of them; separate: none",
+    )
+    encoder: WrittenSpec = Field(default=AttentionSpec(), description="the encoder's self-attention")
+    decoder: WrittenSpec = Field(default=AttentionSpec(), description="the decoder's causal self-attention")
+    cross: WrittenSpec = Field(default=AttentionSpec(), description="the decoder's attention to the source")
+
+
+class State(NamedTuple):
+    """Decode state: the position, and every layer's states of its own and its cross-attention."""
+
+    position: int
+    layers: tuple[Any, ...]
+
+
+class Transformer(nn.Module):
+    """Encoder and decoder stacks, embeddings scaled by sqrt(M), one output layer."""
+
+    def __init__(self, config: TransformerConfig, source_vocab: int, target_vocab: int) -> None:
+        super().__init__()
+        self.config = config
+        width, pre = config.width, config.norm == "pre"
+        self.source = _embedding(source_vocab, width)
+        self.target = self.source if config.embeddings == "shared" else _embedding(target_vocab, width)
+        self.positions = _positions(config)
+        self.encoder: Any = nn.ModuleList(
+            EncoderBlock(_place(config.encoder, config), config.feedforward, config.dropout, pre)
+            for _ in range(config.encoder_layers)
+        )
+        own, cross = replace(_place(config.decoder, config), causal=True), _place(config.cross, config)
+        self.decoder: Any = nn.ModuleList(
+            DecoderBlock(own, cross, config.feedforward, config.dropout, pre)
+            for _ in range(config.decoder_layers)
+        )
+        self.encoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
+        self.output = nn.Linear(width, target_vocab, bias=False)
+        if config.embeddings == "separate":
+            nn.init.normal_(self.output.weight, std=width**-0.5)
+        else:
+            self.output.weight = self.target.weight
+
+    def forward(self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
+        """Teacher forcing: the decoder's output [B,T,M] before the output layer, for target tokens from BOS
+        on.
+        """
+        memory, _ = self._encode(source, keep)
+        x = self._embed(self.target, target_in)
+        for block in self.decoder:
+            x, _, _ = block(x, memory, keep)
+        return self.decoder_norm(x)
+
+    def weights(self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]) -> dict[str, Tensor]:
+        """Where every layer looks under teacher forcing: "encoder.i", "decoder.i", "cross.i" -> [B,H,·,·]."""
+        memory, seen = self._encode(source, keep, capture=True)
+        x = self._embed(self.target, target_in)
+        for i, block in enumerate(self.decoder):
+            x, seen[f"decoder.{i}"], seen[f"cross.{i}"] = block(x, memory, keep, capture=True)
+        return seen
+
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention by the name of its weights: "encoder.i", "decoder.i", "cross.i"."""
+        named: dict[str, Any] = {f"encoder.{i}": block.attention for i, block in enumerate(self.encoder)}
+        for i, block in enumerate(self.decoder):
+            named |= {f"decoder.{i}": block.attention, f"cross.{i}": block.cross}
+        return named
+
+    def encoder_weights(self, source: Tokens, keep: Real) -> dict[str, Tensor]:
+        """Where the encoder's layers look: "encoder.i" -> [B,H,S,S]."""
+        return self._encode(source, keep, capture=True)[1]
+
+    def start(self, source: Tokens, keep: Real, *, capture: bool = False) -> State:
+        """Encode the source; `capture` says that weights will be asked for."""
+        memory, _ = self._encode(source, keep)
+        return State(0, tuple(block.start(memory, keep, capture) for block in self.decoder))
+
+    def step(self, tokens: Int[Tensor, "B"], state: State, *, capture: bool = False) -> Step:
+        """Read the last token of every row and score the next one."""
+        x = self._embed(self.target, tokens[:, None], state.position)
+        layers, seen = [], {}
+        for i, (block, before) in enumerate(zip(self.decoder, state.layers, strict=True)):
+            x, after, (own, cross) = block.step(x, before)
+            layers.append(after)
+            if capture:
+                seen[f"decoder.{i}"], seen[f"cross.{i}"] = own[:, :, 0], cross[:, :, 0]
+        logits = self.output(self.decoder_norm(x[:, 0])).float()
+        return Step(logits, State(state.position + 1, tuple(layers)), seen)
+
+    def _encode(self, source: Tokens, keep: Real, capture: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        x, seen = self._embed(self.source, source), {}
+        for i, block in enumerate(self.encoder):
+            x, weights = block(x, keep, capture)
+            if capture:
+                seen[f"encoder.{i}"] = weights
+        return self.encoder_norm(x), seen
+
+    def _embed(self, table: nn.Embedding, tokens: Tokens, begin: int = 0) -> Float[Tensor, "B N M"]:
+        x = self.positions(table(tokens) * self.config.width**0.5, begin)
+        return dropout(x, self.config.dropout, self.training)
+
+
+def _place(spec: AttentionSpec, config: TransformerConfig) -> AttentionSpec:
+    return replace(spec, d_model=config.width, heads=config.heads if spec.heads == 1 else spec.heads)
+
+
+def _positions(config: TransformerConfig) -> nn.Module:
+    if config.positions == "learned":
+        return LearnedPositions(config.width, config.max_length)
+    return Sinusoids(config.width)
+
+
+def _embedding(vocab: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(vocab, width)
+    nn.init.normal_(table.weight, std=width**-0.5)
+    return table

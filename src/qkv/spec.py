@@ -1,0 +1,136 @@
+"""AttentionSpec: a legal combination of parts as a frozen value that can be compared, stored and built."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from qkv import part, rules
+from qkv.errors import BadRecipe, BadShape, UnknownName, did_you_mean
+from qkv.kernel import Softmax
+from qkv.part import Part
+from qkv.scope import Global
+from qkv.score import ScaledDot
+from qkv.select import Soft
+from qkv.shapes import Dims
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Everything that `Attention` is built from.  Illegal combinations are refused when the spec is made.
+
+    d_model: width of queries and output (None: to be given by the model that uses the spec).
+    heads, kv_heads: query heads, and key/value heads (None: as many; fewer: grouped queries).
+    score: None takes the score the kernel is made for: ScaledDot for Softmax, none for a feature map.
+    d_memory: width of the memory, where it differs from d_model.
+    dropout: on the weights, in training.  bias: on the projections.
+    project: False leaves out all projections: one head, memory as keys and as values (RNN decoders).
+    """
+
+    d_model: int | None = None
+    heads: int = 1
+    score: Any = None
+    scope: Any = Global()
+    select: Any = Soft()
+    kernel: Any = Softmax()
+    causal: bool = False
+    d_memory: int | None = None
+    kv_heads: int | None = None
+    dropout: float = 0.0
+    bias: bool = True
+    project: bool = True
+
+    def __post_init__(self) -> None:
+        if self.score is None and getattr(self.kernel, "forms_weights", False):
+            object.__setattr__(self, "score", ScaledDot())
+        self._check_numbers()
+        for axis, registry in rules.AXES.items():
+            _check_axis(axis, getattr(self, axis), registry)
+        rules.check(self.choice)
+        self._check_heads()
+
+    @property
+    def choice(self) -> rules.Choice:
+        """What the rules look at."""
+        return rules.Choice(self.score, self.scope, self.select, self.kernel, self.causal, self.dropout)
+
+    @property
+    def dims(self) -> Dims:
+        """Heads and widths per head."""
+        width = self.width
+        if not self.project:
+            memory = self.d_memory or width
+            return Dims(1, width, memory, memory)
+        return Dims(self.heads, width // self.heads, width // self.heads, width // self.heads)
+
+    @property
+    def width(self) -> int:
+        """d_model; BadShape where it was left open."""
+        if self.d_model is None:
+            raise BadShape("this spec names no width: give it one, dataclasses.replace(spec, d_model=512)")
+        return self.d_model
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain data for YAML or JSON: only what differs from the defaults, parts with their
+        options.
+        """
+        told = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Part):
+                told[field.name] = value.to_dict()
+            elif value is not None and value != field.default:
+                told[field.name] = value
+        return told
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "AttentionSpec":
+        """Read what `to_dict` wrote, or what a person wrote: `{"kernel": "rfa"}`, `{"kernel": {"name": "rfa",
+        ...}}`.
+
+        Raises UnknownName with "did you mean", BadRecipe for a value out of range, IncompatibleParts.
+        """
+        known = [field.name for field in fields(cls)]
+        options: dict[str, Any] = {}
+        for key, value in told.items():
+            if key not in known:
+                raise UnknownName(f"unknown key of an attention: {key!r}. {did_you_mean(key, known)}")
+            registry = rules.AXES.get(key)
+            options[key] = value if registry is None or value is None else _read(registry, key, value)
+        return cls(**options)
+
+    def build(self) -> Any:
+        """The `Attention` layer of this spec."""
+        from qkv.attention import Attention
+
+        return Attention.from_spec(self)
+
+    def _check_numbers(self) -> None:
+        for name in ("d_model", "heads", "d_memory", "kv_heads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise BadRecipe(f"{name} must be a positive whole number, got {value!r}")
+        for name in ("causal", "bias", "project"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadRecipe(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise BadRecipe(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+
+    def _check_heads(self) -> None:
+        if self.d_model is not None and self.d_model % self.heads:
+            raise BadShape(f"d_model={self.d_model} cannot be split into heads={self.heads} of equal width")
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise BadShape(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly")
+        if not self.project and (self.heads != 1 or self.kv_heads not in (None, 1)):
+            raise BadShape(
+                f"project=False has no projections to split: it needs heads=1, got heads={self.heads}"
+            )
+
+
+def _read(registry: Mapping[str, type[Part]], axis: str, written: Any) -> Part:
+    return written if isinstance(written, Part) else part.from_dict(registry, axis, written)
+
+
+def _check_axis(axis: str, chosen: Part | None, registry: Mapping[str, type[Part]]) -> None:
+    if chosen is not None and getattr(chosen, "axis", None) != axis:
+        known = ", ".join(kind.__name__ for kind in registry.values())
+        raise UnknownName(f"{axis}={chosen!r} is not a {axis}. Known: {known}")

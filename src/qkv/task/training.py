@@ -1,0 +1,55 @@
+"""Train a recipe into a run directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from qkv.progress import progress
+from qkv.task.recipe import Recipe, read_recipe
+from qkv.task.translation import Validator, batches_of, build_model, check_recipe_of, prepare, read_splits
+from qkv.train import Result, Translation
+from qkv.train import fit as train
+
+
+def fit(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    changes: Sequence[str] = (),
+    resume: bool = False,
+    quiet: bool = False,
+) -> Result:
+    """Train `recipe` (a value, a file or a built-in name, with `a.b=value` changes) into the run directory
+    `out`.
+
+    `resume` goes on where an interrupted training stopped, and ends with the same weights. Raises a QKVError
+    for bad recipes, data and run directories; KeyboardInterrupt after Ctrl-C, with all saved.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
+    run = Path(out).expanduser()
+    check_recipe_of(run, recipe, resume)
+    with progress("prepare", quiet=quiet) as report:
+        splits = read_splits(recipe.data, recipe.train.seed)
+        tokens = prepare(run, recipe, splits, resume)
+        batches = batches_of(splits.train, tokens, recipe, report)
+        torch.manual_seed(recipe.train.seed)
+        model = build_model(recipe.model, tokens)
+        size = sum(p.numel() for p in model.parameters())
+        report.say(
+            f"{len(splits.train):,} pairs to train on, {len(splits.valid):,} held out; vocabulary "
+            f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
+            f"{batches.steps(0):,} updates an epoch"
+        )
+        objective = Translation(model, recipe.train.smoothing)
+        validate = Validator(objective, tokens, splits.valid, recipe, report)
+    return train(
+        objective,
+        batches,
+        recipe.train,
+        run=run,
+        validate=validate,
+        monitor=recipe.validation.monitor,
+        resume=resume,
+        quiet=quiet,
+    )

@@ -1,0 +1,23 @@
+"""Training: any objective over any source of batches, on any number of processes, resumable exactly."""
+
+from qkv.train.checkpoint import METRICS, STATE, WEIGHTS
+from qkv.train.config import TrainConfig
+from qkv.train.cross_entropy import linear_cross_entropy
+from qkv.train.loop import Batches, Result, fit
+from qkv.train.objective import Loss, Translation
+from qkv.train.weights import load_weights, save_weights
+
+__all__ = [
+    "METRICS",
+    "STATE",
+    "WEIGHTS",
+    "Batches",
+    "Loss",
+    "Result",
+    "TrainConfig",
+    "Translation",
+    "fit",
+    "linear_cross_entropy",
+    "load_weights",
+    "save_weights",
+]

@@ -1,0 +1,74 @@
+"""The section of a recipe that says how to train."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from qkv.strict import Strict
+from qkv.train.schedule import ScheduleName
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainConfig(Strict):
+    """How to train: AdamW on a warmed-up schedule, for `steps` updates or `epochs` passes (set one)."""
+
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    schedule: ScheduleName = Field(
+        default="inverse_sqrt", description="shape of the learning rate after warm-up"
+    )
+    warmup: int = Field(default=400, ge=0, description="updates of linear warm-up")
+    steps: int | None = Field(
+        default=None, ge=1, description="updates to train for; with `epochs` too, whichever is first"
+    )
+    epochs: int | None = Field(default=None, ge=1, description="passes over the training data")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), description="decay of AdamW's two running means")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="decoupled decay of matrices; vectors are not decayed"
+    )
+    clip: float | None = Field(
+        default=1.0, gt=0, description="largest L2 norm of the gradient per token; null: no clipping"
+    )
+    smoothing: float = Field(
+        default=0.1, ge=0, lt=1, description="label smoothing: this much is spread over all classes"
+    )
+    precision: Literal["auto", "32", "bf16", "16"] = Field(
+        default="auto",
+        description="number format of matrix products; auto: bf16 where the device is good at it, else 32",
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="where to train; auto: a GPU if any"
+    )
+    validate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
+        default="epoch", description="validate after this many updates, or after every epoch"
+    )
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="stop after this many validations without improvement; null: never"
+    )
+    average: int = Field(
+        default=0, ge=0, description="try the mean of the weights at this many last validations; 0: do not"
+    )
+    seed: int = Field(
+        default=1, ge=0, description="seed of dropout and sampling; each update draws from (seed, step, rank)"
+    )
+    save_every_seconds: float = Field(
+        default=300.0, ge=0, description="longest stretch of work that a crash can cost"
+    )
+    log_every: int = Field(default=50, ge=1, description="updates per line of metrics.jsonl")
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "TrainConfig":
+        if self.steps is None and self.epochs is None:
+            raise ValueError(
+                "training needs an end: set `steps` (updates), `epochs` (passes over the data), or both"
+            )
+        return self
+
+
+MAY_CHANGE = frozenset({"steps", "epochs", "patience", "save_every_seconds", "log_every", "device"})
+
+
+def changed_keys(config: TrainConfig, before: dict[str, object]) -> list[str]:
+    """Keys that differ from the configuration of the training to resume, apart from those in `MAY_CHANGE`."""
+    now = config.model_dump(mode="json")
+    return sorted(key for key in {*now, *before} - MAY_CHANGE if now.get(key) != before.get(key))

@@ -1,0 +1,135 @@
+"""What updates run on: Lightning Fabric for devices, precision and processes, AdamW, and sums over processes.
+
+Gradients are summed by one all-reduce after the last micro-batch, not by DDP's hooks.  The hooks need every
+process to run a forward pass and to use every parameter in it.  The sum needs neither, so a process without
+rows takes part with zeros, and processes may have different numbers of micro-batches.
+"""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkv.errors import BadRecipe
+from qkv.train.config import TrainConfig
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def start_engine(config: TrainConfig) -> Any:
+    """A launched Fabric on this process's device; one of many where torchrun started them."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    device = choose_device(config.device)
+    with warnings.catch_warnings():
+        # advice to users of Lightning (idle devices, SLURM) and its own deprecations
+        warnings.simplefilter("ignore")
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        fabric = Fabric(
+            accelerator=device,
+            devices=local,
+            num_nodes=world // local,
+            # no broadcasts in forward: a process without rows would miss them
+            strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+            precision=choose_precision(config.precision, device),
+        )
+        fabric.launch()
+    return fabric
+
+
+def choose_device(wanted: str) -> str:
+    """The kind of device to train on.  Raises BadRecipe where the wanted one is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there[wanted]:
+        raise BadRecipe(
+            f"train.device is '{wanted}', but torch finds no such device here. Use 'auto' or 'cpu'."
+        )
+    return wanted
+
+
+def choose_precision(wanted: str, device: str) -> Any:
+    """Fabric's name of the number format; `auto` is bf16 where the device multiplies it in hardware."""
+    if wanted == "auto":
+        wanted = "bf16" if _multiplies_bf16(device) else "32"
+    if wanted == "16" and device != "cuda":
+        raise BadRecipe(
+            f"train.precision '16' needs a CUDA device, and this is '{device}'. Use 'bf16', '32' or 'auto'."
+        )
+    return PRECISIONS[wanted]
+
+
+def _multiplies_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and any(_cpu_features().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _cpu_features() -> dict[str, Any]:
+    probe = getattr(torch.cpu, "get_capabilities", None)
+    if probe is not None:
+        return dict(probe())
+    try:
+        with open("/proc/cpuinfo") as file:  # torch before 2.11 or so has no public probe
+            line = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return {}
+    return dict.fromkeys(line.split(), True)
+
+
+def reseed(seed: int, step: int, rank: int) -> None:
+    """Make torch's randomness in this update a function of (seed, step, rank): nothing to save."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def make_optimizer(objective: nn.Module, config: TrainConfig, device: str) -> torch.optim.AdamW:
+    """AdamW, fused where that works; only tensors of two or more dimensions are decayed."""
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    # the fused step unscales float16 gradients itself, which leaves nothing to clip beforehand
+    fused = device in ("cpu", "cuda") and config.precision != "16"
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-9, fused=fused)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], fabric: Any) -> None:
+    """Sum gradients over all processes in place; where a parameter has none it counts as zero."""
+    for group in _by_dtype(parameters):
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+        if fabric.world_size > 1:
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            torch.distributed.all_reduce(flat)
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            gradients = [part.view_as(p) for part, p in zip(parts, group, strict=True)]
+        for parameter, gradient in zip(group, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def agree(fabric: Any, flags: list[bool]) -> list[bool]:
+    """Each flag is true on every process as soon as it is true on one."""
+    if fabric.world_size == 1:
+        return flags
+    raised = torch.tensor(flags, dtype=torch.int32, device=fabric.device)
+    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in raised.tolist()]
+
+
+def _by_dtype(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    groups: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.requires_grad:
+            groups.setdefault(parameter.dtype, []).append(parameter)
+    return list(groups.values())

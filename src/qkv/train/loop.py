@@ -1,0 +1,276 @@
+"""The training loop: whole updates, validation, early stopping, averaging, and exact resume.
+
+Between two updates a training is its `Standing`, its weights and its optimizer's state, and nothing else.
+The batches are a pure function of the position in the standing, and randomness is one of (seed, step,
+rank); so a resumed training repeats the interrupted one bit by bit on the same machine.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import nn
+
+from qkv.errors import BadData, BadRun
+from qkv.progress import progress
+from qkv.train import checkpoint, engine, record
+from qkv.train.config import MAY_CHANGE, TrainConfig, changed_keys
+from qkv.train.interrupt import Interrupt
+from qkv.train.standing import Scores, Standing, monitored
+from qkv.train.update import Updater
+from qkv.train.validation import Validation
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where updates come from: pure functions of the position, so only the position needs saving."""
+
+    def steps(self, epoch: int) -> int:
+        """Updates in this epoch."""
+        ...
+
+    def window(self, epoch: int, index: int, rank: int, world: int) -> Any:
+        """A list of this process's micro-batches in this update; it may be empty."""
+        ...
+
+    def tokens(self, epoch: int, index: int) -> int:
+        """Target tokens in this update, over all processes and micro-batches."""
+        ...
+
+
+class Result(NamedTuple):
+    """How a training ended.
+
+    steps, epochs: updates and whole passes, over all resumptions.  stopped: "steps", "epochs" or "patience".
+    best: the best monitored score of a single validation.  averaged: that of the averaged weights, if tried.
+    scores: all scores of the weights in model.safetensors.
+    skipped: updates left out because their gradient was not finite.  seconds: over all resumptions.
+    """
+
+    steps: int
+    epochs: int
+    stopped: str
+    best: float | None
+    averaged: float | None
+    scores: Scores
+    skipped: int
+    seconds: float
+
+
+def fit(
+    objective: nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    run: Path,
+    validate: Callable[[], Scores] | None = None,
+    monitor: str = "loss",
+    resume: bool = False,
+    quiet: bool = False,
+) -> Result:
+    """Train `objective` in place, and leave in `run` what resuming and decoding need.
+
+    objective(batch) gives a `Loss`.  Its `model` (or all of it, where it has none) is what model.safetensors
+    holds: the best weights by `validate()[monitor]`, or the last ones without validation.  The module is left
+    with the last weights.  `validate` is called on the first process only, with the objective on its
+    device, in evaluation mode, without gradients.  Scores named in `LOWER_IS_BETTER` are better when lower,
+    others when higher.
+
+    Raises BadRun where `run` cannot be written, already holds a training, or cannot be resumed;
+    KeyboardInterrupt after Ctrl-C or SIGTERM, when everything is saved.
+    """
+    fabric = engine.start_engine(config)
+    total = planned_steps(batches, config)
+    updater = Updater(objective, config, fabric, total)
+    validation = Validation(objective, fabric, run, validate, monitor)
+    training = _Training(updater, batches, validation, total)
+    try:
+        training.begin(resume)
+        with (
+            progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,
+            Interrupt() as interrupt,
+        ):
+            return training.go(report, interrupt)
+    finally:
+        training.close()
+
+
+def planned_steps(batches: Batches, config: TrainConfig) -> int:
+    """Updates until `steps` or `epochs`, whichever is first.  Raises BadData where an epoch has none."""
+    limit = config.steps or 10**12
+    if config.epochs is None:
+        return limit
+    total = 0
+    for epoch in range(config.epochs):
+        steps = batches.steps(epoch)
+        if steps < 1:
+            raise BadData("the training data gives no batch at all")
+        total += steps
+        if total >= limit:
+            return limit
+    return total
+
+
+class _Training:
+    def __init__(self, updater: Updater, batches: Batches, validation: Validation, total: int) -> None:
+        self.updater, self.batches, self.validation, self.total = updater, batches, validation, total
+        self.config, self.fabric, self.run = updater.config, updater.fabric, validation.run
+        self.standing, self.tally = Standing(), record.Tally()
+        self.metrics: record.MetricsFile | None = None
+
+    def begin(self, resume: bool) -> None:
+        """Take over the state to resume, or make sure that there is none."""
+        state = None
+        if self.fabric.is_global_zero:
+            state = checkpoint.load_state(self.run) if resume else checkpoint.refuse_started(self.run)
+        state = self.fabric.broadcast(state)
+        if state is not None:
+            self._take(state)
+        self.began = self.saved = time.monotonic()
+        self.before = (self.standing.step, self.standing.seconds)
+        if self.fabric.is_global_zero:
+            self.metrics = record.MetricsFile(
+                self.run / checkpoint.METRICS, state["metrics_bytes"] if state else 0
+            )
+        self.validation.objective.train()
+        if state is None:
+            self._save()  # already now, so that a full disk shows at once and every crash can be resumed
+
+    def go(self, report: Any, interrupt: Interrupt) -> Result:
+        """Train to the end."""
+        while True:
+            ended = self._ended()
+            if self.validation.is_due(self.standing, self.config, ended=bool(ended)):
+                self._validate(report, interrupt)
+                ended = self._ended()
+            self._save_if_due(interrupt, ended)
+            if ended:
+                return self._finish(ended, report, interrupt)
+            self.updater.update(self.batches, self.standing, self.tally)
+            self.standing.advance(self.batches.steps(self.standing.epoch))
+            if self.standing.step % self.config.log_every == 0:
+                self._log()
+            report.update(self.standing.step, self._note())
+
+    def close(self) -> None:
+        """Close the metrics file."""
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def _ended(self) -> str | None:
+        ends = {
+            "patience": (self.standing.bad, self.config.patience),
+            "steps": (self.standing.step, self.config.steps),
+            "epochs": (self.standing.epoch, self.config.epochs),
+        }
+        return next((why for why, (now, limit) in ends.items() if limit is not None and now >= limit), None)
+
+    def _validate(self, report: Any, interrupt: Interrupt) -> None:
+        scores = self.validation.run_once(self.standing, self.config, interrupt)
+        if scores is not None:
+            best = self.standing.bad == 0
+            self._write("validation", {**scores, "best": best})
+            report.say(f"update {self.standing.step}: {_shown(scores)}{' (best so far)' if best else ''}")
+            self.saved = -math.inf  # what was learnt took long enough to be worth saving
+
+    def _save_if_due(self, interrupt: Interrupt, ended: str | None) -> None:
+        late = time.monotonic() - self.saved >= self.config.save_every_seconds
+        stop, save = engine.agree(self.fabric, [interrupt.asked, late or ended is not None])
+        if stop or save:
+            self._save()
+        if stop:
+            raise KeyboardInterrupt(f"stopped after update {self.standing.step}; all is saved in {self.run}")
+
+    def _finish(self, reason: str, report: Any, interrupt: Interrupt) -> Result:
+        standing, averaged = self.standing, None
+        if self.config.average > 1 and self.validation.validate is not None:
+            scores = self.validation.try_mean(standing, interrupt)
+            self._save_if_due(interrupt, reason)
+            if scores is not None:
+                averaged = monitored(scores, self.validation.monitor)
+                self._write("average", {**scores, "best": standing.kept == averaged})
+                report.say(f"mean of the last weights: {_shown(scores)}; best single one: {standing.best}")
+        return Result(
+            steps=standing.step,
+            epochs=standing.epoch,
+            stopped=reason,
+            best=standing.best,
+            averaged=averaged,
+            scores=standing.scores,
+            skipped=standing.skipped,
+            seconds=standing.seconds,
+        )
+
+    def _log(self) -> None:
+        sums = self._gathered()
+        self.tally = record.Tally()
+        if self.metrics is not None:
+            means = record.per_token(sums)
+            self._write("train", {**means, "lr": self.updater.rate, "gradient_norm": self.updater.norm})
+
+    def _gathered(self) -> dict[str, record.Number]:
+        self.tally = record.gather(self.tally, self.fabric)
+        sums = self.tally.sums()
+        if sums.get("tokens") != sums.get("expected"):
+            raise ValueError(
+                f"batches.tokens promised {sums['expected']} tokens, the objective counted {sums['tokens']}"
+            )
+        return sums
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        self._clock()
+        place = {"kind": kind, "step": self.standing.step, "epoch": self.standing.epoch}
+        if self.metrics is not None:
+            self.metrics.write({**place, **values, "seconds": round(self.standing.seconds, 3)})
+
+    def _clock(self) -> None:
+        self.standing.seconds = self.before[1] + time.monotonic() - self.began
+
+    def _note(self) -> str:
+        done = self.standing.step - self.before[0]
+        left = (time.monotonic() - self.began) / done * (self.total - self.standing.step)
+        return f"{self.updater.speed:,.0f} tokens/s, {timedelta(seconds=round(left))} left"
+
+    def _save(self) -> None:
+        sums = self._gathered()
+        self._clock()
+        self.saved = time.monotonic()
+        if self.metrics is None:
+            return
+        if self.validation.validate is None:
+            self.validation.save_kept()
+        state = {
+            "config": self.config.model_dump(mode="json"),
+            "standing": asdict(self.standing),
+            "tally": sums,
+            "metrics_bytes": self.metrics.size(),
+            "weights": self.validation.objective.state_dict(),
+            "last": self.validation.last,
+            **self.updater.state(),
+        }
+        checkpoint.save_state(self.run, state)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        changed = changed_keys(self.config, state["config"])
+        if changed:
+            raise BadRun(
+                f"{self.run} was trained with other settings of train: {', '.join(changed)}. Resuming may "
+                f"only change {', '.join(sorted(MAY_CHANGE))}. Set the others back, or train anew."
+            )
+        try:
+            self.validation.objective.load_state_dict(state["weights"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise BadRun(f"{self.run} was trained with another model: {reason}") from error
+        self.updater.load_state(state)
+        self.standing = Standing(**state["standing"])
+        if self.fabric.is_global_zero:
+            self.tally, self.validation.last = record.Tally(state["tally"]), state["last"]
+
+
+def _shown(scores: Scores) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

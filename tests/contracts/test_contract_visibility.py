@@ -1,0 +1,159 @@
+"""Who sees whom: padding, the future, empty rows, intersected masks, order and neighbours in the batch."""
+
+import pytest
+import torch
+from cases import CASES, LAYOUTS, OUTER, B, Case, S, T, all_masks, build, close, inputs, keys
+from torch import Tensor
+
+from qkv.errors import BadMask
+from reference.loops import Masks, visible, weights_of
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+outer_case = pytest.mark.parametrize("case", OUTER, ids=str)
+# Left, interior and right padding in one batch: the first `length` of these columns.
+PADDED = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 0, 1, 0, 1, 0, 1], [1, 1, 1, 0, 0, 0, 0]], dtype=torch.bool)
+
+
+def in_grouped_heads(cases: list[Case]) -> list[Case]:
+    return [case for case in cases if case.layout == "grouped"]
+
+
+@every_case
+def test_padding_is_invisible_to_outputs_and_gradients(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case, batch=3)
+    keep = PADDED[:, : keys(case)]
+    real = torch.ones_like(x[..., :1]) if case.cross else keep[..., None].to(x)
+    target = torch.randn_like(x)
+
+    def seen(junk: float) -> list[Tensor]:
+        source = x if memory is None else memory
+        source = torch.where(keep[..., None], source, junk * torch.randn_like(source)).requires_grad_()
+        leaves = [source, *attention.parameters()]
+        out = (attention(x, source, keep=keep) if case.cross else attention(source, keep=keep)) * real
+        return [out, *torch.autograd.grad(((out - target) ** 2 * real).sum(), leaves)]
+
+    tidy, junk = seen(0.1), seen(30.0)
+    close(junk, tidy, 1e-9)
+    assert not junk[1][~keep].any(), "padding gets a gradient"
+    assert junk[1][keep].all(), "a real position gets none"
+
+
+@outer_case
+@pytest.mark.parametrize(("queries", "memories"), [(5, 7), (7, 3)], ids=["T<S", "T>S"])
+def test_reaches_exactly_what_it_may_see(case: Case, queries: int, memories: int) -> None:
+    """No future leaks, the past reaches forward, and the last query is aligned with the last key."""
+    attention, width = build(case), LAYOUTS[case.layout]["heads"] * 11
+    x = torch.randn(1, queries, width, dtype=torch.float64, requires_grad=True)
+    if case.cross:
+        memory = inputs(case)[1][:1, :1].repeat(1, memories, 1)  # pyright: ignore[reportOptionalSubscript]
+        source = (memory + torch.randn_like(memory)).requires_grad_()
+        out = attention(x, source)
+    else:
+        source, out = x, attention(x)
+    reach = [torch.autograd.grad(row.sum(), source, retain_graph=True)[0][0].abs().sum(-1) for row in out[0]]
+    size = source.shape[1]
+    expected = [visible(attention.spec, Masks(), (0, 0, t), queries, size) for t in range(queries)]
+    assert [row.nonzero().flatten().tolist() for row in reach] == expected
+
+
+@outer_case
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["f64", "f32", "bf16"])
+def test_empty_rows_give_zero_and_finite_gradients(case: Case, dtype: torch.dtype) -> None:
+    attention, (x, memory) = build(case, dtype), inputs(case, dtype)
+    keep = torch.ones(B, keys(case), dtype=torch.bool)
+    keep[0] = False
+    source = (x if memory is None else memory).requires_grad_()
+    bias = attention.to_out.bias if attention.spec.project else None
+    nothing = torch.zeros_like(x[0, 0]) if bias is None else bias
+    shown = attention.attend(x, memory, keep=keep)
+    assert not weights_of(shown)[0].any()
+    for out in (shown.out, attention(x, memory, keep=keep)):
+        torch.testing.assert_close(out[0], nothing.expand_as(out[0]))
+        assert out[1].isfinite().all()
+        gradients = torch.autograd.grad(
+            out.square().sum(), [source, *attention.parameters()], retain_graph=True
+        )
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("case", [case for case in OUTER if case.cross and case.choice.causal], ids=str)
+def test_queries_before_the_first_key_see_nothing(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    assert memory is not None
+    shown = attention.attend(x, memory[:, :2])
+    assert not weights_of(shown)[:, :, : T - 2].any()
+    assert (weights_of(shown)[:, :, T - 2 :].sum(-1) > 0.1).all()
+    close(attention(x, memory[:, :2]), shown.out)
+
+
+@pytest.mark.parametrize("case", in_grouped_heads(CASES), ids=str)
+def test_all_masks_intersect(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    masks = all_masks(case)
+    weights = weights_of(attention.attend(x, memory, **masks._asdict()))
+    for row in range(B):
+        for head in range(attention.spec.heads):
+            for t in range(T):
+                expected = visible(attention.spec, masks, (row, head, t), T, keys(case))
+                assert set(weights[row, head, t].nonzero().flatten().tolist()) <= set(expected)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.layout == "three"], ids=str)
+@pytest.mark.parametrize("name", ["allow", "bias"])
+def test_masks_of_pairs_are_honoured_or_refused(case: Case, name: str) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    mask = torch.ones(T, keys(case), dtype=torch.bool)
+    mask[:, 0] = False
+    given = {name: mask if name == "allow" else torch.where(mask, 0.0, -80.0).double()}
+    if case.exact:
+        # The first causal query may see the first key alone, which a finite bias cannot hide.
+        assert weights_of(attention.attend(x, memory, **given))[:, :, 1:, 0].max() < 1e-9
+        hidden = attention(x, memory, keep=mask[:1].expand(B, -1))
+        close(attention(x, memory, **given)[:, 1:], hidden[:, 1:], 1e-9)
+        return
+    for run in (attention, attention.attend):
+        with pytest.raises(BadMask, match=rf"{name}= cannot be honoured.*kernel=Softmax\(\)"):
+            run(x, memory, **given)
+
+
+@pytest.mark.parametrize("case", in_grouped_heads(CASES), ids=str)
+def test_order_of_keys_matters_only_when_causal(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    order = torch.randperm(keys(case)).roll(1)
+    assert order.tolist() != sorted(order.tolist())
+    if memory is None:
+        shuffled, expected = attention(x[:, order]), attention(x)[:, order]
+    else:
+        keep = all_masks(case).keep
+        assert keep is not None
+        shuffled, expected = (
+            attention(x, memory[:, order], keep=keep[:, order]),
+            attention(x, memory, keep=keep),
+        )
+    if case.choice.causal:
+        assert (shuffled - expected).abs().max() > 1e-3
+    else:
+        close(shuffled, expected)
+
+
+@pytest.mark.parametrize("case", in_grouped_heads(CASES), ids=str)
+def test_rows_of_a_batch_are_independent(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    keep = all_masks(case).keep
+    assert keep is not None
+    for row in range(B):
+        alone = slice(row, row + 1)
+        lonely = attention(x[alone], None if memory is None else memory[alone], keep=keep[alone])
+        close(lonely, attention(x, memory, keep=keep)[alone])
+
+
+@pytest.mark.parametrize("case", [case for case in OUTER if not case.choice.causal], ids=str)
+def test_one_key_or_identical_keys_give_their_value(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    if memory is None:
+        x = x[:, :1].expand(-1, T, -1)
+        close(attention(x), attention(x[:, :1]).expand(-1, T, -1))
+    else:
+        one = attention(x, memory[:, :1])
+        close(attention(x, memory[:, :1].expand(-1, S, -1)), one)
+        close(one, one[:, :1].expand_as(one))

@@ -1,0 +1,218 @@
+"""Batches: every pair once an epoch, in the order of (seed, epoch), within budget, shared among ranks."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from qkv.data import (
+    BOS,
+    EOS,
+    PAD,
+    BatchConfig,
+    BatchPlan,
+    collate,
+    collate_source,
+    decoding_batches,
+    evaluation_batches,
+)
+from qkv.errors import BadData
+
+
+def corpus(count, longest=12, seed=0):
+    """Pairs to tell apart: the first source token of pair i is 100 + i, the first target token 10_000 + i."""
+    random = np.random.default_rng(seed)
+    source = [[100 + i, *[7] * int(random.integers(0, longest))] for i in range(count)]
+    target = [[10_000 + i, *[8] * int(random.integers(0, longest))] for i in range(count)]
+    return source, target
+
+
+def plan(count=97, seed=3, **config):
+    source, target = corpus(count)
+    return BatchPlan(source, target, BatchConfig(**{"batch_tokens": 100, "pool": 3, **config}), seed)
+
+
+def rows_of(pairs):
+    return (pairs.source[:, 0] - 100).tolist()
+
+
+def epoch_of(batches, epoch, rank=0, world=1):
+    return [
+        [rows_of(pairs) for pairs in batches.window(epoch, index, rank, world)]
+        for index in range(batches.steps(epoch))
+    ]
+
+
+def flat(windows):
+    return [row for window in windows for batch in window for row in batch]
+
+
+def test_collate_by_hand():
+    pairs = collate([([5, 6, 7], [8]), (np.array([9], dtype=np.int32), [])])
+    assert pairs.source.tolist() == [[5, 6, 7, EOS], [9, EOS, PAD, PAD]]
+    assert pairs.source_keep.tolist() == [[True] * 4, [True, True, False, False]]
+    assert pairs.target.tolist() == [[BOS, 8, EOS], [BOS, EOS, PAD]]
+    assert pairs.target_keep.tolist() == [[True] * 3, [True, True, False]]
+    assert pairs.source.dtype == pairs.target.dtype == torch.int64
+
+
+def test_collate_source_marks_the_end_also_of_an_empty_line():
+    source, keep = collate_source([[5, 6], []])
+    assert source.tolist() == [[5, 6, EOS], [EOS, PAD, PAD]]
+    assert keep.tolist() == [[True] * 3, [True, False, False]]
+
+
+@given(
+    count=st.integers(1, 60),
+    tokens=st.integers(14, 200),
+    accumulate=st.integers(1, 4),
+    pool=st.integers(1, 5),
+    world=st.integers(1, 5),
+    epoch=st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_ranks_share_every_pair_once_within_the_budget(count, tokens, accumulate, pool, world, epoch):
+    batches = plan(count, batch_tokens=tokens, accumulate=accumulate, pool=pool)
+    seen = []
+    for index in range(batches.steps(epoch)):
+        whole = batches.window(epoch, index, 0, 1)
+        ranks = [batches.window(epoch, index, rank, world) for rank in range(world)]
+        assert 1 <= len(whole) <= accumulate
+        assert all(
+            len(pairs.source) * max(pairs.source.shape[1], pairs.target.shape[1]) <= tokens for pairs in whole
+        )
+        want = sorted(row for pairs in whole for row in rows_of(pairs))
+        assert sorted(row for window in ranks for pairs in window for row in rows_of(pairs)) == want
+        predicted = sum(
+            int(pairs.target_keep.sum()) - len(pairs.target) for window in ranks for pairs in window
+        )
+        assert batches.tokens(epoch, index) == predicted
+        seen += want
+    assert sorted(seen) == list(range(count))
+
+
+def test_rows_keep_their_tokens():
+    source, target = corpus(97)
+    batches = plan()
+    for index in range(batches.steps(0)):
+        for pairs in batches.window(0, index, 0, 1):
+            for row, (ids, keep) in zip(
+                rows_of(pairs), zip(pairs.source, pairs.source_keep, strict=True), strict=True
+            ):
+                assert ids[keep].tolist() == [*source[row], EOS]
+            for row, (ids, keep) in zip(
+                rows_of(pairs), zip(pairs.target, pairs.target_keep, strict=True), strict=True
+            ):
+                assert ids[keep].tolist() == [BOS, *target[row], EOS]
+
+
+def test_a_rank_takes_every_nth_row():
+    batches = plan()
+    (whole,) = epoch_of(batches, 0)[4]
+    assert len(whole) > 3
+    for rank in range(3):
+        (pairs,) = batches.window(0, 4, rank, 3)
+        assert rows_of(pairs) == whole[rank::3]
+
+
+def test_a_rank_without_rows_gets_no_batch():
+    batches = plan(2, batch_tokens=1000)
+    assert batches.steps(0) == 1
+    assert [len(batches.window(0, 0, rank, 3)) for rank in range(3)] == [1, 1, 0]
+
+
+def test_order_is_decided_by_seed_and_epoch_alone():
+    first = plan()
+    there, back = [epoch_of(first, e) for e in (0, 1, 2)], [epoch_of(first, e) for e in (2, 1, 0)]
+    assert back[::-1] == there
+    assert [epoch_of(plan(), e) for e in (0, 1, 2)] == there
+    assert there[0] != there[1] != there[2]
+    assert epoch_of(plan(seed=4), 0) != there[0]
+
+
+def test_order_stays_what_it_was_when_runs_were_saved():
+    assert flat(epoch_of(plan(12), 5)) == [0, 11, 7, 2, 8, 6, 5, 4, 1, 3, 10, 9]
+
+
+def test_only_the_last_update_is_short():
+    batches = plan(accumulate=4)
+    sizes = [len(window) for window in epoch_of(batches, 1)]
+    assert sizes[:-1] == [4] * (len(sizes) - 1)
+    assert 1 <= sizes[-1] <= 4
+
+
+def test_batches_come_shuffled_but_hold_like_lengths():
+    batches = plan(600, batch_tokens=200, pool=100)
+    widths, waste = [], []
+    for index in range(batches.steps(0)):
+        (pairs,) = batches.window(0, index, 0, 1)
+        lengths = torch.maximum(pairs.source_keep.sum(1), pairs.target_keep.sum(1))
+        widths.append(int(lengths.max()))
+        waste.append(int(lengths.max() - lengths.min()))
+    assert widths != sorted(widths)
+    assert np.mean(waste) < 1
+
+
+def test_pairs_of_one_length_meet_others_every_epoch():
+    source = [[100 + i] for i in range(64)]
+    batches = BatchPlan(source, source, BatchConfig(batch_tokens=12), 0)
+    assert [len(batch) for window in epoch_of(batches, 0) for batch in window] == [4] * 16
+    together = [{frozenset(batch) for window in epoch_of(batches, e) for batch in window} for e in (0, 1)]
+    assert len(together[0] & together[1]) < 4
+
+
+def test_a_pair_beyond_the_budget_is_named():
+    with pytest.raises(
+        BadData, match=r"pair 2 takes 7 positions, more than batch_tokens=6; raise batch_tokens"
+    ):
+        BatchPlan([[5], [5] * 6, [5]], [[6], [6], [6]], BatchConfig(batch_tokens=6), 0)
+    with pytest.raises(BadData, match=r"pair 1 takes 8 positions"):
+        BatchPlan([[5]], [[6] * 6], BatchConfig(batch_tokens=7), 0)
+
+
+@pytest.mark.parametrize(("source", "target"), [([], []), ([[5]], []), ([[5]], [[6], [6]])])
+def test_sides_must_match_and_hold_something(source, target):
+    with pytest.raises(
+        BadData, match=rf"{len(source)} source and {len(target)} target lines: give as many of each"
+    ):
+        BatchPlan(source, target, BatchConfig(), 0)
+
+
+@pytest.mark.parametrize("field", ["batch_tokens", "accumulate", "pool", "max_length"])
+def test_sizes_are_positive(field):
+    with pytest.raises(ValidationError, match=f"{field}\n.*greater than 0"):
+        BatchConfig(**{field: 0})
+
+
+def test_evaluation_visits_everything_once_longest_first():
+    source, target = corpus(50)
+    source[7] = [107] * 300
+    seen, widths = [], []
+    for rows, pairs in evaluation_batches(source, target, 100):
+        assert rows == rows_of(pairs)
+        width = max(pairs.source.shape[1], pairs.target.shape[1])
+        assert len(rows) * width <= 100 or rows == [7]
+        seen += rows
+        widths.append(width)
+    assert sorted(seen) == list(range(50))
+    assert widths == sorted(widths, reverse=True)
+    assert next(rows for rows, _ in evaluation_batches(source, target, 100)) == [7]
+
+
+def test_decoding_visits_everything_once_also_empty_lines():
+    source = [[5], [], [5] * 9, [5, 6]]
+    got = [(rows, ids.shape[1], keep.sum(1).tolist()) for rows, ids, keep in decoding_batches(source, 6)]
+    assert got == [([2], 10, [10]), ([3], 3, [3]), ([1, 0], 2, [1, 2])]
+    assert list(decoding_batches([], 6)) == []
+
+
+def test_planning_thousands_of_pairs_is_fast():
+    source, target = corpus(29_000, longest=30)
+    batches = BatchPlan(source, target, BatchConfig(), 0)
+    start = time.perf_counter()
+    assert batches.steps(0) > 50
+    assert time.perf_counter() - start < 0.2

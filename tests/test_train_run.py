@@ -1,0 +1,132 @@
+"""Starting, stopping and continuing: what is refused, what signals do, where and how precisely it trains."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from qkv.errors import BadRecipe, BadRun
+from qkv.train import Translation, engine, fit
+from test_train_loop import lines_of, scripted
+from test_train_toy import ToyBatches, ToyModel, config_of, scores_of, toy
+
+
+class Signalling(ToyBatches):
+    """Sends this process a signal in the middle of an update."""
+
+    def __init__(self, update, number):
+        super().__init__()
+        self.countdown, self.number = update, number
+
+    def window(self, epoch, index, rank, world):
+        self.countdown -= 1
+        if self.countdown == 0:
+            os.kill(os.getpid(), self.number)
+        return super().window(epoch, index, rank, world)
+
+
+def test_a_started_run_is_not_overwritten(tmp_path):
+    fit(toy(), ToyBatches(), config_of(steps=2), run=tmp_path, quiet=True)
+    with pytest.raises(BadRun, match=r"already holds a training .* --resume"):
+        fit(toy(), ToyBatches(), config_of(steps=2), run=tmp_path, quiet=True)
+
+
+def test_resume_refuses_what_it_cannot_continue(tmp_path):
+    with pytest.raises(BadRun, match="no training to resume"):
+        fit(toy(), ToyBatches(), config_of(), run=tmp_path, resume=True, quiet=True)
+    fit(toy(), ToyBatches(), config_of(steps=2), run=tmp_path, quiet=True)
+    with pytest.raises(BadRun, match=r"other settings of train: lr, seed\. Resuming may only change .*steps"):
+        fit(toy(), ToyBatches(), config_of(lr=0.1, seed=2), run=tmp_path, resume=True, quiet=True)
+    wider = Translation(torch.nn.Sequential(ToyModel()), 0.1)
+    with pytest.raises(BadRun, match=r"trained with another model: .*inner\.weight"):
+        fit(wider, ToyBatches(), config_of(), run=tmp_path, resume=True, quiet=True)
+
+
+def test_longer_training_continues_a_finished_one(tmp_path):
+    once, twice = toy(dropout=0.2), toy(dropout=0.2)
+    short, long = (config_of(steps=steps, validate_every=5, average=3) for steps in (10, 15))
+
+    def train(objective, config, run, resume=False):
+        return fit(
+            objective,
+            ToyBatches(),
+            config,
+            run=tmp_path / run,
+            validate=lambda: scores_of(objective),
+            resume=resume,
+            quiet=True,
+        )
+
+    whole = train(once, long, "once")
+    train(twice, short, "twice")
+    parts = train(twice, long, "twice", resume=True)
+    assert parts._replace(seconds=0.0) == whole._replace(seconds=0.0)
+    assert parts.averaged is not None
+    assert torch.equal(once.model.inner.weight, twice.model.inner.weight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_update_saves_and_can_be_resumed(tmp_path, number):
+    before = signal.getsignal(number)
+    whole, halves = toy(dropout=0.2), toy(dropout=0.2)
+    fit(whole, ToyBatches(), config_of(), run=tmp_path / "whole", quiet=True)
+    with pytest.raises(KeyboardInterrupt, match="stopped after update 7; all is saved"):
+        fit(halves, Signalling(7, number), config_of(), run=tmp_path / "halves", quiet=True)
+    assert signal.getsignal(number) is before
+    halves = toy(dropout=0.2)
+    fit(halves, ToyBatches(), config_of(), run=tmp_path / "halves", resume=True, quiet=True)
+    assert torch.equal(whole.model.inner.weight, halves.model.inner.weight)
+
+
+def test_a_signal_during_validation_is_not_made_to_wait(tmp_path):
+    config = config_of(validate_every=4, steps=8)
+
+    def interrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("validation went on")
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after update 4"):
+        fit(toy(), ToyBatches(), config, run=tmp_path, validate=interrupted, quiet=True)
+    fit(toy(), ToyBatches(), config, run=tmp_path, validate=scripted([2.0, 1.0]), resume=True, quiet=True)
+    assert [line["step"] for line in lines_of(tmp_path, "validation")] == [4, 8]
+
+
+def test_says_what_happens(tmp_path, capsys):
+    fit(toy(), ToyBatches(), config_of(steps=10), run=tmp_path, validate=scripted([2.0, 1.5]))
+    said = capsys.readouterr().err
+    assert "update 5: loss 2 (best so far)" in said
+    assert "update 10: loss 1.5 (best so far)" in said
+
+
+def test_randomness_is_a_function_of_seed_step_and_rank():
+    def draw(*place):
+        engine.reseed(*place)
+        return torch.rand(()).item()
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    assert len({draw(*place) for place in [(1, 2, 3), (1, 3, 2), (2, 1, 3), (12, 3, 1), (1, 23, 1)]}) == 5
+
+
+def test_precision_is_chosen_by_what_the_device_can_do(monkeypatch):
+    monkeypatch.setattr(engine, "_cpu_features", lambda: {"avx512_bf16": True})
+    assert engine.choose_precision("auto", "cpu") == "bf16-mixed"
+    monkeypatch.setattr(engine, "_cpu_features", lambda: {"avx2": True, "avx512_bf16": False})
+    assert engine.choose_precision("auto", "cpu") == "32-true"
+    assert engine.choose_precision("bf16", "cpu") == "bf16-mixed"
+    with pytest.raises(BadRecipe, match="precision '16' needs a CUDA device"):
+        engine.choose_precision("16", "cpu")
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadRecipe, match=r"train\.device is 'cuda', but torch finds no such device"):
+        engine.choose_device("cuda")
+
+
+def test_bfloat16_trains(tmp_path):
+    objective = toy()
+    before = scores_of(objective)["loss"]
+    fit(objective, ToyBatches(), config_of(steps=40, precision="bf16"), run=tmp_path, quiet=True)
+    assert objective.model.inner.weight.dtype == torch.float32
+    assert scores_of(objective)["loss"] < 0.9 * before

@@ -1,0 +1,372 @@
+import itertools
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qkv.errors import BadData, BadShape, QKVError, UnknownName
+from qkv.trace import Example, Trace
+from qkv.view import MissingGlyphs, draw, figure, fonts, heatmap, merge_words
+from qkv.view import heatmap as heatmap_module_function
+from qkv.view.words import label, words
+
+HEATMAP = sys.modules[heatmap_module_function.__module__]
+SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")
+TARGET = ("▁die", "▁hoh", "en", "▁Häuser", "</s>")
+PAPER, INK = (255, 255, 255), (7, 42, 87)
+
+
+def rows(*shape, seed=0):
+    weights = np.random.default_rng(seed).random(shape) ** 4
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def trace_of(source=SOURCE, target=TARGET, layers=2, heads=3):
+    names = {f"cross.{n}": rows(heads, len(target), len(source), seed=n) for n in range(layers)}
+    past = np.tril(rows(heads, len(target), len(target))) + np.eye(len(target))
+    names["decoder.0"] = past / past.sum(-1, keepdims=True)
+    names["encoder.0"] = rows(heads, len(source), len(source))
+    return Trace((Example(tuple(source), tuple(target), names),))
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Every text that stands in the picture, as matplotlib's objects."""
+    texts = []
+    write = figure.Page.write
+
+    def recorded(page, *arguments):
+        texts.append(write(page, *arguments))
+        return texts[-1]
+
+    monkeypatch.setattr(figure.Page, "write", recorded)
+    return lambda: [text for text in texts if text.figure is not None]
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """What would be drawn: the arguments of `draw_grid`."""
+    calls = []
+
+    def recorded(grid, path, *, sides=(), title="", dark=False):
+        calls.append((grid, list(sides)))
+        return path
+
+    monkeypatch.setattr(HEATMAP, "draw_grid", recorded)
+    return calls
+
+
+def boxes(texts):
+    renderer = texts[0].figure.canvas.get_renderer()
+    return [text.get_window_extent(renderer) for text in texts]
+
+
+@pytest.mark.parametrize("count", [2, 14, 80])
+def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, written):
+    source = ["▁agreement", "▁a", "▁European", "▁in"] * 20
+    target = ["▁européenne", "▁été", "▁gjpqy", "▁L'"] * 20
+    path = tmp_path / "p.png"
+    assert (
+        draw(rows(count, count), target[:count], source[:count], path=path, title="Where it looked") == path
+    )
+    picture = pixels(path)
+    across, down = picture.shape[1] / figure.DPI, picture.shape[0] / figure.DPI
+    assert max(0.1 * count, 1.5) < across < 3 + 0.42 * count
+    assert max(0.1 * count, 1.0) < down < 3 + 0.42 * count
+    for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
+        assert (edge == PAPER).all()
+    texts = written()
+    assert len([text for text in texts if text.get_text() in ("européenne", "été", "gjpqy", "L'")]) == count
+    assert all(text.get_size() >= 4.6 for text in texts)
+    left = boxes([text for text in texts if text.get_ha() == "right"])
+    assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(left))
+
+
+def test_labels_are_turned_only_where_they_must(tmp_path, written):
+    angles = []
+    for token, count in (("▁an", 5), ("▁house", 5), ("▁agreement", 14), ("▁agreement", 34)):
+        draw(rows(count, count), ["a"] * count, [token] * count, path=tmp_path / "p.png")
+        texts = [text for text in written() if text.get_text() == label(token)]
+        angles.append(texts[-1].get_rotation())
+        if angles[-1] == 0:
+            found = boxes(texts[-count:])
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(found))
+    assert angles == [0, 0, 45, 90]
+
+
+def test_a_long_matrix_is_not_labelled_at_every_token(tmp_path, written):
+    draw(rows(3, 400), ["a"] * 3, ["b"] * 400, path=tmp_path / "p.png")
+    assert 30 < len([text for text in written() if text.get_text() == "b"]) < 140
+    assert pixels(tmp_path / "p.png").shape[1] < 13 * figure.DPI
+
+
+@pytest.fixture
+def middle_of(monkeypatch):
+    """The pixel in the middle of cell (r, c) of the first matrix, which has `shape` rows and columns."""
+    places = []
+    axes = figure.Page.axes
+
+    def recorded(page, *place):
+        places.append(place)
+        return axes(page, *place)
+
+    def pixel(picture, shape, cell):
+        left, bottom, width, height = (length * figure.DPI for length in places[0])
+        down = picture.shape[0] - bottom - height + height * (cell[0] + 0.5) / shape[0]
+        return picture[round(down), round(left + width * (cell[1] + 0.5) / shape[1])].astype(int)
+
+    monkeypatch.setattr(figure.Page, "axes", recorded)
+    return pixel
+
+
+@pytest.mark.parametrize(
+    ("dark", "zero", "one"), [(False, PAPER, INK), (True, (20, 23, 28), (242, 250, 255))]
+)
+def test_rows_go_down_columns_go_right_and_zero_is_paper(tmp_path, middle_of, dark, zero, one):
+    weights = np.zeros((3, 4))
+    weights[0, 1], weights[2, 3] = 1.0, 0.5
+    picture = pixels(draw(weights, list("abc"), list("wxyz"), path=tmp_path / "p.png", dark=dark))
+    for cell in np.ndindex(3, 4):
+        distance = [np.abs(middle_of(picture, (3, 4), cell) - colour).max() for colour in (zero, one)]
+        assert [near <= 2 for near in distance] == [weights[cell] == 0, weights[cell] == 1]
+    assert (picture[2, 2] == zero).all()
+
+
+def test_negative_weights_get_a_colour_of_their_own(tmp_path, middle_of, written):
+    picture = pixels(draw(np.array([[-0.4, 0.0, 1.4]]), ["a"], ["x", "y", "z"], path=tmp_path / "p.png"))
+    below, zero, above = (middle_of(picture, (1, 3), (0, place)) for place in range(3))
+    assert below[0] > below[2] + 20
+    assert above[2] > above[0] + 20
+    assert np.abs(zero - PAPER).max() <= 2
+    assert [text.get_text() for text in written()][-3:] == ["\N{MINUS SIGN}2", "2", "0"]
+
+
+def test_mean_head_and_all_heads(tmp_path, panels):
+    trace = trace_of()
+    weights = trace.examples[0].weights["cross.1"]
+    heatmap(trace, path=tmp_path / "p.png")
+    heatmap(trace, path=tmp_path / "p.png", heads=2)
+    heatmap(trace, path=tmp_path / "p.png", heads="all", layers="cross.1")
+    (mean, _), (one, _), (every, sides) = panels
+    np.testing.assert_allclose(mean[0][0].weights, weights.mean(0))
+    np.testing.assert_array_equal(one[0][0].weights, weights[2])
+    np.testing.assert_array_equal([panel.weights for panel in every[0]], weights)
+    assert mean[0][0].rows == ["die", "hoh", "en", "Häuser", "⟨end⟩"]
+    assert mean[0][0].columns == ["the", "tall", "house", "s", "⟨end⟩"]
+    assert ([panel.title for panel in every[0]], sides) == (
+        ["cross.1  head 0", "cross.1  head 1", "cross.1  head 2"],
+        [],
+    )
+
+
+def test_layers_by_heads_are_a_grid(tmp_path, panels):
+    heatmap(trace_of(), path=tmp_path / "p.png", heads="all")
+    heatmap(trace_of(), path=tmp_path / "p.png", heads="all", layers=["encoder", "decoder.0"])
+    heatmap(trace_of(layers=12), path=tmp_path / "p.png", layers=["cross", "decoder"])
+    (grid, sides), (places, names), (means, _) = panels
+    assert (sides, [len(row) for row in grid]) == (["cross.0", "cross.1"], [3, 3])
+    assert [[panel.title for panel in row] for row in grid] == [["head 0", "head 1", "head 2"], [""] * 3]
+    assert names == ["encoder.0", "decoder.0"]
+    assert places[1][0].columns == ["⟨start⟩", "die", "hoh", "en", "Häuser"]
+    assert [[panel.title for panel in row] for row in means] == [
+        ["cross.0", "cross.1", "cross.2", "cross.3"],
+        ["cross.4", "cross.5", "cross.6", "cross.7"],
+        ["cross.8", "cross.9", "cross.10", "cross.11"],
+        ["decoder.0"],
+    ]
+
+
+def test_a_grid_labels_its_columns_where_they_change(tmp_path, written):
+    heatmap(trace_of(), path=tmp_path / "p.png", heads="all", layers=["encoder", "cross", "decoder"])
+    shown = [text.get_text() for text in written() if text.get_text()]
+    assert shown.count("tall") == 1 + 3  # at the left of the encoder's row, above its three heads
+    assert shown.count("Häuser") == 3 + 3  # at the left of three rows, above the decoder's heads
+    assert shown.count("⟨start⟩") == 3
+    picture = pixels(tmp_path / "p.png")
+    for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
+        assert (edge == PAPER).all()
+
+
+def test_word_pieces_are_merged_and_rows_stay_distributions(tmp_path, panels):
+    weights = rows(2, 5, 5)
+    merged, names, seen = merge_words(weights, TARGET, SOURCE)
+    assert (names, seen) == (["▁die", "▁hohen", "▁Häuser", "</s>"], ["▁the", "▁tall", "▁houses", "</s>"])
+    np.testing.assert_allclose(merged.sum(-1), 1)
+    np.testing.assert_allclose(merged[:, 1, 2], (weights[:, 1:3, 2] + weights[:, 1:3, 3]).mean(1))
+    heatmap(trace_of(), path=tmp_path / "p.png", merge=True)
+    [(grid, _)] = panels
+    assert grid[0][0].weights.shape == (4, 4)
+    assert grid[0][0].rows == ["die", "hohen", "Häuser", "⟨end⟩"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["▁a", "b", "▁c"], [[0, 1], [2]]),
+        (["a", "b", "▁c"], [[0, 1], [2]]),
+        (["<s>", "▁a", "</s>"], [[0], [1], [2]]),
+        (["<unk>", "b", "</s>", "▁"], [[0], [1], [2], [3]]),
+        (["a", "b", "</s>"], [[0], [1], [2]]),
+        ([], []),
+    ],
+)
+def test_words_begin_at_marks_and_around_special_tokens(tokens, expected):
+    assert words(tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ("▁Haus", "Haus"),
+        ("ung", "ung"),
+        ("</s>", "⟨end⟩"),
+        ("<s>", "⟨start⟩"),
+        ("▁", "␣"),
+        ("", "␣"),
+        ("a\tb\n", "a␣b␣"),
+        ("▁New▁York", "New York"),
+        ("x" * 40, "x" * 27 + "…"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+    ],
+)
+def test_labels_are_what_people_read(token, shown):
+    assert label(token) == shown
+
+
+def test_dollar_signs_are_no_formulas(tmp_path, written):
+    draw(rows(2, 2), ["$\\frac{$", "a"], ["▁$x$", "b"], path=tmp_path / "p.png", title="$\\alpha$ $")
+    assert {"$\\frac{$", "$x$", "$\\alpha$ $"} <= {text.get_text() for text in written()}
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])
+def test_the_suffix_chooses_the_format_and_pictures_repeat(tmp_path, suffix, magic):
+    first, second = (heatmap(trace_of(), path=tmp_path / f"{name}{suffix}") for name in "ab")
+    assert first.read_bytes().startswith(magic)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_settings_of_the_user_do_not_leak_in(tmp_path):
+    import matplotlib
+
+    plain = heatmap(trace_of(), path=tmp_path / "a.png").read_bytes()
+    with matplotlib.rc_context({"savefig.bbox": "tight", "axes.grid": True, "savefig.facecolor": "red"}):
+        assert heatmap(trace_of(), path=tmp_path / "b.png").read_bytes() == plain
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"layers": "cros"}, UnknownName, r"no layer 'cros' in this trace. Did you mean 'cross.1'\?"),
+        ({"layers": ["cross", "cross.7"]}, UnknownName, "no layer 'cross.7'"),
+        ({"heads": 3}, UnknownName, "no head 3 in cross.1: it has 3, counted from 0"),
+        ({"heads": -1}, UnknownName, "no head -1"),
+        ({"example": 1}, UnknownName, "no example 1: the trace has 1, counted from 0"),
+        ({"path": "p.gif"}, BadData, r"written as .png, .svg, .pdf, not as 'p.gif'"),
+        ({"path": "nowhere/p.png"}, BadData, "cannot write the picture nowhere/p.png: No such file"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(tmp_path, monkeypatch, options, error, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=said):
+        heatmap(trace_of(), **{"path": "p.png", **options})
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(BadData, match="no weights to draw"):
+        heatmap(Trace((Example(("a",), ("b",), {}),)), path=tmp_path / "p.png")
+    with pytest.raises(BadData, match=r"cross.0 has no weights to draw: its shape is \(1, 0, 1\)"):
+        heatmap(Trace((Example(("a",), (), {"cross.0": np.zeros((1, 0, 1))}),)), path=tmp_path / "p.png")
+    with pytest.raises(BadShape, match=r"shape \(2, 3\) for 3 row and 2 column tokens"):
+        draw(rows(2, 3), list("abc"), list("xy"), path=tmp_path / "p.png")
+
+
+def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(QKVError, match=r"pip install 'qkv\[plot\]'"):
+        heatmap(trace_of(), path=tmp_path / "p.png")
+
+
+def test_importing_needs_no_matplotlib_and_drawing_no_pyplot(tmp_path):
+    program = f"""
+import sys, numpy, qkv.view
+assert "matplotlib" not in sys.modules
+qkv.view.draw(numpy.eye(2), ["a", "b"], ["x", "y"], path={str(tmp_path / "p.png")!r})
+assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_fonts_are_added_until_every_character_has_one(monkeypatch):
+    bundled = [font for font in fonts._installed("SC") if "STIX" in font[0]]
+    monkeypatch.setattr(fonts, "_installed", lambda region: bundled)
+    assert fonts.fonts_for("straße Ελλάδα мир שלום سلام ⟨end⟩ ▁") == ([fonts.BASE], frozenset())
+    assert fonts.fonts_for("a ℊ⌒") == ([fonts.BASE, "STIXGeneral"], frozenset())
+
+
+def test_no_font_is_chosen_that_draws_boxes_for_everything():
+    assert not any("Last Resort" in family for family, _ in fonts._installed("SC"))
+
+
+@pytest.mark.parametrize(
+    ("text", "package", "count"),
+    [
+        ("你好", "fonts-noto-cjk", "2 characters"),
+        ("한", "fonts-noto-cjk", "1 character "),
+        ("カタ", "fonts-noto-cjk", "2 characters"),
+        ("नमस्ते", "fonts-noto-core", "6 characters"),
+        ("🦜你", "fonts-noto-cjk fonts-symbola", "2 characters"),
+    ],
+)
+def test_characters_without_a_font_are_named_with_a_package_that_has_them(monkeypatch, text, package, count):
+    monkeypatch.setattr(fonts, "_installed", lambda region: [])
+    with pytest.warns(
+        MissingGlyphs, match=f"no installed font has {count}.*apt install {package}$"
+    ) as caught:
+        found = fonts.fonts_for("ab" + text)
+    assert len(caught) == 1
+    assert found.writable("a" + text[0] + "b") == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_characters_without_a_form_of_their_own_are_left_out_in_silence(monkeypatch):
+    monkeypatch.setattr(fonts, "_installed", lambda region: [])
+    text = "a\U0001d173b\U000e0101"  # a musical control and a variation selector
+    assert fonts.fonts_for(text).writable(text) == "ab"
+
+
+def test_a_picture_without_the_right_font_is_drawn_with_one_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr(fonts, "_installed", lambda region: [])
+    trace = Trace((Example(("▁你好", "</s>"), ("▁Hello", "</s>"), {"cross.0": rows(1, 2, 2)}),))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        heatmap(trace, path=tmp_path / "p.png")
+    assert [warning.category for warning in caught] == [MissingGlyphs]
+
+
+@pytest.mark.parametrize(("text", "ending"), [("你好", "SC"), ("これは", "JP"), ("한국어", "KR")])
+def test_the_forms_of_characters_follow_the_script(text, ending):
+    names = [
+        "Noto Sans CJK JP",
+        "Noto Sans CJK KR",
+        "Noto Sans CJK SC",
+        "Noto Sans Mono CJK SC",
+        "Noto Serif CJK SC",
+    ]
+    region = fonts._region(text)
+    assert min(names, key=lambda name: fonts._rank(name, region)) == f"Noto Sans CJK {ending}"
+
+
+def test_installed_cjk_fonts_are_found(tmp_path):
+    found = [path for family, path in fonts._installed("SC") if "你" in fonts._characters(path)]
+    if not found:
+        pytest.skip("no CJK font is installed here")
+    trace = Trace((Example(("▁你好", "世界"), ("▁Hello", "▁مرحبا"), {"cross.0": rows(1, 2, 2)}),))
+    heatmap(trace, path=tmp_path / "p.png")
+    assert not fonts.fonts_for("你好世界").missing
