@@ -1,6 +1,7 @@
 """The layer and the functional form: worked examples, parity with torch, and what they refuse."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 import qkv
 from qkv.attention import Attention, attend
 from qkv.errors import BadMask, BadRecipe, BadShape, IncompatibleParts, UnknownName
-from qkv.kernel import RFA
+from qkv.kernel import RFA, Softmax
 from qkv.score import Additive
 from reference.loops import weights_of
 
@@ -135,8 +136,11 @@ def test_functional_refuses_parts_that_learn() -> None:
         ({"allow": torch.ones(3, 3).long()}, r"allow must be boolean.*torch.int64"),
         ({"allow": torch.zeros(3, 3)}, r"allow must be boolean.*torch.float32"),
         ({"keep": torch.ones(1, 4).bool()}, r"keep must be \[batch, keys\] = \(1, 3\), got \(1, 4\)"),
-        ({"allow": torch.ones(3, 4).bool()}, r"allow must end in \[queries, keys\] = \[3, 3\], got"),
-        ({"bias": torch.ones(4, 3)}, r"bias must end in \[queries, keys\] = \[3, 3\], got \(4, 3\)"),
+        ({"allow": torch.ones(3, 4).bool()}, r"allow must broadcast to .* = \[1, 2, 3, 3\], got"),
+        ({"allow": torch.ones(3).bool()}, r"allow must be \[T,S\], \[B,T,S\] or \[B,H,T,S\], got \[3\]"),
+        ({"allow": torch.ones(5, 3, 3).bool()}, r"allow must broadcast to"),
+        ({"bias": torch.ones(3, 3).bool()}, r"bias= .* must be float, got torch.bool; masks go in allow="),
+        ({"bias": torch.ones(4, 3)}, r"bias must broadcast to .* = \[1, 2, 3, 3\], got \[4, 3\]"),
     ],
 )
 def test_bad_masks_are_refused_with_a_hint(given: dict, message: str, unchecked: None) -> None:
@@ -205,3 +209,58 @@ def test_the_fused_route_is_taken_for_transformer_attention(monkeypatch: pytest.
     expected = layer.attend(x).out
     monkeypatch.setattr(layer.core, "attend", None)
     close(layer(x), expected, 1e-6)
+
+
+def test_a_bias_of_minus_infinity_hides_and_an_empty_row_is_zero() -> None:
+    layer, x = Attention(8, 2, bias=False).eval(), torch.randn(1, 3, 8, requires_grad=True)
+    bias = torch.zeros(3, 3)
+    bias[0], bias[1, 2] = float("-inf"), float("-inf")
+    out, weights, _ = layer.attend(x, bias=bias)
+    assert weights is not None
+    torch.testing.assert_close(out[:, 0], torch.zeros(1, 8))
+    torch.testing.assert_close(weights[:, :, 0], torch.zeros(1, 2, 3))
+    torch.testing.assert_close(weights[:, :, 1, 2], torch.zeros(1, 2))
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_stepping_refuses_what_it_would_ignore() -> None:
+    own, cross = Attention(8, 2, causal=True), Attention(8, 2)
+    x, keep = torch.randn(2, 1, 8), torch.ones(2, 1, dtype=torch.bool)
+    with pytest.raises(BadMask, match="without a memory pass keep= to each step"):
+        own.start(keep=keep)
+    with pytest.raises(BadMask, match="were marked in start"):
+        cross.step(x, cross.start(torch.randn(2, 3, 8)), keep=keep)
+    with pytest.raises(BadShape, match="x has 2 rows, the state 1"):
+        own.step(x, own.start(batch=1))
+    with pytest.raises(BadShape, match="x has 2 rows, the state 1"):
+        cross.step(x, cross.start(torch.randn(1, 3, 8)))
+
+
+def test_a_layer_without_parameters_steps() -> None:
+    layer, x = Attention(8, causal=True, project=False), torch.randn(2, 3, 8)
+    out, _ = layer.step(x, layer.start(batch=2))
+    torch.testing.assert_close(out, layer(x))
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), RFA(4)])
+def test_no_positions_make_no_output(kernel: Any) -> None:
+    layer = Attention(8, 2, causal=True, kernel=kernel).eval()
+    out, state = layer.step(torch.randn(2, 0, 8), layer.start(batch=2))
+    assert out.shape == (2, 0, 8)
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(layer.step(x, state)[0], layer(x))
+
+
+def test_widths_that_differ_need_projections_or_a_score_of_two_widths() -> None:
+    with pytest.raises(BadShape, match="needs one: use Additive"):
+        Attention(8, project=False, d_memory=12)
+    Attention(8, project=False, d_memory=12, score=Additive(5))
+
+
+def test_a_zero_vector_has_a_bounded_gradient_in_rfa() -> None:
+    layer, x = Attention(8, 2, kernel=RFA(4), bias=False).eval(), torch.zeros(1, 3, 8, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() < 1e5

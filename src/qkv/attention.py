@@ -118,19 +118,23 @@ class Attention(nn.Module):
         keep [B,S]: the memory's real positions.  batch: rows, where there is no memory to tell (default 1).
         remember: keep what `attend_step` needs to show the weights of a feature-map kernel.
         """
+        if memory is None and keep is not None:
+            raise BadMask(
+                "start(keep=) marks a memory's real positions; without a memory pass keep= to each step"
+            )
         if memory is not None:
             if self.spec.causal:
                 raise IncompatibleParts(
                     "step over a memory: the layer is causal=True, its memory has no steps"
                 )
             k, v = self._keys_values(memory)
-            return Fixed(self.core.start(k, v, _checked_keep(keep, memory), remember))
+            return Fixed(self.core.start(k, v, masks.checked_keep(keep, memory), remember))
         if not self.spec.causal:
             raise IncompatibleParts(
                 "stepping through self-attention needs causal=True: without it every output depends on "
                 "later inputs"
             )
-        like = next(self.parameters())
+        like = next(self.parameters(), torch.empty(0))
         k, v = self._keys_values(like.new_zeros(batch or 1, 0, self.spec.d_memory or self.spec.width))
         return Growing(self.core.start(k, v, None, remember))
 
@@ -150,11 +154,16 @@ class Attention(nn.Module):
         single = x.dim() == 2
         x = x[:, None] if single else x
         q = self._queries(x)
+        _check_rows(len(x), len(state.core[0]))
         if isinstance(state, Fixed):
+            if keep is not None:
+                raise BadMask(
+                    "step(keep=) marks new positions; a memory's were marked in start(memory, keep=)"
+                )
             attended = self.core.read(q, state.core)
         else:
             k, v = self._keys_values(x)
-            attended, core = self.core.extend(state.core, q, k, v, _checked_keep(keep, x))
+            attended, core = self.core.extend(state.core, q, k, v, masks.checked_keep(keep, x))
             state = Growing(core)
         out = self._merge(attended.out)
         return attended._replace(out=out[:, 0] if single else out), state
@@ -188,8 +197,8 @@ class Attention(nn.Module):
         q, (k, v) = self._queries(x), self._keys_values(source)
         if len(x) != len(source):
             raise BadShape(f"x and memory must have one batch size, got {len(x)} and {len(source)}")
-        given = Given(_checked_keep(keep, source), masks.as_allow(allow), bias)
-        _check_pairs(given, x.shape[1], source.shape[1])
+        given = Given(masks.checked_keep(keep, source), masks.as_allow(allow), bias)
+        masks.check_pairs(given.allow, bias, (len(x), self.spec.heads, x.shape[1], source.shape[1]))
         return q, k, v, given
 
     def _queries(self, x: Tensor) -> Query:
@@ -245,8 +254,8 @@ def attend(  # noqa: PLR0913 -- the fixed public signature
     dims = Dims(q.shape[1], q.shape[-1], k.shape[-1], v.shape[-1])
     generator = generator or torch.Generator().manual_seed(0)
     core = spec.kernel.build_core(dims, spec.choice, generator).to(q.device).eval().requires_grad_(False)
-    given = Given(_checked_keep(keep, k[:, 0]), masks.as_allow(allow), bias)
-    _check_pairs(given, q.shape[2], k.shape[2])
+    given = Given(masks.checked_keep(keep, k[:, 0]), masks.as_allow(allow), bias)
+    masks.check_pairs(given.allow, bias, (*q.shape[:3], k.shape[2]))
     return core.attend(q, k, v, given)
 
 
@@ -266,20 +275,8 @@ def _check_width(x: Tensor, width: int, name: str) -> None:
         raise BadShape(f"{name} must be [batch, positions, {width}], got {tuple(x.shape)}")
 
 
-def _checked_keep(keep: Tensor | None, memory: Tensor) -> Tensor | None:
-    if keep is not None and masks.checked(keep, "keep").shape != memory.shape[:2]:
-        raise BadMask(f"keep must be [batch, keys] = {tuple(memory.shape[:2])}, got {tuple(keep.shape)}")
-    return keep
-
-
-def _check_pairs(given: Given, queries: int, keys: int) -> None:
-    for name in ("allow", "bias"):
-        mask = getattr(given, name)
-        if mask is not None and not _broadcasts(mask.shape[-2:], (queries, keys)):
-            raise BadMask(
-                f"{name} must end in [queries, keys] = [{queries}, {keys}], got {tuple(mask.shape)}"
-            )
-
-
-def _broadcasts(shape: torch.Size, target: tuple[int, int]) -> bool:
-    return all(size in (1, wanted) for size, wanted in zip(shape, target, strict=False))
+def _check_rows(given: int, held: int) -> None:
+    if given != held:
+        raise BadShape(
+            f"x has {given} rows, the state {held}: start with batch={given}, or reorder the state"
+        )

@@ -48,9 +48,33 @@ def as_allow(allow: Tensor | None) -> Tensor | None:
     """An allow mask [T,S], [B,T,S] or [B,H,T,S] with four dimensions."""
     if allow is None:
         return None
-    if checked(allow, "allow").dim() == 3:
-        return allow[:, None]
-    return allow.expand(1, 1, *allow.shape) if allow.dim() == 2 else allow
+    dims = checked(allow, "allow").dim()
+    if not 2 <= dims <= 4:
+        raise BadMask(f"allow must be [T,S], [B,T,S] or [B,H,T,S], got {list(allow.shape)}")
+    return allow[:, None] if dims == 3 else allow.expand(*(1,) * (4 - dims), *allow.shape)
+
+
+def checked_keep(keep: Tensor | None, memory: Tensor) -> Tensor | None:
+    """`keep`, if it is boolean and [B,S] like the memory [B,S,*]; BadMask otherwise."""
+    if keep is not None and checked(keep, "keep").shape != memory.shape[:2]:
+        raise BadMask(f"keep must be [batch, keys] = {tuple(memory.shape[:2])}, got {tuple(keep.shape)}")
+    return keep
+
+
+def check_pairs(allow: Tensor | None, bias: Tensor | None, pairs: tuple[int, ...]) -> None:
+    """Raise BadMask where allow or bias does not broadcast to `pairs` = [B,H,T,S], or bias is not float."""
+    if bias is not None and not bias.dtype.is_floating_point:
+        raise BadMask(f"bias= is added to the scores: it must be float, got {bias.dtype}; masks go in allow=")
+    for name, given in (("allow", allow), ("bias", bias)):
+        if given is not None and not _broadcasts(given.shape, pairs):
+            raise BadMask(
+                f"{name} must broadcast to [batch, heads, queries, keys] = {list(pairs)}: got {list(given.shape)}"
+            )
+
+
+def _broadcasts(shape: torch.Size, target: tuple[int, ...]) -> bool:
+    sizes = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(size in (1, wanted) for size, wanted in sizes)
 
 
 def from_torch_mha(mask: Bool[Tensor, "..."] | Float[Tensor, "..."]) -> Bool[Tensor, "..."]:

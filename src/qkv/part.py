@@ -28,12 +28,14 @@ def options_of(kind: type[Part]) -> list[str]:
     return [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
 
 
-def from_dict(registry: Mapping[str, type[Part]], axis: str, written: "str | Mapping[str, Any]") -> Part:
+def from_dict(registry: Mapping[str, type[Part]], axis: str, written: Any) -> Part:
     """Read a part from a recipe: its bare name, or a mapping with `name` and options.
 
     Raises UnknownName, with the nearest known name, for an unknown part or option; BadRecipe for an option
     out of range.
     """
+    if not isinstance(written, str | Mapping):
+        raise UnknownName(f"{axis} must be a name or {{name: ..., option: ...}}, got {written!r}")
     options = {"name": written} if isinstance(written, str) else dict(written)
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in registry:

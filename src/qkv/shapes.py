@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Query = Float[Tensor, "B H T D"]
-Key = Float[Tensor, "B H S D2"]
-Value = Float[Tensor, "B H S E"]
+Key = Float[Tensor, "B Hk S D2"]
+Value = Float[Tensor, "B Hk S E"]
 Out = Float[Tensor, "B H T E"]
 Logits = Float[Tensor, "B H T S"]
 Weights = Float[Tensor, "B H T S"]
 Keep = Bool[Tensor, "B S"]
-Allow = Bool[Tensor, "#B #H T S"]
+Allow = Bool[Tensor, "#B #H #T #S"]
 
 
 class Dims(NamedTuple):

@@ -95,7 +95,11 @@ class AttentionSpec:
             if key not in known:
                 raise UnknownName(f"unknown key of an attention: {key!r}. {did_you_mean(key, known)}")
             registry = rules.AXES.get(key)
-            options[key] = value if registry is None or value is None else _read(registry, key, value)
+            options[key] = (
+                value
+                if registry is None or (key == "score" and value is None)
+                else _read(registry, key, value)
+            )
         return cls(**options)
 
     def build(self) -> Any:
@@ -107,13 +111,16 @@ class AttentionSpec:
     def _check_numbers(self) -> None:
         for name in ("d_model", "heads", "d_memory", "kv_heads"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None and name != "heads":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise BadRecipe(f"{name} must be a positive whole number, got {value!r}")
         for name in ("causal", "bias", "project"):
             if not isinstance(getattr(self, name), bool):
                 raise BadRecipe(f"{name} must be true or false, got {getattr(self, name)!r}")
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise BadRecipe(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        object.__setattr__(self, "dropout", float(self.dropout))
 
     def _check_heads(self) -> None:
         if self.d_model is not None and self.d_model % self.heads:
@@ -124,6 +131,12 @@ class AttentionSpec:
             raise BadShape(
                 f"project=False has no projections to split: it needs heads=1, got heads={self.heads}"
             )
+        two_widths = getattr(self.score, "two_widths", False)
+        if not self.project and self.d_memory not in (None, self.d_model) and not two_widths:
+            raise BadShape(
+                f"project=False leaves queries of width {self.d_model} and keys of width {self.d_memory} as "
+                f"they are, and {self.score or self.kernel!r} needs one: use Additive(), or project=True"
+            )
 
 
 def _read(registry: Mapping[str, type[Part]], axis: str, written: Any) -> Part:
@@ -131,6 +144,8 @@ def _read(registry: Mapping[str, type[Part]], axis: str, written: Any) -> Part:
 
 
 def _check_axis(axis: str, chosen: Part | None, registry: Mapping[str, type[Part]]) -> None:
-    if chosen is not None and getattr(chosen, "axis", None) != axis:
+    if chosen is None and axis == "score":
+        return
+    if isinstance(chosen, type) or getattr(chosen, "axis", None) != axis:
         known = ", ".join(kind.__name__ for kind in registry.values())
         raise UnknownName(f"{axis}={chosen!r} is not a {axis}. Known: {known}")

@@ -117,10 +117,13 @@ class Exact(nn.Module):
         return ExactState(keys, torch.cat([state.values, repeat_heads(v, self.heads)], 2), met)
 
     def _attend(self, q: Query, prepared: Tensor, v: Value, given: Given, causal: bool) -> Attended:
-        logits = self.score(q, prepared)
+        logits, allow = self.score(q, prepared), self._allowed(q, v.shape[2], given, causal)
         if given.bias is not None:
-            logits = logits + given.bias.to(logits.dtype)
-        weights, log_prob = self.select(logits, self._allowed(q, v.shape[2], given, causal))
+            bias = given.bias.expand(*(1,) * (4 - given.bias.dim()), *given.bias.shape)
+            hidden = torch.isneginf(bias)
+            logits = logits + bias.masked_fill(hidden, 0).to(logits.dtype)
+            allow = masks.intersect(allow, ~hidden)
+        weights, log_prob = self.select(logits, allow)
         weights = self.scope.reweight(weights, q)
         mixed = F.dropout(weights, self.dropout, self.training) @ v
         return Attended(mixed, weights, log_prob)

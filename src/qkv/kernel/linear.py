@@ -84,7 +84,7 @@ def prefix_sums(
         q, k, v = (x[:, :, begin : begin + chunk] for x in (phi_q, phi_k, v1))
         out.append((q @ k.mT).tril() @ v + q @ sums)
         sums = sums + k.mT @ v
-    return torch.cat(out, 2), sums
+    return torch.cat(out, 2) if out else phi_q @ sums, sums
 
 
 class Linear(nn.Module):
@@ -137,13 +137,13 @@ class Linear(nn.Module):
             phi_q, phi_k = self.features(_wide(q), projections), self._keys(k, projections)
             v1 = self._values(v, keep)
             sums, last = prefix_sums(phi_q, phi_k, v1, state.sums)
-            plain = state.plain + v1.cumsum(2)
+            plain, total = state.plain + v1.cumsum(2), state.plain + v1.sum(2, keepdim=True)
             seen, weights = state.seen, None
             if seen is not None:
                 seen = Seen(torch.cat([seen.phi_k, phi_k], 2), torch.cat([seen.keep, v1[..., -1]], 2))
                 weights = self._shown(phi_q, seen, causal=True)
             out = normalise(sums, plain, self.floor).to(v.dtype)
-        return Attended(out, weights), LinearState(last, plain[:, :, -1:], state.projections, seen)
+        return Attended(out, _like(weights, v)), LinearState(last, total, state.projections, seen)
 
     def read(self, q: Query, state: LinearState) -> Attended:
         """Attend from further queries to everything the state has read."""
@@ -151,7 +151,7 @@ class Linear(nn.Module):
             phi_q = self.features(_wide(q), state.projections.value)
             weights = None if state.seen is None else self._shown(phi_q, state.seen, causal=False)
             out = normalise(phi_q @ state.sums, state.plain, self.floor)
-        return Attended(out.to(q.dtype), weights)
+        return Attended(out.to(q.dtype), _like(weights, q))
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
@@ -192,6 +192,10 @@ class Linear(nn.Module):
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if weights is None else weights.to(x.dtype)
 
 
 def _refuse(given: Given) -> None:

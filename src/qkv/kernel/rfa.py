@@ -24,12 +24,15 @@ Projections = Float[Tensor, "H R D"]
 # A kernel estimate's mean below this share of its largest possible value is noise: see `normalise`.
 FLOOR = 1e-2
 
+# Shorter vectors are scaled by this length instead of their own, which bounds the gradient at 1 / SHORTEST.
+SHORTEST = 1e-3
+
 
 def fourier_features(x: Float[Tensor, "B H N D"], projections: Projections) -> Float[Tensor, "B H N F"]:
     """φ(x) [B,H,N,2R] of vectors scaled to length 1; φ(x)·φ(x) = 1.  Peng et al. 2021, eq. 4; Rahimi & Recht
     2007.
     """
-    angles = F.normalize(x, dim=-1) @ projections.mT
+    angles = F.normalize(x, dim=-1, eps=SHORTEST) @ projections.mT
     return torch.cat([angles.sin(), angles.cos()], -1) * projections.shape[1] ** -0.5
 
 

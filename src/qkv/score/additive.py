@@ -54,6 +54,7 @@ class Additive(Part):
     formula: ClassVar[str] = "v·tanh(W q + U k + b)"
     paper: ClassVar[str] = "Bahdanau et al. 2015, section 3.1"
     learns: ClassVar[bool] = True
+    two_widths: ClassVar[bool] = True
 
     def build(self, dims: Dims) -> AdditiveScore:
         """The module that owns W, U, v and b."""

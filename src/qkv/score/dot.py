@@ -25,6 +25,7 @@ class ScaledDot(Part):
     formula: ClassVar[str] = "q·k / sqrt(D)"
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
     learns: ClassVar[bool] = False
+    two_widths: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The score itself: it owns no parameters."""
