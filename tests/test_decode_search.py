@@ -312,8 +312,13 @@ def test_scores_that_are_not_numbers_are_reported():
         search(Broken(bias=-60.0), *batch_of([4], [5]), config=SearchConfig(beam=3))
 
 
-def test_an_empty_batch_gives_an_empty_list():
-    assert search(Toy(), torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 3, dtype=torch.bool)) == []
+class Unasked(Toy):
+    def start(self, source, keep, *, capture=False):
+        raise AssertionError("nothing to encode")
+
+
+def test_an_empty_batch_gives_an_empty_list_and_asks_no_model():
+    assert search(Unasked(), torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 3, dtype=torch.bool)) == []
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def written(monkeypatch):
         return texts[-1]
 
     monkeypatch.setattr(figure.Page, "write", recorded)
-    return lambda: [text for text in texts if text.figure is not None]
+    return lambda: [text for text in texts if text.figure is not None and text.get_text()]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def boxes(texts):
 
 @pytest.mark.parametrize("count", [2, 14, 80])
 def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, written):
-    source = ["▁agreement", "▁a", "▁European", "▁in"] * 20
+    source = ["▁a", "▁responsibilities", "▁in", "▁European"] * 20
     target = ["▁européenne", "▁été", "▁gjpqy", "▁L'"] * 20
     path = tmp_path / "p.png"
     assert (
@@ -86,6 +86,9 @@ def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, wr
     texts = written()
     assert len([text for text in texts if text.get_text() in ("européenne", "été", "gjpqy", "L'")]) == count
     assert all(text.get_size() >= 4.6 for text in texts)
+    title, *others = boxes(texts)
+    assert all(title.y0 >= box.y1 for box in others)
+    assert all(0 <= box.x0 < box.x1 <= picture.shape[1] and 0 <= box.y0 < box.y1 for box in others)
     left = boxes([text for text in texts if text.get_ha() == "right"])
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(left))
 
@@ -186,7 +189,7 @@ def test_layers_by_heads_are_a_grid(tmp_path, panels):
 
 def test_a_grid_labels_its_columns_where_they_change(tmp_path, written):
     heatmap(trace_of(), path=tmp_path / "p.png", heads="all", layers=["encoder", "cross", "decoder"])
-    shown = [text.get_text() for text in written() if text.get_text()]
+    shown = [text.get_text() for text in written()]
     assert shown.count("tall") == 1 + 3  # at the left of the encoder's row, above its three heads
     assert shown.count("Häuser") == 3 + 3  # at the left of three rows, above the decoder's heads
     assert shown.count("⟨start⟩") == 3
@@ -251,6 +254,7 @@ def test_the_suffix_chooses_the_format_and_pictures_repeat(tmp_path, suffix, mag
     first, second = (heatmap(trace_of(), path=tmp_path / f"{name}{suffix}") for name in "ab")
     assert first.read_bytes().startswith(magic)
     assert first.read_bytes() == second.read_bytes()
+    assert b"CreationDate" not in first.read_bytes()
 
 
 def test_settings_of_the_user_do_not_leak_in(tmp_path):

@@ -38,14 +38,14 @@ class SearchConfig(Strict):
 
     beam: hypotheses kept alive per sentence; 1 is greedy search.
     n_best: hypotheses returned per sentence, at most `beam`.
-    length_penalty: alpha >= 0 of the score; 0 sums log-probabilities, 1 nearly averages them.
+    length_penalty: alpha of the score, from 0 to 10; 0 sums log-probabilities, 1 nearly averages them.
     max_length: most symbols emitted, end symbol included; None allows 2 x (source tokens) + 10 per sentence.
     forbid_unknown: never emit the unknown symbol.
     """
 
     beam: int = Field(default=5, ge=1)
     n_best: int = Field(default=1, ge=1)
-    length_penalty: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    length_penalty: float = Field(default=1.0, ge=0.0, le=10.0)
     max_length: int | None = Field(default=None, ge=1)
     forbid_unknown: bool = True
 
@@ -170,8 +170,8 @@ class _Best:
         self.limits = 2 * keep.sum(1) + 10
         if config.max_length is not None:
             self.limits = torch.full_like(self.limits, config.max_length)
-        lengths = torch.arange(int(self.limits.max()) + 1, device=keep.device)
-        self.penalties = ((5.0 + lengths) / 6.0) ** config.length_penalty
+        most = [_penalty(limit, config.length_penalty) for limit in self.limits.tolist()]
+        self.penalties = torch.tensor(most, dtype=torch.float32, device=keep.device)
         self.ends: list[list[_End]] = [[] for _ in keep]
         self.finished = torch.zeros_like(self.limits)
         self.worst = torch.full_like(self.limits, -math.inf, dtype=torch.float32)
@@ -188,10 +188,9 @@ class _Best:
         self._add(candidates, done, sentences, length, finished=True)
         alive = candidates._replace(totals=candidates.totals.masked_fill(ends, -math.inf))
         alive = alive.take(ends.int().argsort(dim=1, stable=True)[:, :beam])
-        limits = self.limits[sentences]
-        cut = limits <= length
+        cut = self.limits[sentences] <= length
         self._add(alive, cut[:, None] & alive.totals.isfinite(), sentences, length, finished=False)
-        hopeless = self.worst[sentences] >= _bound(alive.totals[:, 0], self.penalties[limits])
+        hopeless = self.worst[sentences] >= _bound(alive.totals[:, 0], self.penalties[sentences])
         return alive, ~(hopeless | cut | (self.finished[sentences] >= beam))
 
     def _add(
@@ -200,7 +199,8 @@ class _Best:
         if not chosen.any():
             return
         owners = sentences[:, None].expand_as(chosen)[chosen].tolist()
-        scores = candidates.totals[chosen] / self.penalties[length]
+        totals = candidates.totals[chosen]
+        scores = totals / torch.full_like(totals, _penalty(length, self.config.length_penalty))
         fields = (candidates.rows, candidates.tokens, candidates.log_probs)
         columns = [scores.tolist(), *(field[chosen].tolist() for field in fields)]
         for owner, score, row, token, log_prob in zip(owners, *columns, strict=True):
@@ -215,6 +215,10 @@ class _Best:
         steps = [(e.tokens.tolist(), e.log_probs.tolist(), e.rows.tolist()) for e in history]
         weights = [emitted.weights for emitted in history]
         return [[_recover(end, steps, weights) for end in ends] for ends in self.ends]
+
+
+def _penalty(length: int, alpha: float) -> float:
+    return ((5.0 + length) / 6.0) ** alpha
 
 
 def _rank(end: _End) -> tuple[bool, float]:

@@ -1,6 +1,6 @@
 """The one protocol between models and search: start from a source, then one token at a time."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -19,6 +19,7 @@ class Step(NamedTuple):
     weights: dict[str, Tensor]
 
 
+@runtime_checkable
 class Stepper(Protocol):
     """A model that can be searched.  The state is a value: it is returned, never changed in place."""
 

@@ -1,0 +1,56 @@
+"""What the README says is executed: its Python runs, its recipes parse, its commands and options exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from qkv.cli.app import app
+from qkv.task.recipe import parse_recipe
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+YAML = re.findall(r"```yaml\n(.*?)```", README, re.S)
+COMMANDS = [
+    part.strip()
+    for line in re.findall(r"^    (.*)$", README, re.M)
+    for part in re.split(r"&&|\|| {3,}#.*$", line)
+    if part.strip().startswith("qkv ")
+]
+
+
+def test_there_is_something_to_check() -> None:
+    assert PYTHON
+    assert len(YAML) == 2
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+    assert "explicit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_recipes_parse(block: str) -> None:
+    told = yaml.safe_load(block)
+    told.setdefault("data", {"phrases": {}})
+    parse_recipe(told, "README.md")
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_and_options_exist(line: str) -> None:
+    _, name, *words = shlex.split(line)
+    known = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    assert name in known
+    options = {option for parameter in known[name].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= options
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
