@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from qkv.select import Soft as Soft
     from qkv.shapes import Attended as Attended
     from qkv.spec import AttentionSpec as AttentionSpec
+    from qkv.task.runs import load as load
+    from qkv.task.training import fit as fit
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,8 @@ _HOMES = {
     "Soft": "qkv.select",
     "Softmax": "qkv.kernel",
     "attend": "qkv.attention",
+    "fit": "qkv.task.training",
+    "load": "qkv.task.runs",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

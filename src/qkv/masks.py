@@ -68,7 +68,8 @@ def check_pairs(allow: Tensor | None, bias: Tensor | None, pairs: tuple[int, ...
     for name, given in (("allow", allow), ("bias", bias)):
         if given is not None and not _broadcasts(given.shape, pairs):
             raise BadMask(
-                f"{name} must broadcast to [batch, heads, queries, keys] = {list(pairs)}: got {list(given.shape)}"
+                f"{name} must broadcast to [batch, heads, queries, keys] = {list(pairs)}, "
+                f"got {list(given.shape)}"
             )
 
 

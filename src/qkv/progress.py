@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 
@@ -26,14 +27,23 @@ class Plain:
     def __init__(self, title: str, total: int | None, every: float = 10.0) -> None:
         self.title, self.total, self.every = title, total, every
         self.last = time.monotonic()
+        self.first: tuple[float, int] | None = None
 
     def update(self, done: int, note: str = "") -> None:
         """Print where the work stands, unless a line was printed just now."""
         now = time.monotonic()
+        self.first = self.first or (now, done)
         if now - self.last >= self.every:
             self.last = now
-            of = f"/{self.total}" if self.total else ""
-            self.say(f"{self.title} {done}{of} {note}".rstrip())
+            of = f"/{self.total:,}" if self.total else ""
+            self.say(", ".join(filter(None, (f"{self.title} {done:,}{of}", note, self._left(now, done)))))
+
+    def _left(self, now: float, done: int) -> str:
+        begin, had = self.first or (now, done)
+        if not self.total or done <= had:
+            return ""
+        seconds = (now - begin) / (done - had) * (self.total - done)
+        return f"{timedelta(seconds=round(seconds))} left"
 
     def say(self, line: str) -> None:
         """Print the line to stderr."""

@@ -12,9 +12,12 @@ def main() -> None:
     from qkv.errors import QKVError
 
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk can still be told
     except QKVError as error:
-        _fail(" ".join(str(error).split("\n")))
+        _fail(" ".join(str(error).split()))
     except BrokenPipeError:
         # The reader of our output has gone; what it read is all it wanted.
         sys.stderr.close()

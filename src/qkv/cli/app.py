@@ -67,13 +67,16 @@ def train(
     Ctrl-C saves and stops; the same command with --resume goes on, and ends with the same weights.
     """
     from qkv.task.training import fit
+    from qkv.train import STATE
 
     run = out or Path("runs") / Path(recipe).stem
     again = f"qkv train {recipe} --out {run} --resume"
     try:
         result = fit(recipe, run, changes=change or [], resume=resume, quiet=quiet)
     except KeyboardInterrupt:
-        print(f"stopped; all is saved. Go on with: {again}", file=sys.stderr)
+        saved = (run / STATE).exists()
+        told = f"all is saved. Go on with: {again}" if saved else "nothing was saved yet"
+        print(f"stopped; {told}", file=sys.stderr)
         raise typer.Exit(130) from None
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
     print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}")

@@ -1,5 +1,6 @@
 """`qkv translate`: lines from a file or stdin to lines in a file or on stdout."""
 
+import codecs
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ def translate_lines(
 
 def _stdin() -> Iterator[str]:
     for number, raw in enumerate(sys.stdin.buffer, start=1):
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
         try:
             yield raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:

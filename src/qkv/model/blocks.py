@@ -11,6 +11,7 @@ from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 
 Hidden = Float[Tensor, "B N M"]
+Memory = Float[Tensor, "B S M"]
 
 
 class FeedForward(nn.Module):
@@ -74,7 +75,7 @@ class DecoderBlock(nn.Module):
         self.feed, self.around_feed = FeedForward(width, inner, dropout), Residual(width, dropout, pre)
 
     def forward(
-        self, x: Hidden, memory: Hidden, keep: Tensor, capture: bool = False
+        self, x: Hidden, memory: Memory, keep: Tensor, capture: bool = False
     ) -> tuple[Hidden, Tensor | None, Tensor | None]:
         """The layer's output, and its own and cross weights where they are asked for."""
         own = _look(self.attention, self.around_attention.enter(x), None, None, capture)
@@ -83,7 +84,7 @@ class DecoderBlock(nn.Module):
         x = self.around_cross.leave(x, cross.out)
         return _feed(self, x), own.weights, cross.weights
 
-    def start(self, memory: Hidden, keep: Tensor, remember: bool) -> tuple[Any, Any]:
+    def start(self, memory: Memory, keep: Tensor, remember: bool) -> tuple[Any, Any]:
         """The states of both attentions before the first token."""
         own = self.attention.start(batch=len(memory), remember=remember)
         return own, self.cross.start(memory, keep=keep, remember=remember)
@@ -102,7 +103,7 @@ def _feed(block: EncoderBlock | DecoderBlock, x: Hidden) -> Hidden:
 
 
 def _look(
-    attention: Attention, x: Hidden, memory: Hidden | None, keep: Tensor | None, capture: bool
+    attention: Attention, x: Hidden, memory: Memory | None, keep: Tensor | None, capture: bool
 ) -> Attended:
     if capture:
         return attention.attend(x, memory, keep=keep)

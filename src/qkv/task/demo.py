@@ -7,10 +7,10 @@ from typing import Any
 
 from qkv.errors import QKVError
 from qkv.task.drawing import draw_example
+from qkv.task.pairs import test_pairs
 from qkv.task.recipe import read_recipe
 from qkv.task.runs import load
 from qkv.task.training import fit
-from qkv.task.translation import test_pairs
 from qkv.trace import Trace
 from qkv.train import STATE
 

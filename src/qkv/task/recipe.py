@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from qkv.data import BatchConfig, ParallelData, TokenizerConfig
 from qkv.data.phrases import PhraseData
@@ -17,6 +17,7 @@ from qkv.model.transformer import TransformerConfig
 from qkv.strict import Strict, explain
 from qkv.train import TrainConfig
 
+EPOCHS = 20  # where a recipe names neither epochs nor steps
 ModelConfig = Annotated[TransformerConfig | RNNConfig, Field(discriminator="kind")]
 
 
@@ -66,9 +67,15 @@ class Recipe(Strict):
     tokens: TokenizerConfig = TokenizerConfig()
     batch: BatchConfig = BatchConfig()
     model: ModelConfig = TransformerConfig()
-    train: TrainConfig = TrainConfig(epochs=20)
+    train: TrainConfig = TrainConfig(epochs=EPOCHS)
     validation: ValidationConfig = ValidationConfig()
     decode: SearchConfig = SearchConfig()
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _has_an_end(cls, told: Any) -> Any:
+        unset = isinstance(told, dict) and not {"epochs", "steps"} & told.keys()
+        return {**told, "epochs": EPOCHS} if unset else told
 
     def to_yaml(self) -> str:
         """The complete recipe, defaults included, as YAML."""
@@ -94,7 +101,7 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     text, where = _recipe_text(name)
     try:
         told = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date, and is none
         raise BadRecipe(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(told, dict):
         raise BadRecipe(f"{where} must hold keys and values, such as `data:`, got {type(told).__name__}")
@@ -115,7 +122,7 @@ def parse_recipe(told: dict[str, Any], where: str) -> Recipe:
 
 def _recipe_text(name: str | Path) -> tuple[str, str]:
     path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         try:
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
@@ -139,5 +146,5 @@ def _apply(told: dict[str, Any], change: str) -> None:
         place = place[key]
     try:
         place[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise BadRecipe(f"--set {change}: {value!r} is not a YAML value") from None

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from qkv.errors import BadRecipe, did_you_mean
+
 BUCKETS = (5, 10, 15, 20, 30)
 
 
@@ -14,6 +16,19 @@ class Report(NamedTuple):
     scores: dict[str, float]
     signatures: dict[str, str]
     buckets: list[dict[str, Any]]
+
+
+def check_tokenize(name: str) -> None:
+    """Raise BadRecipe where sacrebleu has no tokeniser of that name, or lacks what it needs."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    if name not in BLEU.TOKENIZERS:
+        raise BadRecipe(f"sacrebleu has no tokeniser {name!r}. {did_you_mean(name, BLEU.TOKENIZERS)}")
+    try:
+        BLEU(tokenize=name)
+    except (ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise BadRecipe(f"sacrebleu's tokeniser {name!r} cannot be used here: {reason}") from None
 
 
 def corpus_scores(

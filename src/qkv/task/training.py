@@ -5,9 +5,13 @@ from pathlib import Path
 
 import torch
 
+from qkv.data import BatchPlan
 from qkv.progress import progress
+from qkv.task.pairs import batches_of, read_splits
 from qkv.task.recipe import Recipe, read_recipe
-from qkv.task.translation import Validator, batches_of, build_model, check_recipe_of, prepare, read_splits
+from qkv.task.runs import check_start, nothing_halfway, prepare
+from qkv.task.translation import build_model
+from qkv.task.validator import Validator
 from qkv.train import Result, Translation
 from qkv.train import fit as train
 
@@ -28,10 +32,25 @@ def fit(
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
     run = Path(out).expanduser()
-    check_recipe_of(run, recipe, resume)
+    check_start(run, recipe, resume)
+    with nothing_halfway(run):
+        objective, batches, validate = _wired(run, recipe, resume, quiet)
+        return train(
+            objective,
+            batches,
+            recipe.train,
+            run=run,
+            validate=validate,
+            monitor=recipe.validation.monitor,
+            resume=resume,
+            quiet=quiet,
+        )
+
+
+def _wired(run: Path, recipe: Recipe, resume: bool, quiet: bool) -> tuple[Translation, BatchPlan, Validator]:
     with progress("prepare", quiet=quiet) as report:
         splits = read_splits(recipe.data, recipe.train.seed)
-        tokens = prepare(run, recipe, splits, resume)
+        tokens = prepare(run, recipe, splits.train, resume)
         batches = batches_of(splits.train, tokens, recipe, report)
         torch.manual_seed(recipe.train.seed)
         model = build_model(recipe.model, tokens)
@@ -42,14 +61,4 @@ def fit(
             f"{batches.steps(0):,} updates an epoch"
         )
         objective = Translation(model, recipe.train.smoothing)
-        validate = Validator(objective, tokens, splits.valid, recipe, report)
-    return train(
-        objective,
-        batches,
-        recipe.train,
-        run=run,
-        validate=validate,
-        monitor=recipe.validation.monitor,
-        resume=resume,
-        quiet=quiet,
-    )
+        return objective, batches, Validator(objective, tokens, splits.valid, recipe, report)

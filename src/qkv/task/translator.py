@@ -10,10 +10,11 @@ from qkv.data import TokenizerPair
 from qkv.decode.search import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import explain
+from qkv.task.pairs import Lines, test_pairs
 from qkv.task.recipe import Recipe
-from qkv.task.score import Report, full_report
+from qkv.task.score import Report, check_tokenize, full_report
 from qkv.task.tracing import example_of, unnormalised
-from qkv.task.translation import Lines, decode_ids, test_pairs
+from qkv.task.translation import decode_ids
 from qkv.trace import Trace
 
 # Sorted by length within this many lines, so that batches pad little and memory stays bounded.
@@ -101,10 +102,11 @@ class Translator:
         """BLEU, chrF, TER and exact match on pairs (by default the recipe's test data), and BLEU by source
         length.
         """
+        tokenize = tokenize or self.recipe.validation.tokenize
+        check_tokenize(tokenize)
         pairs = test_pairs(self.recipe.data) if pairs is None else pairs
         sources = [source for source, _ in pairs]
         said = [best[0].text for best in self.n_best(sources, beam=beam, done=done)]
-        tokenize = tokenize or self.recipe.validation.tokenize
         return full_report(said, [target for _, target in pairs], sources, tokenize)
 
     def search_config(self, beam: int | None = None, n: int = 1) -> SearchConfig:
@@ -112,13 +114,15 @@ class Translator:
         told = self.recipe.decode.model_dump()
         told["beam"] = beam if beam is not None else max(told["beam"], n)
         told["n_best"] = n
+        if n > told["beam"] > 0:
+            raise BadRecipe(f"{n} answers need a beam of at least {n}, got {told['beam']}: raise the beam")
         try:
             return SearchConfig(**told)
         except ValidationError as error:
             raise BadRecipe(explain(error, SearchConfig)) from None
 
     def _encode(self, line: str, number: int) -> list[int]:
-        ids = self.tokens.source.encode([line])[0]
+        ids = self.tokens.source.encode([line])[0] if line.strip() else []
         limit = self.recipe.batch.max_length
         if len(ids) > limit:
             raise BadData(
@@ -126,7 +130,10 @@ class Translator:
                 "(batch.max_length): split it into sentences"
             )
         if ids and self.tokens.source.unknown(ids):
-            raise BadData(f"line {number} holds nothing this model knows: {line[:40]!r} is in another script")
+            raise BadData(
+                f"line {number} holds nothing this model knows: {line[:40]!r} is in words or a script that "
+                "it was not trained on"
+            )
         return ids
 
     def _told(self, found: list[Hypothesis] | None) -> list[Translated]:

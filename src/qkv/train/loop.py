@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -154,7 +153,7 @@ class _Training:
             self.standing.advance(self.batches.steps(self.standing.epoch))
             if self.standing.step % self.config.log_every == 0:
                 self._log()
-            report.update(self.standing.step, self._note())
+            report.update(self.standing.step, f"{self.updater.speed:,.0f} tokens/s")
 
     def close(self) -> None:
         """Close the metrics file."""
@@ -229,11 +228,6 @@ class _Training:
 
     def _clock(self) -> None:
         self.standing.seconds = self.before[1] + time.monotonic() - self.began
-
-    def _note(self) -> str:
-        done = self.standing.step - self.before[0]
-        left = (time.monotonic() - self.began) / done * (self.total - self.standing.step)
-        return f"{self.updater.speed:,.0f} tokens/s, {timedelta(seconds=round(left))} left"
 
     def _save(self) -> None:
         sums = self._gathered()

@@ -1,0 +1,29 @@
+"""Progress: plain lines in a log, nothing when quiet."""
+
+import pytest
+
+from qkv.progress import Plain, Silent, progress
+
+
+def test_plain_lines_tell_where_the_work_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = Plain("train", 1000, every=0.0)
+    plain.update(100, "7 tokens/s")
+    plain.update(1000, "7 tokens/s")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "train 100/1,000, 7 tokens/s"
+    assert second == "train 1,000/1,000, 7 tokens/s, 0:00:00 left"
+
+
+def test_plain_lines_are_not_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = Plain("train", 10, every=3600.0)
+    for done in range(10):
+        plain.update(done)
+    assert not capsys.readouterr().err
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("train", 3, quiet=True) as report:
+        report.update(1)
+        report.say("x")
+    assert isinstance(report, Silent)
+    assert not capsys.readouterr().err
