@@ -314,7 +314,7 @@ def test_an_interrupt_saves_and_tells_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(Validator, "__call__", interrupted)
         assert tiny.call("train", recipe, "--out", tmp_path / "run", "--quiet") == 130
-    command = f"qkv train {recipe} --out {tmp_path / 'run'} --resume"
+    command = f"qkv train {recipe} --out={tmp_path / 'run'} --resume"
     assert capsys.readouterr().err == f"stopped; all is saved. Go on with: {command}\n"
     assert tiny.call(*command.split()[1:], "--quiet", "--set", "train.epochs=2") == 0
 

@@ -1,5 +1,6 @@
 """The commands.  Their bodies import what they use, so that `qkv --help` is instant."""
 
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -66,18 +67,22 @@ def train(
 
     Ctrl-C saves and stops; the same command with --resume goes on, and ends with the same weights.
     """
+    from qkv.task.runs import leads
     from qkv.task.training import fit
     from qkv.train import STATE
 
     run = out or Path("runs") / Path(recipe).stem
-    again = f"qkv train {recipe} --out {run} --resume"
+    changes = change or []
+    again = shlex.join(["qkv", "train", recipe, *(f"--set={c}" for c in changes), f"--out={run}", "--resume"])
     try:
-        result = fit(recipe, run, changes=change or [], resume=resume, quiet=quiet)
+        result = fit(recipe, run, changes=changes, resume=resume, quiet=quiet)
     except KeyboardInterrupt:
         saved = (run / STATE).exists()
         told = f"all is saved. Go on with: {again}" if saved else "nothing was saved yet"
         print(f"stopped; {told}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if not leads():
+        return
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
     print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}")
     print(f"next: echo '...' | qkv translate {run}    or: qkv evaluate {run}")

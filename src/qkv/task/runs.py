@@ -1,5 +1,6 @@
 """Run directories: what training leaves behind, enough to decode with."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,8 +57,15 @@ def load(run: str | Path) -> Any:
     return Translator(recipe, tokens, model.eval())
 
 
+def leads() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started: it alone writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_start(run: Path, recipe: Recipe, resume: bool) -> None:
     """Raise BadRun where `run` cannot be started, or resumed, with this recipe; nothing is written."""
+    if not leads():
+        return
     if not resume:
         refuse_started(run)
         if (run / RECIPE).exists() and not (run / TOKENIZER).exists():
@@ -88,6 +96,8 @@ def prepare(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> TokenizerP
     Raises BadRun where the directory cannot be written.
     """
     tokens = TokenizerPair.load(run / TOKENIZER) if resume else train_tokenizers(pairs, recipe.tokens)
+    if not leads():
+        return tokens
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not resume:
@@ -103,7 +113,7 @@ def prepare(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> TokenizerP
 @contextmanager
 def nothing_halfway(run: Path) -> Iterator[None]:
     """Where training fails before its first save, remove what was begun, so that it can be begun again."""
-    paths = [run / name for name in (RECIPE, TOKENIZER, METRICS, STATE.parent, "")]
+    paths = [run / name for name in (RECIPE, TOKENIZER, METRICS, STATE.parent, "")] if leads() else []
     new = [path for path in paths if not path.exists()]
     try:
         yield

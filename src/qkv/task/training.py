@@ -9,7 +9,7 @@ from qkv.data import BatchPlan
 from qkv.progress import progress
 from qkv.task.pairs import batches_of, read_splits
 from qkv.task.recipe import Recipe, read_recipe
-from qkv.task.runs import check_start, nothing_halfway, prepare
+from qkv.task.runs import check_start, leads, nothing_halfway, prepare
 from qkv.task.translation import build_model
 from qkv.task.validator import Validator
 from qkv.train import Result, Translation
@@ -30,6 +30,7 @@ def fit(
     `resume` goes on where an interrupted training stopped, and ends with the same weights. Raises a QKVError
     for bad recipes, data and run directories; KeyboardInterrupt after Ctrl-C, with all saved.
     """
+    quiet = quiet or not leads()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
     run = Path(out).expanduser()
     check_start(run, recipe, resume)

@@ -45,6 +45,14 @@ def start_engine(config: TrainConfig) -> Any:
     return fabric
 
 
+def set_up(fabric: Any, objective: nn.Module, config: TrainConfig) -> tuple[Any, Any]:
+    """The objective and its optimizer on the device, in the precision and among the processes of `fabric`."""
+    with warnings.catch_warnings():
+        # torch is renaming the option; the new name still broadcasts once, the old one works in all versions
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+        return fabric.setup(objective, make_optimizer(objective, config, fabric.device.type))
+
+
 def choose_device(wanted: str) -> str:
     """The kind of device to train on.  Raises BadRecipe where the wanted one is not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

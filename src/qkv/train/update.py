@@ -26,9 +26,7 @@ class Updater:
 
     def __init__(self, objective: nn.Module, config: TrainConfig, fabric: Any, total_steps: int) -> None:
         self.config, self.fabric, self.total_steps = config, fabric, total_steps
-        self.module, self.optimizer = fabric.setup(
-            objective, engine.make_optimizer(objective, config, fabric.device.type)
-        )
+        self.module, self.optimizer = engine.set_up(fabric, objective, config)
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.rate = 0.0
         self.norm = math.nan
