@@ -211,6 +211,10 @@ class RNNTranslator(nn.Module):
         """{}: the encoder is recurrent, it attends to nothing."""
         return {}
 
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention by the name of its weights."""
+        return {} if self.attention is None else {"cross.0": self.attention}
+
     def _encode(self, source: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if bool((keep[:, 1:] & ~keep[:, :-1]).any()):
             raise BadMask("source_keep has a real token after padding: pad sources on the right only")

@@ -7,7 +7,6 @@ import torch
 
 from qkv.data import TokenizerPair, collate_source
 from qkv.decode.search import Hypothesis
-from qkv.model.seq2seq import RNNTranslator
 from qkv.trace import Example, stack
 
 END = "</s>"
@@ -36,8 +35,4 @@ def example_of(model: Any, tokens: TokenizerPair, line: str, hypothesis: Hypothe
 
 def unnormalised(model: Any) -> tuple[str, ...]:
     """Names of weights that a feature map implies: they sum to 1, but may be negative."""
-    if isinstance(model, RNNTranslator):
-        layers = {"cross.0": model.attention} if model.attention is not None else {}
-    else:
-        layers = model.attentions()
-    return tuple(name for name, layer in layers.items() if not layer.spec.kernel.forms_weights)
+    return tuple(name for name, layer in model.attentions().items() if not layer.spec.kernel.forms_weights)

@@ -1,0 +1,52 @@
+"""The demo: small enough to run here from start to picture, and once, slowly, as users get it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from qkv.task import demo
+from qkv.task.recipe import Recipe, read_recipe
+
+SMALL = (
+    "data.phrases.size=600",
+    "data.phrases.dev=20",
+    "data.phrases.test=20",
+    "train.epochs=1",
+    "tokens.vocab=400",
+)
+
+
+def exact_match(said: str, name: str) -> float:
+    row = next(line for line in said.splitlines() if line.startswith(name) and line.count("%"))
+    return float(row.split()[1])
+
+
+def test_the_demo_ends_in_scores_and_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+
+    def small(name: str, changes: Sequence[str]) -> Recipe:
+        return read_recipe(name, [*changes, *SMALL])
+
+    monkeypatch.setattr(demo, "read_recipe", small)
+    demo.run_demo(tmp_path, "en", "de")
+    said = capsys.readouterr().out
+    for name in demo.RUNS:
+        assert 0 <= exact_match(said, name) <= 100
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert f"where it looked: {tmp_path / name}.png" in said
+    demo.run_demo(tmp_path, "en", "de")  # what is trained is not trained again
+    assert "unseen phrases, en to de" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_demo_translates_phrases_it_has_not_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo.run_demo(tmp_path, "en", "fr")
+    said = capsys.readouterr().out
+    for name in demo.RUNS:
+        assert exact_match(said, name) >= 97
