@@ -1,12 +1,11 @@
 """The demo: small enough to run here from start to picture, and once, slowly, as users get it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from qkv.errors import BadRun
 from qkv.task import demo
-from qkv.task.recipe import Recipe, read_recipe
 
 SMALL = (
     "data.phrases.size=600",
@@ -22,23 +21,23 @@ def exact_match(said: str, name: str) -> float:
     return float(row.split()[1])
 
 
-def test_the_demo_ends_in_scores_and_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_ends_in_scores_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
 
-    def small(name: str, changes: Sequence[str]) -> Recipe:
-        return read_recipe(name, [*changes, *SMALL])
-
-    monkeypatch.setattr(demo, "read_recipe", small)
-    demo.run_demo(tmp_path, "en", "de")
+    demo.run_demo(tmp_path, "en", "de", SMALL)
     said = capsys.readouterr().out
     for name in demo.RUNS:
         assert 0 <= exact_match(said, name) <= 100
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
         assert f"where it looked: {tmp_path / name}.png" in said
-    demo.run_demo(tmp_path, "en", "de")  # what is trained is not trained again
+    demo.run_demo(tmp_path, "en", "de", SMALL)  # what is trained is not trained again
     assert "unseen phrases, en to de" in capsys.readouterr().out
+
+
+def test_the_demo_says_why_it_cannot_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BadRun, match="demo-rnn and demo-rfa could not be trained, for the reason above"):
+        demo.run_demo(tmp_path, "en", "klingon")
+    assert "unknown language: 'klingon'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

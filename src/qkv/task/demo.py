@@ -2,15 +2,18 @@
 look.
 """
 
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import IO, Any
 
-from qkv.errors import QKVError
+from qkv.errors import BadRun, QKVError
 from qkv.task.drawing import draw_example
 from qkv.task.pairs import test_pairs
-from qkv.task.recipe import read_recipe
 from qkv.task.runs import load
-from qkv.task.training import fit
 from qkv.trace import Trace
 from qkv.train import STATE
 
@@ -21,16 +24,17 @@ RUNS = {
 SHOWN = 5
 
 
-def run_demo(out: Path, source: str, target: str) -> None:
-    """Train what is not trained yet under `out`, then print scores and draw the attention."""
+def run_demo(out: Path, source: str, target: str, changes: Sequence[str] = ()) -> None:
+    """Train what is not trained yet under `out`, then print scores and draw the attention.
+
+    `changes` are further settings of both recipes.  Raises BadRun where a training fails.
+    """
+    languages = (f"data.phrases.source={source}", f"data.phrases.target={target}")
+    _train_all(out, (*languages, *changes))
     rows = []
     for name, title in RUNS.items():
-        run = out / name
-        changes = [f"data.phrases.source={source}", f"data.phrases.target={target}"]
         print(f"\n{name}: {title}", flush=True)
-        recipe = read_recipe(name, changes)
-        fit(recipe, run, resume=(run / STATE).exists())
-        translator = load(run)
+        translator = load(out / name)
         report = translator.evaluate()
         rows.append((name, report.scores["exact"], report.scores["bleu"]))
         _show_examples(translator, out / f"{name}.npz", out / f"{name}.png")
@@ -39,6 +43,47 @@ def run_demo(out: Path, source: str, target: str) -> None:
         print(f"{name:<10} {exact:>10.1f} % {bleu:>8.1f}")
     first = next(iter(RUNS))
     print(f"\ntry:  echo 'July 4, 2031' | qkv translate {out / first}")
+
+
+def _train_all(out: Path, changes: Sequence[str]) -> None:
+    """Train the models side by side, a process each: models this small gain little from more threads."""
+    print(f"training {' and '.join(RUNS)} side by side; each line says how long it still takes", flush=True)
+    threads = max(1, (os.cpu_count() or 1) // len(RUNS))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    trainings = {name: _start(name, out / name, changes, environment) for name in RUNS}
+    readers = [Thread(target=_relay, args=(name, child.stderr)) for name, child in trainings.items()]
+    for reader in readers:
+        reader.start()
+    try:
+        failed = [name for name, child in trainings.items() if child.wait() != 0]
+    except KeyboardInterrupt:
+        for child in trainings.values():
+            child.wait()  # Ctrl-C reached them too; each saves before it ends
+        raise
+    finally:
+        for reader in readers:
+            reader.join()
+    if failed:
+        raise BadRun(
+            f"{' and '.join(failed)} could not be trained, for the reason above; once mended, run again"
+        )
+
+
+def _start(
+    name: str, run: Path, changes: Sequence[str], environment: dict[str, str]
+) -> subprocess.Popen[str]:
+    resume = ["--resume"] if (run / STATE).exists() else []
+    settings = [f"--set={change}" for change in changes]
+    command = [sys.executable, "-m", "qkv", "train", name, f"--out={run}", *settings, *resume]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _relay(name: str, lines: IO[str]) -> None:
+    with lines:
+        for line in lines:
+            print(f"{name}  {line.rstrip()}", file=sys.stderr, flush=True)
 
 
 def _show_examples(translator: Any, trace_file: Path, picture: Path) -> None:
