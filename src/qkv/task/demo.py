@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any
+from typing import Any
 
 from qkv.errors import BadRun, QKVError
 from qkv.task.drawing import draw_example
@@ -50,19 +51,18 @@ def _train_all(out: Path, changes: Sequence[str]) -> None:
     print(f"training {' and '.join(RUNS)} side by side; each line says how long it still takes", flush=True)
     threads = max(1, (os.cpu_count() or 1) // len(RUNS))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    trainings = {name: _start(name, out / name, changes, environment) for name in RUNS}
-    readers = [Thread(target=_relay, args=(name, child.stderr)) for name, child in trainings.items()]
-    for reader in readers:
-        reader.start()
-    try:
-        failed = [name for name, child in trainings.items() if child.wait() != 0]
-    except KeyboardInterrupt:
-        for child in trainings.values():
-            child.wait()  # Ctrl-C reached them too; each saves before it ends
-        raise
-    finally:
+    with ExitStack() as stack:
+        trainings = {
+            name: stack.enter_context(_start(name, out / name, changes, environment)) for name in RUNS
+        }
+        readers = [Thread(target=_relay, args=(name, child)) for name, child in trainings.items()]
         for reader in readers:
-            reader.join()
+            reader.start()
+        try:
+            failed = [name for name, child in trainings.items() if child.wait() != 0]
+        finally:
+            for reader in readers:
+                reader.join()  # after Ctrl-C too, which reached the children: each saves before it ends
     if failed:
         raise BadRun(
             f"{' and '.join(failed)} could not be trained, for the reason above; once mended, run again"
@@ -80,10 +80,9 @@ def _start(
     )
 
 
-def _relay(name: str, lines: IO[str]) -> None:
-    with lines:
-        for line in lines:
-            print(f"{name}  {line.rstrip()}", file=sys.stderr, flush=True)
+def _relay(name: str, child: subprocess.Popen[str]) -> None:
+    for line in child.stderr or ():
+        print(f"{name}  {line.rstrip()}", file=sys.stderr, flush=True)
 
 
 def _show_examples(translator: Any, trace_file: Path, picture: Path) -> None:
