@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,13 +17,15 @@ from qkv.train.weights import mean, restore, shared_names, snapshot
 from test_train_toy import ToyModel
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """Writing more than 4 kB into a file fails, as on a full disk."""
+    """Writing more than 4 kB into a file fails, as on a full disk.  No fixture: pytest writes a log as well."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def full_disk(*_):
@@ -49,19 +52,20 @@ def test_full_disk_leaves_the_previous_state(tmp_path, monkeypatch, step):
     assert os.listdir((tmp_path / STATE).parent) == ["state.pt"]
 
 
-def test_write_that_fails_halfway_leaves_the_previous_state(tmp_path, small_files):
+def test_write_that_fails_halfway_leaves_the_previous_state(tmp_path):
     save_state(tmp_path, {"standing": 1})
-    with pytest.raises(
-        BadRun, match=r"cannot write .*: File too large; the previous version is intact"
-    ) as caught:
+    with (
+        pytest.raises(BadRun, match=r"cannot write .*: File too large; .* is intact") as caught,
+        small_files(),
+    ):
         save_state(tmp_path, {"big": torch.zeros(10_000)})
     assert "\n" not in str(caught.value)
     assert load_state(tmp_path) == {"standing": 1}
     assert os.listdir((tmp_path / STATE).parent) == ["state.pt"]
 
 
-def test_full_disk_at_the_first_write_leaves_nothing(tmp_path, small_files):
-    with pytest.raises(BadRun, match="nothing was written"):
+def test_full_disk_at_the_first_write_leaves_nothing(tmp_path):
+    with pytest.raises(BadRun, match="nothing was written"), small_files():
         save_weights(nn.Linear(100, 100), tmp_path / "model.safetensors")
     assert os.listdir(tmp_path) == []
 
