@@ -19,7 +19,7 @@ from test_train_toy import ToyModel
 
 @contextmanager
 def small_files():
-    """Writing more than 4 kB into a file fails, as on a full disk.  No fixture: pytest writes a log as well."""
+    """Writing more than 4 kB into a file fails, as on a full disk (no fixture: pytest writes a log too)."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
