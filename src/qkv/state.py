@@ -4,7 +4,6 @@ in place.
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -35,17 +34,3 @@ def select_rows(state: Any, rows: Tensor) -> Any:
     raise TypeError(
         f"a decode state holds tensors, tuples, dicts and plain values, not {type(state).__name__}"
     )
-
-
-def repeat_rows(state: Any, times: int, batch: int) -> Any:
-    """The state with each of its `batch` rows repeated `times` times, neighbours together: the start of a
-    beam.
-    """
-    return select_rows(state, torch.arange(batch, device=_device(state)).repeat_interleave(times))
-
-
-def _device(state: Any) -> torch.device | None:
-    if isinstance(state, Tensor):
-        return state.device
-    parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
-    return next((found for part in parts if (found := _device(part)) is not None), None)

@@ -15,8 +15,11 @@ from pydantic import Field, model_validator
 
 from qkv.errors import BadData, BadRun
 from qkv.strict import Strict
+from qkv.symbols import BOS as BOS
+from qkv.symbols import EOS as EOS
+from qkv.symbols import PAD as PAD
+from qkv.symbols import UNK as UNK
 
-PAD, UNK, BOS, EOS = 0, 1, 2, 3
 CONTROL = ("<pad>", "<unk>", "<s>", "</s>")
 FORMAT = "qkv-tokenizer/1"
 
