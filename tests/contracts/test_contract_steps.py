@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qkv.attention import Attention
 from qkv.errors import IncompatibleParts
-from qkv.state import repeat_rows, select_rows
+from qkv.state import select_rows
 from reference.loops import weights_of
 
 STEPPED = [case for case in OUTER if case.choice.causal != case.cross]
@@ -96,7 +96,9 @@ def test_reordered_rows_equal_rows_computed_again(case: Case, remember: bool) ->
 def test_repeated_rows_stand_side_by_side(case: Case) -> None:
     attention, (x, memory) = build(case), inputs(case)
     _, state = attention.step(x[:, :2], started(attention, memory, None))
-    out, _ = attention.step(x[:, 2].repeat_interleave(3, 0), repeat_rows(state, 3, B))
+    out, _ = attention.step(
+        x[:, 2].repeat_interleave(3, 0), select_rows(state, torch.arange(B).repeat_interleave(3))
+    )
     close(out, attention(x, memory)[:, 2].repeat_interleave(3, 0))
 
 
