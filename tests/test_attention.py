@@ -254,7 +254,7 @@ def test_no_positions_make_no_output(kernel: Any) -> None:
 
 
 def test_widths_that_differ_need_projections_or_a_score_of_two_widths() -> None:
-    with pytest.raises(BadShape, match="needs one: use Additive"):
+    with pytest.raises(BadShape, match="needs one: use General"):
         Attention(8, project=False, d_memory=12)
     Attention(8, project=False, d_memory=12, score=Additive(5))
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from qkv.errors import BadMask
 from qkv.kernel import RFA
-from qkv.model.seq2seq import Cell, RNNConfig, RNNTranslator, _GRUGates
+from qkv.model.cells import Cell, _GRUGates
+from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.score import Additive
 from qkv.spec import AttentionSpec
 from qkv.state import select_rows
@@ -30,6 +31,23 @@ ATTENTIONS: dict[str, Any] = {
     "rfa": {"kernel": {"name": "rfa", "features": 16}},
     "none": None,
 }
+DECODERS: dict[str, Any] = {
+    "luong": {"decoder": "luong"},
+    "luong, fed": {"decoder": "luong", "input_feeding": True},
+    "luong, one way": {"decoder": "luong", "bidirectional": False},
+}
+SCORES: dict[str, Any] = {
+    "dot": {"score": "dot"},
+    "general": {"score": "general"},
+    "concat": {"score": "additive"},
+    "location": {"score": {"name": "location", "length": 9}},
+    "local-m": {"score": "general", "scope": {"name": "window", "half_width": 1}},
+    "local-p": {"score": "general", "scope": {"name": "predictive", "half_width": 2}},
+    "hard": {"score": "additive", "select": "hard"},
+    "sparsemax": {"score": "general", "select": "sparsemax"},
+    "cosine": {"score": {"name": "cosine", "strength": 4.0}},
+    "rfa": {"kernel": {"name": "rfa", "features": 16}},
+}
 with_every_attention = pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS.keys())
 with_every_cell = pytest.mark.parametrize("cell", ["gru", "lstm"])
 
@@ -47,17 +65,22 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return source, keep, target
 
 
+def shown(model: RNNTranslator, source: Tensor, keep: Tensor, target: Tensor) -> dict[str, Tensor]:
+    looks = model.attended(source, keep, target)[1]
+    return {name: look.weights for name, look in looks.items() if look.weights is not None}
+
+
 def stepped(
     model: RNNTranslator, source: Tensor, keep: Tensor, target: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     state = model.start(source, keep, capture=True)
-    logits, shown = [], []
+    logits, looks = [], []
     for tokens in target.unbind(1):
         step = model.step(tokens, state, capture=True)
         state = step.state
         logits.append(step.logits)
-        shown.append(step.weights)
-    weights = {name: torch.stack([each[name] for each in shown], 2) for name in shown[0]}
+        looks.append(step.weights)
+    weights = {name: torch.stack([each[name] for each in looks], 2) for name in looks[0]}
     return torch.stack(logits, 1), weights
 
 
@@ -68,7 +91,7 @@ def test_steps_equal_teacher_forcing(attention: Any, cell: Any) -> None:
     source, keep, target = batch()
     logits, weights = stepped(model, source, keep, target)
     torch.testing.assert_close(logits, model.output(model(source, keep, target)))
-    torch.testing.assert_close(weights, model.weights(source, keep, target))
+    torch.testing.assert_close(weights, shown(model, source, keep, target))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +99,7 @@ def test_steps_equal_teacher_forcing(attention: Any, cell: Any) -> None:
 )
 def test_weights_are_an_average_over_the_real_source(attention: str, heads: int) -> None:
     source, keep, target = batch()
-    weights = model_of(ATTENTIONS[attention]).weights(source, keep, target)["cross.0"]
+    weights = shown(model_of(ATTENTIONS[attention]), source, keep, target)["cross.0"]
     assert weights.shape == (B, heads, T, S)
     torch.testing.assert_close(weights.sum(-1), torch.ones(B, heads, T, dtype=weights.dtype))
     assert not weights.masked_select(~keep[:, None, None].expand_as(weights)).any()
@@ -92,6 +115,25 @@ def test_looking_changes_no_output(attention: str) -> None:
     assert getattr(blind.state.source.core, "seen", None) is None
     assert looked.weights["cross.0"].shape == (B, 1, S)
     torch.testing.assert_close(looked.logits, blind.logits)
+
+
+@pytest.mark.parametrize("attention", SCORES.values(), ids=SCORES.keys())
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS.keys())
+def test_luongs_decoder_steps_pads_and_learns(attention: Any, decoder: Any) -> None:
+    model = model_of(attention, **decoder)
+    source, keep, target = batch()
+    logits, weights = stepped(model, source, keep, target)
+    torch.testing.assert_close(logits, model.output(model(source, keep, target)))
+    torch.testing.assert_close(weights, shown(model, source, keep, target))
+    junk = source.where(keep, torch.randint(4, SOURCE_WORDS, (B, S)))
+    torch.testing.assert_close(model.output(model(junk, keep, target)), logits)
+    for row, length in enumerate(LENGTHS.tolist()):
+        one = slice(row, row + 1)
+        alone = model.output(model(source[one, :length], keep[one, :length], target[one]))
+        torch.testing.assert_close(alone, logits[one])
+    changed = target.clone()
+    changed[:, 3:] = 4 + (target[:, 3:] + 1) % (TARGET_WORDS - 4)
+    torch.testing.assert_close(model.output(model(source, keep, changed))[:, :3], logits[:, :3])
 
 
 @with_every_cell
@@ -113,7 +155,7 @@ def test_padding_gets_no_gradient(attention: Any) -> None:
     model = model_of(attention)
     source, keep, target = batch()
     model(source.where(keep, torch.tensor(5)).masked_fill(keep, 6), keep, target).sum().backward()
-    gradient = model.source_words.weight.grad
+    gradient = model.encoder.words.weight.grad
     assert gradient is not None
     assert gradient.abs().sum(1).nonzero().flatten().tolist() == [6]
 
@@ -154,7 +196,7 @@ def test_without_attention_the_source_is_one_vector() -> None:
     source, keep, target = batch()
     state = model.start(source, keep)
     assert state.source.shape == (B, 8)
-    assert model.weights(source, keep, target) == {}
+    assert shown(model, source, keep, target) == {}
     assert model.step(target[:, 0], state, capture=True).weights == {}
     # The summary alone drives the decoder: exchanging it exchanges the translations.
     swapped = model.start(source.flip(0), keep.flip(0))
@@ -186,15 +228,43 @@ def test_query_is_the_previous_state_and_readout_takes_the_new_one() -> None:
     source, keep, target = batch()
     state = model.start(source, keep)
     s, word = state.cell[0], model.target_words(target[:, 0])
-    assert model.attention is not None
-    context = model.attention.step(s, state.source)[0]
-    a = model.cell.from_word(word) + model.cell.from_context(context)
-    b = model.cell.from_state(s)
+    assert model.decoder.attention is not None
+    context = model.decoder.attention.step(s, state.source)[0]
+    a = model.decoder.cell.from_word(word) + model.decoder.cell.from_context(context)
+    b = model.decoder.cell.from_state(s)
     r, z = (a + b)[:, :16].sigmoid().chunk(2, -1)
     new = (1 - z) * (a[:, 16:] + r * b[:, 16:]).tanh() + z * s
-    first, second = model.readout(torch.cat([new, word, context], -1)).chunk(2, -1)
+    first, second = model.decoder.readout(torch.cat([new, word, context], -1)).chunk(2, -1)
     expected = model.output(torch.maximum(first, second))
     torch.testing.assert_close(model.step(target[:, 0], state).logits, expected)
+
+
+@pytest.mark.parametrize("feeding", [False, True], ids=["plain", "fed"])
+def test_luongs_query_is_the_new_state_and_feeding_reads_the_last_output(feeding: bool) -> None:
+    model = model_of({"score": "dot"}, decoder="luong", input_feeding=feeding, bidirectional=False)
+    source, keep, target = batch()
+    decoder, state = model.decoder, model.start(source, keep)
+    assert not decoder.attention.spec.project, "Luong's dot compares state and annotation as they are"
+    fed = torch.zeros(B, 8, dtype=torch.float64)
+    for tokens in target.unbind(1):
+        gates = decoder.cell.from_word(model.target_words(tokens))
+        cell = decoder.cell(gates, fed if feeding else None, state.cell)
+        annotations = model.encoder(source, keep).annotations
+        scores = torch.einsum("bn,bsn->bs", cell[0], annotations).masked_fill(~keep, -torch.inf)
+        context = torch.einsum("bs,bsn->bn", scores.softmax(-1), annotations)
+        fed = torch.tanh(F.linear(torch.cat([context, cell[0]], -1), decoder.join.weight))
+        step = model.step(tokens, state)
+        torch.testing.assert_close(step.logits, model.output(fed))
+        state = step.state
+
+
+def test_input_feeding_with_its_weights_at_zero_changes_nothing() -> None:
+    fed = model_of({"score": "general"}, decoder="luong", input_feeding=True)
+    plain = model_of({"score": "general"}, decoder="luong")
+    plain.load_state_dict({k: v for k, v in fed.state_dict().items() if "from_context" not in k})
+    torch.nn.init.zeros_(fed.decoder.cell.from_context.weight)
+    source, keep, target = batch()
+    torch.testing.assert_close(fed(source, keep, target), plain(source, keep, target))
 
 
 def test_gru_gates_are_those_of_torch_and_differentiable() -> None:
@@ -222,9 +292,9 @@ def test_lstm_step_is_that_of_torch() -> None:
 def test_first_state_comes_from_the_backward_state_at_the_first_word(cell: Any) -> None:
     model = model_of(ATTENTIONS["additive"], cell=cell, layers=2)
     source, keep, _ = batch()
-    annotations = model.encoder(model.source_words(source[1:2, :4]))[0]
+    annotations = model.encoder.network(model.encoder.words(source[1:2, :4]))[0]
     state = model.start(source, keep)
-    torch.testing.assert_close(state.cell[0][1:2], model.first_state(annotations[:, 0, 8:]).tanh())
+    torch.testing.assert_close(state.cell[0][1:2], model.decoder.first_state(annotations[:, 0, 8:]).tanh())
     assert not any(memory.any() for memory in state.cell[1:])
     torch.testing.assert_close(state.source.core.values[1:2, 0, :4], annotations)
 
@@ -232,22 +302,26 @@ def test_first_state_comes_from_the_backward_state_at_the_first_word(cell: Any) 
 def test_without_attention_the_summary_is_both_final_states() -> None:
     model = model_of(None)
     source, keep, _ = batch()
-    annotations = model.encoder(model.source_words(source[1:2, :4]))[0]
-    summary = model.summary(torch.cat([annotations[:, -1, :8], annotations[:, 0, 8:]], -1)).tanh()
+    annotations = model.encoder.network(model.encoder.words(source[1:2, :4]))[0]
+    summary = model.decoder.summary(torch.cat([annotations[:, -1, :8], annotations[:, 0, 8:]], -1)).tanh()
     state = model.start(source, keep)
     torch.testing.assert_close(state.source[1:2], summary)
-    torch.testing.assert_close(state.cell[0][1:2], model.first_state(summary).tanh())
+    torch.testing.assert_close(state.cell[0][1:2], model.decoder.first_state(summary).tanh())
 
 
 def test_recurrent_matrices_start_orthogonal_and_an_lstm_remembers() -> None:
     model = model_of(ATTENTIONS["additive"], cell="lstm")
-    for recurrent in (model.cell.from_state.weight, model.encoder.weight_hh_l0):
+    for recurrent in (model.decoder.cell.from_state.weight, model.encoder.network.weight_hh_l0):
         for gate in recurrent.split(8):
             torch.testing.assert_close(gate @ gate.T, torch.eye(8, dtype=gate.dtype), rtol=0, atol=1e-5)
     forget = torch.zeros(32, dtype=torch.float64)
     forget[8:16] = 1
-    torch.testing.assert_close(model.cell.from_word.bias.data + model.cell.from_state.bias.data, forget)
-    torch.testing.assert_close(model.encoder.bias_ih_l0.data + model.encoder.bias_hh_l0.data, forget)
+    torch.testing.assert_close(
+        model.decoder.cell.from_word.bias.data + model.decoder.cell.from_state.bias.data, forget
+    )
+    torch.testing.assert_close(
+        model.encoder.network.bias_ih_l0.data + model.encoder.network.bias_hh_l0.data, forget
+    )
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -278,7 +352,7 @@ def test_bfloat16_autocast_stays_close(attention: str, cell: Any) -> None:
         near = model(source, keep, target)
         step = model.step(target[:, 0], model.start(source, keep))
     assert step.logits.dtype == torch.float32
-    if model.attention is not None:  # cast once, not at every step
+    if model.decoder.attention is not None:  # cast once, not at every step
         assert step.state.source.core.values.dtype == torch.bfloat16
     near.float().sum().backward()
     torch.testing.assert_close(near.float(), exact, rtol=0.05, atol=0.05)
@@ -326,8 +400,11 @@ def test_config_round_trips() -> None:
         ({"attention": "additive"}, "expected an attention like"),
         ({"attention": {"causal": True}}, "causal has no meaning here"),
         ({"attention": {"d_model": 8}}, "follow from hidden"),
-        ({"attention": {"project": False}}, "project=False needs a score that learns"),
+        ({"attention": {"project": False}}, "project=False needs a score for two widths"),
         ({"attention": {"heads": 3}, "hidden": 8}, "cannot be split into heads=3"),
+        ({"input_feeding": True}, "input_feeding belongs to decoder: luong"),
+        ({"decoder": "luong", "attention": None}, "made of its attention"),
+        ({"decoder": "luong", "tie": True, "hidden": 8}, "set embedding and hidden to one number"),
         ({"cell": "rnn"}, "'cell' is 'rnn'.*'gru' or 'lstm'"),
         ({"hidden": 0}, "'hidden' is 0"),
         ({"dropout": 1.0}, "less than 1"),

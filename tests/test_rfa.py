@@ -1,6 +1,8 @@
-"""Random Feature Attention: identities, bias and variance, projections, both routes, and sharp kernels."""
+"""Random Feature Attention: identities, bias and variance, projections, lengths, and sharp kernels."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from qkv.attention import Attention, attend
 from qkv.kernel import RFA, linear
-from qkv.kernel.exact import Given
-from qkv.kernel.rfa import draw_projections, fourier_features
+from qkv.kernel.projections import draw_projections
+from qkv.kernel.rfa import arccos_features, fourier_features
 from qkv.rules import Choice
 from qkv.scope import Global
 from qkv.select import Soft
@@ -18,7 +20,7 @@ from qkv.shapes import Dims
 from reference.loops import weights_of
 
 
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+def close(actual: object, expected: object, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -32,15 +34,26 @@ def choice(causal: bool = False) -> Choice:
 
 @pytest.mark.parametrize("orthogonal", [False, True], ids=["iid", "orthogonal"])
 def test_a_vector_is_as_like_itself_as_can_be(orthogonal: bool) -> None:
-    phi = fourier_features(doubles(2, 3, 5, 7), draw_projections(3, 11, 7, orthogonal).double())
+    w, x = draw_projections(3, 11, 7, orthogonal).double(), doubles(2, 3, 5, 7)
+    phi = fourier_features(x, w)
     assert phi.shape == (2, 3, 5, 22)
     close(phi.square().sum(-1), torch.ones(2, 3, 5, dtype=torch.float64))
-    assert (phi @ phi.mT).abs().max() <= 1 + 1e-12
+    alike = phi @ phi.mT
+    assert alike.abs().max() <= 1 + 1e-12
+    apart = w @ (x[:, :, :1] - x[:, :, 1:2]).mT
+    close(alike[:, :, 0, 1], apart.cos().mean((2, 3)))
+    moved = fourier_features(x + doubles(2, 3, 1, 7), w)
+    close(moved @ moved.mT, alike)
+    flipped = fourier_features(x, w * torch.tensor([1.0, -1.0] * 5 + [1.0])[:, None])
+    close(flipped @ flipped.mT, alike)
 
 
 def test_features_by_hand() -> None:
-    phi = fourier_features(torch.tensor([[[[0.0, 5.0]]]]), torch.tensor([[[1.0, math.pi / 2], [1.0, 0.0]]]))
+    w = torch.tensor([[[1.0, math.pi / 2], [1.0, 0.0]]])
+    phi = fourier_features(torch.tensor([[[[0.0, 1.0]]]]), w)
     close(phi[0, 0, 0], torch.tensor([1.0, 0.0, 0.0, 1.0]) / 2**0.5, 1e-6)
+    phi = arccos_features(torch.tensor([[[[2.0, -4.0]]]]), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
+    close(phi[0, 0, 0], torch.tensor([2.0, 0.0]) / 2**0.5, 1e-6)
 
 
 @pytest.mark.parametrize("orthogonal", [False, True], ids=["iid", "orthogonal"])
@@ -53,16 +66,31 @@ def test_the_mean_is_the_gaussian_kernel_at_five_sigma(orthogonal: bool) -> None
     assert abs(estimate - math.exp(-squared / 2)) < 5 * spread
 
 
-def slope_of_error(temperature: float) -> float:
-    """The log-log slope of the error against softmax(cosine / τ²) over the number of features."""
-    q, k, v = doubles(1, 1, 16, 8), doubles(1, 1, 24, 8), doubles(1, 1, 24, 4)
-    cosine = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
-    twin = (cosine / temperature**2).softmax(-1) @ v
+def arccos_kernel(q: Tensor, k: Tensor) -> Tensor:
+    """|q||k| (sin θ + (π - θ) cos θ) / 2π for every pair of the rows [N,D] and [M,D]."""
+    lengths = q.norm(dim=-1)[:, None] * k.norm(dim=-1)
+    angle = (q @ k.mT / lengths).clamp(-1, 1).arccos()
+    return lengths * (angle.sin() + (math.pi - angle) * angle.cos()) / (2 * math.pi)
+
+
+@pytest.mark.parametrize("orthogonal", [False, True], ids=["iid", "orthogonal"])
+def test_the_mean_of_relu_features_is_the_arccos_kernel_at_five_sigma(orthogonal: bool) -> None:
+    draws, q, k = 120_000, doubles(1, 8), doubles(1, 8)
+    w = draw_projections(1, draws, 8, orthogonal).double()
+    products = arccos_features(q[None, None], w) * arccos_features(k[None, None], w) * draws
+    assert abs(products.mean() - arccos_kernel(q, k)[0, 0]) < 5 * products.std() / math.sqrt(draws)
+
+
+def slope_of_error(kernel: RFA, twin: Callable[[Tensor, Tensor], Tensor], length: float = 1.0) -> float:
+    """The log-log slope of the error against the twin's attention over the number of features."""
+    q, k, v = length * doubles(1, 1, 16, 8), length * doubles(1, 1, 24, 8), doubles(1, 1, 24, 4)
+    exact = twin(q[0, 0], k[0, 0])
+    exact = (exact / exact.sum(-1, keepdim=True)) @ v
     sizes, errors = [16, 64, 256, 1024, 4096], []
     for features in sizes:
-        kernel = RFA(features, temperature=temperature, orthogonal=False)
+        part = replace(kernel, features=features)
         draws = [
-            (attend(q, k, v, kernel=kernel, generator=torch.Generator().manual_seed(seed)).out - twin)
+            (attend(q, k, v, kernel=part, generator=torch.Generator().manual_seed(seed)).out - exact)
             .square()
             .mean()
             for seed in range(11)
@@ -73,8 +101,29 @@ def slope_of_error(temperature: float) -> float:
     return (torch.stack(errors) @ centred / centred.square().sum()).item()
 
 
-def test_the_error_falls_as_one_over_the_root_of_the_features() -> None:
-    assert abs(slope_of_error(temperature=1.0) + 0.5) < 0.1
+def exp_cosine(q: Tensor, k: Tensor) -> Tensor:
+    return (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT).exp()
+
+
+TWINS = {
+    "gaussian": (RFA(orthogonal=False), exp_cosine, 1.0),
+    "lengths": (
+        RFA(orthogonal=False, normalise=False, temperature=2.0),
+        lambda q, k: (q @ k.mT / 4).exp(),
+        0.7,
+    ),
+    "arccos": (
+        RFA(kernel="arccos", orthogonal=False),
+        lambda q, k: arccos_kernel(F.normalize(q, dim=-1), F.normalize(k, dim=-1)),
+        1.0,
+    ),
+    "arccos-lengths": (RFA(kernel="arccos", orthogonal=False, normalise=False), arccos_kernel, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_error_falls_as_one_over_the_root_of_the_features(name: str) -> None:
+    assert abs(slope_of_error(*TWINS[name]) + 0.5) < 0.1
 
 
 def test_orthogonal_rows_are_orthogonal_within_blocks_and_as_long_as_independent_ones() -> None:
@@ -103,6 +152,50 @@ def test_orthogonal_rows_err_less() -> None:
     assert error(True) < 0.8 * error(False)
 
 
+def test_training_draws_from_a_pool_that_the_seed_decides() -> None:
+    torch.manual_seed(3)
+    features = Attention(8, 2, kernel=RFA(5, pool=3)).core.features.train()
+    torch.manual_seed(7)
+    draws = [features.draw() for _ in range(40)]
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 3
+    assert all(not draw.equal(features.fixed) for draw in draws)
+    torch.manual_seed(7)
+    assert all(features.draw().equal(draw) for draw in draws)
+    torch.manual_seed(8)
+    assert not all(features.draw().equal(draw) for draw in draws)
+    torch.manual_seed(3)
+    again = Attention(8, 2, kernel=RFA(5, pool=3)).core.features.train()
+    torch.manual_seed(7)
+    assert again.draw().equal(draws[0])
+    other = Attention(8, 2, kernel=RFA(5, pool=3)).core.features.train()
+    assert not any(other.draw().equal(draw) for draw in draws)
+    features.eval()
+    assert features.draw() is features.fixed
+    assert features.double().train().draw().dtype == torch.float64
+
+
+def test_compiles_as_one_graph_in_training_and_draws_as_before(unchecked: None) -> None:
+    torch.compiler.reset()
+    layer, x = Attention(8, 2, kernel=RFA(5), causal=True), torch.randn(1, 5, 8)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    outs = []
+    for route in (layer, compiled):
+        torch.manual_seed(1)
+        outs.append([route(x), route(x)])
+        layer.zero_grad()
+        outs[-1][-1].sum().backward()
+        outs[-1].append(layer.core.features.bandwidth.grad.clone())
+    close(outs[1], outs[0], 1e-5)
+    assert not outs[0][0].equal(outs[0][1])
+
+
+def test_parameters_and_buffers_keep_their_names_and_shapes() -> None:
+    for kernel in ("gaussian", "arccos"):
+        state = Attention(8, 2, kernel=RFA(5, kernel)).core.state_dict()
+        shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+        assert shapes == {"features.bandwidth": [2, 1, 4], "features.fixed": [2, 5, 4]}
+
+
 def test_redraws_in_training_and_is_fixed_in_evaluation() -> None:
     layer, x = Attention(8, 2, kernel=RFA(5)), torch.randn(1, 4, 8)
     assert not layer(x).equal(layer(x))
@@ -120,9 +213,10 @@ def test_queries_and_keys_are_mapped_alike_also_when_redrawn() -> None:
     pair = torch.cat([x, -x], 2)
     own = torch.eye(2).expand(1, 2, 2, 2)
     close(weights_of(core.attend(pair, pair, pair)), own, 0.1)
-    state = core.start(pair, pair, None)
-    _, state = core.extend(state, pair, pair, pair, None)
-    close(core.read(pair, state).out, pair, 0.2)
+    state = core.start(pair, pair)
+    close(core.read(pair, state)[0].out, pair, 0.2)
+    _, state = core.extend(state, pair, pair, pair)
+    close(core.read(pair, state)[0].out, pair, 0.2)
 
 
 def test_temperature_and_bandwidth_sharpen_the_same_kernel() -> None:
@@ -135,40 +229,34 @@ def test_temperature_and_bandwidth_sharpen_the_same_kernel() -> None:
 
 def test_lengths_of_queries_and_keys_do_not_matter() -> None:
     q, k, v = doubles(1, 2, 3, 5), doubles(1, 2, 7, 5), doubles(1, 2, 7, 4)
-    longer = attend(3 * q, k * torch.arange(1, 8)[:, None], v, kernel=RFA())
-    close(longer.out, attend(q, k, v, kernel=RFA()).out)
+    longer = 3 * q, k * torch.arange(1, 8)[:, None], v
+    for kernel in (RFA(), RFA(kernel="arccos")):
+        close(attend(*longer, kernel=kernel).out, attend(q, k, v, kernel=kernel).out)
+    carrying = RFA(kernel="arccos", normalise=False)
+    close(attend(3 * q, k, v, kernel=carrying).out, attend(q, k, v, kernel=carrying).out)
+    for kernel in (carrying, RFA(normalise=False)):
+        assert (attend(*longer, kernel=kernel).out - attend(q, k, v, kernel=kernel).out).abs().max() > 1e-2
+    shorter = attend(q, 1e-2 * k, v, kernel=carrying)
+    close(shorter.out, attend(q, k, v, kernel=carrying).out)
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
-@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
-@pytest.mark.parametrize("ahead", [0, 9, -9], ids=["T=S", "T<S", "T>S"])
-def test_both_routes_agree(length: int, causal: bool, ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    core = RFA(4, temperature=0.4).build_core(Dims(2, 5, 5, 3), choice(causal), None).double().eval()
-    q = doubles(2, 2, length - min(ahead, 0), 5)
-    k, v = doubles(2, 2, length + max(ahead, 0), 5), doubles(2, 2, length + max(ahead, 0), 3)
-    given = Given(keep=torch.rand(2, k.shape[2]) < 0.8)
-    routes = []
-    for short in (True, False):
-        monkeypatch.setattr(linear.Linear, "_short", lambda *sizes, short=short: short)
-        routes.append(core(q, k, v, given))
-    close(routes[1], routes[0], 1e-9)
+def test_arccos_weights_are_a_share_of_the_whole_whatever_the_temperature() -> None:
+    q, k, v = doubles(1, 2, 3, 5), doubles(1, 2, 7, 5), doubles(1, 2, 7, 4)
+    shown = attend(q, k, v, kernel=RFA(kernel="arccos"))
+    assert weights_of(shown).min() >= 0
+    close(weights_of(shown).sum(-1), torch.ones(1, 2, 3, dtype=torch.float64))
+    close(attend(q, k, v, kernel=RFA(kernel="arccos", temperature=0.2)).out, shown.out)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 64, 200])
-def test_prefix_sums_do_not_depend_on_the_chunk(chunk: int) -> None:
-    phi_q, phi_k, v1, sums = (
-        doubles(1, 2, 65, 3),
-        doubles(1, 2, 65, 3),
-        doubles(1, 2, 65, 4),
-        doubles(1, 2, 3, 4),
-    )
-    out, last = linear.prefix_sums(phi_q, phi_k, v1, sums, chunk)
-    running, expected = sums, []
-    for t in range(65):
-        running = running + phi_k[:, :, t, :, None] * v1[:, :, t, None]
-        expected.append((phi_q[:, :, t, None] @ running)[:, :, 0])
-    close(out, torch.stack(expected, 2))
-    close(last, running)
+def test_keys_that_no_relu_sees_share_the_weight() -> None:
+    """All keys opposite to the query: the kernel is 0 everywhere."""
+    q, v = doubles(1, 1, 1, 5), doubles(1, 1, 3, 2)
+    k = -q * torch.tensor([[1.0], [2.0], [4.0]])
+    for kernel, weights in (
+        (RFA(kernel="arccos"), [1 / 3, 1 / 3, 1 / 3]),
+        (RFA(kernel="arccos", normalise=False), [1 / 7, 2 / 7, 4 / 7]),
+    ):
+        close(weights_of(attend(q, k, v, kernel=kernel))[0, 0, 0], torch.tensor(weights).double(), 1e-6)
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
@@ -176,7 +264,7 @@ def test_constants_survive_where_denominators_go_bad(causal: bool, monkeypatch: 
     q, k = doubles(2, 3, 40, 7), doubles(2, 3, 40, 7)
     core = RFA(8, temperature=0.2).build_core(Dims(3, 7, 7, 2), choice(causal), None).double().eval()
     projections = core.features.draw()
-    alike = core.features(q, projections) @ core.features(k, projections).mT
+    alike = core.features.queries(q, projections) @ core.features.keys(k, projections)[0].mT
     assert (alike.sum(-1) < 0).any(), "the denominators should go bad here"
     shown = core.attend(q, k, torch.ones_like(q[..., :2]))
     close(shown.out, torch.ones_like(shown.out), 1e-9)
@@ -185,28 +273,6 @@ def test_constants_survive_where_denominators_go_bad(causal: bool, monkeypatch: 
         monkeypatch.setattr(linear.Linear, "_short", lambda *sizes, short=short: short)
         close(core(q, k, torch.ones_like(q[..., :2])), shown.out, 1e-9)
     close(attend(q, k, torch.ones_like(k), kernel=RFA(8, temperature=0.2)).out, torch.ones_like(q), 1e-9)
-
-
-@pytest.mark.parametrize("route", ["parallel", "step"])
-def test_sums_stay_exact_over_thousands_of_positions_under_autocast(route: str) -> None:
-    """A running count in bfloat16 stops growing at 256: the average of a constant would drift from it."""
-    core = RFA(4).build_core(Dims(1, 4, 4, 2), choice(True), None).eval()
-    length = 5000
-    k = torch.randn(1, 1, 1, 4, dtype=torch.bfloat16).expand(1, 1, length, 4)
-    v = torch.full((1, 1, length, 2), 3.0, dtype=torch.bfloat16)
-    v[..., 4000:, 1] = -5.0
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        if route == "parallel":
-            out = core(k, k, v)
-        else:
-            state = core.start(k[:, :, :4999], v[:, :, :4999], None)
-            attended, state = core.extend(state, k[:, :, 4999:], k[:, :, 4999:], v[:, :, 4999:], None)
-            out = attended.out
-            assert state.sums.dtype == torch.float32
-            close(state.plain[..., -1], torch.full((1, 1, 1), 5000.0), 0)
-    last = out[0, 0, -1].float()
-    close(last, torch.tensor([3.0, (4000 * 3 - 1000 * 5) / 5000]), 1e-2)
-    close(out[..., 0].float(), torch.full_like(out[..., 0], 3.0).float(), 1e-2)
 
 
 def test_the_layer_runs_under_autocast_and_in_bfloat16() -> None:

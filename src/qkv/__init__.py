@@ -12,11 +12,25 @@ if TYPE_CHECKING:
     from qkv.attention import attend as attend
     from qkv.errors import QKVError as QKVError
     from qkv.kernel import RFA as RFA
+    from qkv.kernel import Elu as Elu
+    from qkv.kernel import Favor as Favor
     from qkv.kernel import Softmax as Softmax
+    from qkv.multihead import MultiheadAttention as MultiheadAttention
+    from qkv.nan import debug_nan as debug_nan
     from qkv.scope import Global as Global
+    from qkv.scope import Predictive as Predictive
+    from qkv.scope import Window as Window
     from qkv.score import Additive as Additive
+    from qkv.score import Cosine as Cosine
+    from qkv.score import Dot as Dot
+    from qkv.score import General as General
+    from qkv.score import Location as Location
     from qkv.score import ScaledDot as ScaledDot
+    from qkv.select import Entmax as Entmax
+    from qkv.select import Hard as Hard
     from qkv.select import Soft as Soft
+    from qkv.select import Sparsemax as Sparsemax
+    from qkv.select import TopK as TopK
     from qkv.shapes import Attended as Attended
     from qkv.spec import AttentionSpec as AttentionSpec
     from qkv.task.runs import load as load
@@ -29,13 +43,27 @@ _HOMES = {
     "Attended": "qkv.shapes",
     "Attention": "qkv.attention",
     "AttentionSpec": "qkv.spec",
+    "Cosine": "qkv.score",
+    "Dot": "qkv.score",
+    "Elu": "qkv.kernel",
+    "Entmax": "qkv.select",
+    "Favor": "qkv.kernel",
+    "General": "qkv.score",
     "Global": "qkv.scope",
+    "Hard": "qkv.select",
+    "Location": "qkv.score",
+    "MultiheadAttention": "qkv.multihead",
+    "Predictive": "qkv.scope",
     "QKVError": "qkv.errors",
     "RFA": "qkv.kernel",
     "ScaledDot": "qkv.score",
     "Soft": "qkv.select",
     "Softmax": "qkv.kernel",
+    "Sparsemax": "qkv.select",
+    "TopK": "qkv.select",
+    "Window": "qkv.scope",
     "attend": "qkv.attention",
+    "debug_nan": "qkv.nan",
     "fit": "qkv.task.training",
     "load": "qkv.task.runs",
 }

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qkv import masks
+from qkv import masks, nan
 from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.exact import Given
@@ -66,6 +66,8 @@ class Attention(nn.Module):
         self.dims = self.spec.dims
         if project:
             self._make_projections()
+        if self.spec.gated:
+            self.to_gate = _gate(d_memory or d_model, heads)
         self.core = self.spec.kernel.build_core(self.dims, self.spec.choice)
 
     @classmethod
@@ -127,16 +129,18 @@ class Attention(nn.Module):
                 raise IncompatibleParts(
                     "step over a memory: the layer is causal=True, its memory has no steps"
                 )
+            nan.check(memory=memory)
             k, v = self._keys_values(memory)
-            return Fixed(self.core.start(k, v, masks.checked_keep(keep, memory), remember))
+            return Fixed(self.core.start(k, v, Given(masks.checked_keep(keep, memory)), remember))
         if not self.spec.causal:
             raise IncompatibleParts(
                 "stepping through self-attention needs causal=True: without it every output depends on "
                 "later inputs"
             )
         like = next(self.parameters(), torch.empty(0))
-        k, v = self._keys_values(like.new_zeros(batch or 1, 0, self.spec.d_memory or self.spec.width))
-        return Growing(self.core.start(k, v, None, remember))
+        nothing = like.new_zeros(batch or 1, 0, self.spec.d_memory or self.spec.width)
+        k, v = self._keys_values(nothing)
+        return Growing(self.core.start(k, v, Given(gate=self._gates(nothing)), remember))
 
     def step(self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None) -> tuple[Tensor, Any]:
         """Attend from the next position(s) x [B,t,M] (or one, [B,M]); returns the output and the state after
@@ -151,6 +155,7 @@ class Attention(nn.Module):
         self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None
     ) -> tuple[Attended, Any]:
         """`step` with the weights [B,H,t,S so far]; None for a feature map without `remember`."""
+        nan.check(x=x)
         single = x.dim() == 2
         x = x[:, None] if single else x
         q = self._queries(x)
@@ -160,13 +165,13 @@ class Attention(nn.Module):
                 raise BadMask(
                     "step(keep=) marks new positions; a memory's were marked in start(memory, keep=)"
                 )
-            attended = self.core.read(q, state.core)
+            attended, core = self.core.read(q, state.core)
         else:
             k, v = self._keys_values(x)
-            attended, core = self.core.extend(state.core, q, k, v, masks.checked_keep(keep, x))
-            state = Growing(core)
+            given = Given(masks.checked_keep(keep, x), own=True, gate=self._gates(x))
+            attended, core = self.core.extend(state.core, q, k, v, given)
         out = self._merge(attended.out)
-        return attended._replace(out=out[:, 0] if single else out), state
+        return attended._replace(out=out[:, 0] if single else out), type(state)(core)
 
     def explain(self, queries: int, keys: int) -> str:
         """In words: which route runs for T queries and S keys, and why."""
@@ -193,11 +198,14 @@ class Attention(nn.Module):
     def _prepare(
         self, x: Tensor, memory: Tensor | None, keep: Tensor | None, allow: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Given]:
+        nan.check(x=x, memory=memory, bias=bias)
         source = x if memory is None else memory
         q, (k, v) = self._queries(x), self._keys_values(source)
         if len(x) != len(source):
             raise BadShape(f"x and memory must have one batch size, got {len(x)} and {len(source)}")
-        given = Given(masks.checked_keep(keep, source), masks.as_allow(allow), bias)
+        given = Given(
+            masks.checked_keep(keep, source), masks.as_allow(allow), bias, memory is None, self._gates(source)
+        )
         masks.check_pairs(given.allow, bias, (len(x), self.spec.heads, x.shape[1], source.shape[1]))
         return q, k, v, given
 
@@ -213,6 +221,9 @@ class Attention(nn.Module):
         k, v = self.to_kv(memory).chunk(2, -1)
         shared = spec.kv_heads or spec.heads
         return self._split(k, shared), self._split(v, shared)
+
+    def _gates(self, source: Tensor) -> Float[Tensor, "B H S"] | None:
+        return self.to_gate(source).mT if self.spec.gated else None
 
     @staticmethod
     def _split(x: Tensor, heads: int) -> Tensor:
@@ -245,18 +256,25 @@ def attend(  # noqa: PLR0913 -- the fixed public signature
     Raises IncompatibleParts for parts that clash or that learn parameters: those live in `Attention`.
     """
     spec = AttentionSpec(score=score, scope=scope, select=select, kernel=kernel, causal=causal)
-    for part in (spec.score, spec.scope):
-        if getattr(part, "learns", False):
-            raise IncompatibleParts(
-                f"{part!r} learns its weights: use qkv.Attention, or a score without parameters"
-            )
+    for part in (spec.score, spec.scope, spec.kernel):
+        if getattr(part, "learns", False) or getattr(part, "gate", False):
+            raise IncompatibleParts(f"{part!r} learns its weights: use qkv.Attention, or a part without any")
     _check_heads(q, k, v)
+    nan.check(q=q, k=k, v=v, bias=bias)
     dims = Dims(q.shape[1], q.shape[-1], k.shape[-1], v.shape[-1])
     generator = generator or torch.Generator().manual_seed(0)
     core = spec.kernel.build_core(dims, spec.choice, generator).to(q.device).eval().requires_grad_(False)
     given = Given(masks.checked_keep(keep, k[:, 0]), masks.as_allow(allow), bias)
     masks.check_pairs(given.allow, bias, (*q.shape[:3], k.shape[2]))
     return core.attend(q, k, v, given)
+
+
+def _gate(width: int, heads: int) -> nn.Linear:
+    """g = sigmoid(w·x + b) of every head, which begins with a memory of about twenty positions."""
+    gate = nn.Linear(width, heads)
+    nn.init.xavier_uniform_(gate.weight)
+    nn.init.constant_(gate.bias, 3.0)
+    return gate
 
 
 def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -2,15 +2,43 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
 from qkv.errors import BadRecipe, UnknownName, did_you_mean
 from qkv.strict import explain
 
+Chosen = TypeVar("Chosen", bound="Part")
 
-class Part:
+
+class Checked(type):
+    """Makes every part report a wrong option in this library's words, from Python as from a recipe."""
+
+    def __call__(
+        cls: type[Chosen],  # pyright: ignore[reportGeneralTypeIssues]
+        *values: Any,
+        **options: Any,
+    ) -> Chosen:
+        """The part with these options.
+
+        Raises UnknownName, with the nearest known name, for an unknown option; BadRecipe for one that is
+        missing or out of range.
+        """
+        known = options_of(cls)
+        for option in options:
+            if option not in known:
+                asked = f"unknown option of {cls.axis}={cls.name}: {option!r}"
+                raise UnknownName(
+                    f"{asked}. {did_you_mean(option, known)}" if known else f"{asked}; it has none"
+                )
+        try:
+            return type.__call__(cls, *values, **options)
+        except ValidationError as error:
+            raise BadRecipe(f"{cls.axis}={cls.name}: {explain(error, names=known)}") from None
+
+
+class Part(metaclass=Checked):
     """Base of every part: `name` is what recipes call it, `formula` and `paper` are what is printed of it."""
 
     axis: ClassVar[str]
@@ -32,20 +60,12 @@ def from_dict(registry: Mapping[str, type[Part]], axis: str, written: Any) -> Pa
     """Read a part from a recipe: its bare name, or a mapping with `name` and options.
 
     Raises UnknownName, with the nearest known name, for an unknown part or option; BadRecipe for an option
-    out of range.
+    that is missing or out of range.
     """
     if not isinstance(written, str | Mapping):
         raise UnknownName(f"{axis} must be a name or {{name: ..., option: ...}}, got {written!r}")
-    options = {"name": written} if isinstance(written, str) else dict(written)
+    options = {"name": written} if isinstance(written, str) else {str(key): v for key, v in written.items()}
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in registry:
         raise UnknownName(f"unknown {axis}: {name!r}. {did_you_mean(str(name), registry)}")
-    kind = registry[name]
-    known = options_of(kind)
-    for option in options:
-        if option not in known:
-            raise UnknownName(f"unknown option of {axis}={name}: {option!r}. {did_you_mean(option, known)}")
-    try:
-        return kind(**options)
-    except ValidationError as error:
-        raise BadRecipe(f"{axis}={name}: {explain(error)}") from None
+    return registry[name](**options)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from qkv.errors import IncompatibleParts
 from qkv.kernel import KERNELS
-from qkv.scope import SCOPES, Global
+from qkv.scope import SCOPES, Global, Predictive
 from qkv.score import SCORES
 from qkv.select import SELECTS, Soft
 
@@ -58,6 +58,16 @@ RULES = (
         lambda c: _no_weights(c) and c.dropout > 0,
         "a feature map never forms the T×S weights, so there is nothing to drop",
     ),
+    Rule(
+        ("kernel", "causal"),
+        lambda c: getattr(c.kernel, "gate", False) and not c.causal,
+        "a gate forgets what lies further back, which has a meaning only in causal attention",
+    ),
+    Rule(
+        ("scope", "causal"),
+        lambda c: isinstance(c.scope, Predictive) and c.causal,
+        "a predicted position is a share of the whole length, which causal attention does not know yet",
+    ),
 )
 
 
@@ -77,6 +87,8 @@ def check(choice: Choice) -> None:
     if not clashes:
         return
     asked = "\n".join(f"    {axis:<7} = {getattr(choice, axis)!r}" for axis in AXES)
+    if choice.causal:
+        asked += "\n    causal  = True"
     if choice.dropout:
         asked += f"\n    dropout = {choice.dropout}"
     reasons = "\n".join(f"  - {a} and {b} clash: {why}" for (a, b), _, why in clashes)
@@ -94,6 +106,10 @@ def _neighbours(choice: Choice) -> Iterator[tuple[str, Choice]]:
         for kind in registry.values():
             if not isinstance(now, kind) and (part := _default(kind)) is not None:
                 yield f"{axis}={part!r}", replace(choice, **{axis: part})
+    if getattr(choice.kernel, "gate", False):
+        ungated = replace(choice.kernel, gate=False)
+        yield f"kernel={ungated!r}", replace(choice, kernel=ungated)
+    yield f"causal={not choice.causal}", replace(choice, causal=not choice.causal)
     if choice.dropout:
         yield "dropout=0", replace(choice, dropout=0.0)
 

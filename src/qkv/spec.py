@@ -63,6 +63,11 @@ class AttentionSpec:
         return Dims(self.heads, width // self.heads, width // self.heads, width // self.heads)
 
     @property
+    def gated(self) -> bool:
+        """Whether a gate read from the layer's input forgets what is old."""
+        return getattr(self.kernel, "gate", False)
+
+    @property
     def width(self) -> int:
         """d_model; BadShape where it was left open."""
         if self.d_model is None:
@@ -135,7 +140,8 @@ class AttentionSpec:
         if not self.project and self.d_memory not in (None, self.d_model) and not two_widths:
             raise BadShape(
                 f"project=False leaves queries of width {self.d_model} and keys of width {self.d_memory} as "
-                f"they are, and {self.score or self.kernel!r} needs one: use Additive(), or project=True"
+                f"they are, and {self.score or self.kernel!r} needs one: use General() or Additive(), or "
+                "project=True"
             )
 
 

@@ -2,6 +2,7 @@
 in place.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -22,12 +23,23 @@ def select_rows(state: Any, rows: Tensor) -> Any:
     """
     if isinstance(state, Shared):
         return state
+    return _each(state, lambda part: select_rows(part, rows), lambda tensor: tensor.index_select(0, rows))
+
+
+def detach(state: Any) -> Any:
+    """The state cut off from the graph that made it, what is Shared included: the next segment of a long text
+    starts from it, and no gradient runs back into this one.
+    """
+    return _each(state, detach, Tensor.detach)
+
+
+def _each(state: Any, inside: Callable[[Any], Any], of_tensor: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(state, Tensor):
-        return state.index_select(0, rows)
+        return of_tensor(state)
     if isinstance(state, dict):
-        return {name: select_rows(value, rows) for name, value in state.items()}
+        return {name: inside(value) for name, value in state.items()}
     if isinstance(state, tuple):
-        parts = [select_rows(part, rows) for part in state]
+        parts = [inside(part) for part in state]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     if state is None or isinstance(state, int | float | str):
         return state

@@ -1,6 +1,6 @@
 """Frozen values that refuse what they do not know: the base of specs, recipes and their sections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from qkv.errors import did_you_mean
 
 STRICT = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-PART = ConfigDict(extra="forbid", validate_default=True)
+PART = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Strict(BaseModel):
@@ -17,17 +17,20 @@ class Strict(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
 
-def explain(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
+def explain(error: ValidationError, kind: type[BaseModel] | None = None, names: Sequence[str] = ()) -> str:
     """One clause per mistake of a validation error: where it is, what was passed, what was expected.
 
     `kind` is the class that was being built; with it, an unknown key is answered with the nearest known one.
+    `names` are those of values that may have been passed by position.
     """
-    return "; ".join(_clauses(error, kind))
+    return "; ".join(_clauses(error, kind, names))
 
 
-def _clauses(error: ValidationError, kind: type[BaseModel] | None) -> Iterator[str]:
+def _clauses(error: ValidationError, kind: type[BaseModel] | None, names: Sequence[str]) -> Iterator[str]:
+    by_position: dict[int | str, str] = dict(enumerate(names))
     for mistake in error.errors(include_url=False):
-        path = mistake["loc"]
+        first, rest = mistake["loc"][:1], mistake["loc"][1:]
+        path = (*(by_position.get(step, step) for step in first), *rest)
         where = ".".join(str(step) for step in path) or "value"
         if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             known = _keys_beside(kind, path[:-1]) if kind else []

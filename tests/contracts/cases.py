@@ -8,14 +8,31 @@ from torch import Tensor
 
 from qkv import rules
 from qkv.attention import Attention
-from qkv.kernel import RFA
-from qkv.part import Part
+from qkv.kernel import RFA, Favor
+from qkv.part import Part, options_of
 from qkv.rules import Choice
+from qkv.scope import Predictive, Window
+from qkv.score import Cosine, Location
+from qkv.select import TopK
 from reference.loops import Masks
 
 # By name: parts that cannot be built without options, or whose defaults would leave a branch untried.
 # Few and sharp random features give denominators that have to be filled up.
-EXAMPLES: dict[str, Part] = {"rfa": RFA(features=5, temperature=0.5)}
+EXAMPLES: dict[str, list[Part]] = {
+    "cosine": [Cosine(strength=3.0)],
+    "location": [Location(7)],
+    "window": [Window(2, right=1)],
+    "predictive": [Predictive(2), Predictive(3, renormalise=True)],
+    "topk": [TopK(2)],
+    "rfa": [
+        RFA(features=5, temperature=0.5),
+        RFA(features=5, temperature=0.5, gate=True),
+        RFA(features=5, temperature=2.0, normalise=False),
+        RFA(features=5, kernel="arccos"),
+        RFA(features=5, kernel="arccos", gate=True),
+    ],
+    "favor": [Favor(features=5)],
+}
 
 # B, H, T, S, D and the width of the memory are all different, so that no transposed axis can hide.
 B, T, S, D, MEMORY = 2, 5, 7, 11, 13
@@ -36,9 +53,24 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         parts = [getattr(self.choice, axis) for axis in rules.AXES]
-        names = [part.name for part in parts if part is not None]
+        names = [_name(part) for part in parts if part is not None]
         place = ["causal" * self.choice.causal, "cross" if self.cross else "self", self.layout]
         return "-".join(filter(None, names + place))
+
+    @property
+    def dense(self) -> bool:
+        """Whether every key that may be seen gets some of the weight: few rectified features give none."""
+        return not self.choice.select.sparse and getattr(self.choice.kernel, "kernel", "") != "arccos"
+
+    @property
+    def positional(self) -> bool:
+        """Whether it matters where a key stands."""
+        return any(getattr(part, "positional", False) for part in (self.choice.score, self.choice.scope))
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the weights sum to 1."""
+        return self.choice.scope.normalised
 
     @property
     def exact(self) -> bool:
@@ -46,28 +78,62 @@ class Case(NamedTuple):
         return self.choice.kernel.forms_weights
 
 
+def _name(part: Part) -> str:
+    """The part's name, and the options that tell it from other examples of its kind."""
+    examples = EXAMPLES.get(part.name, [part])
+    told = [f"{getattr(part, option)}" for option in _differing(examples)]
+    return "_".join([part.name, *told])
+
+
+def _differing(examples: list[Part]) -> list[str]:
+    return [o for o in options_of(type(examples[0])) if len({str(getattr(e, o)) for e in examples}) > 1]
+
+
 def combinations() -> list[Choice]:
     """The product of the registries, causal and not; the score may also be left out."""
     options: dict[str, list[Any]] = {
-        axis: [_example(kind) for kind in kinds.values()] for axis, kinds in rules.AXES.items()
+        axis: [part for kind in kinds.values() for part in _examples(kind)]
+        for axis, kinds in rules.AXES.items()
     }
     options["score"] = [None, *options["score"]]
     products = itertools.product(*(options[axis] for axis in rules.AXES))
     return [Choice(*parts, causal=causal) for parts in products for causal in (False, True)]
 
 
-def _example(kind: type[Part]) -> Part:
-    return EXAMPLES[kind.name] if kind.name in EXAMPLES else kind()
+def _examples(kind: type[Part]) -> list[Part]:
+    return EXAMPLES[kind.name] if kind.name in EXAMPLES else [kind()]
+
+
+def at_home(choice: Choice) -> bool:
+    """Whether it differs from the Transformer's attention on one axis at most."""
+    usual = ("scaled_dot", "global", "soft", "softmax")
+    parts = [getattr(choice, axis) for axis in rules.AXES]
+    strange = [part.name for part, name in zip(parts, usual, strict=True) if part and part.name != name]
+    return len(strange) <= 1
+
+
+def _layouts(index: int, choice: Choice) -> list[tuple[bool, str]]:
+    """Self and cross in every layout near home; elsewhere one of them in each outer layout, in turn."""
+    if at_home(choice):
+        return list(itertools.product((False, True), LAYOUTS))
+    return list(
+        zip((False, True), ("grouped", "bare") if index // 2 % 2 else ("bare", "grouped"), strict=True)
+    )
 
 
 # Without a score an exact kernel takes a registered one, so these would be the same case twice.
-LEGAL = [
-    c for c in combinations() if not rules.broken(c) and not (c.score is None and c.kernel.forms_weights)
-]
-ILLEGAL = [c for c in combinations() if rules.broken(c)]
-CASES = [Case(c, cross, layout) for c in LEGAL for cross in (False, True) for layout in LAYOUTS]
+ALL = [c for c in combinations() if c.score is not None or not c.kernel.forms_weights]
+LEGAL = [c for c in ALL if not rules.broken(c)]
+# One variant of a kernel is as illegal as another.
+ILLEGAL = [c for c in ALL if rules.broken(c) and c.kernel == _examples(type(c.kernel))[0]]
+CASES = [Case(c, *place) for index, c in enumerate(LEGAL) for place in _layouts(index, c)]
 # The layouts with the most and the least to go wrong, for contracts that the others add nothing to.
 OUTER = [case for case in CASES if case.layout in ("grouped", "bare")]
+# Every combination once, and near home in one head, for contracts that take long.
+ONCE = [case for case in CASES if case.layout == "one"]
+ONCE += [case for i, case in enumerate(c for c in CASES if not at_home(c.choice)) if i % 4 in (0, 3)]
+HOME = [case for case in CASES if case.layout == "grouped" and at_home(case.choice)]
+USUAL = [case for case in HOME if case.choice.causal != case.cross]
 
 
 def build(case: Case, dtype: torch.dtype = torch.float64) -> Attention:
@@ -102,7 +168,7 @@ def filled(attention: Attention, x: Tensor, memory: Tensor | None) -> bool:
     core = attention.core
     projections = core.features.draw()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-    alike = core.features(q, projections) @ core.features(k, projections).mT
+    alike = core.features.queries(q, projections) @ core.features.keys(k, projections)[0].mT
     return bool((alike.cumsum(-1) < core.floor * torch.arange(1, k.shape[2] + 1)).any())
 
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from cases import CASES, Case, build, close, inputs
+from cases import CASES, HOME, USUAL, Case, build, close, inputs
 from torch._dynamo.exc import Unsupported
 
 from qkv.spec import AttentionSpec
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-grouped = pytest.mark.parametrize("case", [case for case in CASES if case.layout == "grouped"], ids=str)
+home = pytest.mark.parametrize("case", HOME, ids=str)
+usual = pytest.mark.parametrize("case", USUAL, ids=str)
 
 # Combinations that torch.compile(fullgraph=True) or torch.export cannot take, as str(case).
 NOT_COMPILED: set[str] = set()
@@ -31,7 +32,7 @@ def test_spec_round_trips_through_a_dict_yaml_and_json(case: Case) -> None:
     assert spec.build().spec == spec
 
 
-@grouped
+@home
 def test_weights_round_trip_through_a_checkpoint_without_pickled_classes(case: Case) -> None:
     attention, (x, memory) = build(case), inputs(case)
     file = io.BytesIO()
@@ -46,13 +47,15 @@ def test_weights_round_trip_through_a_checkpoint_without_pickled_classes(case: C
 
 @every_case
 def test_every_parameter_is_used(case: Case) -> None:
-    attention, (x, memory) = build(case), inputs(case)
-    attention(x.requires_grad_(), memory).square().sum().backward()
+    attention, (x, memory) = build(case).train(), inputs(case)
+    shown = attention.attend(x.requires_grad_(), memory)
+    sampled = 0 if shown.log_prob is None else shown.log_prob.sum()
+    (shown.out.square().sum() + sampled).backward()
     idle = [name for name, p in attention.named_parameters() if p.grad is None]
     assert idle == []
 
 
-@grouped
+@usual
 def test_compiles_as_one_graph(case: Case, unchecked: None) -> None:
     attention, (x, memory) = build(case), inputs(case)
     torch.compiler.reset()
@@ -61,13 +64,12 @@ def test_compiles_as_one_graph(case: Case, unchecked: None) -> None:
         with pytest.raises(Unsupported):
             compiled(x, memory)
         return
-    close(compiled(x, memory), attention(x, memory))
     keep = torch.ones((x if memory is None else memory).shape[:2], dtype=torch.bool)
     keep[:, 1] = False
     close(compiled(x, memory, keep=keep), attention(x, memory, keep=keep))
 
 
-@grouped
+@usual
 def test_exports(case: Case, unchecked: None) -> None:
     attention, (x, memory) = build(case), inputs(case)
     given = (x,) if memory is None else (x, memory)

@@ -167,6 +167,18 @@ def recipes() -> None:
     print("\nTrain one: qkv train NAME --out runs/NAME    Change a setting: --set train.epochs=3")
 
 
+@app.command()
+def parts(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="one part in detail  [default: all]")
+    ] = None,
+) -> None:
+    """List the parts that attention is made of, and which go together."""
+    from qkv.cli.listing import list_parts
+
+    list_parts(name)
+
+
 def opened(output: Path | None) -> Any:
     """Where to write: stdout, or a file that appears only when all of it is written."""
     from qkv.task.files import whole_file

@@ -4,7 +4,9 @@ A kernel part builds a core with `forward`, `attend`, `start`, `extend`, `read` 
 `linear`).
 """
 
+from .elu import Elu as Elu
 from .exact import Softmax as Softmax
+from .favor import Favor as Favor
 from .rfa import RFA as RFA
 
-KERNELS = {part.name: part for part in (Softmax, RFA)}
+KERNELS = {part.name: part for part in (Softmax, RFA, Favor, Elu)}

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.part import Part
-from qkv.scope import Global
-from qkv.score import ScaledDot
+from qkv.places import Places, from_first, in_line
+from qkv.scope import Global, Window
+from qkv.score import Dot, ScaledDot
 from qkv.select import Soft
 from qkv.shapes import Allow, Attended, Dims, Key, Query, Value
 from qkv.strict import PART
@@ -23,20 +24,24 @@ class Given(NamedTuple):
     """What a caller says about who may see whom; all of it intersects.
 
     keep: [B,S] bool, real keys.  allow: [.,.,T,S] bool.  bias: broadcastable to [B,H,T,S], added to the
-    scores.
+    scores.  own: the queries are the keys (self-attention), so both count their positions together.
+    gate: [B,H,S], the logits of a forgetting gate at every key.
     """
 
     keep: Tensor | None = None
     allow: Tensor | None = None
     bias: Tensor | None = None
+    own: bool = False
+    gate: Tensor | None = None
 
 
 class ExactState(NamedTuple):
-    """Decode state: the keys as the score prepared them, the values, and which of them are real."""
+    """Decode state: the keys as the score prepared them, the values, which are real, and queries so far."""
 
     keys: Tensor
     values: Tensor
     keep: Tensor | None
+    steps: int = 0
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:
@@ -51,7 +56,10 @@ class Exact(nn.Module):
         super().__init__()
         self.score, self.scope, self.select = score.build(dims), scope.build(dims), select.build(dims)
         self.heads, self.causal, self.dropout = dims.heads, causal, dropout
-        self.fused = isinstance(score, ScaledDot) and isinstance(scope, Global) and isinstance(select, Soft)
+        self.positional = score.positional or scope.positional
+        multiplies = isinstance(score, Dot | ScaledDot) and isinstance(scope, Global | Window)
+        self.fused = multiplies and isinstance(select, Soft)
+        self.scale = 1.0 if isinstance(score, Dot) else None
 
     def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
         """out [B,H,T,E]: through torch's fused kernel where the parts are those of the Transformer."""
@@ -61,50 +69,61 @@ class Exact(nn.Module):
 
     def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that made it."""
-        return self._attend(q, self.prepare(k), repeat_heads(v, self.heads), given, self.causal)
+        at = self._places(q, k.shape[2], given)
+        return self._attend(q, self.prepare(k), repeat_heads(v, self.heads), given, at)
 
     def prepare(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone."""
         return self.score.prepare(repeat_heads(k, self.heads))
 
-    def start(self, k: Key, v: Value, keep: Tensor | None, remember: bool = False) -> ExactState:
+    def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> ExactState:
         """The state that holds these keys and values (it can always show weights: `remember` changes
         nothing).
         """
-        return ExactState(self.prepare(k), repeat_heads(v, self.heads), keep)
+        return ExactState(self.prepare(k), repeat_heads(v, self.heads), given.keep)
 
     def extend(
-        self, state: ExactState, q: Query, k: Key, v: Value, keep: Tensor | None
+        self, state: ExactState, q: Query, k: Key, v: Value, given: Given = Given()
     ) -> tuple[Attended, ExactState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
-        state = self._append(state, k, v, keep)
-        return self._attend(q, state.keys, state.values, Given(keep=state.keep), causal=True), state
+        state = self._append(state, k, v, given.keep)
+        met = Given(keep=state.keep, own=True)
+        at = self._places(q, state.values.shape[2], met)
+        return self._attend(q, state.keys, state.values, met, at, causal=True), state
 
-    def read(self, q: Query, state: ExactState) -> Attended:
-        """Attend from further queries to everything the state holds."""
-        return self._attend(q, state.keys, state.values, Given(keep=state.keep), causal=False)
+    def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
+        """Attend from the next queries to everything the state holds."""
+        met = Given(keep=state.keep)
+        at = self._places(q, state.values.shape[2], met, state.steps)
+        attended = self._attend(q, state.keys, state.values, met, at, causal=False)
+        return attended, state._replace(steps=state.steps + q.shape[2])
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
         if self.fused:
             return (
-                "exact, through torch.nn.functional.scaled_dot_product_attention: scaled dot product, "
-                "global, soft. Asking for weights or passing bias= takes the explicit route instead."
+                "exact, through torch.nn.functional.scaled_dot_product_attention: a dot product, selected "
+                "softly. Asking for weights or passing bias= takes the explicit route instead."
             )
         return f"exact, explicit: forms {queries}×{keys} weights per head, because only these parts say how"
 
     def _sdpa(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
         square = q.shape[2] == k.shape[2]
-        plain = self.causal and square and given.keep is None and given.allow is None
-        allow = None if plain else self._allowed(q, k.shape[2], given, self.causal)
+        plain = self.causal and square and given.keep is None and given.allow is None and not self.positional
+        reach, _ = self.scope(q, self._places(q, k.shape[2], given))
+        allow = None if plain else self._allowed(q, k.shape[2], given, self.causal, reach)
         dropout = self.dropout if self.training else 0.0
-        gqa = q.shape[1] != k.shape[1]
+        how: dict[str, Any] = {
+            "is_causal": plain,
+            "scale": self.scale,
+            "enable_gqa": q.shape[1] != k.shape[1],
+        }
         if q.device.type != "cpu" or q.dtype in (torch.float32, torch.float64):
-            return F.scaled_dot_product_attention(q, k, v, allow, dropout, is_causal=plain, enable_gqa=gqa)
+            return F.scaled_dot_product_attention(q, k, v, allow, dropout, **how)
         # On a CPU torch's fused kernel is several times slower in half precision than in float32.
         with torch.autocast("cpu", enabled=False):
             q, k, wide = q.float(), k.float(), v.float()
-            out = F.scaled_dot_product_attention(q, k, wide, allow, dropout, is_causal=plain, enable_gqa=gqa)
+            out = F.scaled_dot_product_attention(q, k, wide, allow, dropout, **how)
         return out.to(v.dtype)
 
     def _append(self, state: ExactState, k: Key, v: Value, keep: Tensor | None) -> ExactState:
@@ -114,23 +133,41 @@ class Exact(nn.Module):
             new = keep if keep is not None else _all_real(v)
             met = torch.cat([old, new], 1)
         keys = torch.cat([state.keys, self.prepare(k)], 2)
-        return ExactState(keys, torch.cat([state.values, repeat_heads(v, self.heads)], 2), met)
+        values = torch.cat([state.values, repeat_heads(v, self.heads)], 2)
+        return ExactState(keys, values, met, state.steps)
 
-    def _attend(self, q: Query, prepared: Tensor, v: Value, given: Given, causal: bool) -> Attended:
-        logits, allow = self.score(q, prepared), self._allowed(q, v.shape[2], given, causal)
+    def _attend(
+        self,
+        q: Query,
+        prepared: Tensor,
+        v: Value,
+        given: Given,
+        at: Places | None,
+        causal: bool | None = None,
+    ) -> Attended:
+        logits, (reach, reweight) = self.score(q, prepared, at), self.scope(q, at)
+        allow = self._allowed(q, v.shape[2], given, self.causal if causal is None else causal, reach)
         if given.bias is not None:
             bias = given.bias.expand(*(1,) * (4 - given.bias.dim()), *given.bias.shape)
             hidden = torch.isneginf(bias)
             logits = logits + bias.masked_fill(hidden, 0).to(logits.dtype)
             allow = masks.intersect(allow, ~hidden)
         weights, log_prob = self.select(logits, allow)
-        weights = self.scope.reweight(weights, q)
+        weights = weights if reweight is None else reweight(weights)
         mixed = F.dropout(weights, self.dropout, self.training) @ v
         return Attended(mixed, weights, log_prob)
 
-    def _allowed(self, q: Query, keys: int, given: Given, causal: bool) -> Allow | None:
+    def _places(self, q: Query, keys: int, given: Given, first: int = 0) -> Places | None:
+        if not self.positional:
+            return None
+        if self.causal or given.own:
+            return in_line(q.shape[2], keys, given.keep, q.device)
+        return from_first(q.shape[2], keys, given.keep, first, q.device)
+
+    @staticmethod
+    def _allowed(q: Query, keys: int, given: Given, causal: bool, reach: Allow | None) -> Allow | None:
         ahead = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
-        return masks.intersect(ahead, masks.over_keys(given.keep), given.allow, self.scope.allow(q, keys))
+        return masks.intersect(ahead, masks.over_keys(given.keep), given.allow, reach)
 
 
 def _all_real(v: Value) -> Tensor:
@@ -146,6 +183,7 @@ class Softmax(Part):
     formula: ClassVar[str] = "select(score(q, k)) v"
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
     forms_weights: ClassVar[bool] = True
+    twin: ClassVar[str] = ""
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
         """The evaluator for these parts (`parts` has score, scope, select, causal and dropout)."""

@@ -1,157 +1,116 @@
 """The linear evaluator: a feature map replaces the score, and sums over the keys replace the weights.
 
-    w_ts = φ(q_t)·φ(k_s);   out_t = Σ_s w_ts v_s / Σ_s w_ts                         O(T + S) time and memory
+    w_ts = m_ts φ(q_t)·φ(k_s);   out_t = Σ_s w_ts v_s / Σ_s w_ts                    O(T + S) time and memory
 
-Features that may be negative can bring the denominator near or below zero.  Where it falls under `floor`
-times the number of keys n, the gap d = floor·n - Σ w is filled with equal weight for every key:
-
-    out_t = (Σ_s w_ts v_s + d · mean(v)) / (Σ_s w_ts + d)
-
-which is safe whatever the sign, keeps constants constant, and is still an average with weights that can be
-shown.
+with the masses m of `masses` (1 for most maps) and the sums of `sums`, which also say what happens where the
+denominator is too small.  A feature map is a module with `width`, `draw() -> projections`,
+`queries(x, projections) -> φ` and `keys(x, projections) -> (φ, log m or None)`: what a key is worth is
+m·φ(k), and a factor that all features of a query share cancels.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadMask
 from qkv.kernel.exact import Given, repeat_heads
-from qkv.shapes import Allow, Attended, Dims, Key, Query, Value, Weights
+from qkv.kernel.masses import Masses, at_end, at_queries, highest, joined, relative, weigh
+from qkv.kernel.sums import CHUNK, Mapped, Sums, add_up, implied_weights, normalise, running
+from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
-
-Features = Float[Tensor, "B H N F"]
-CHUNK = 64
 
 
 class LinearState(NamedTuple):
     """Decode state of constant size.
 
-    sums: [B,H,F,E+1] = Σ_s φ(k_s) ⊗ [v_s, 1].  plain: [B,H,1,E+1] = Σ_s [v_s, 1].
+    sums: [B,H,F,E+1], plain: [B,H,1,E+1], scale: [B,H,1,1] or None, as in `sums.Sums`.
     projections: what the feature map drew, so that keys and queries of one decode are mapped alike.
-    seen: φ(k) and the real keys, where the weights are to be shown; None otherwise.
+    seen: all keys, where the weights are to be shown; None otherwise.
     """
 
     sums: Tensor
     plain: Tensor
+    scale: Tensor | None
     projections: Shared
     seen: "Seen | None" = None
 
 
 class Seen(NamedTuple):
     """Everything a state has read, kept only where someone wants to look: φ(k) [B,H,S,F], keep [B,H,S] of 0
-    and 1.
+    and 1, and the masses.
     """
 
-    phi_k: Tensor
+    phi: Tensor
     keep: Tensor
-
-
-def implied_weights(
-    phi_q: Features, phi_k: Float[Tensor, "B H S F"], allow: Allow | None, floor: float
-) -> Weights:
-    """The weights [B,H,T,S] a feature map implies: w / Σ w with the gap under the floor filled evenly."""
-    scores = phi_q @ phi_k.mT
-    seen = torch.ones_like(scores) if allow is None else allow.to(scores.dtype).expand_as(scores)
-    scores = scores * seen
-    total, count = scores.sum(-1, keepdim=True), seen.sum(-1, keepdim=True)
-    gap = (floor * count - total).clamp_min(0)
-    mass = torch.where(count > 0, total + gap, 1)
-    return (scores + seen * (gap / count.clamp_min(1))) / mass
-
-
-def normalise(sums: Tensor, plain: Tensor, floor: float) -> Tensor:
-    """[.., E+1] sums with and without features -> [.., E] averages, the gap under the floor filled evenly."""
-    total, count = sums[..., -1:], plain[..., -1:]
-    gap = (floor * count - total).clamp_min(0)
-    some = count > 0
-    mean = plain[..., :-1] / torch.where(some, count, 1)
-    return (sums[..., :-1] + gap * mean) / torch.where(some, total + gap, 1)
-
-
-def prefix_sums(
-    phi_q: Features, phi_k: Features, v1: Tensor, sums: Tensor, chunk: int = CHUNK
-) -> tuple[Tensor, Tensor]:
-    """Σ_{s<=t} φ(q_t)·φ(k_s) [v_s, 1] for every t, and the sums after the last key: chunk by chunk, O(T)
-    memory.
-    """
-    out = []
-    for begin in range(0, phi_q.shape[2], chunk):
-        q, k, v = (x[:, :, begin : begin + chunk] for x in (phi_q, phi_k, v1))
-        out.append((q @ k.mT).tril() @ v + q @ sums)
-        sums = sums + k.mT @ v
-    return torch.cat(out, 2) if out else phi_q @ sums, sums
+    masses: Masses | None
 
 
 class Linear(nn.Module):
     """Attention through a feature map: never forms the T×S weights unless it is asked to show them."""
 
-    def __init__(self, dims: Dims, features: Any, floor: float, causal: bool) -> None:
+    def __init__(self, dims: Dims, features: Any, floor: float, causal: bool, gated: bool = False) -> None:
         super().__init__()
         self.features, self.floor = features, floor
-        self.heads, self.value, self.causal = dims.heads, dims.value, causal
+        self.heads, self.value, self.causal, self.gated = dims.heads, dims.value, causal, gated
 
     def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
         """out [B,H,T,E]; runs in float32 at least, whatever autocast says, for sums must not saturate."""
-        _refuse(given)
+        self._check(given)
         queries, keys = q.shape[2], k.shape[2]
         if queries == 0 or keys == 0:
             return v.new_zeros(*q.shape[:3], v.shape[-1])
         if self._short(queries, keys):
             return self.attend(q, k, v, given).out
         if self.causal:
-            return self._causal(q, k, v, given.keep)
-        return self.read(q, self.start(k, v, given.keep)).out
+            return self._causal(q, k, v, given)
+        return self.read(q, self.start(k, v, given))[0].out
 
     def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that the feature map implies."""
-        _refuse(given)
-        ahead = masks.causal(q.shape[2], k.shape[2], q.device)[None, None] if self.causal else None
-        allow = masks.intersect(ahead, masks.over_keys(given.keep))
+        self._check(given)
         with torch.autocast(q.device.type, enabled=False):
             projections = self.features.draw()
-            phi_q, phi_k = self.features(_wide(q), projections), self._keys(k, projections)
-            weights = implied_weights(phi_q, phi_k, allow, self.floor)
-            out = weights @ _wide(repeat_heads(v, self.heads))
+            phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
+            weights = self._shown(phi_q, keys.phi, masks.over_keys(given.keep), keys.masses, self.causal)
+            out = weights @ keys.values[..., :-1]
         return Attended(out.to(v.dtype), weights.to(v.dtype))
 
-    def start(self, k: Key, v: Value, keep: Tensor | None, remember: bool = False) -> LinearState:
+    def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> LinearState:
         """The state that has read these keys and values; `remember` keeps φ(k), to show weights."""
+        self._check(given)
         with torch.autocast(k.device.type, enabled=False):
             projections = self.features.draw()
-            phi_k, v1 = self._keys(k, projections), self._values(v, keep)
-            seen = Seen(phi_k, v1[..., -1]) if remember else None
-            plain = v1.sum(2, keepdim=True)
-            return LinearState(phi_k.mT @ v1, plain, Shared(projections), seen)
+            keys = self._mapped(k, v, given, projections)
+            seen = Seen(keys.phi, keys.values[..., -1], keys.masses) if remember else None
+            return LinearState(*add_up(keys), Shared(projections), seen)
 
     def extend(
-        self, state: LinearState, q: Query, k: Key, v: Value, keep: Tensor | None
+        self, state: LinearState, q: Query, k: Key, v: Value, given: Given = Given()
     ) -> tuple[Attended, LinearState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
+        self._check(given)
         with torch.autocast(q.device.type, enabled=False):
             projections = state.projections.value
-            phi_q, phi_k = self.features(_wide(q), projections), self._keys(k, projections)
-            v1 = self._values(v, keep)
-            sums, last = prefix_sums(phi_q, phi_k, v1, state.sums)
-            plain, total = state.plain + v1.cumsum(2), state.plain + v1.sum(2, keepdim=True)
+            phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
+            sums, plain, after = running(phi_q, keys, _sums_of(state, phi_q))
             seen, weights = state.seen, None
             if seen is not None:
-                seen = Seen(torch.cat([seen.phi_k, phi_k], 2), torch.cat([seen.keep, v1[..., -1]], 2))
-                weights = self._shown(phi_q, seen, causal=True)
+                seen = _seen_too(seen, keys)
+                weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=True)
             out = normalise(sums, plain, self.floor).to(v.dtype)
-        return Attended(out, _like(weights, v)), LinearState(last, total, state.projections, seen)
+        return Attended(out, _like(weights, v)), LinearState(*after, state.projections, seen)
 
-    def read(self, q: Query, state: LinearState) -> Attended:
-        """Attend from further queries to everything the state has read."""
+    def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
+        """Attend from further queries to everything the state has read, which leaves it as it is."""
         with torch.autocast(q.device.type, enabled=False):
-            phi_q = self.features(_wide(q), state.projections.value)
-            weights = None if state.seen is None else self._shown(phi_q, state.seen, causal=False)
+            phi_q, seen, weights = self.features.queries(_wide(q), state.projections.value), state.seen, None
+            if seen is not None:
+                weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=False)
             out = normalise(phi_q @ state.sums, state.plain, self.floor)
-        return Attended(out.to(q.dtype), _like(weights, q))
+        return Attended(out.to(q.dtype), _like(weights, q)), state
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
@@ -167,27 +126,65 @@ class Linear(nn.Module):
         width, value = self.features.width, self.value + 1
         return queries * keys * (width + value) <= (queries + keys) * width * value
 
-    def _keys(self, k: Key, projections: Tensor | None) -> Tensor:
-        return self.features(_wide(repeat_heads(k, self.heads)), projections)
+    def _mapped(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Mapped:
+        phi, log_mass = self.features.keys(_wide(repeat_heads(k, self.heads)), projections)
+        gate = None if given.gate is None else _wide(given.gate)
+        return Mapped(phi, self._values(v, given.keep), weigh(log_mass, gate, given.keep))
 
     def _values(self, v: Value, keep: Tensor | None) -> Tensor:
         v1 = F.pad(_wide(repeat_heads(v, self.heads)), (0, 1), value=1.0)
         return v1 if keep is None else v1 * keep[:, None, :, None]
 
-    def _causal(self, q: Query, k: Key, v: Value, keep: Tensor | None) -> Tensor:
+    def _causal(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
         ahead = k.shape[2] - q.shape[2]
         blind, seen = max(-ahead, 0), max(ahead, 0)
-        before, after = (None, None) if keep is None else (keep[:, :seen], keep[:, seen:])
-        state = self.start(k[:, :, :seen], v[:, :, :seen], before)
+        state = self.start(k[:, :, :seen], v[:, :, :seen], _of_positions(given, slice(seen)))
+        after = _of_positions(given, slice(seen, None))
         attended, _ = self.extend(state, q[:, :, blind:], k[:, :, seen:], v[:, :, seen:], after)
         return F.pad(attended.out, (0, 0, blind, 0))
 
-    def _shown(self, phi_q: Tensor, seen: "Seen", causal: bool) -> Weights:
-        ahead = (
-            masks.causal(phi_q.shape[2], seen.phi_k.shape[2], phi_q.device)[None, None] if causal else None
-        )
-        allow = masks.intersect(ahead, seen.keep[:, :, None] > 0)
-        return implied_weights(phi_q, seen.phi_k, allow, self.floor)
+    def _shown(
+        self, phi_q: Tensor, phi_k: Tensor, keep: Tensor | None, masses: Masses | None, causal: bool
+    ) -> Weights:
+        queries, keys = phi_q.shape[2], phi_k.shape[2]
+        if masses is None:
+            ahead = masks.causal(queries, keys, phi_q.device)[None, None] if causal else None
+            seen = masks.intersect(ahead, keep)
+        else:
+            logs = at_queries(masses, queries) if causal else at_end(masses)
+            seen = relative(logs, highest(logs))
+        return implied_weights(phi_q, phi_k, seen, self.floor)
+
+    def _check(self, given: Given) -> None:
+        for name in ("allow", "bias"):
+            if getattr(given, name) is not None:
+                raise BadMask(
+                    f"{name}= cannot be honoured by a feature-map kernel: it sums over all keys or a prefix. "
+                    "Use keep= and causal=True, or kernel=Softmax()"
+                )
+        if self.gated and given.gate is None:
+            raise BadMask(
+                "RFA(gate=True) needs the gate logits of every key, gate=; qkv.Attention computes them"
+            )
+        if given.gate is not None and not self.gated:
+            raise BadMask("gate= was given to a kernel without a gate: use RFA(gate=True)")
+
+
+def _sums_of(state: LinearState, like: Tensor) -> Sums:
+    """The state's sums; an empty state cannot have known that float64 would be read."""
+    scale = None if state.scale is None else state.scale.to(like.dtype)
+    return Sums(state.sums.to(like.dtype), state.plain.to(like.dtype), scale)
+
+
+def _seen_too(seen: Seen, keys: Mapped) -> Seen:
+    masses = None if seen.masses is None or keys.masses is None else joined(seen.masses, keys.masses)
+    keep = torch.cat([seen.keep, keys.values[..., -1]], 2)
+    return Seen(torch.cat([seen.phi, keys.phi], 2), keep, masses)
+
+
+def _of_positions(given: Given, part: slice) -> Given:
+    keep = None if given.keep is None else given.keep[:, part]
+    return given._replace(keep=keep, gate=None if given.gate is None else given.gate[:, :, part])
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -196,12 +193,3 @@ def _wide(x: Tensor) -> Tensor:
 
 def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:
     return None if weights is None else weights.to(x.dtype)
-
-
-def _refuse(given: Given) -> None:
-    for name in ("allow", "bias"):
-        if getattr(given, name) is not None:
-            raise BadMask(
-                f"{name}= cannot be honoured by a feature-map kernel: it sums over all keys or a prefix. "
-                "Use keep= and causal=True, or kernel=Softmax()"
-            )

@@ -1,10 +1,17 @@
-"""Random Feature Attention: random Fourier features of unit-norm queries and keys (Peng et al. 2021).
+"""Random Feature Attention: random features of queries and keys stand for a kernel (Peng et al. 2021).
 
-φ(x) = R^-1/2 [sin(w_1·x), …, sin(w_R·x), cos(w_1·x), …, cos(w_R·x)],   w_r = σ ∘ w̃_r / τ,   w̃_r ~ N(0, I)
-E[φ(x)·φ(y)] = exp(-|σ∘(x - y)|² / 2τ²), which for unit vectors is proportional to exp(σ² x·y / τ²) for scalar
-σ
+gaussian  φ(x) = R^-1/2 [sin W x, cos W x]      E[φ(x)·φ(y)] = exp(-|σ∘(x - y)|² / 2τ²)
+arccos    φ(x) = R^-1/2 ReLU(W x)               E[φ(x)·φ(y)] = |x'||y'| (sin θ + (π - θ) cos θ) / 2π
+
+with W = σ∘W̃/τ, rows of W̃ from N(0, I), x' = σ∘x, θ the angle between x' and y'.  A common factor 1/τ of all
+arccos features cancels in the average, so that kernel has no temperature.
+
+For unit vectors and scalar σ the Gaussian kernel is proportional to exp(σ² x·y / τ²).  For others it is
+exp(x'·y' / τ²) but for a factor exp(-|x'|²/2τ²) of the query, which cancels, and one of the key, which the
+key's mass makes up for.
 """
 
+from dataclasses import KW_ONLY
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,94 +22,119 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.kernel.linear import Linear
+from qkv.kernel.projections import Projections, RandomFeatures
+from qkv.kernel.sums import Features
 from qkv.part import Part
 from qkv.shapes import Dims
 from qkv.strict import PART
 
-Projections = Float[Tensor, "H R D"]
+Vectors = Float[Tensor, "B H N D"]
 
-# A kernel estimate's mean below this share of its largest possible value is noise: see `normalise`.
-FLOOR = 1e-2
+# A kernel estimate's mean below this share of its largest possible value is noise: see `sums.normalise`.
+# ReLU features are never negative; there the floor only bounds the gradient.
+FLOORS = {"gaussian": 1e-2, "arccos": 1e-6}
 
 # Shorter vectors are scaled by this length instead of their own, which bounds the gradient at 1 / SHORTEST.
 SHORTEST = 1e-3
 
 
-def fourier_features(x: Float[Tensor, "B H N D"], projections: Projections) -> Float[Tensor, "B H N F"]:
-    """φ(x) [B,H,N,2R] of vectors scaled to length 1; φ(x)·φ(x) = 1.  Peng et al. 2021, eq. 4; Rahimi & Recht
+def unit(x: Vectors) -> Vectors:
+    """Vectors scaled to length 1; those shorter than SHORTEST keep their proportion to it."""
+    return F.normalize(x, dim=-1, eps=SHORTEST)
+
+
+def fourier_features(x: Vectors, projections: Projections) -> Features:
+    """φ(x) [B,H,N,2R] = R^-1/2 [sin W x, cos W x]; φ(x)·φ(x) = 1.  Peng et al. 2021, eq. 4; Rahimi & Recht
     2007.
     """
-    angles = F.normalize(x, dim=-1, eps=SHORTEST) @ projections.mT
+    angles = x @ projections.mT
     return torch.cat([angles.sin(), angles.cos()], -1) * projections.shape[1] ** -0.5
 
 
-def draw_projections(
-    heads: int, features: int, width: int, orthogonal: bool, generator: torch.Generator | None = None
-) -> Projections:
-    """w̃ [H,R,D] with rows from N(0, I_D); `orthogonal` makes the rows within each block of D mutually
-    orthogonal.
-
-    Blocks are rotations whose rows get the lengths of independent normal vectors, so that every row by itself
-    keeps its distribution.  Yu et al. 2016, section 3.
-    """
-    normal = torch.randn(heads, features, width, generator=generator)
-    if not orthogonal:
-        return normal
-    blocks = -(-features // width)
-    square = torch.randn(heads, blocks, width, width, generator=generator)
-    rotation, upper = torch.linalg.qr(square)
-    rotation = rotation * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
-    rows = rotation.mT.reshape(heads, blocks * width, width)[:, :features]
-    return rows * normal.norm(dim=-1, keepdim=True)
+def arccos_features(x: Vectors, projections: Projections) -> Features:
+    """φ(x) [B,H,N,R] = R^-1/2 ReLU(W x).  Peng et al. 2021, section 3.1; Cho & Saul 2009, order 1."""
+    return (x @ projections.mT).relu() * projections.shape[1] ** -0.5
 
 
-class FourierFeatures(nn.Module):
-    """The feature map with its learned bandwidth σ [H,1,D] and its fixed projections (a buffer)."""
+class GaussianMap(RandomFeatures):
+    """The Gaussian kernel's features, with their learned bandwidth σ [H,1,D]."""
 
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
-        super().__init__()
-        self.part, self.shape = part, (dims.heads, part.features, dims.query, part.orthogonal)
+        super().__init__(dims, part, generator)
+        self.normalise, self.temperature = part.normalise, part.temperature
         self.width = 2 * part.features
         self.bandwidth = nn.Parameter(torch.ones(dims.heads, 1, dims.query))
-        self.register_buffer("fixed", draw_projections(*self.shape, generator))
-        self.fixed: Tensor
 
-    def draw(self) -> Projections:
-        """The projections w of this call: drawn anew in training, the fixed ones in evaluation."""
-        if self.training and self.part.redraw:
-            normal = draw_projections(*self.shape).to(self.fixed)
-        else:
-            normal = self.fixed
-        return self.bandwidth.to(normal.dtype) * normal / self.part.temperature
+    def queries(self, x: Vectors, projections: Projections) -> Features:
+        """φ(q) [B,H,T,2R]."""
+        return fourier_features(unit(x) if self.normalise else x, self._scaled(projections, x))
 
-    def forward(self, x: Float[Tensor, "B H N D"], projections: Projections) -> Float[Tensor, "B H N F"]:
-        """φ(x) [B,H,N,2R]."""
-        return fourier_features(x, projections.to(x.dtype))
+    def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
+        """φ(k) [B,H,S,2R]; of keys with a length, the log mass |σ∘k|² / 2τ²."""
+        phi = self.queries(x, projections)
+        if self.normalise:
+            return phi, None
+        return phi, (self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2
+
+    def _scaled(self, projections: Projections, x: Tensor) -> Projections:
+        # Projections are drawn without σ, so that it learns also from what is read after a detached state.
+        return self.bandwidth.to(x.dtype) * projections.to(x.dtype) / self.temperature
+
+
+class ArccosMap(RandomFeatures):
+    """The arc-cosine kernel's features, with their learned bandwidth σ [H,1,D]."""
+
+    def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
+        super().__init__(dims, part, generator)
+        self.normalise = part.normalise
+        self.width = part.features
+        self.bandwidth = nn.Parameter(torch.ones(dims.heads, 1, dims.query))
+
+    def queries(self, x: Vectors, projections: Projections) -> Features:
+        """φ(q) [B,H,T,R] of the unit vector: a query's length cancels."""
+        return arccos_features(unit(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
+
+    def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
+        """φ(k) [B,H,S,R] of the unit vector; of keys with a length, the log mass log |k|."""
+        phi = self.queries(x, projections)
+        return phi, None if self.normalise else x.norm(dim=-1).clamp_min(SHORTEST).log()
+
+
+MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}
 
 
 @dataclass(frozen=True, config=PART)
 class RFA(Part):
     """Random Feature Attention.
 
-    features: R, the number of random vectors (the map has 2R components).
-    kernel: "gaussian", random Fourier features of the Gaussian kernel.
+    features: R, the number of random vectors (the Gaussian map has 2R components, the arc-cosine map R).
+    kernel: "gaussian", random Fourier features; "arccos", ReLU features, which are never negative.
+    gate: a learned gate g lets the past fade, S_t = g_t S_{t-1} + (1 - g_t) φ(k_t) ⊗ v_t (Peng et al. 2021,
+    eq. 7); causal attention only.
     temperature: τ; smaller is sharper.  The learned bandwidth σ sharpens it further, per head and dimension.
+    normalise: scale queries and keys to length 1; otherwise longer keys count for more.
     orthogonal: block-orthogonal projections, which lower the variance of the estimate.
-    redraw: draw fresh projections at every call in training; evaluation always uses the fixed ones.
+    redraw: in training every call takes one of `pool` sets of projections; evaluation uses the fixed one.
     """
 
     features: PositiveInt = 64
-    kernel: Literal["gaussian"] = "gaussian"
+    kernel: Literal["gaussian", "arccos"] = "gaussian"
+    gate: bool = False
+    _: KW_ONLY
     temperature: PositiveFloat = 1.0
+    normalise: bool = True
     orthogonal: bool = True
     redraw: bool = True
+    pool: PositiveInt = 500
 
     axis: ClassVar[str] = "kernel"
     name: ClassVar[str] = "rfa"
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = R^-1/2 [sin W x, cos W x]"
     paper: ClassVar[str] = "Peng et al. 2021, eq. 5"
+    twin: ClassVar[str] = "softmax of σ²·cosine / τ²"
     forms_weights: ClassVar[bool] = False
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
         """The linear evaluator with this feature map."""
-        return Linear(dims, FourierFeatures(dims, self, generator), FLOOR, parts.causal)
+        features = MAPS[self.kernel](dims, self, generator)
+        return Linear(dims, features, FLOORS[self.kernel], parts.causal, self.gate)

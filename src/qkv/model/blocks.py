@@ -55,11 +55,11 @@ class EncoderBlock(nn.Module):
         self.attention, self.around_attention = spec.build(), Residual(width, dropout, pre)
         self.feed, self.around_feed = FeedForward(width, inner, dropout), Residual(width, dropout, pre)
 
-    def forward(self, x: Hidden, keep: Tensor, capture: bool = False) -> tuple[Hidden, Tensor | None]:
-        """The layer's output, and its weights [B,H,S,S] where they are asked for."""
+    def forward(self, x: Hidden, keep: Tensor, capture: bool = False) -> tuple[Hidden, Attended]:
+        """The layer's output, and where it looked; with weights [B,H,S,S] where `capture` asks for them."""
         seen = _look(self.attention, self.around_attention.enter(x), None, keep, capture)
         x = self.around_attention.leave(x, seen.out)
-        return _feed(self, x), seen.weights
+        return _feed(self, x), seen
 
 
 class DecoderBlock(nn.Module):
@@ -76,13 +76,13 @@ class DecoderBlock(nn.Module):
 
     def forward(
         self, x: Hidden, memory: Memory, keep: Tensor, capture: bool = False
-    ) -> tuple[Hidden, Tensor | None, Tensor | None]:
-        """The layer's output, and its own and cross weights where they are asked for."""
+    ) -> tuple[Hidden, Attended, Attended]:
+        """The layer's output, and where it and its cross-attention looked."""
         own = _look(self.attention, self.around_attention.enter(x), None, None, capture)
         x = self.around_attention.leave(x, own.out)
         cross = _look(self.cross, self.around_cross.enter(x), memory, keep, capture)
         x = self.around_cross.leave(x, cross.out)
-        return _feed(self, x), own.weights, cross.weights
+        return _feed(self, x), own, cross
 
     def start(self, memory: Memory, keep: Tensor, remember: bool) -> tuple[Any, Any]:
         """The states of both attentions before the first token."""

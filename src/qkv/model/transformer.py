@@ -13,6 +13,7 @@ from qkv.model.dropout import dropout
 from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.stepper import Step
 from qkv.model.written import WrittenSpec
+from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
 
@@ -86,13 +87,17 @@ class Transformer(nn.Module):
             x, _, _ = block(x, memory, keep)
         return self.decoder_norm(x)
 
-    def weights(self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]) -> dict[str, Tensor]:
-        """Where every layer looks under teacher forcing: "encoder.i", "decoder.i", "cross.i" -> [B,H,·,·]."""
+    def attended(
+        self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T M"], dict[str, Attended]]:
+        """What `forward` gives, and where every layer looked: "encoder.i", "decoder.i" and "cross.i" ->
+        Attended.
+        """
         memory, seen = self._encode(source, keep, capture=True)
         x = self._embed(self.target, target_in)
         for i, block in enumerate(self.decoder):
             x, seen[f"decoder.{i}"], seen[f"cross.{i}"] = block(x, memory, keep, capture=True)
-        return seen
+        return self.decoder_norm(x), seen
 
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "encoder.i", "decoder.i", "cross.i"."""
@@ -103,7 +108,8 @@ class Transformer(nn.Module):
 
     def encoder_weights(self, source: Tokens, keep: Real) -> dict[str, Tensor]:
         """Where the encoder's layers look: "encoder.i" -> [B,H,S,S]."""
-        return self._encode(source, keep, capture=True)[1]
+        seen = self._encode(source, keep, capture=True)[1]
+        return {name: look.weights for name, look in seen.items() if look.weights is not None}
 
     def start(self, source: Tokens, keep: Real, *, capture: bool = False) -> State:
         """Encode the source; `capture` says that weights will be asked for."""
@@ -122,12 +128,14 @@ class Transformer(nn.Module):
         logits = self.output(self.decoder_norm(x[:, 0])).float()
         return Step(logits, State(state.position + 1, tuple(layers)), seen)
 
-    def _encode(self, source: Tokens, keep: Real, capture: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    def _encode(
+        self, source: Tokens, keep: Real, capture: bool = False
+    ) -> tuple[Tensor, dict[str, Attended]]:
         x, seen = self._embed(self.source, source), {}
         for i, block in enumerate(self.encoder):
-            x, weights = block(x, keep, capture)
+            x, look = block(x, keep, capture)
             if capture:
-                seen[f"encoder.{i}"] = weights
+                seen[f"encoder.{i}"] = look
         return self.encoder_norm(x), seen
 
     def _embed(self, table: nn.Embedding, tokens: Tokens, begin: int = 0) -> Float[Tensor, "B N M"]:

@@ -1,8 +1,12 @@
 """Which keys may be seen?
 
-A scope part builds an object with `allow(q, keys) -> mask | None` and `reweight(weights, q) -> weights`.
+A scope part builds an object `(q, at) -> (allow, reweight)`: a mask, and a function of the weights that is
+applied after the selection; None for either leaves all as it is.  `at` says where queries and keys stand
+(`qkv.places`); it may be None unless the part is `positional`.
 """
 
 from .everywhere import Global as Global
+from .predictive import Predictive as Predictive
+from .window import Window as Window
 
-SCOPES = {part.name: part for part in (Global,)}
+SCOPES = {part.name: part for part in (Global, Window, Predictive)}

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.shapes import Allow, Dims, Query, Weights
+from qkv.places import Places
+from qkv.shapes import Dims, Query
 from qkv.strict import PART
 
 
@@ -17,16 +18,14 @@ class Global(Part):
     name: ClassVar[str] = "global"
     formula: ClassVar[str] = "all s"
     paper: ClassVar[str] = "Luong et al. 2015, section 3.1"
+    learns: ClassVar[bool] = False
     normalised: ClassVar[bool] = True
+    positional: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The scope itself: it owns no parameters."""
         return self
 
-    def allow(self, q: Query, keys: int) -> Allow | None:
-        """None: nothing is hidden."""
-        return None
-
-    def reweight(self, weights: Weights, q: Query) -> Weights:
-        """The weights as they are."""
-        return weights
+    def __call__(self, q: Query, at: Places | None = None) -> tuple[None, None]:
+        """Nothing is hidden, and the weights stay as they are."""
+        return None, None

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.part import Part
+from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
 
@@ -38,14 +39,17 @@ class AdditiveScore(nn.Module):
         """U k + b, computed once for all queries."""
         return torch.einsum("bhsd,hda->bhsa", k, self.u) + self.b
 
-    def forward(self, q: Query, prepared: Float[Tensor, "B H S A"]) -> Logits:
+    def forward(self, q: Query, prepared: Float[Tensor, "B H S A"], at: Places | None = None) -> Logits:
         """Scores of every query with every prepared key."""
         return additive(torch.einsum("bhtd,hda->bhta", q, self.w), prepared, self.v)
 
 
 @dataclass(frozen=True, config=PART)
 class Additive(Part):
-    """Bahdanau's score.  `hidden` is the width of its inner layer; None takes the width of the query."""
+    """Bahdanau's score.  `hidden` is the width of its inner layer; None takes the width of the query.
+
+    It is Luong's concat too: v·tanh(M [q; k]) with M = [W U] and b = 0.
+    """
 
     hidden: PositiveInt | None = None
 
@@ -55,6 +59,7 @@ class Additive(Part):
     paper: ClassVar[str] = "Bahdanau et al. 2015, section 3.1"
     learns: ClassVar[bool] = True
     two_widths: ClassVar[bool] = True
+    positional: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> AdditiveScore:
         """The module that owns W, U, v and b."""

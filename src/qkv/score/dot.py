@@ -5,8 +5,14 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
+from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+
+
+def dot(q: Query, k: Key) -> Logits:
+    """score(q, k) = q·k  [B,H,T,S].  Luong et al. 2015, section 3.1, dot."""
+    return q @ k.mT
 
 
 def scaled_dot(q: Query, k: Key) -> Logits:
@@ -14,18 +20,13 @@ def scaled_dot(q: Query, k: Key) -> Logits:
     return (q @ k.mT) * q.shape[-1] ** -0.5
 
 
-@dataclass(frozen=True, config=PART)
-class ScaledDot(Part):
-    """Dot product divided by the square root of the width, so that its variance is 1 for unit-variance
-    inputs.
-    """
+class Product(Part):
+    """What the parts of this file share: they own no parameters and compare the keys as they are."""
 
     axis: ClassVar[str] = "score"
-    name: ClassVar[str] = "scaled_dot"
-    formula: ClassVar[str] = "q·k / sqrt(D)"
-    paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
     learns: ClassVar[bool] = False
     two_widths: ClassVar[bool] = False
+    positional: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The score itself: it owns no parameters."""
@@ -35,6 +36,30 @@ class ScaledDot(Part):
         """The keys as they are: nothing can be computed ahead."""
         return k
 
-    def __call__(self, q: Query, prepared: Key) -> Logits:
+
+@dataclass(frozen=True, config=PART)
+class Dot(Product):
+    """Plain dot product.  Its variance grows with the width, and softmax gets sharper with it."""
+
+    name: ClassVar[str] = "dot"
+    formula: ClassVar[str] = "q·k"
+    paper: ClassVar[str] = "Luong et al. 2015, section 3.1"
+
+    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
+        """Scores of every query with every key."""
+        return dot(q, prepared)
+
+
+@dataclass(frozen=True, config=PART)
+class ScaledDot(Product):
+    """Dot product divided by the square root of the width, so that its variance is 1 for unit-variance
+    inputs.
+    """
+
+    name: ClassVar[str] = "scaled_dot"
+    formula: ClassVar[str] = "q·k / sqrt(D)"
+    paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
+
+    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
         """Scores of every query with every key."""
         return scaled_dot(q, prepared)

@@ -3,6 +3,10 @@
 A selection part builds a callable `(logits, allow) -> (weights, log_prob | None)`.
 """
 
+from .hard import Hard as Hard
 from .soft import Soft as Soft
+from .sparse import Entmax as Entmax
+from .sparse import Sparsemax as Sparsemax
+from .topk import TopK as TopK
 
-SELECTS = {part.name: part for part in (Soft,)}
+SELECTS = {part.name: part for part in (Soft, Hard, Sparsemax, Entmax, TopK)}

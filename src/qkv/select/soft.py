@@ -27,6 +27,8 @@ class Soft(Part):
     name: ClassVar[str] = "soft"
     formula: ClassVar[str] = "exp(e_s) / sum_j exp(e_j)"
     paper: ClassVar[str] = "Bahdanau et al. 2015, eq. 6"
+    sparse: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""

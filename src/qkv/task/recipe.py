@@ -15,7 +15,7 @@ from qkv.errors import BadRecipe, did_you_mean
 from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
 from qkv.strict import Strict, explain
-from qkv.train import TrainConfig
+from qkv.train import AttentionTerms, TrainConfig
 
 EPOCHS = 20  # where a recipe names neither epochs nor steps
 ModelConfig = Annotated[TransformerConfig | RNNConfig, Field(discriminator="kind")]
@@ -68,6 +68,7 @@ class Recipe(Strict):
     batch: BatchConfig = BatchConfig()
     model: ModelConfig = TransformerConfig()
     train: TrainConfig = TrainConfig(epochs=EPOCHS)
+    objective: AttentionTerms = AttentionTerms()
     validation: ValidationConfig = ValidationConfig()
     decode: SearchConfig = SearchConfig()
 

@@ -34,5 +34,10 @@ def example_of(model: Any, tokens: TokenizerPair, line: str, hypothesis: Hypothe
 
 
 def unnormalised(model: Any) -> tuple[str, ...]:
-    """Names of weights that a feature map implies: they sum to 1, but may be negative."""
-    return tuple(name for name, layer in model.attentions().items() if not layer.spec.kernel.forms_weights)
+    """Names of weights that are no distributions: those of a feature map may be negative, and some scopes do
+    not normalise.
+    """
+    specs = {name: layer.spec for name, layer in model.attentions().items()}
+    return tuple(
+        name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
+    )

@@ -61,5 +61,5 @@ def _wired(run: Path, recipe: Recipe, resume: bool, quiet: bool) -> tuple[Transl
             f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
             f"{batches.steps(0):,} updates an epoch"
         )
-        objective = Translation(model, recipe.train.smoothing)
+        objective = Translation(model, recipe.train.smoothing, recipe.objective)
         return objective, batches, Validator(objective, tokens, splits.valid, recipe, report)

@@ -5,12 +5,14 @@ from qkv.train.config import TrainConfig
 from qkv.train.cross_entropy import linear_cross_entropy
 from qkv.train.loop import Batches, Result, fit
 from qkv.train.objective import Loss, Translation
+from qkv.train.terms import AttentionTerms
 from qkv.train.weights import load_weights, save_weights
 
 __all__ = [
     "METRICS",
     "STATE",
     "WEIGHTS",
+    "AttentionTerms",
     "Batches",
     "Loss",
     "Result",

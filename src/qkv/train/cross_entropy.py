@@ -30,7 +30,7 @@ FEWEST_ROWS = 128  # with fewer, adding up the weight's gradient costs as much a
 
 class _Sums(NamedTuple):
     total: Tensor
-    nll: Tensor
+    nll: Tensor  # of every row
     correct: Tensor
 
 
@@ -48,12 +48,12 @@ def linear_cross_entropy(
     *,
     smoothing: float,
     rows: int | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """(total, nll, correct) of the linear classifier hidden @ weight.T + bias, each summed over the N rows.
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N"], Float[Tensor, ""]]:
+    """(total, nll, correct) of the linear classifier hidden @ weight.T + bias over the N rows.
 
     total: (1 - smoothing) * nll + smoothing / V * sum over classes of -log p, the only one with a gradient
     (of first order); equals F.cross_entropy(..., label_smoothing=smoothing, reduction="sum").
-    nll: sum of -log p(target).  correct: how many rows have no class above their target.
+    nll: -log p(target) of every row.  correct: how many rows have no class above their target.
     rows: rows per block; by default as many as keep a block in cache.  Under autocast the products run in
     bfloat16 where it says so; float16 lacks the range, so for it they run in float32, as exponentials and
     sums always do.
@@ -122,28 +122,31 @@ class _Head:
         z = e.sub_(top).exp2_().sum(1, keepdim=True)
         return _Block(e, z, z.log2() + top, at_target, at_target >= top)
 
-    def sums(self, h: Tensor, block: _Block) -> Tensor:
-        """(total, nll, correct) of a block; a row's logits add up to hidden times the sum of weights."""
+    def sums(self, h: Tensor, block: _Block) -> _Sums:
+        """The sums of a block; a row's logits add up to hidden times the sum of weights."""
         nll = (block.log_z - block.at_target) / LOG2_E
         logits = (h.to(self.wide) @ self.column_sum)[:, None] + self.bias_sum
         spread = block.log_z / LOG2_E - logits / self.classes
         total = (1 - self.smoothing) * nll + self.smoothing * spread
-        return torch.stack([total.sum(), nll.sum(), block.correct.sum().to(self.wide)])
+        return _Sums(total.sum(), nll[:, 0], block.correct.sum().to(self.wide))
 
 
 def _sweep(head: _Head, hidden: Tensor, target: Tensor, rows: int, gradients: _Gradients | None) -> _Sums:
     """The sums over all rows; fills `gradients` on the way where they are wanted."""
-    sums = hidden.new_zeros(3, dtype=head.wide)
+    blocks = []
     with torch.autocast(hidden.device.type, enabled=False):
         for piece in _pieces(len(hidden), rows):
             h, t = hidden[piece].to(head.dtype), target[piece, None]
             block = head.exponentials(h, t)
-            sums += head.sums(h, block)
+            blocks.append(head.sums(h, block))
             if gradients is not None:
                 _add_gradients(head, h, t, block, piece, gradients)
         if gradients is not None:
             _subtract_smoothing(head, hidden, gradients)
-    return _Sums(*sums)
+    if not blocks:
+        return _Sums(*(hidden.new_zeros(size, dtype=head.wide) for size in ((), (0,), ())))
+    totals, nlls, corrects = zip(*blocks, strict=True)
+    return _Sums(torch.stack(totals).sum(), torch.cat(nlls), torch.stack(corrects).sum())
 
 
 def _add_gradients(

@@ -2,9 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from qkv.shapes import Attended
+from qkv.train import terms
 from qkv.train.cross_entropy import linear_cross_entropy
+from qkv.train.terms import AttentionTerms
 
 
 class Loss(NamedTuple):
@@ -21,24 +25,77 @@ class Loss(NamedTuple):
 
 
 class Translation(nn.Module):
-    """Label-smoothed cross-entropy of the target given the source, by teacher forcing.
+    """Label-smoothed cross-entropy of the target given the source, by teacher forcing, and attention's terms.
 
     `model(source, source_keep, target_in)` gives hidden states [B,T,M'], and `model.output` is a Linear(M',
-    V). Only the positions with a real label reach the output layer.
+    V). Only the positions with a real label reach the output layer.  In training, where a term of the
+    attention has a weight or an attention samples, `model.attended(...)` is asked, which also shows where
+    the model looked.
     """
 
-    def __init__(self, model: nn.Module, smoothing: float) -> None:
+    def __init__(
+        self, model: nn.Module, smoothing: float, attention_terms: AttentionTerms = AttentionTerms()
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.smoothing = smoothing
+        self.model, self.smoothing, self.terms = model, smoothing, attention_terms
+        layers: Any = getattr(model, "attentions", dict)()
+        self.samples = any(
+            getattr(layer.spec.select, "estimator", None) == "reinforce" for layer in layers.values()
+        )
+        self.looks = bool(layers) and (self.samples or self.terms.coverage > 0 or self.terms.entropy > 0)
+        if self.samples:  # each process keeps its own: any number that no sample of the batch moved will do
+            self.register_buffer("baseline", torch.tensor(torch.nan))
+            self.baseline: Tensor
 
     def forward(self, batch: Any) -> Loss:
         """The loss of a batch of pairs, whose targets are BOS ... EOS PAD."""
         real = batch.target_keep[:, 1:]
-        hidden = self.model(batch.source, batch.source_keep, batch.target[:, :-1])[real]
+        given = (batch.source, batch.source_keep, batch.target[:, :-1])
+        model: Any = self.model
+        hidden, seen = model.attended(*given) if self.training and self.looks else (model(*given), {})
         labels = batch.target[:, 1:][real]
-        output: Any = self.model.output
         total, nll, correct = linear_cross_entropy(
-            hidden, output.weight, output.bias, labels, smoothing=self.smoothing
+            hidden[real], model.output.weight, model.output.bias, labels, smoothing=self.smoothing
         )
-        return Loss(total, labels.numel(), {"nll": nll, "accuracy": correct})
+        loss = Loss(total, labels.numel(), {"nll": nll.sum(), "accuracy": correct})
+        if not seen:
+            return loss
+        likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
+        added, metrics = self._terms(seen, real, batch.source_keep, likelihood)
+        return Loss(total + added, loss.count, {**loss.metrics, **metrics})
+
+    def _terms(
+        self, seen: dict[str, Attended], real: Tensor, source: Tensor, likelihood: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is added to the loss, and the terms by name, unweighted."""
+        queries = {name: source if name.startswith("encoder") else real for name in seen}
+        cross = [look.weights for name, look in seen.items() if name.startswith("cross")]
+        told = self.terms
+        added, metrics = likelihood.new_zeros(()), {}
+        if told.coverage:
+            covered = [terms.coverage(weights, real, source) for weights in cross if weights is not None]
+            metrics["coverage"] = torch.stack(covered).mean()
+            added = added + told.coverage * metrics["coverage"]
+        pairs = [terms.entropy(look, queries[name]) for name, look in seen.items()]
+        surrogate, metrics["entropy"] = (torch.stack(each).mean() for each in zip(*pairs, strict=True))
+        added = added - told.entropy * surrogate
+        if self.samples:
+            metrics["reinforce"] = self._reinforce(seen, queries, likelihood, real)
+            added = added + told.reinforce * metrics["reinforce"]
+        return added, {name: value.detach() for name, value in metrics.items()}
+
+    def _reinforce(
+        self, seen: dict[str, Attended], queries: dict[str, Tensor], likelihood: Tensor, real: Tensor
+    ) -> Tensor:
+        now = likelihood.sum() / real.sum()
+        baseline = torch.where(self.baseline.isnan(), now, self.baseline)
+        to_come = terms.reward_to_come(likelihood, real, baseline)
+        total = likelihood.new_zeros(())
+        for name, look in seen.items():
+            if look.log_prob is not None:  # the encoder's choices come before every word
+                whole = to_come[:, :1].expand(queries[name].shape)
+                reward = whole if name.startswith("encoder") else to_come
+                total = total + terms.reinforce(look.log_prob, reward, queries[name])
+        if self.training:
+            self.baseline.copy_(torch.lerp(now, baseline, self.terms.baseline_decay))
+        return total

@@ -28,6 +28,7 @@ class Updater:
         self.config, self.fabric, self.total_steps = config, fabric, total_steps
         self.module, self.optimizer = engine.set_up(fabric, objective, config)
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.annealed: list[Any] = [part for part in objective.modules() if hasattr(part, "anneal")]
         self.rate = 0.0
         self.norm = math.nan
         self.speed = 0.0
@@ -51,6 +52,8 @@ class Updater:
         """Leave the gradient of the whole update in the parameters, the same on every process."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
         engine.reseed(self.config.seed, standing.step + 1, rank)
+        for part in self.annealed:
+            part.anneal(standing.step / self.total_steps)
         for batch in batches.window(standing.epoch, standing.index, rank, world):
             self._add_gradient(self.fabric.to_device(batch), tokens, tally)
         engine.sum_gradients(self.parameters, self.fabric)

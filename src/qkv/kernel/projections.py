@@ -1,0 +1,72 @@
+"""Random projections: how they are drawn, kept for evaluation, and drawn anew in training."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qkv.shapes import Dims
+
+Projections = Float[Tensor, "H R D"]
+
+
+def draw_projections(
+    heads: int, features: int, width: int, orthogonal: bool, generator: torch.Generator | None = None
+) -> Projections:
+    """w̃ [H,R,D] with rows from N(0, I_D); `orthogonal` makes the rows within each block of D mutually
+    orthogonal.
+
+    Blocks are rotations whose rows get the lengths of independent normal vectors, so that every row by itself
+    keeps its distribution.  Yu et al. 2016, section 3.
+    """
+    device = None if generator is None else generator.device
+    normal = torch.randn(heads, features, width, generator=generator, device=device)
+    if not orthogonal:
+        return normal
+    blocks = -(-features // width)
+    square = torch.randn(heads, blocks, width, width, generator=generator, device=device)
+    rotation, upper = torch.linalg.qr(square)
+    rotation = rotation * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    rows = rotation.mT.reshape(heads, blocks * width, width)[:, :features]
+    return rows * normal.norm(dim=-1, keepdim=True)
+
+
+@torch.library.custom_op("qkv::projections_of_pool", mutates_args=())
+def projections_of_pool(index: Tensor, like: Tensor, seed: int, orthogonal: bool) -> Tensor:
+    """Set number `index` of a pool of projections, as large as `like` [H,R,D].
+
+    The sets are not stored: each is drawn again from a seed of its own, the first from `seed`.  An operator,
+    because torch.compile cannot trace generators.
+    """
+    heads, features, width = like.shape
+    generator = torch.Generator().manual_seed(seed + int(index))
+    return draw_projections(heads, features, width, orthogonal, generator).to(like)
+
+
+@projections_of_pool.register_fake
+def _(index: Tensor, like: Tensor, seed: int, orthogonal: bool) -> Tensor:
+    return torch.empty_like(like)
+
+
+class RandomFeatures(nn.Module):
+    """What random feature maps share: fixed projections for evaluation (a buffer), and a pool for training,
+    whose seed is chosen here.  Which set a call takes is up to torch's global generator.  Peng et al. 2021
+    train with 500 sets.
+    """
+
+    def __init__(self, dims: Dims, part: Any, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.redraw, self.pool, self.orthogonal = part.redraw, part.pool, part.orthogonal
+        fixed = draw_projections(dims.heads, part.features, dims.query, part.orthogonal, generator)
+        self.register_buffer("fixed", fixed)
+        self.fixed: Tensor
+        device = "cpu" if generator is None else generator.device
+        self.seed = int(torch.randint(2**31, (), generator=generator, device=device))
+
+    def draw(self) -> Projections:
+        """The projections w̃ of this call: of the pool in training, the fixed ones in evaluation."""
+        if self.training and self.redraw:
+            index = torch.randint(self.pool, (), device="cpu")
+            return projections_of_pool(index, self.fixed, self.seed, self.orthogonal)
+        return self.fixed

@@ -1,0 +1,67 @@
+"""Recurrent cells whose share of the input words is computed for a whole sentence at once."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class _GRUGates(torch.autograd.Function):
+    """s' = (1 - z) ∘ tanh(a_n + r ∘ b_n) + z ∘ s with [r; z] = sigmoid(a_rz + b_rz), as in torch.nn.GRU.
+
+    One node instead of a dozen: at these sizes the bookkeeping costs more than the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, s: Tensor) -> Tensor:
+        n = s.shape[-1]
+        rz = (a[..., : 2 * n] + b[..., : 2 * n]).sigmoid_()
+        r, z = rz.chunk(2, -1)
+        b_n = b[..., 2 * n :]
+        new = torch.addcmul(a[..., 2 * n :], r, b_n).tanh_()
+        ctx.save_for_backward(rz, new, b_n, s)
+        return torch.lerp(new, s, z)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        rz, new, b_n, s = ctx.saved_tensors
+        n = s.shape[-1]
+        r, z = rz.chunk(2, -1)
+        by_s = grad * z
+        d_a = grad.new_empty(*grad.shape[:-1], 3 * n)
+        d_new = torch.mul(grad - by_s, 1 - new * new, out=d_a[..., 2 * n :])
+        torch.mul(d_new, b_n, out=d_a[..., :n])
+        torch.mul(grad, s - new, out=d_a[..., n : 2 * n])
+        d_a[..., : 2 * n] *= rz * (1 - rz)
+        d_b = d_a.clone()
+        d_b[..., 2 * n :] *= r
+        return d_a, d_b, by_s
+
+
+class Cell(nn.Module):
+    """A GRU or LSTM that reads [word vector; context], or the word alone (context 0)."""
+
+    def __init__(self, kind: str, word: int, context: int, hidden: int) -> None:
+        super().__init__()
+        self.kind = kind
+        gates = {"gru": 3, "lstm": 4}[kind] * hidden
+        self.from_word = nn.Linear(word, gates)
+        self.from_context: Any = nn.Linear(context, gates, bias=False) if context else nn.Identity()
+        self.from_state = nn.Linear(hidden, gates)
+
+    def start(self, s: Float[Tensor, "B n"]) -> tuple[Tensor, ...]:
+        """The cell's tensors whose state is s; an LSTM's memory is empty."""
+        return (s,) if self.kind == "gru" else (s, torch.zeros_like(s))
+
+    def forward(self, gates: Tensor, context: Tensor | None, last: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The cell's tensors after a step.  gates [B,G]: the word's share, and a fixed context's."""
+        s = last[0]
+        a = gates if context is None else gates + self.from_context(context)
+        b = self.from_state(s)
+        if self.kind == "gru":
+            return (_GRUGates.apply(a.to(s.dtype), b.to(s.dtype), s),)
+        into, keep, new, out = (a + b).to(s.dtype).chunk(4, -1)
+        memory = keep.sigmoid() * last[1] + into.sigmoid() * new.tanh()
+        return out.sigmoid() * memory.tanh(), memory

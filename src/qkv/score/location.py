@@ -1,0 +1,73 @@
+"""The score that reads no key: the query says which positions it wants."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from qkv.errors import BadShape
+from qkv.part import Part
+from qkv.places import Places
+from qkv.shapes import Dims, Key, Logits, Query
+from qkv.strict import PART
+
+
+def location(q: Query, w: Float[Tensor, "H D L"], at: Int[Tensor, "#B S"]) -> Float[Tensor, "B H T S"]:
+    """score(q, k at s) = (q W)[s]  [B,H,T,S].  Luong et al. 2015, section 3.1."""
+    every = torch.einsum("bhtd,hdl->bhtl", q, w)
+    # Padding ahead of the first key stands at -1; masks hide it, but it must point somewhere.
+    return every.gather(-1, at.clamp_min(0)[:, None, None].expand(*q.shape[:3], -1))
+
+
+class LocationScore(nn.Module):
+    """score(q, k at s) = (q W)[s] with W [D,length] of every head its own."""
+
+    def __init__(self, dims: Dims, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.w = nn.Parameter(torch.empty(dims.heads, dims.query, length))
+        # Scores then have a variance of 1 for unit-variance queries.
+        bound = (3 / dims.query) ** 0.5
+        nn.init.uniform_(self.w, -bound, bound)
+
+    def prepare(self, k: Key) -> Float[Tensor, "B Hk S 0"]:
+        """The number of keys is all that is needed of them."""
+        return k[..., :0]
+
+    def forward(self, q: Query, prepared: Float[Tensor, "B H S 0"], at: Places) -> Logits:
+        """Scores of every query with every position that holds a key.
+
+        Raises BadShape for more real keys than `length`.
+        """
+        keys = prepared.shape[2]
+        # Counting real keys waits for the device, so it is left out where all of them fit anyway.
+        if keys > self.length and bool((at.count > self.length).any()):
+            raise BadShape(
+                f"Location(length={self.length}) knows {self.length} positions, "
+                f"got {int(at.count.max())} keys: raise length, or pass fewer keys"
+            )
+        return location(q, self.w[..., :keys], at.keys)
+
+
+@dataclass(frozen=True, config=PART)
+class Location(Part):
+    """Luong's location score.  `length` is the largest number of keys, padding not counted, that it serves;
+    fewer use the first columns of W.
+    """
+
+    length: PositiveInt
+
+    axis: ClassVar[str] = "score"
+    name: ClassVar[str] = "location"
+    formula: ClassVar[str] = "(q W)[s]"
+    paper: ClassVar[str] = "Luong et al. 2015, section 3.1"
+    learns: ClassVar[bool] = True
+    two_widths: ClassVar[bool] = True
+    positional: ClassVar[bool] = True
+
+    def build(self, dims: Dims) -> LocationScore:
+        """The module that owns W."""
+        return LocationScore(dims, self.length)

@@ -1,0 +1,109 @@
+"""The masks of `torch.nn.MultiheadAttention` in this library's terms: who may be seen, and what is added.
+
+There True or -inf means ignore, and every other float is added to the scores.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qkv import masks
+from qkv.errors import BadMask
+from qkv.kernel.exact import Given
+from qkv.shapes import Key, Query
+
+
+def given(
+    q: Query, k: Key, padding: Tensor | None, mask: Tensor | None, is_causal: bool, kernel: Any
+) -> Given:
+    """What a key_padding_mask [B,S] or [S] and an attn_mask [T,S] or [B·H,T,S] say together.
+
+    For a feature map it holds `keep` alone, and `is_causal` is left to the caller.  Raises BadMask for a mask
+    of another type or shape, or that the kernel cannot honour.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    pairs = (*q.shape[:2], queries, keys)
+    if is_causal and mask is None:
+        _check_square(queries, keys)
+    padding, whole = _of_keys(padding, pairs), _of_pairs(mask, pairs)
+    keep, bias = _read(padding, "key_padding_mask", kernel.forms_weights)
+    keep = None if keep is None else keep[:, 0, 0]
+    if not kernel.forms_weights:
+        _refuse(bias, None if is_causal else mask, kernel)
+        return Given(keep)
+    if is_causal and mask is None:
+        return Given(keep, masks.causal(queries, keys, q.device)[None, None], bias)
+    allow, added = _read(whole, "attn_mask", kernel.forms_weights)
+    return Given(keep, allow, added if bias is None else bias if added is None else bias + added)
+
+
+def widened(given: Given, count: int) -> Given:
+    """The same, with `count` keys that everyone sees before the others."""
+    keep = None if given.keep is None else F.pad(given.keep, (count, 0), value=True)
+    allow = None if given.allow is None else F.pad(given.allow, (count, 0), value=True)
+    bias = None if given.bias is None else F.pad(given.bias, (count, 0))
+    return given._replace(keep=keep, allow=allow, bias=bias)
+
+
+def _of_keys(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | None:
+    if mask is None:
+        return None
+    batch, keys = pairs[0], pairs[3]
+    if mask.shape != (batch, keys) and not (batch == 1 and mask.shape == (keys,)):
+        raise BadMask(f"key_padding_mask must be [batch, keys] = {(batch, keys)}, got {tuple(mask.shape)}")
+    return mask.reshape(batch, 1, 1, keys)
+
+
+def _of_pairs(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | None:
+    if mask is None:
+        return None
+    batch, heads, queries, keys = pairs
+    whole = (batch * heads, queries, keys)
+    if mask.shape not in (whole[1:], whole):
+        raise BadMask(
+            f"attn_mask must be [queries, keys] = {whole[1:]} or [batch · heads, queries, keys] = {whole}, "
+            f"got {tuple(mask.shape)}"
+        )
+    return mask.reshape(pairs) if mask.dim() == 3 else mask[None, None]
+
+
+def _read(mask: Tensor | None, name: str, adds: bool) -> tuple[Tensor | None, Tensor | None]:
+    if mask is None:
+        return None, None
+    if mask.dtype == torch.bool:
+        return ~mask, None
+    if not mask.dtype.is_floating_point:
+        raise BadMask(
+            f"{name} must be boolean (True = ignore) or float (added to the scores), got {mask.dtype}: "
+            f"write {name}.bool() if 1 means ignore, {name} == 0 if 1 means a real token"
+        )
+    hidden = torch.isneginf(mask)
+    added = mask.masked_fill(hidden, 0)
+    # Looking costs less than the slower route that adds; but a compiled graph cannot look, and need not where
+    # the kernel adds.  A mask that learns may be zero today.
+    unseen = torch.compiler.is_compiling() and adds
+    return ~hidden, added if unseen or mask.requires_grad or bool(added.any()) else None
+
+
+def _refuse(bias: Tensor | None, mask: Tensor | None, kernel: Any) -> None:
+    if bias is not None:
+        raise BadMask(
+            f"this key_padding_mask adds to the scores, and {kernel!r} has none: pass a mask of booleans, or "
+            "of 0 and -inf, or use kernel=Softmax()"
+        )
+    if mask is not None:
+        raise BadMask(
+            f"attn_mask cannot be honoured by {kernel!r}, which sums over all keys or a prefix: if it is the "
+            "causal mask, pass is_causal=True as well; padding goes in key_padding_mask; for any other mask "
+            "use kernel=Softmax()"
+        )
+
+
+def _check_square(queries: int, keys: int) -> None:
+    if queries != keys:
+        raise BadMask(
+            f"is_causal=True leaves open where {queries} queries stand among {keys} keys: pass attn_mask=, "
+            "or use qkv.Attention(causal=True), which aligns the last query with the last key"
+        )

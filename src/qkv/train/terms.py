@@ -1,0 +1,78 @@
+"""Terms that an objective adds for the sake of the attention: coverage, entropy, and REINFORCE.
+
+They read what an attention shows of itself: weights [B,H,T,S], and log_prob [B,H,T] of what it sampled.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from qkv.shapes import Attended
+from qkv.strict import Strict
+
+
+class AttentionTerms(Strict):
+    """How much each term weighs beside the cross-entropy."""
+
+    coverage: float = Field(
+        default=0.0, ge=0, description="of (1 - Σ_t weight)² per source position: look at everything once"
+    )
+    entropy: float = Field(default=0.0, ge=0, description="of the weights' entropy, which is rewarded")
+    reinforce: float = Field(
+        default=0.1, ge=0, description="of the REINFORCE gradient, where an attention samples"
+    )
+    baseline_decay: float = Field(
+        default=0.9, ge=0, lt=1, description="decay of the reward's moving average, the baseline"
+    )
+
+
+def coverage(
+    weights: Float[Tensor, "B H T S"], queries: Bool[Tensor, "B T"], keys: Bool[Tensor, "B S"]
+) -> Float[Tensor, ""]:
+    """Σ_s (1 - Σ_t w_ts)² summed over the batch, averaged over heads.  Xu et al. 2015, eq. 14.
+
+    The sum runs over real positions.  Xu's code averages over locations instead; T steps can cover at most T
+    of them.
+    """
+    looked = (weights * queries[:, None, :, None]).sum(2)
+    return ((1 - looked).square() * keys[:, None]).sum() / weights.shape[1]
+
+
+def entropy(seen: Attended, queries: Bool[Tensor, "B T"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """(surrogate, value) of Σ_t H[w_t], averaged over heads; the surrogate has the gradient.
+
+    Of soft weights the entropy is exact.  Of a sample it is -log p(s), whose expectation it is, and
+    ∇H = -E[log p(s) ∇ log p(s)].
+    """
+    real = queries[:, None]
+    assert seen.weights is not None
+    some = torch.where(seen.weights > 0, seen.weights, 1)  # the slope of -w log w at 0 is infinite
+    value = surrogate = (torch.special.entr(some).sum(-1) * real).sum()
+    if seen.log_prob is not None:
+        sampled = seen.log_prob * real
+        value = value - sampled.sum()
+        surrogate = surrogate - (sampled.detach() * sampled).sum()
+    heads = seen.weights.shape[1]
+    return surrogate / heads, value.detach() / heads
+
+
+def reward_to_come(
+    log_likelihood: Float[Tensor, "B T"], real: Bool[Tensor, "B T"], baseline: Float[Tensor, ""]
+) -> Float[Tensor, "B T"]:
+    """Σ_{u>=t} (log p(y_u) - b) over real positions: what a choice at t can still change.
+
+    Xu et al. 2015, section 4.1, reward every choice with the whole sentence instead; the words before it only
+    add variance.
+    """
+    surplus = (log_likelihood - baseline) * real
+    return surplus.flip(1).cumsum(1).flip(1)
+
+
+def reinforce(
+    log_prob: Float[Tensor, "B H N"], reward: Float[Tensor, "B N"], real: Bool[Tensor, "B N"]
+) -> Float[Tensor, ""]:
+    """-Σ reward · log p(s), whose gradient estimates that of the expected reward.  Williams 1992; Xu et al.
+    2015, eq. 12.
+    """
+    return -(log_prob * (reward * real)[:, None]).sum()

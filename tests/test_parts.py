@@ -1,0 +1,198 @@
+"""`qkv parts`, what it reads from the parts, and the page of mechanisms made of the same."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from PIL import Image
+
+import qkv
+import tiny
+from qkv.cli.listing import detail, overview
+from qkv.kernel import RFA, Elu, Softmax
+from qkv.part import options_of
+from qkv.rules import RULES
+from qkv.scope import Global, Predictive, Window
+from qkv.score import Dot
+from qkv.select import Hard, Soft
+from qkv.task import parts
+from qkv.task.recipe import parse_recipe
+
+DOCS = Path(__file__).parent.parent / "docs"
+every_kind = pytest.mark.parametrize("kind", parts.kinds(), ids=lambda kind: kind.name)
+
+
+@pytest.fixture
+def mechanisms(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/make_mechanisms.py."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module("make_mechanisms")
+
+
+# ---- the command ----
+
+
+def test_all_parts_are_listed_with_formula_paper_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("parts") == 0
+    out, err = capsys.readouterr()
+    told = " ".join(out.split())
+    for kind in parts.kinds():
+        assert f"\n  {kind.name} " in out
+        for text in (kind.formula, kind.paper, parts.signature(kind)):
+            assert " ".join(text.split()) in told
+    for rule in RULES:
+        assert rule.why in told
+    assert (err, "\x1b" in out) == ("", False)
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_lines_fit_the_terminal(width: int) -> None:
+    lines = [line for kind in parts.kinds() for line in detail(kind.name, 80)]
+    assert max(map(len, lines)) <= 80
+    assert max(map(len, overview(width))) <= width
+
+
+def test_the_matrix_names_parts_in_full_where_there_is_room() -> None:
+    assert any(line.split()[:2] == ["scaled_dot", "dot"] for line in overview(140))
+    assert any(line.split()[:2] == ["sca", "dot"] for line in overview(80))
+    assert "  rfa gate=True  ·   ·   ·   ·   ·   ·   c   ·   ·   c   ·   ·   ·   ·" in list(overview(80))
+
+
+def test_one_part_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("parts", "rfa") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("rfa (kernel: how is the average computed?)\n  Random Feature Attention.\n\n")
+    for line in (
+        "  paper         Peng et al. 2021, eq. 5",
+        "                estimates the softmax of σ²·cosine / τ²",
+        "  features=64",
+        "  redraw=True, pool=500",
+        "  scaled_dot, dot, general, additive, cosine, location",
+        "  window, predictive",
+        "  dropout > 0",
+        "  causal=False (rfa gate=True)",
+        "  cross: {kernel: {name: rfa, features: 64}}",
+        "  qkv.Attention(512, heads=8, kernel=qkv.RFA(features=64))",
+    ):
+        assert f"\n{line}\n" in out
+
+
+def test_python_names_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("parts", "ScaledDot") == 0
+    assert capsys.readouterr().out.startswith("scaled_dot (score")
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("parts", "windw") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("qkv: unknown part: 'windw'. Did you mean 'window'? Known: additive, ")
+    assert err.count("\n") == 1
+
+
+# ---- what is read from the parts ----
+
+
+@every_kind
+def test_every_option_has_a_meaning(kind: type[parts.Part]) -> None:
+    about, options = parts.described(kind)
+    assert about
+    assert all(meaning for _, meaning in options)
+    assert sorted(name for names, _ in options for name in names) == sorted(options_of(kind))
+
+
+def test_meanings_come_from_lines_prose_or_another_option() -> None:
+    assert parts.described(Window).options == [
+        (
+            ["half_width"],
+            "Luong's local-m: keys at most `half_width` positions from the query's own, itself included.",
+        ),
+        (["left", "right"], "how far it reaches to either side, where that differs from `half_width`."),
+    ]
+    assert parts.described(RFA).options[-1][0] == ["redraw", "pool"]
+
+
+def test_facts_read_as_the_part_with_these_options() -> None:
+    assert parts.facts(Predictive())[-1] == "weights sum to less than 1"
+    assert parts.facts(Predictive(renormalise=True))[-1] == "weights sum to 1"
+    assert parts.facts(Softmax()) == ["forms the T×S weights"]
+
+
+@every_kind
+def test_the_examples_work(kind: type[parts.Part]) -> None:
+    attention = eval(parts.in_python(kind), {"qkv": qkv})
+    assert type(getattr(attention.spec, kind.axis)) is kind
+    written = yaml.safe_load(parts.in_recipe(kind))
+    recipe = parse_recipe({"data": {"phrases": {}}, "model": {"kind": "transformer", **written}}, "example")
+    assert getattr(recipe.model.cross, kind.axis) == getattr(attention.spec, kind.axis)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# ---- what goes together ----
+
+
+def test_marks_say_where_two_parts_go_together() -> None:
+    assert parts.mark(Dot(), Hard()) == "✓"
+    assert parts.mark(Dot(), RFA()) == "·"
+    assert parts.mark(RFA(), Soft()) == "✓"
+    assert parts.mark(RFA(gate=True), Global()) == "c"
+    assert parts.mark(Predictive(), Soft()) == "n"
+
+
+def test_clashes_name_a_variant_only_where_it_differs() -> None:
+    assert [label for names in parts.clashes(Dot()).values() for label in names] == ["rfa", "favor", "elu"]
+    assert list(parts.clashes(Predictive()).values()) == [["rfa", "favor", "elu"], ["causal=True"]]
+    assert parts.clashes(Soft()) == {}
+
+
+def test_variants_are_the_switches_that_change_what_goes_together() -> None:
+    assert parts.variants(RFA) == [RFA(), RFA(gate=True)]
+    assert parts.variants(Elu) == [Elu()]
+    assert parts.variants(Predictive) == [Predictive()]
+
+
+# ---- the page ----
+
+
+def test_the_page_and_its_pictures_are_fresh(
+    mechanisms: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mechanisms.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_a_stale_page_or_picture_is_found(
+    mechanisms: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "images").mkdir()
+    for picture in (DOCS / "images").glob("mechanisms-*.png"):
+        (tmp_path / "images" / picture.name).write_bytes(picture.read_bytes())
+    page = tmp_path / "mechanisms.md"
+    page.write_text((DOCS / "mechanisms.md").read_text().replace("q·k", "k·q"))
+    (tmp_path / "images" / "mechanisms-score.png").unlink()
+    monkeypatch.setattr(mechanisms, "HERE", tmp_path)
+    monkeypatch.setattr(mechanisms, "PAGE", page)
+    assert mechanisms.main(["--check"]) == 1
+    told = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == [str(page), str(tmp_path / "images" / "mechanisms-score.png")]
+
+
+def test_a_picture_of_other_weights_is_stale(mechanisms: ModuleType) -> None:
+    with Image.open(mechanisms.picture_of("score")) as image:
+        known = json.loads(image.info["Weights"])
+    assert mechanisms._same(known, known)
+    other = json.loads(json.dumps(known))
+    other[0][2][3] += 0.004
+    assert not mechanisms._same(known, other)
+    assert not mechanisms._same(known, known[:-1])
+
+
+@every_kind
+def test_every_part_is_in_a_picture(kind: type[parts.Part], mechanisms: ModuleType) -> None:
+    with Image.open(mechanisms.picture_of(kind.axis)) as image:
+        titles = [title for title, _, _ in json.loads(image.info["Weights"])]
+    assert any(title.startswith(f"{kind.__name__}(") for title in titles)
