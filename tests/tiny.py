@@ -3,19 +3,25 @@ French.
 """
 
 import atexit
+import errno
 import io
+import os
 import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import yaml
 
 from qkv.cli import main
+
+Refused = Callable[..., str]  # a command that must be refused -> what it says
 
 ENGLISH = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 FRENCH = dict(
@@ -93,3 +99,16 @@ def trained() -> Path:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder, to see that nothing came, went or changed."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def full_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """The disk fills up: so many files can still be forced to it."""
+    left, fsync = [writes], os.fsync
+
+    def no_space(handle: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", no_space)

@@ -1,0 +1,80 @@
+"""The command line: starting, help and wrong usage."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qkv
+import tiny
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("--version") == 0
+    assert capsys.readouterr().out == f"qkv {qkv.__version__}\n"
+
+
+def test_alone_it_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.call()
+    out = capsys.readouterr()
+    for name in ("demo", "train", "translate", "evaluate", "view", "recipes"):
+        assert name in out.out + out.err
+
+
+def test_recipes_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("demo-rnn ") and "additive attention" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "translate", "evaluate", "view", "recipes", "parts"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call(command, "-h") == 0
+    assert f"qkv {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "No such command"),
+        (["train"], "Missing argument"),
+        (["translate"], "Missing argument"),
+        (["train", "demo-rnn", "--epochs", "3"], "No such option"),
+        (["translate", "run", "--beam", "0"], "--beam"),
+        (["translate", "run", "--n-best", "0"], "--n-best"),
+        (["translate", "run", "--beam", "two"], "--beam"),
+        (["evaluate", "run", "--beam", "-1"], "--beam"),
+        (["view", "t.npz", "--example", "0"], "--example"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_help_is_fast_because_it_imports_no_torch() -> None:
+    program = (
+        "import os, sys\n"
+        "from qkv.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'tokenizers', 'sacrebleu'} & sys.modules.keys()\n"
+        "print(sorted(heavy), os.times().user, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    heavy, seconds = done.stderr.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    assert float(seconds) < 0.4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_told() -> None:
+    command = [sys.executable, "-c", "from qkv.cli import main; main()", "--version"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "qkv: output: No space left on device\n")
