@@ -2,9 +2,8 @@
 
 import shlex
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -177,10 +176,3 @@ def parts(
     from qkv.cli.listing import list_parts
 
     list_parts(name)
-
-
-def opened(output: Path | None) -> Any:
-    """Where to write: stdout, or a file that appears only when all of it is written."""
-    from qkv.task.files import whole_file
-
-    return whole_file(output) if output else nullcontext(sys.stdout)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from qkv.cli.app import opened
+from qkv.cli.output import opened
 from qkv.data import read_lines
 from qkv.errors import BadData
 from qkv.progress import progress
