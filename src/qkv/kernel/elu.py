@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.kernel.linear import Linear
+from qkv.kernel.native import Kind
 from qkv.kernel.sums import Features
 from qkv.part import Part
 from qkv.shapes import Dims
@@ -39,6 +40,13 @@ class EluMap(nn.Module):
     def keys(self, x: Float[Tensor, "B H N D"], projections: None) -> tuple[Features, None]:
         """φ(k) [B,H,S,D]; every key has mass 1."""
         return elu_features(x), None
+
+    def log_mass(self, x: Float[Tensor, "B H N D"]) -> None:
+        """Every key has mass 1."""
+
+    def kind(self, projections: None) -> Kind:
+        """The same map for the native engine."""
+        return Kind("elu")
 
 
 @dataclass(frozen=True, config=PART)

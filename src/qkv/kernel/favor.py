@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv.kernel.linear import Linear
+from qkv.kernel.native import Kind
 from qkv.kernel.projections import Projections, RandomFeatures
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -54,6 +55,14 @@ class PositiveMap(RandomFeatures):
     ) -> tuple[Features, Float[Tensor, "B H N"]]:
         """φ(k) [B,H,S,R] and what it was divided by as the log mass of the key."""
         return positive_features(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
+
+    def log_mass(self, x: Float[Tensor, "B H N D"]) -> None:
+        """The native engine finds it with the features."""
+
+    def kind(self, projections: Projections) -> Kind:
+        """The same map for the native engine."""
+        width = projections.shape[-1]
+        return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2)
 
 
 @dataclass(frozen=True, config=PART)

@@ -5,7 +5,8 @@
 with the masses m of `masses` (1 for most maps) and the sums of `sums`, which also say what happens where the
 denominator is too small.  A feature map is a module with `width`, `draw() -> projections`,
 `queries(x, projections) -> φ` and `keys(x, projections) -> (φ, log m or None)`: what a key is worth is
-m·φ(k), and a factor that all features of a query share cancels.
+m·φ(k), and a factor that all features of a query share cancels.  One that the native engine knows also says
+`kind(projections) -> native.Kind` and `log_mass(x) -> log m or None`, without what the engine adds itself.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadMask
+from qkv.kernel import native
 from qkv.kernel.exact import Given, repeat_heads
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, joined, relative, weigh
 from qkv.kernel.sums import CHUNK, Mapped, Sums, add_up, implied_weights, normalise, running
@@ -62,6 +64,10 @@ class Linear(nn.Module):
         queries, keys = q.shape[2], k.shape[2]
         if queries == 0 or keys == 0:
             return v.new_zeros(*q.shape[:3], v.shape[-1])
+        if self._by_engine(q, k, v):
+            if self.causal and queries != keys:
+                return self._causal(q, k, v, given)
+            return self._engine(self.features.draw(), (q, k, v), given, None, self.causal)[0]
         if self._short(queries, keys):
             return self.attend(q, k, v, given).out
         if self.causal:
@@ -81,6 +87,10 @@ class Linear(nn.Module):
     def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> LinearState:
         """The state that has read these keys and values; `remember` keeps φ(k), to show weights."""
         self._check(given)
+        if not remember and self._by_engine(k, v):
+            projections, nothing = self.features.draw(), k.new_zeros(len(k), self.heads, 0, k.shape[3])
+            _, after = self._engine(projections, (nothing, k, v), given, None, causal=False)
+            return LinearState(*after, Shared(projections))
         with torch.autocast(k.device.type, enabled=False):
             projections = self.features.draw()
             keys = self._mapped(k, v, given, projections)
@@ -92,6 +102,10 @@ class Linear(nn.Module):
     ) -> tuple[Attended, LinearState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
         self._check(given)
+        if state.seen is None and self._by_engine(q, k, v) and state.sums.dtype == torch.float32:
+            before = Sums(state.sums, state.plain, state.scale)
+            out, after = self._engine(state.projections.value, (q, k, v), given, before, causal=True)
+            return Attended(out, None), LinearState(*after, state.projections)
         with torch.autocast(q.device.type, enabled=False):
             projections = state.projections.value
             phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
@@ -105,6 +119,12 @@ class Linear(nn.Module):
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from further queries to everything the state has read, which leaves it as it is."""
+        if state.seen is None and self._by_engine(q) and state.sums.dtype == torch.float32:
+            nothing = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
+            before = Sums(state.sums, state.plain, state.scale)
+            projections = state.projections.value
+            out, _ = self._engine(projections, (q, *nothing), Given(), before, causal=False)
+            return Attended(out, None), state
         with torch.autocast(q.device.type, enabled=False):
             phi_q, seen, weights = self.features.queries(_wide(q), state.projections.value), state.seen, None
             if seen is not None:
@@ -114,6 +134,12 @@ class Linear(nn.Module):
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
+        if native.available() and max(queries, keys) >= native.FEWEST:
+            about = native.about()["instruction set"]
+            return (
+                f"feature map, linear in {queries}+{keys}: {self.features.width} features, summed by the native "
+                f"engine ({about}) on a CPU in float32 and bfloat16; by torch elsewhere, which takes the same sums"
+            )
         if self._short(queries, keys):
             return (
                 f"feature map, pairwise: at {queries}×{keys} the pairs cost less than the sums of "
@@ -121,6 +147,24 @@ class Linear(nn.Module):
             )
         how = f"in chunks of {CHUNK}" if self.causal else "as one sum over all keys"
         return f"feature map, linear in {queries}+{keys}: {self.features.width} features, summed {how}"
+
+    def _by_engine(self, *tensors: Tensor) -> bool:
+        return max(x.shape[2] for x in tensors) >= native.FEWEST and not native.why_not(*tensors)
+
+    def _engine(
+        self,
+        projections: Tensor | None,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        given: Given,
+        before: Sums | None,
+        causal: bool,
+    ) -> tuple[Tensor, Sums]:
+        q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
+        with torch.autocast(q.device.type, enabled=False):
+            gate = None if given.gate is None else _wide(given.gate)
+            masses = weigh(self.features.log_mass(_wide(k)), gate, given.keep)
+            kind = self.features.kind(projections)
+            return native.attend(kind, (q, k, v), (masses, given.keep), before, causal, self.floor)
 
     def _short(self, queries: int, keys: int) -> bool:
         width, value = self.features.width, self.value + 1

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.kernel.linear import Linear
+from qkv.kernel.native import Kind
 from qkv.kernel.projections import Projections, RandomFeatures
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -71,10 +72,18 @@ class GaussianMap(RandomFeatures):
 
     def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
         """φ(k) [B,H,S,2R]; of keys with a length, the log mass |σ∘k|² / 2τ²."""
-        phi = self.queries(x, projections)
+        return self.queries(x, projections), self.log_mass(x)
+
+    def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
+        """|σ∘k|² / 2τ² of keys with a length."""
         if self.normalise:
-            return phi, None
-        return phi, (self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2
+            return None
+        return (self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2
+
+    def kind(self, projections: Projections) -> Kind:
+        """The same map for the native engine."""
+        wide = projections.float()
+        return Kind("gaussian", self._scaled(wide, wide), self.normalise)
 
     def _scaled(self, projections: Projections, x: Tensor) -> Projections:
         # Projections are drawn without σ, so that it learns also from what is read after a detached state.
@@ -96,8 +105,15 @@ class ArccosMap(RandomFeatures):
 
     def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
         """φ(k) [B,H,S,R] of the unit vector; of keys with a length, the log mass log |k|."""
-        phi = self.queries(x, projections)
-        return phi, None if self.normalise else x.norm(dim=-1).clamp_min(SHORTEST).log()
+        return self.queries(x, projections), self.log_mass(x)
+
+    def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
+        """log |k| of keys with a length."""
+        return None if self.normalise else x.norm(dim=-1).clamp_min(SHORTEST).log()
+
+    def kind(self, projections: Projections) -> Kind:
+        """The same map for the native engine."""
+        return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
 
 
 MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}

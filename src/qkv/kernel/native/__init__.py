@@ -1,0 +1,78 @@
+"""The native engine of linear attention on a CPU: C++ behind a plain C interface, built where there is a
+compiler.  It computes what `linear` and `sums` compute with torch, and is chosen there.
+"""
+
+import torch
+from torch import Tensor
+
+from qkv.kernel.masses import Masses
+from qkv.kernel.native import library
+from qkv.kernel.native.ops import MAPS as MAPS
+from qkv.kernel.native.ops import Kind as Kind
+from qkv.kernel.native.ops import linear_attention
+from qkv.kernel.sums import Sums
+
+# Below this many positions a call costs more than what it saves.
+FEWEST = 8
+
+
+def available() -> bool:
+    """Whether the native engine is built and loads."""
+    return library.BUILT
+
+
+def about() -> dict[str, str | bool]:
+    """Whether it is built, which instruction set runs here and what compiled it."""
+    built = library.LIBRARY
+    if built is None:
+        return {"built": False, "instruction set": "", "compiler": ""}
+    return {
+        "built": True,
+        "instruction set": built.qkv_instruction_set().decode(),
+        "compiler": built.qkv_compiler().decode(),
+    }
+
+
+def why_not(*tensors: Tensor) -> str:
+    """Why the native engine cannot take these tensors; empty where it can."""
+    if not library.BUILT:
+        return "it is not built here"
+    if any(x.device.type != "cpu" for x in tensors):
+        return "it runs on CPUs only"
+    if any(x.dtype not in (torch.float32, torch.bfloat16) for x in tensors):
+        return "it reads float32 and bfloat16 only"
+    return ""
+
+
+def attend(
+    kind: Kind,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    given: tuple[Masses | None, Tensor | None],
+    before: Sums | None,
+    causal: bool,
+    floor: float,
+) -> tuple[Tensor, Sums]:
+    """out [B,H,T,E] in the type of v, and the sums after the last key.
+
+    tensors: q, k, v, all with H heads.  given: the keys' masses and keep [B,S].  before:
+    the sums that the keys follow.  causal: query t sees `before` and keys 0 … t, otherwise all.
+    """
+    q, k, v = tensors
+    shared = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
+    masses, keep = given
+    written, decay = masses or (None, None)
+    out, _, sums, plain, scale = linear_attention(
+        *(x.to(shared) for x in (q, k, v)),
+        kind.matrix,
+        keep,
+        written,
+        decay,
+        *(before or (None, None, None)),
+        MAPS[kind.map],
+        kind.unit,
+        causal,
+        kind.square,
+        floor,
+    )
+    weighed = masses is not None or kind.map == "favor"
+    return out.to(v.dtype), Sums(sums, plain, scale if weighed else None)

@@ -1,0 +1,393 @@
+// Gradients of one head, recomputed chunk by chunk. With U_t the gradient of query t's sums, and m_ts the mass
+// of key s at query t:
+//
+//   d phi(q_t) = sum_s m_ts (U_t.v_s) phi(k_s)            along the sequence, with the sums of the forward pass
+//   d phi(k_s) = sum_t m_ts (U_t.v_s) phi(q_t)            back along it, with R = sum_t m phi(q_t) (x) U_t
+//   d v_s      = sum_t m_ts (phi(q_t).phi(k_s) U_t + P_t)
+//   d log m_s  = v_s . d v_s                              [v, 1] for v throughout
+//
+// and d log g_l = (all that reaches the final state) - sum_{s >= l} d log m_s, for a query's average does not
+// change when all its masses are scaled alike. P_t is the gradient of the plain sums that fill a gap.
+#pragma once
+#include "forward.h"
+
+namespace qkv {
+namespace QKV_ISA {
+
+// What the gradients need of every query, found on the way forward.
+struct Slopes {
+  explicit Slopes(int64_t queries)
+      : inverse(queries), one(queries), count(queries), fill(queries) {}
+  Buffer inverse;  // U_t = inverse * gradient of out
+  Buffer one;      // the last component of U_t
+  Buffer count;    // the last component of P_t
+  Buffer fill;     // the rest of P_t is fill * U_t
+};
+
+class Backward : Chunks {
+ public:
+  explicit Backward(const Call& call)
+      : Chunks(call, true), state_(s_), back_(s_), slopes_(call.queries + C), u_(C * s_.values),
+        u_turned_(s_.values * C), v_turned_(s_.values * C), pairs_(C * C), scores_(C * C),
+        grad_phi_(s_.rows * C), grad_v_(C * s_.values), out_(s_.values) {}
+
+  void run(int64_t batch, int64_t head) {
+    open(batch, head);
+    features.open(head, true);
+    begin_back();
+    if (call_.causal) {
+      begin(state_);
+      for (int64_t at = 0; at < call_.queries; at += C) forward_chunk(at, std::min<int64_t>(C, call_.queries - at));
+    } else {
+      take(state_, call_.sums, call_.plain, call_.scale);
+      for (int64_t at = 0; at < call_.queries; at += C) query_chunk(at, std::min<int64_t>(C, call_.queries - at));
+    }
+    double written = 0;
+    for (int64_t at = (call_.keys - 1) / C * C; at >= 0 && call_.keys > 0; at -= C)
+      key_chunk(at, std::min<int64_t>(C, call_.keys - at), written);
+    finish();
+  }
+
+ private:
+  void turn_panels(const float* x, float* turned) const {
+    for (int64_t e = 0; e < s_.values; e += P) turn(x + e * C, P, P, turned + e * C);
+  }
+
+  void begin_back();
+  void finish();
+  void load_slopes(int64_t first, int64_t many);
+  void find_slopes(const State& state, int64_t first, int64_t many, bool own);
+  void forward_chunk(int64_t first, int64_t many);
+  void query_chunk(int64_t first, int64_t many);
+  void key_chunk(int64_t first, int64_t many, double& written);
+  void grad_queries(int64_t many, bool own);
+  void pairs_by_key(int64_t many);
+  void pairs_by_query(int64_t many);
+  void weigh_backward(int64_t first, int64_t many);
+  void weigh_at_end_of_all();
+  void grad_keys(int64_t many);
+  void grad_values(int64_t many);
+  void grad_masses(int64_t first, int64_t many, double& written);
+  void gather(int64_t many);
+
+  int64_t at_row(int64_t n) const { return (b * call_.heads + h) * call_.queries + n; }
+
+  State state_, back_;
+  Slopes slopes_;
+  Buffer u_, u_turned_, v_turned_, pairs_, scores_, grad_phi_, grad_v_, out_;
+  alignas(64) float one_[C], count_slope_[C], fill_slope_[C], grad_square_[C], grad_one_[C];
+  float whole_ = 0;        // the gradient of the final state's sums, times them: what reaches it
+  double faded_ = 0;       // by the keys that come after this chunk; not causal
+};
+
+// `back_` starts as the gradient of the final state.
+inline void Backward::begin_back() {
+  std::memset(back_.sums, 0, size_t(s_.rows * s_.values) * 4);
+  std::memset(back_.ones, 0, size_t(s_.rows) * 4);
+  std::memset(back_.plain, 0, size_t(s_.values) * 4);
+  back_.count = 0, whole_ = 0, faded_ = 0;
+  const int64_t wide = s_.value + 1, at = b * call_.heads + h;
+  double whole = 0;
+  if (call_.grad_sums) {
+    const int64_t many = s_.outside() * wide;
+    for (int64_t f = 0; f < s_.outside(); ++f) {
+      const float* from = call_.grad_sums + at * many + f * wide;
+      for (int64_t e = 0; e < s_.value; ++e) back_.sums[in_panels(s_.row_of(f), e, s_.rows)] = from[e];
+      back_.ones[s_.row_of(f)] = from[s_.value];
+    }
+    for (int64_t i = 0; i < many; ++i) whole += double(call_.grad_sums[at * many + i]) * call_.sums[at * many + i];
+  }
+  if (call_.grad_plain) {
+    const float* from = call_.grad_plain + at * wide;
+    std::memcpy(back_.plain, from, size_t(s_.value) * 4);
+    back_.count = from[s_.value];
+    for (int64_t e = 0; e < wide; ++e) whole += double(from[e]) * call_.plain[at * wide + e];
+  }
+  whole_ = float(whole);
+  back_.scale = call_.weighed ? call_.scale[at] : 0;
+}
+
+// The rows U_t of this chunk, and the same turned.
+inline void Backward::load_slopes(int64_t first, int64_t many) {
+  for (int64_t t = 0; t < C; ++t) {
+    if (t < many) read_row(row_at(call_.grad_out, b, h, first + t, call_.half), call_.half, out_, s_.value);
+    else std::memset(out_, 0, size_t(s_.values) * 4);
+    const float by = t < many ? slopes_.inverse[first + t] : 0;
+    for (int64_t e = 0; e < s_.values; e += L) store(u_ + in_panels(t, e, C), load(out_ + e) * by);
+    one_[t] = t < many ? slopes_.one[first + t] : 0;
+    count_slope_[t] = t < many ? slopes_.count[first + t] : 0;
+    fill_slope_[t] = t < many ? slopes_.fill[first + t] : 0;
+  }
+  turn_panels(u_, u_turned_);
+}
+
+// One pass over gradient and average of every query: 1 / mass, and the gradients of its sum and of its count.
+inline void Backward::find_slopes(const State& state, int64_t first, int64_t many, bool own) {
+  for (int64_t t = 0; t < many; ++t) {
+    const float total = call_.total[at_row(first + t)], count = call_.count[at_row(first + t)];
+    const float gap = std::max(call_.floor * count - total, 0.0f);
+    const float inverse = count > 0 ? 1 / (total + gap) : 0;
+    read_row(row_at(call_.grad_out, b, h, first + t, call_.half), call_.half, out_, s_.value);
+    read_row(row_at(call_.out, b, h, first + t, call_.half), call_.half, row_, s_.value);
+    float mass = 0, mean = 0;
+    for (int64_t e = 0; e < s_.value; ++e) mass += out_[e] * row_[e];
+    mass *= inverse;
+    if (gap > 0) {
+      sum_plain(state, t, own);
+      for (int64_t e = 0; e < s_.value; ++e) mean += out_[e] * plain_[e];
+      mean *= inverse / count;
+    }
+    const bool filled = gap > 0 && count > 0;
+    slopes_.inverse[first + t] = inverse;
+    slopes_.one[first + t] = filled ? -mean : -mass;
+    slopes_.count[first + t] = filled ? call_.floor * (mean - mass) - gap * mean / count : 0;
+    slopes_.fill[first + t] = filled ? gap / count : 0;
+  }
+}
+
+inline void Backward::forward_chunk(int64_t first, int64_t many) {
+  read_keys(first, many);
+  read_queries(first, many);
+  weigh(state_);
+  weigh_last(many);
+  find_slopes(state_, first, many, true);
+  load_slopes(first, many);
+  pairs_by_key(many);
+  grad_queries(many, true);
+  features.unmap(queries, grad_phi_, nullptr, call_.grad_q, b, h, first, many);
+  add(state_, many);
+}
+
+// Queries that see all keys: their gradients, and what they want of the keys.
+inline void Backward::query_chunk(int64_t first, int64_t many) {
+  read_queries(first, many);
+  find_slopes(state_, first, many, false);
+  load_slopes(first, many);
+  grad_queries(many, false);
+  for (int t = 0; t < C; ++t) rest[t] = 1;
+  rest_at_end = 1;
+  gather(many);
+  features.unmap(queries, grad_phi_, nullptr, call_.grad_q, b, h, first, many);
+}
+
+// pairs[s, t] = m_ts U_t.v_s
+inline void Backward::pairs_by_key(int64_t many) {
+  for (int t = 0; t < C; t += P)
+    for (int s = 0; s < std::min<int>(t + P, int(many)); s += TALL) {
+      Tile tile;
+      tile.read(one_ + t, 0);
+      for (int64_t e = 0; e < s_.values; e += P)
+        tile.template add<P, 1>(values + e * C + s * P, u_turned_ + e * C + t, C, P);
+      for (int i = 0; i < TALL; ++i)
+        for (int j = 0; j < WIDE; ++j)
+          store(pairs_ + (s + i) * C + t + j * L,
+                s + i < t + (j + 1) * L ? tile.at[i][j] * load(share + (s + i) * C + t + j * L) : Floats{});
+    }
+}
+
+inline void Backward::grad_queries(int64_t many, bool own) {
+  for (int64_t f = 0; f < s_.rows; f += TALL)
+    for (int t = 0; t < C; t += P) {
+      Tile tile;
+      for (int i = 0; i < TALL; ++i)
+        for (int j = 0; j < WIDE; ++j) tile.at[i][j] = load(one_ + t + j * L) * state_.ones[f + i];
+      for (int64_t e = 0; e < s_.values; e += P)
+        tile.template add<P, 1>(state_.sums + e * s_.rows + f * P, u_turned_ + e * C + t, C, P);
+      if (own) {
+        if (call_.weighed) tile.scale_columns(rest + t);
+        tile.template add<C, 1>(keys.phi + f * C, pairs_ + t, C, std::min<int64_t>(t + P, many));
+      }
+      tile.write(grad_phi_ + f * C + t, C);
+    }
+}
+
+// share[t, s], rest, at_end and the scale before this chunk, from what the forward pass noted.
+inline void Backward::weigh_backward(int64_t first, int64_t many) {
+  const Ints lanes = lane_numbers();
+  if (!call_.weighed) {
+    for (int t = 0; t < C; ++t) {
+      rest[t] = 1, at_end[t] = kept[t];
+      for (int s = 0; s < C; s += L)
+        store(share + t * C + s, (lanes + s <= all_int(t)) ? load(kept + s) : Floats{});
+    }
+    rest_at_end = 1;
+    return;
+  }
+  const int64_t at = b * call_.heads + h;
+  const float before = first > 0 ? call_.top[at_row(first - 1)] : call_.scale0 ? call_.scale0[at] : NOTHING;
+  float left = before;
+  for (int t = 0; t < C; ++t) {
+    left += decay[t];
+    top[t] = t < many ? call_.top[at_row(first + t)] : top[t - 1];
+    rest[t] = share_of(left, top[t]);
+  }
+  for (int s = 0; s < C; s += L) {
+    Floats fade{};
+    for (int t = 0; t < C; ++t) {
+      fade = lanes + s < all_int(t) ? fade + decay[t] : Floats{};
+      Floats log = lanes + s <= all_int(t) ? fade + load(written + s) : all(NOTHING);
+      store(share + t * C + s, exponential(log - (top[t] == NOTHING ? 0 : top[t])));
+    }
+  }
+  std::memcpy(at_end, share + (many - 1) * C, sizeof at_end);
+  rest_at_end = rest[many - 1];
+}
+
+// at_end of keys that every query sees, and that those after them fade.
+inline void Backward::weigh_at_end_of_all() {
+  for (int s = C - 1; s >= 0; --s) {
+    at_end[s] = call_.weighed ? share_of(written[s] + float(faded_), state_.scale) : kept[s];
+    faded_ += decay[s];
+  }
+}
+
+// pairs[t, s] = m_ts U_t.v_s and scores[t, s] = m_ts (phi(q_t).phi(k_s) + fill_t); what ones want of the keys.
+inline void Backward::pairs_by_query(int64_t many) {
+  for (int s = 0; s < C; s += L) store(grad_one_ + s, Floats{});
+  for (int t = 0; t < many; t += TALL)
+    for (int s = 0; s <= t; s += P) {
+      Tile pairs, scores;
+      for (int i = 0; i < TALL; ++i)
+        for (int j = 0; j < WIDE; ++j) pairs.at[i][j] = all(one_[t + i]);
+      for (int64_t e = 0; e < s_.values; e += P)
+        pairs.template add<P, 1>(u_ + e * C + t * P, v_turned_ + e * C + s, C, P);
+      scores.clear();
+      scores.template add<1, C>(queries.phi + t, keys.phi + s, C, s_.rows);
+      for (int j = 0; j < WIDE; ++j) {
+        Floats one = load(grad_one_ + s + j * L);
+        for (int i = 0; i < TALL; ++i) {
+          const int64_t at = (t + i) * C + s + j * L;
+          const Floats part = load(share + at);
+          one += part * (scores.at[i][j] * one_[t + i] + count_slope_[t + i]);
+          store(pairs_ + at, part * pairs.at[i][j]);
+          store(scores_ + at, part * (scores.at[i][j] + fill_slope_[t + i]));
+        }
+        store(grad_one_ + s + j * L, one);
+      }
+    }
+}
+
+inline void Backward::grad_keys(int64_t many) {
+  for (int64_t f = 0; f < s_.rows; f += TALL)
+    for (int s = 0; s < C; s += P) {
+      Tile tile;
+      for (int i = 0; i < TALL; ++i)
+        for (int j = 0; j < WIDE; ++j) tile.at[i][j] = all(back_.ones[f + i]);
+      for (int64_t e = 0; e < s_.values; e += P)
+        tile.template add<P, 1>(back_.sums + e * s_.rows + f * P, v_turned_ + e * C + s, C, P);
+      tile.scale_columns(at_end + s);
+      if (call_.causal && s < many)
+        tile.template add<C, 1>(queries.phi + f * C + s, pairs_ + s * C + s, C, many - s);
+      tile.write(grad_phi_ + f * C + s, C);
+    }
+}
+
+inline void Backward::grad_values(int64_t many) {
+  for (int64_t e = 0; e < s_.values; e += P)
+    for (int64_t s = 0; s < many; s += TALL) {
+      Tile tile;
+      tile.read(back_.plain + e, 0);
+      tile.template add<1, C>(keys.phi + s, back_.sums + e * s_.rows, P, s_.rows);
+      tile.scale_rows(at_end + s);
+      if (call_.causal) tile.template add<1, C>(scores_ + s * C + s, u_ + e * C + s * P, P, many - s);
+      tile.write(grad_v_ + s * s_.values + e, int(s_.values));
+    }
+}
+
+inline void Backward::grad_masses(int64_t first, int64_t many, double& sum) {
+  for (int s = 0; s < C; s += L) {
+    Floats one = all(back_.count);
+    for (int64_t f = 0; f < s_.rows; ++f) one += load(keys.phi + f * C + s) * back_.ones[f];
+    one *= load(at_end + s);
+    if (call_.causal) one += load(grad_one_ + s);
+    Floats row[L];
+    for (int i = 0; i < L; ++i) {
+      row[i] = Floats{};
+      for (int64_t e = 0; e < s_.values; e += L)
+        row[i] += load(values + in_panels(s + i, e, C)) * load(grad_v_ + (s + i) * s_.values + e);
+    }
+    store(grad_one_ + s, one + row_sums(row));
+  }
+  const int64_t at = (b * call_.heads + h) * call_.keys + first;
+  for (int64_t s = many - 1; s >= 0; --s) {
+    sum += grad_one_[s];
+    if (call_.grad_written) call_.grad_written[at + s] = kept[s] ? grad_one_[s] : 0;
+    if (call_.grad_decay) call_.grad_decay[at + s] = float(whole_ - sum);
+  }
+}
+
+// back += rest * phi(q) (x) U, and what is left of it before this chunk.
+inline void Backward::gather(int64_t many) {
+  for (int64_t t = 0; t < C; ++t) {
+    if (t >= many) rest[t] = 0;
+    one_[t] *= rest[t];
+  }
+  if (call_.weighed && call_.causal)
+    for (int64_t e = 0; e < s_.values; e += L)
+      for (int64_t t = 0; t < many; ++t) {
+        float* place = u_ + in_panels(t, e, C);
+        store(place, load(place) * rest[t]);
+      }
+  for (int64_t e = 0; e < s_.values; e += P)
+    for (int64_t f = 0; f < s_.rows; f += TALL) {
+      Tile tile;
+      float* place = back_.sums + e * s_.rows + f * P;
+      tile.read(place, P);
+      tile.scale(rest_at_end);
+      tile.template add<C, 1>(queries.phi + f * C, u_ + e * C, P, many);
+      tile.write(place, P);
+    }
+  for (int64_t f = 0; f < s_.rows; ++f) {
+    Floats sum{};
+    for (int t = 0; t < C; t += L) sum += load(queries.phi + f * C + t) * load(one_ + t);
+    float ones = back_.ones[f] * rest_at_end;
+    for (int i = 0; i < L; ++i) ones += sum[i];
+    back_.ones[f] = ones;
+  }
+  for (int64_t e = 0; e < s_.values; e += L) {
+    Floats sum = load(back_.plain + e) * rest_at_end;
+    for (int64_t t = 0; t < many; ++t) sum += load(u_ + in_panels(t, e, C)) * fill_slope_[t];
+    store(back_.plain + e, sum);
+  }
+  back_.count *= rest_at_end;
+  for (int64_t t = 0; t < many; ++t) back_.count += rest[t] * count_slope_[t];
+}
+
+// The gradients of what does not belong to one position.
+inline void Backward::finish() {
+  const int64_t at = b * call_.heads + h;
+  if (call_.grad_matrix) features.close(call_.grad_matrix + at * s_.features * s_.width);
+  if (!call_.grad_sums0) return;
+  if (!call_.causal && call_.weighed) {
+    const float left = share_of(call_.scale0[at] + float(faded_), state_.scale);
+    for (int64_t i = 0; i < s_.rows * s_.values; ++i) back_.sums[i] *= left;
+    for (int64_t i = 0; i < s_.rows; ++i) back_.ones[i] *= left;
+    for (int64_t i = 0; i < s_.values; ++i) back_.plain[i] *= left;
+    back_.count *= left;
+  }
+  give(back_, call_.grad_sums0, call_.grad_plain0, nullptr);
+}
+
+inline void Backward::key_chunk(int64_t first, int64_t many, double& written_so_far) {
+  read_keys(first, many);
+  turn_panels(values, v_turned_);
+  if (call_.causal) {
+    read_queries(first, many);
+    weigh_backward(first, many);
+    load_slopes(first, many);
+    pairs_by_query(many);
+  } else {
+    weigh_at_end_of_all();
+  }
+  grad_keys(many);
+  grad_values(many);
+  for (int64_t s = 0; s < many; ++s)
+    write_row(grad_v_ + s * s_.values, call_.half, row_at(call_.grad_v, b, h, first + s, call_.half), s_.value);
+  const bool masses = call_.weighed && (call_.grad_written || call_.map == FAVOR);
+  if (masses) grad_masses(first, many, written_so_far);
+  features.unmap(keys, grad_phi_, masses ? grad_one_ : nullptr, call_.grad_k, b, h, first, many);
+  if (call_.causal) gather(many);
+}
+
+}  // namespace QKV_ISA
+}  // namespace qkv

@@ -1,0 +1,152 @@
+// The engine for one instruction set: compiled once for each.
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "backward.h"
+#include "forward.h"
+#include "threads.h"
+
+namespace qkv {
+namespace QKV_ISA {
+
+namespace {
+
+constexpr int64_t FEWEST = 8 * C;  // tokens that are worth a run of their own
+
+struct Part {
+  int64_t begin, end;
+};
+
+// Part `i` of `parts` runs of whole chunks.
+Part part_of(int64_t tokens, int64_t parts, int64_t i) {
+  const int64_t chunks = (tokens + C - 1) / C;
+  return {std::min(chunks * i / parts * C, tokens), std::min(chunks * (i + 1) / parts * C, tokens)};
+}
+
+void add_up(Chunks& chunks, State& state, Part keys) {
+  for (int64_t at = keys.begin; at < keys.end; at += C) {
+    const int64_t many = std::min<int64_t>(C, keys.end - at);
+    chunks.read_keys(at, many);
+    chunks.absorb(state, many);
+  }
+}
+
+void note(const Call& call, const Chunks& chunks, int64_t at, int64_t many) {
+  if (!call.total) return;
+  const int64_t row = (chunks.b * call.heads + chunks.h) * call.queries + at;
+  std::memcpy(call.total + row, chunks.total, size_t(many) * 4);
+  std::memcpy(call.count + row, chunks.count, size_t(many) * 4);
+  std::memcpy(call.top + row, chunks.top, size_t(many) * 4);
+}
+
+void read_all(const Call& call, Chunks& chunks, const State& state, Part queries) {
+  for (int64_t at = queries.begin; at < queries.end; at += C) {
+    const int64_t many = std::min<int64_t>(C, queries.end - at);
+    chunks.read_queries(at, many);
+    chunks.read(state, at, many);
+    note(call, chunks, at, many);
+  }
+}
+
+void run_along(const Call& call, Chunks& chunks, State& state, Part tokens) {
+  for (int64_t at = tokens.begin; at < tokens.end; at += C) {
+    const int64_t many = std::min<int64_t>(C, tokens.end - at);
+    chunks.read_keys(at, many);
+    chunks.read_queries(at, many);
+    chunks.run(state, at, many);
+    note(call, chunks, at, many);
+  }
+}
+
+// Every head by itself.
+void by_head(const Call& call, Spread spread, int threads) {
+  std::atomic<int64_t> next{0};
+  auto body = [&] {
+    Chunks chunks(call);
+    State state{Sizes(call)};
+    for (int64_t i; (i = next++) < call.batch * call.heads;) {
+      chunks.open(i / call.heads, i % call.heads);
+      chunks.features.open(chunks.h, false);
+      chunks.begin(state);
+      if (call.causal) {
+        run_along(call, chunks, state, {0, call.keys});
+      } else {
+        add_up(chunks, state, {0, call.keys});
+        read_all(call, chunks, state, {0, call.queries});
+      }
+      chunks.give(state, call.sums, call.plain, call.scale);
+    }
+  };
+  on_threads(spread, threads, body);
+}
+
+// Fewer heads than threads: each head's keys in `parts` runs, summed side by side; then every run goes on from
+// what the ones before it add up to.
+void by_part(const Call& call, Spread spread, int threads, int64_t parts) {
+  const Sizes sizes(call);
+  const int64_t heads = call.batch * call.heads, jobs = heads * parts;
+  std::vector<State> states;
+  for (int64_t i = 0; i < jobs; ++i) states.emplace_back(sizes);
+  std::atomic<int64_t> next{0};
+  auto open = [&](Chunks& chunks, int64_t i) {
+    chunks.open(i / parts / call.heads, i / parts % call.heads);
+    chunks.features.open(chunks.h, false);
+  };
+  auto sum = [&] {
+    Chunks chunks(call);
+    for (int64_t i; (i = next++) < jobs;) {
+      open(chunks, i);
+      if (i % parts == 0) chunks.begin(states[i]);
+      if (!call.causal || i % parts < parts - 1) add_up(chunks, states[i], part_of(call.keys, parts, i % parts));
+    }
+  };
+  on_threads(spread, threads, sum);
+  for (int64_t i = 0; i < jobs; ++i)
+    if (i % parts > 0) follow(sizes, call.weighed, states[i - 1], states[i]);
+  next = 0;
+  auto read = [&] {
+    Chunks chunks(call);
+    State state(sizes);
+    for (int64_t i; (i = next++) < jobs;) {
+      open(chunks, i);
+      const bool ends = i % parts == parts - 1;
+      if (call.causal) {
+        if (i % parts == 0) chunks.begin(state);
+        else copy(sizes, states[i - 1], state);
+        run_along(call, chunks, state, part_of(call.keys, parts, i % parts));
+        if (ends) chunks.give(state, call.sums, call.plain, call.scale);
+      } else {
+        read_all(call, chunks, states[i - i % parts + parts - 1], part_of(call.queries, parts, i % parts));
+        if (ends) chunks.give(states[i], call.sums, call.plain, call.scale);
+      }
+    }
+  };
+  on_threads(spread, threads, read);
+}
+
+}  // namespace
+
+void forward(const Call& call, Spread spread) {
+  const int64_t heads = call.batch * call.heads, tokens = std::max(call.keys, call.queries);
+  if (heads == 0) return;
+  const int64_t most = std::max<int64_t>(tokens / FEWEST, 1);
+  const int64_t parts = heads < call.threads ? std::min((call.threads + heads - 1) / heads, most) : 1;
+  const int threads = int(std::min<int64_t>(call.threads, heads * parts));
+  if (parts == 1) by_head(call, spread, threads);
+  else by_part(call, spread, threads, parts);
+}
+
+void backward(const Call& call, Spread spread) {
+  const int64_t heads = call.batch * call.heads;
+  if (heads == 0) return;
+  std::atomic<int64_t> next{0};
+  auto body = [&] {
+    Backward chunks(call);
+    for (int64_t i; (i = next++) < heads;) chunks.run(i / call.heads, i % call.heads);
+  };
+  on_threads(spread, int(std::min<int64_t>(call.threads, heads)), body);
+}
+
+}  // namespace QKV_ISA
+}  // namespace qkv

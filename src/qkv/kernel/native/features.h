@@ -1,0 +1,324 @@
+// Feature maps of a chunk of tokens, features in rows and tokens in columns, so that everything that belongs
+// to a token is one vector operation for many tokens.
+#pragma once
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "call.h"
+#include "tile.h"
+
+namespace qkv {
+namespace QKV_ISA {
+
+constexpr float NOTHING = -std::numeric_limits<float>::infinity();
+constexpr float SHORTEST = 1e-3f;  // as in rfa.unit
+
+QKV_INLINE int64_t up_to(int64_t n, int64_t whole) { return (n + whole - 1) / whole * whole; }
+
+// Zeroed floats, aligned to a cache line.
+class Buffer {
+ public:
+  explicit Buffer(int64_t floats)
+      : at_(static_cast<float*>(::operator new[](bytes(floats), std::align_val_t(64)))) {
+    std::memset(at_.get(), 0, bytes(floats));
+  }
+  operator float*() const { return at_.get(); }
+
+ private:
+  struct Free {
+    void operator()(float* at) const { ::operator delete[](at, std::align_val_t(64)); }
+  };
+  static size_t bytes(int64_t floats) { return size_t(up_to(floats + 1, 16)) * sizeof(float); }
+  std::unique_ptr<float[], Free> at_;
+};
+
+struct Sizes {
+  explicit Sizes(const Call& c)
+      : width(c.width), value(c.value), features(c.features), paired(c.map == GAUSSIAN),
+        columns(up_to(c.width, P)), values(up_to(c.value, P)), block(up_to(c.features, TALL)),
+        rows(paired ? 2 * block : block) {}
+
+  int64_t width, value, features;
+  bool paired;      // sin and cos of every feature
+  int64_t columns;  // of x
+  int64_t values;   // columns of values
+  int64_t block;    // rows of sin, of cos, or of all there is
+  int64_t rows;     // of phi
+
+  int64_t outside() const { return paired ? 2 * features : features; }
+  int64_t row_of(int64_t feature) const {
+    return feature < features ? feature : feature - features + block;
+  }
+};
+
+QKV_INLINE const char* row_at(const Rows& rows, int64_t b, int64_t h, int64_t n, bool half) {
+  int64_t offset = b * rows.batch + h * rows.head + n * rows.position;
+  return static_cast<const char*>(rows.data) + offset * (half ? 2 : 4);
+}
+
+// Rows that are read next, fetched into the cache a few at a time while other work goes on.  A fetch beyond the
+// end of a tensor does nothing.
+struct Ahead {
+  uintptr_t row = 0;
+  int64_t step = 0, bytes = 0, left = 0;
+
+  QKV_INLINE void aim(const Rows& rows, int64_t b, int64_t h, int64_t first, int64_t width, bool half) {
+    row = reinterpret_cast<uintptr_t>(row_at(rows, b, h, first, half));
+    step = rows.position * (half ? 2 : 4), bytes = width * (half ? 2 : 4), left = C;
+  }
+  QKV_INLINE void fetch(int64_t many) {
+    for (; many > 0 && left > 0; --many, --left, row += uintptr_t(step))
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const void*>(row + uintptr_t(i)));
+  }
+};
+
+// Queries or keys of one chunk: x [C, columns], its transpose, what each token is scaled by, and phi.
+struct Mapped {
+  explicit Mapped(const Sizes& s)
+      : x(C * s.columns), turned(up_to(s.columns, L) * C), phi(s.rows * C) {}
+  Buffer x, turned, phi;
+  alignas(64) float inverse[C], amplitude[C], peak[C], square[C];
+  Ahead ahead;
+};
+
+QKV_INLINE void read_row(const char* from, bool half, float* to, int64_t width) {
+  if (!half) {
+    std::memcpy(to, from, size_t(width) * 4);
+    return;
+  }
+  const uint16_t* narrow = reinterpret_cast<const uint16_t*>(from);
+  for (int64_t i = 0; i < width; ++i) to[i] = from_half(narrow[i]);
+}
+
+QKV_INLINE void write_row(const float* from, bool half, const char* to, int64_t width) {
+  if (!half) {
+    std::memcpy(const_cast<char*>(to), from, size_t(width) * 4);
+    return;
+  }
+  uint16_t* narrow = reinterpret_cast<uint16_t*>(const_cast<char*>(to));
+  for (int64_t i = 0; i < width; ++i) narrow[i] = to_half(from[i]);
+}
+
+// C rows of so many columns, `row` apart -> [columns, C].
+inline void turn(const float* x, int64_t row, int64_t columns, float* turned) {
+  for (int64_t t = 0; t < C; t += L)
+    for (int64_t d = 0; d < columns; d += L) {
+      Floats block[L];
+      for (int i = 0; i < L; ++i) block[i] = load(x + (t + i) * row + d);
+      transpose(block);
+      for (int i = 0; i < L; ++i) store(turned + (d + i) * C + t, block[i]);
+    }
+}
+
+// [columns, C] -> [C, columns].
+inline void turn_back(const float* turned, int64_t columns, float* x) {
+  for (int64_t d = 0; d < columns; d += L)
+    for (int64_t t = 0; t < C; t += L) {
+      Floats block[L];
+      for (int i = 0; i < L; ++i) block[i] = load(turned + (d + i) * C + t);
+      transpose(block);
+      for (int i = 0; i < L; ++i) store(x + (t + i) * columns + d, block[i]);
+    }
+}
+
+class Features {
+ public:
+  Features(const Call& call, bool backward)
+      : call_(call), s_(call), by_feature_(s_.block * s_.width),
+        by_width_(backward ? s_.block * s_.columns : 0), logit_(backward ? s_.rows * C : 0),
+        slope_(backward ? s_.columns * C : 0), grad_(backward ? s_.block * s_.columns : 0),
+        rows_(backward ? C * s_.columns : 0) {}
+
+  void open(int64_t h, bool backward) {
+    if (call_.map == ELU) return;
+    const float* matrix = call_.matrix + h * s_.features * s_.width;
+    for (int64_t r = 0; r < s_.features; ++r)
+      for (int64_t d = 0; d < s_.width; ++d)
+        by_feature_[(r / TALL * s_.width + d) * TALL + r % TALL] = matrix[r * s_.width + d];
+    if (!backward) return;
+    std::memset(grad_, 0, size_t(s_.block * s_.columns) * 4);
+    for (int64_t r = 0; r < s_.features; ++r)
+      for (int64_t d = 0; d < s_.width; ++d)
+        by_width_[(d / TALL * s_.block + r) * TALL + d % TALL] = matrix[r * s_.width + d];
+  }
+
+  // keep: of the tokens of the chunk, null where all are real.  What is not real is never read.
+  void map(const Rows& from, int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep,
+           Mapped& to) const {
+    for (int64_t t = 0; t < C; ++t) {
+      bool real = t < many && (!keep || keep[t]);
+      float* row = to.x + t * s_.columns;
+      if (real) read_row(row_at(from, b, h, first + t, call_.half), call_.half, row, s_.width);
+      else std::memset(row, 0, size_t(s_.width) * 4);
+      to.amplitude[t] = real ? amplitude() : 0;
+    }
+    to.ahead.aim(from, b, h, first + C, s_.width, call_.half);
+    turn(to.x, s_.columns, s_.columns, to.turned);
+    measure(to);
+    if (call_.map == GAUSSIAN) project<GAUSSIAN>(to);
+    else if (call_.map == ARCCOS) project<ARCCOS>(to);
+    else if (call_.map == FAVOR) project<FAVOR>(to), soften(to);
+    else rise(to);
+  }
+
+  // grad: of phi [rows, C]; grad_mass: of the log mass of every token, or null. Writes the gradient of x and
+  // adds that of the matrix.
+  void unmap(const Mapped& at, const float* grad, const float* grad_mass, const Rows& to, int64_t b, int64_t h,
+             int64_t first, int64_t many) const {
+    if (call_.map == ELU) sink(at, grad);
+    else reflect(at, grad);
+    if (call_.unit) straighten(at);
+    if (call_.map == FAVOR && grad_mass) shorten(at, grad_mass);
+    turn_back(slope_, s_.columns, rows_);
+    for (int64_t t = 0; t < many; ++t)
+      write_row(rows_ + t * s_.columns, call_.half, row_at(to, b, h, first + t, call_.half), s_.width);
+  }
+
+  void close(float* grad_matrix) const {
+    for (int64_t r = 0; r < s_.features; ++r)
+      for (int64_t d = 0; d < s_.width; ++d)
+        grad_matrix[r * s_.width + d] = grad_[in_panels(r, d, s_.block)];
+  }
+
+ private:
+  float amplitude() const { return call_.map == ELU ? 1.0f : 1.0f / std::sqrt(float(s_.features)); }
+
+  void measure(Mapped& to) const {
+    if (!call_.unit && call_.map != FAVOR) {
+      for (int t = 0; t < C; ++t) to.inverse[t] = 1;
+      return;
+    }
+    for (int t = 0; t < C; t += L) {
+      Floats square{};
+      for (int64_t d = 0; d < s_.width; ++d) {
+        Floats x = load(to.turned + d * C + t);
+        square += x * x;
+      }
+      store(to.square + t, square);
+    }
+    for (int t = 0; t < C; ++t)
+      to.inverse[t] = call_.unit ? 1 / std::max(std::sqrt(to.square[t]), SHORTEST) : 1;
+  }
+
+  template <int MAP>
+  void project(Mapped& to) const {
+    for (int64_t r = 0; r < s_.block; r += TALL)
+      for (int t = 0; t < C; t += P) {
+        Tile tile;
+        tile.clear();
+        tile.template add<1, TALL>(by_feature_ + r * s_.width, to.turned + t, C, s_.width);
+        if (MAP != FAVOR) tile.scale_columns(to.inverse + t);
+        finish<MAP>(tile, to, r, t);
+        to.ahead.fetch(C * TALL / s_.block + 1);
+      }
+    for (int64_t r = s_.features; r < s_.block; ++r) std::memset(to.phi + r * C, 0, C * 4);
+    if (s_.paired)
+      for (int64_t r = s_.block + s_.features; r < s_.rows; ++r) std::memset(to.phi + r * C, 0, C * 4);
+  }
+
+  template <int MAP>
+  QKV_INLINE void finish(const Tile& tile, Mapped& to, int64_t r, int t) const {
+    float* phi = to.phi + r * C + t;
+#pragma GCC unroll 16
+    for (int i = 0; i < TALL; ++i)
+      for (int j = 0; j < WIDE; ++j) {
+        float* place = phi + i * C + j * L;
+        Floats amplitude = load(to.amplitude + t + j * L), logit = tile.at[i][j];
+        if (MAP == GAUSSIAN) {
+          Floats sine, cosine;
+          sin_cos(logit, amplitude, sine, cosine);
+          store(place, sine);
+          store(place + s_.block * C, cosine);
+        } else {
+          store(place, MAP == ARCCOS ? highest(logit, Floats{}) * amplitude : logit);
+        }
+      }
+  }
+
+  // Logits -> exp(logit - peak); peak is the largest of every token.
+  void soften(Mapped& to) const {
+    for (int t = 0; t < C; t += L) {
+      Floats peak = load(to.phi + t), amplitude = load(to.amplitude + t);
+      for (int64_t r = 1; r < s_.features; ++r) peak = highest(peak, load(to.phi + r * C + t));
+      for (int64_t r = 0; r < s_.features; ++r) {
+        float* place = to.phi + r * C + t;
+        store(place, exponential(load(place) - peak) * amplitude);
+      }
+      store(to.peak + t, peak);
+    }
+  }
+
+  void rise(Mapped& to) const {
+    for (int64_t d = 0; d < s_.features; ++d)
+      for (int t = 0; t < C; t += L) {
+        Floats x = load(to.turned + d * C + t), none{};
+        store(to.phi + d * C + t, (exponential(lowest(x, none)) + highest(x, none)) * load(to.amplitude + t));
+      }
+  }
+
+  // slope = gradient of x through elu(x) + 1.
+  void sink(const Mapped& at, const float* grad) const {
+    for (int64_t i = 0; i < s_.features * C; i += L)
+      store(slope_ + i, load(grad + i) * lowest(load(at.phi + i), all(1)));
+  }
+
+  // The gradient of what the matrix makes of x, then through the matrix.
+  void reflect(const Mapped& at, const float* grad) const {
+    const int64_t cosines = s_.block * C;
+    for (int64_t r = 0; r < s_.block; ++r)
+      for (int t = 0; t < C; t += L) {
+        const int64_t i = r * C + t;
+        const Floats phi = load(at.phi + i), from = load(grad + i);
+        Floats slope;
+        if (call_.map == GAUSSIAN) slope = from * load(at.phi + cosines + i) - load(grad + cosines + i) * phi;
+        else if (call_.map == ARCCOS) slope = phi > Floats{} ? from * load(at.amplitude + t) : Floats{};
+        else slope = from * phi;
+        store(logit_ + i, slope * load(at.inverse + t));
+      }
+    for (int64_t d = 0; d < s_.width; d += TALL)
+      for (int t = 0; t < C; t += P) {
+        Tile tile;
+        tile.clear();
+        tile.template add<1, TALL>(by_width_ + d * s_.block, logit_ + t, C, s_.features);
+        tile.write(slope_ + d * C + t, C);
+      }
+    if (!call_.grad_matrix) return;
+    for (int64_t d = 0; d < s_.columns; d += P)
+      for (int64_t r = 0; r < s_.block; r += TALL) {
+        Tile tile;
+        float* place = grad_ + in_panels(r, d, s_.block);
+        tile.read(place, P);
+        tile.template add<C, 1>(logit_ + r * C, at.x + d, s_.columns, C);
+        tile.write(place, P);
+      }
+  }
+
+  // The part along x does not change a unit vector.
+  void straighten(const Mapped& at) const {
+    for (int t = 0; t < C; t += L) {
+      Floats along{}, inverse = load(at.inverse + t);
+      for (int64_t d = 0; d < s_.width; ++d) along += load(slope_ + d * C + t) * load(at.turned + d * C + t);
+      along = load(at.square + t) > SHORTEST * SHORTEST ? along * inverse * inverse : Floats{};
+      for (int64_t d = 0; d < s_.width; ++d) {
+        float* place = slope_ + d * C + t;
+        store(place, load(place) - load(at.turned + d * C + t) * along);
+      }
+    }
+  }
+
+  void shorten(const Mapped& at, const float* grad_mass) const {
+    for (int64_t d = 0; d < s_.width; ++d)
+      for (int t = 0; t < C; t += L) {
+        float* place = slope_ + d * C + t;
+        store(place, load(place) - load(at.turned + d * C + t) * load(grad_mass + t) * (2 * call_.square));
+      }
+  }
+
+  const Call& call_;
+  Sizes s_;
+  Buffer by_feature_, by_width_, logit_, slope_, grad_, rows_;
+};
+
+}  // namespace QKV_ISA
+}  // namespace qkv

@@ -1,0 +1,156 @@
+// The C interface: picks the engine of the best instruction set that this machine has, and owns the threads.
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "call.h"
+#include "threads.h"
+
+namespace qkv {
+
+#define QKV_DECLARE(ISA)                      \
+  namespace ISA {                             \
+  void forward(const Call&, Spread);          \
+  void backward(const Call&, Spread);         \
+  }
+QKV_DECLARE(generic)
+#ifdef QKV_X86
+QKV_DECLARE(avx2)
+QKV_DECLARE(avx512)
+#endif
+
+namespace {
+
+struct Engine {
+  const char* name;
+  void (*forward)(const Call&, Spread);
+  void (*backward)(const Call&, Spread);
+  bool runs;
+};
+
+// Best first. QKV_NATIVE_ISA=name in the environment asks for less.
+const Engine& engine() {
+  static const Engine chosen = [] {
+#ifdef QKV_X86
+    __builtin_cpu_init();
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    const bool middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    const Engine engines[] = {
+#ifdef QKV_X86
+        {"avx512", avx512::forward, avx512::backward, wide},
+        {"avx2", avx2::forward, avx2::backward, middle},
+#endif
+        {"generic", generic::forward, generic::backward, true},
+    };
+    const char* asked = std::getenv("QKV_NATIVE_ISA");
+    for (const Engine& engine : engines)
+      if (engine.runs && (!asked || !*asked || !std::strcmp(asked, engine.name))) return engine;
+    return engines[sizeof engines / sizeof *engines - 1];
+  }();
+  return chosen;
+}
+
+// Threads that wait for the next call. One call at a time has them; another that comes meanwhile works alone.
+class Pool {
+ public:
+  void run(int threads, Body body, void* argument) {
+    std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
+    if (threads > 1 && mine.owns_lock()) {
+      try {
+        grow(threads - 1);
+      } catch (const std::exception&) {  // the system has no more threads: those that are there do the work
+      }
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        body_ = body, argument_ = argument, open_ = std::min(threads - 1, here_), working_ = 0, failed_ = nullptr;
+      }
+      wake_.notify_all();
+    }
+    std::exception_ptr failed;
+    try {
+      body(argument);
+    } catch (...) {
+      failed = std::current_exception();
+    }
+    if (mine.owns_lock() && threads > 1) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      open_ = 0;
+      done_.wait(lock, [&] { return working_ == 0; });
+      if (!failed) failed = failed_;
+    }
+    if (failed) std::rethrow_exception(failed);
+  }
+
+ private:
+  void grow(int threads) {
+    for (; here_ < threads; ++here_) std::thread([this] { serve(); }).detach();
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return open_ > 0; });
+      --open_, ++working_;
+      const Body body = body_;
+      void* const argument = argument_;
+      lock.unlock();
+      std::exception_ptr failed;
+      try {
+        body(argument);
+      } catch (...) {
+        failed = std::current_exception();
+      }
+      lock.lock();
+      if (failed) failed_ = failed;
+      if (--working_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex busy_, mutex_;
+  std::condition_variable wake_, done_;
+  Body body_ = nullptr;
+  void* argument_ = nullptr;
+  int here_ = 0, open_ = 0, working_ = 0;
+  std::exception_ptr failed_;
+};
+
+// Never destroyed: its threads outlive every static. A child of fork has none of them, so it starts anew.
+std::atomic<Pool*> pool{nullptr};
+
+void spread(int threads, Body body, void* argument) {
+  static const int once = [] {
+    pool = new Pool;
+    return pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+  }();
+  (void)once;
+  pool.load()->run(threads, body, argument);
+}
+
+int guarded(void (*run)(const Call&, Spread), const Call& call) {
+  try {
+    run(call, spread);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+}  // namespace
+}  // namespace qkv
+
+extern "C" {
+#define QKV_EXPORT __attribute__((visibility("default")))
+QKV_EXPORT int qkv_forward(const qkv::Call* call) { return qkv::guarded(qkv::engine().forward, *call); }
+QKV_EXPORT int qkv_backward(const qkv::Call* call) { return qkv::guarded(qkv::engine().backward, *call); }
+QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }
+QKV_EXPORT const char* qkv_compiler() { return QKV_COMPILER; }
+QKV_EXPORT int64_t qkv_call_bytes() { return int64_t(sizeof(qkv::Call)); }
+}

@@ -1,0 +1,96 @@
+"""The compiled library: where it is, and how it is called.
+
+`Call` mirrors struct Call of call.h, field by field.
+"""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+FILE = Path(__file__).parent / f"libqkv_native{SUFFIX}"
+
+
+class Rows(ctypes.Structure):
+    """A [B,H,N,width] tensor whose last dimension is contiguous."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("batch", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+        ("position", ctypes.c_int64),
+    )
+
+
+SIZES = ("batch", "heads", "queries", "keys", "width", "value", "features")
+FLAGS = ("map", "unit", "causal", "half", "weighed", "threads")
+FORWARD = (
+    *("matrix", "keep", "written", "decay", "sums0", "plain0", "scale0"),
+    *("total", "count", "top", "sums", "plain", "scale"),
+)
+BACKWARD = (
+    *("grad_sums", "grad_plain", "grad_matrix"),
+    *("grad_written", "grad_decay", "grad_sums0", "grad_plain0"),
+)
+
+
+class Call(ctypes.Structure):
+    """Everything that one call needs."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_int32) for name in FLAGS),
+        *((name, ctypes.c_float) for name in ("floor", "square")),
+        *((name, Rows) for name in ("q", "k", "v", "out")),
+        *((name, ctypes.c_void_p) for name in FORWARD),
+        *((name, Rows) for name in ("grad_out", "grad_q", "grad_k", "grad_v")),
+        *((name, ctypes.c_void_p) for name in BACKWARD),
+    )
+
+
+def _load() -> ctypes.CDLL | None:
+    """The library, or None where it was not built, does not load, or is of another version."""
+    try:
+        library = ctypes.CDLL(str(FILE))
+    except OSError:
+        return None
+    library.qkv_call_bytes.restype = ctypes.c_int64
+    for name in ("qkv_instruction_set", "qkv_compiler"):
+        getattr(library, name).restype = ctypes.c_char_p
+    for name in ("qkv_forward", "qkv_backward"):
+        getattr(library, name).argtypes = (ctypes.POINTER(Call),)
+    return library if library.qkv_call_bytes() == ctypes.sizeof(Call) else None
+
+
+LIBRARY = _load()
+BUILT = LIBRARY is not None
+
+
+def call(name: str, **fields: int | float | Rows | Tensor | None) -> None:
+    """Fill in a Call and run it; tensors without strides of their own must be contiguous."""
+    if LIBRARY is None:
+        raise RuntimeError(
+            f"this needs the native engine, which is not built here ({FILE}): install qkv where there is a C++ "
+            "compiler, or run the model outside torch.export"
+        )
+    made = Call(threads=torch.get_num_threads())
+    for field, value in fields.items():
+        setattr(made, field, value.data_ptr() if isinstance(value, Tensor) else value)
+    if getattr(LIBRARY, name)(ctypes.byref(made)) != 0:
+        raise MemoryError("the native engine had no memory for its chunks: use fewer threads or features")
+
+
+def rows(x: Tensor) -> Rows:
+    """A tensor [B,H,N,width] as the library reads it: with strides, but whole rows."""
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    made = Rows(x.data_ptr(), *x.stride()[:3])
+    made.tensor = x  # a copy must live as long as its address
+    return made
+
+
+def flat(x: Tensor | None) -> Tensor | None:
+    """A tensor as the library reads it where there are no strides."""
+    return None if x is None else x.contiguous()

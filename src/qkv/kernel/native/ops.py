@@ -1,0 +1,172 @@
+"""The native engine as torch operators, with the shapes of what they return and their gradients.
+
+A backward pass recomputes the features chunk by chunk and keeps nothing of size N×F.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qkv.kernel.native.library import call, flat, rows
+
+MAPS = {"gaussian": 0, "arccos": 1, "favor": 2, "elu": 3}
+
+
+class Kind(NamedTuple):
+    """What a feature map is to the engine: its name in MAPS, W [H,R,D] with everything that scales it, whether
+    vectors are scaled to length 1, and what |k|² lowers a key's log mass by.
+    """
+
+    map: str
+    matrix: Tensor | None = None
+    unit: bool = False
+    square: float = 0.0
+
+
+@torch.library.custom_op("qkv::linear_attention", mutates_args=(), device_types="cpu")
+def linear_attention(  # noqa: PLR0913 -- an operator takes tensors and numbers, not values
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    matrix: Tensor | None,
+    keep: Tensor | None,
+    written: Tensor | None,
+    decay: Tensor | None,
+    sums: Tensor | None,
+    plain: Tensor | None,
+    scale: Tensor | None,
+    map: int,
+    unit: bool,
+    causal: bool,
+    square: float,
+    floor: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """out [B,H,T,E]; what the backward pass needs of every query [3,B,H,T]; and the sums, plain sums and scale
+    after the last key, as `sums.Sums`.
+
+    causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
+    """
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    noted = torch.empty(3, *q.shape[:3], dtype=torch.float32)
+    after = _state_like(q, v, _features(k, matrix, map))
+    fields = _fields(q, k, v, matrix, keep, written, decay, map)
+    fields |= dict(sums0=flat(sums), plain0=flat(plain), scale0=flat(scale), out=rows(out))
+    fields |= dict(total=noted[0], count=noted[1], top=noted[2])
+    fields |= dict(zip(("sums", "plain", "scale"), after, strict=True))
+    call("qkv_forward", **fields, unit=unit, causal=causal, square=square, floor=floor)
+    return out, noted, *after
+
+
+@linear_attention.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, matrix: Any, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    noted = q.new_empty(3, *q.shape[:3], dtype=torch.float32)
+    return q.new_empty(*q.shape[:3], v.shape[-1]), noted, *_state_like(q, v, _features(k, matrix, rest[6]))
+
+
+def _features(k: Tensor, matrix: Tensor | None, map: int) -> tuple[int, int]:
+    """R, and the F features that it makes."""
+    features = k.shape[-1] if matrix is None else matrix.shape[1]
+    return features, 2 * features if map == MAPS["gaussian"] else features
+
+
+def _state_like(q: Tensor, v: Tensor, features: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    lead, wide = q.shape[:2], v.shape[-1] + 1
+    shapes = ((*lead, features[1], wide), (*lead, 1, wide), (*lead, 1, 1))
+    sums, plain, scale = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return sums, plain, scale
+
+
+def _fields(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    matrix: Tensor | None,
+    keep: Tensor | None,
+    written: Tensor | None,
+    decay: Tensor | None,
+    map: int,
+) -> dict[str, Any]:
+    sizes = dict(batch=q.shape[0], heads=q.shape[1], queries=q.shape[2], keys=k.shape[2], width=k.shape[3])
+    sizes |= dict(value=v.shape[3], features=_features(k, matrix, map)[0], half=q.dtype == torch.bfloat16)
+    given = dict(matrix=flat(matrix), keep=flat(keep), written=flat(written), decay=flat(decay))
+    weighed = written is not None or map == MAPS["favor"]
+    return sizes | given | dict(q=rows(q), k=rows(k), v=rows(v), map=map, weighed=weighed)
+
+
+@torch.library.custom_op("qkv::linear_attention_backward", mutates_args=(), device_types="cpu")
+def linear_attention_backward(  # noqa: PLR0913
+    grad_out: Tensor,
+    grad_sums: Tensor | None,
+    grad_plain: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    matrix: Tensor | None,
+    keep: Tensor | None,
+    written: Tensor | None,
+    decay: Tensor | None,
+    sums0: Tensor | None,
+    plain0: Tensor | None,
+    scale0: Tensor | None,
+    map: int,
+    unit: bool,
+    causal: bool,
+    square: float,
+    floor: float,
+    out: Tensor,
+    noted: Tensor,
+    sums: Tensor,
+    plain: Tensor,
+    scale: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, matrix [B,H,R,D], written, decay, sums and plain; empty where there is none."""
+    grads = _grads(q, k, v, matrix, written, decay, sums0, plain0)
+    names = ("grad_matrix", "grad_written", "grad_decay", "grad_sums0", "grad_plain0")
+    fields = _fields(q, k, v, matrix, keep, written, decay, map)
+    fields |= dict(sums0=flat(sums0), plain0=flat(plain0), scale0=flat(scale0), out=rows(out))
+    fields |= dict(total=noted[0], count=noted[1], top=noted[2], sums=sums, plain=plain, scale=scale)
+    fields |= dict(grad_out=rows(grad_out), grad_sums=flat(grad_sums), grad_plain=flat(grad_plain))
+    fields |= dict(zip(("grad_q", "grad_k", "grad_v"), [rows(grad) for grad in grads[:3]], strict=True))
+    fields |= {name: grad if grad.numel() else None for name, grad in zip(names, grads[3:], strict=True)}
+    call("qkv_backward", **fields, unit=unit, causal=causal, square=square, floor=floor)
+    return grads
+
+
+@linear_attention_backward.register_fake
+def _(*given: Any) -> tuple[Tensor, ...]:
+    q, k, v, matrix, _, written, decay, sums0, plain0 = given[3:12]
+    return _grads(q, k, v, matrix, written, decay, sums0, plain0)
+
+
+def _grads(q: Tensor, k: Tensor, v: Tensor, matrix: Tensor | None, *others: Tensor | None) -> Any:
+    def like(x: Tensor | None) -> Tensor:
+        none = q.new_empty(0, dtype=torch.float32)  # not one for all: outputs of an operator are no aliases
+        return none if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    of_rows = None if matrix is None else matrix.new_empty(len(q), *matrix.shape)
+    return tuple(like(x) for x in (q, k, v, of_rows, *others))
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:10], *output)
+    ctx.numbers = inputs[10:]
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    inputs, output = saved[:10], saved[10:]
+    grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out
+    grads = linear_attention_backward(grad_out, *grad_after[:2], *inputs, *ctx.numbers, *output)
+    q, k, v, per_row, written, decay, sums, plain = grads
+    matrix = None if inputs[3] is None else per_row.sum(0)
+    optional = (written, decay, sums, plain)
+    places = (inputs[5], inputs[6], inputs[7], inputs[8])
+    found = [None if place is None else grad for place, grad in zip(places, optional, strict=True)]
+    return (q, k, v, matrix, None, *found, None, *(None,) * 5)
+
+
+linear_attention.register_autograd(_backward, setup_context=_remember)
