@@ -134,19 +134,23 @@ class Linear(nn.Module):
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
-        if native.available() and max(queries, keys) >= native.FEWEST:
-            about = native.about()["instruction set"]
-            return (
-                f"feature map, linear in {queries}+{keys}: {self.features.width} features, summed by the native "
-                f"engine ({about}) on a CPU in float32 and bfloat16; by torch elsewhere, which takes the same sums"
-            )
         if self._short(queries, keys):
             return (
                 f"feature map, pairwise: at {queries}×{keys} the pairs cost less than the sums of "
-                f"{self.features.width} features; the result is the same"
+                f"{self.features.width} features; the result is the same{self._instead(queries, keys)}"
             )
         how = f"in chunks of {CHUNK}" if self.causal else "as one sum over all keys"
-        return f"feature map, linear in {queries}+{keys}: {self.features.width} features, summed {how}"
+        features = f"{self.features.width} features, summed {how}"
+        return f"feature map, linear in {queries}+{keys}: {features}{self._instead(queries, keys)}"
+
+    @staticmethod
+    def _instead(queries: int, keys: int) -> str:
+        if not native.available():
+            return "; the native CPU engine is not built here"
+        if max(queries, keys) < native.FEWEST:
+            return ""
+        engine = f"the native engine ({native.about()['instruction set']})"
+        return f"; where q, k and v are float32 or bfloat16 on a CPU, {engine} takes the same sums instead"
 
     def _by_engine(self, *tensors: Tensor) -> bool:
         return max(x.shape[2] for x in tensors) >= native.FEWEST and not native.why_not(*tensors)

@@ -18,6 +18,7 @@ namespace qkv {
   namespace ISA {                             \
   void forward(const Call&, Spread);          \
   void backward(const Call&, Spread);         \
+  void ceilings(double*);                     \
   }
 QKV_DECLARE(generic)
 #ifdef QKV_X86
@@ -31,6 +32,7 @@ struct Engine {
   const char* name;
   void (*forward)(const Call&, Spread);
   void (*backward)(const Call&, Spread);
+  void (*ceilings)(double*);
   bool runs;
 };
 
@@ -45,10 +47,10 @@ const Engine& engine() {
 #endif
     const Engine engines[] = {
 #ifdef QKV_X86
-        {"avx512", avx512::forward, avx512::backward, wide},
-        {"avx2", avx2::forward, avx2::backward, middle},
+        {"avx512", avx512::forward, avx512::backward, avx512::ceilings, wide},
+        {"avx2", avx2::forward, avx2::backward, avx2::ceilings, middle},
 #endif
-        {"generic", generic::forward, generic::backward, true},
+        {"generic", generic::forward, generic::backward, generic::ceilings, true},
     };
     const char* asked = std::getenv("QKV_NATIVE_ISA");
     for (const Engine& engine : engines)
@@ -150,6 +152,8 @@ extern "C" {
 #define QKV_EXPORT __attribute__((visibility("default")))
 QKV_EXPORT int qkv_forward(const qkv::Call* call) { return qkv::guarded(qkv::engine().forward, *call); }
 QKV_EXPORT int qkv_backward(const qkv::Call* call) { return qkv::guarded(qkv::engine().backward, *call); }
+// Multiply-adds and pairs of sin and cos per second of one thread.
+QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
 QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }
 QKV_EXPORT const char* qkv_compiler() { return QKV_COMPILER; }
 QKV_EXPORT int64_t qkv_call_bytes() { return int64_t(sizeof(qkv::Call)); }

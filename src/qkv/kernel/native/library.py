@@ -83,6 +83,14 @@ def call(name: str, **fields: int | float | Rows | Tensor | None) -> None:
         raise MemoryError("the native engine had no memory for its chunks: use fewer threads or features")
 
 
+def ceilings() -> tuple[float, float]:
+    """Multiply-adds, and pairs of sin and cos, that one thread can do per second."""
+    rates = (ctypes.c_double * 2)()
+    if LIBRARY is not None:
+        LIBRARY.qkv_ceilings(rates)
+    return rates[0], rates[1]
+
+
 def rows(x: Tensor) -> Rows:
     """A tensor [B,H,N,width] as the library reads it: with strides, but whole rows."""
     x = x if x.stride(-1) == 1 else x.contiguous()
