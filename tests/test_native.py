@@ -91,7 +91,7 @@ def as_close(call: Callable[[], Tensor], expected: Tensor) -> None:
 
 @every_map
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize(("length", "masked"), [(8, True), (63, False), (64, True), (65, False), (200, True)])
+@pytest.mark.parametrize(("length", "masked"), [(8, True), (63, False), (64, True), (65, False), (1000, True)])
 def test_it_equals_the_torch_route(name: str, causal: bool, length: int, masked: bool) -> None:
     if "gate" in name and not causal:
         pytest.skip("a gate is causal")
@@ -100,6 +100,98 @@ def test_it_equals_the_torch_route(name: str, causal: bool, length: int, masked:
     q, k, v, given = inputs(name, dims, 2, length, length, masked)
     assert "native engine" in core.explain(length, length)
     as_close(lambda: core(q, k, v, given), reference(q.double(), k.double(), v.double(), doubled(given)))
+
+
+def spread(x: Tensor) -> Tensor:
+    """The same numbers as every second column of rows that lie as an attention layer makes them."""
+    wide = torch.full((x.shape[0], x.shape[2], x.shape[1], 2 * x.shape[3]), float("nan"))
+    wide[..., ::2] = x.transpose(1, 2)
+    return wide.transpose(1, 2)[..., ::2]
+
+
+def test_it_reads_any_strides() -> None:
+    dims = Dims(3, 5, 5, 7)
+    core, _ = cores("rfa", dims, True)
+    q, k, v, given = inputs("rfa", dims, 2, 65, 65, masked=True)
+    as_layers_make_them = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    expected = core(q, k, v, given)
+    for other in (as_layers_make_them, [spread(x) for x in (q, k, v)]):
+        torch.testing.assert_close(core(*other, given), expected, rtol=0, atol=0)
+    shared = core(q, k[:, :1].expand_as(k), v[:, :1].expand_as(v), given)
+    torch.testing.assert_close(core(q, k[:, :1], v[:, :1], given), shared, rtol=0, atol=0)
+
+
+@every_map
+@pytest.mark.parametrize("at", [1, 40, 64, 135])
+def test_a_state_can_be_cut_anywhere(name: str, at: int) -> None:
+    dims = Dims(3, 5, 5, 7)
+    core, reference = cores(name, dims, True)
+    whole = inputs(name, dims, 2, 140, 140, masked=True)
+    first, rest = part(whole, slice(at)), part(whole, slice(at, None))
+    q, k, v, given = whole
+    expected = reference(q.double(), k.double(), v.double(), doubled(given))
+
+    def in_two() -> Tensor:
+        nothing = core.start(k[:, :, :0], v[:, :, :0], part(whole, slice(0))[3])
+        begun, state = core.extend(nothing, *first)
+        return torch.cat([begun.out, core.extend(state, *rest)[0].out], 2)
+
+    as_close(in_two, expected)
+    state = core.extend(core.start(*part(whole, slice(0))[1:]), *whole)[1]
+    by_reference = reference.start(k.double(), v.double(), doubled(given))
+    for found, wanted in zip(state[:3], by_reference[:3], strict=True):
+        if wanted is not None:
+            torch.testing.assert_close(found.double(), wanted, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["rfa", "gate-lengths", "favor"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_few_heads_are_split_over_the_sequence(name: str, causal: bool) -> None:
+    if "gate" in name and not causal:
+        pytest.skip("a gate is causal")
+    dims = Dims(1, 5, 5, 7)
+    core, reference = cores(name, dims, causal)
+    q, k, v, given = inputs(name, dims, 1, 1000, 1000, masked=True)
+    alone = core(q, k, v, given)
+    torch.set_num_threads(3)
+    as_close(lambda: core(q, k, v, given), reference(q.double(), k.double(), v.double(), doubled(given)))
+    assert not torch.equal(core(q, k, v, given), alone)  # summed in another order
+
+
+def test_heads_are_spread_over_threads() -> None:
+    dims = Dims(3, 5, 5, 7)
+    core, _ = cores("gate", dims, True)
+    given = inputs("gate", dims, 2, 200, 200)
+    weights = torch.randn(2, 3, 200, 7)
+    alone = [core(*given), *gradients(core, given, weights)]
+    torch.set_num_threads(2)
+    for found, expected in zip([core(*given), *gradients(core, given, weights)], alone, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@every_map
+def test_bfloat16_is_read_as_it_is_and_summed_in_float32(name: str) -> None:
+    dims = Dims(3, 5, 5, 7)
+    core, _ = cores(name, dims, True)
+    q, k, v, given = inputs(name, dims, 2, 100, 100)
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    out = core(q, k, v, given)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, core(q.float(), k.float(), v.float(), given).bfloat16())
+
+
+@pytest.mark.parametrize("name", ["rfa", "gate-lengths", "favor", "elu"])
+def test_padding_is_never_read(name: str) -> None:
+    dims = Dims(3, 5, 5, 7)
+    core, _ = cores(name, dims, True)
+    q, k, v, given = inputs(name, dims, 2, 70, 70, masked=True)
+    assert given.keep is not None
+    expected = core(q, k, v, given)
+    hidden = ~given.keep[:, None, :, None]
+    junk = core(q, k.masked_fill(hidden, float("inf")), v.masked_fill(hidden, float("nan")), given)
+    assert name == "gate-lengths" or torch.equal(junk, expected)
+    nothing = core(q, k, v, given._replace(keep=torch.zeros_like(given.keep)))
+    assert not nothing.any()
 
 
 def gradients(core: Linear, inputs: Inputs, weights: Tensor) -> list[Tensor]:
@@ -130,3 +222,37 @@ def test_its_gradients_equal_those_of_the_torch_route(
     for a, e, t in zip(found, expected, by_float, strict=True):
         most = max(3 * (t - e).abs().max().item(), 1e-4 * e.abs().max().item())
         torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=most)
+
+
+@pytest.mark.parametrize("name", ["rfa", "gate-lengths", "favor"])
+def test_gradients_run_through_a_state(name: str) -> None:
+    dims = Dims(3, 5, 5, 7)
+    weights = torch.randn(2, 3, 70, 7)
+
+    def through(core: Linear, dtype: torch.dtype) -> list[Tensor]:
+        q, k, v, given = inputs(name, dims, 2, 140, 140, masked=True)
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        gate = None if given.gate is None else given.gate.to(dtype)
+        whole = (*leaves, given._replace(gate=gate))
+        _, *before = part(whole, slice(70))
+        out, state = core.extend(core.start(*before), *part(whole, slice(70, None)))
+        loss = (out.out * weights.to(dtype)).sum() + state.sums.square().sum() + state.plain.square().sum()
+        return list(torch.autograd.grad(loss, [*leaves[1:], *core.parameters()]))
+
+    core, reference = cores(name, dims, True)
+    for found, expected in zip(through(core, torch.float32), through(reference, torch.float64), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["rfa", "gate", "favor", "elu"])
+def test_the_operators_keep_torchs_rules(name: str) -> None:
+    dims = Dims(3, 5, 5, 7)
+    q, k, v, _ = inputs(name, dims, 2, 10, 10)
+    features = cores(name, dims, True)[0].features
+    kind = features.kind(features.draw())
+    masses = [(-torch.rand(2, 3, 10)).requires_grad_() for _ in range(2)] if name == "gate" else [None, None]
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    numbers = (native.MAPS[kind.map], kind.unit, True, kind.square, 1e-2)
+    matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
+    given = (*leaves, matrix, None, *masses, None, None, None, *numbers)
+    torch.library.opcheck(native.linear_attention, given)

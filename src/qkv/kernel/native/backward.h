@@ -203,6 +203,7 @@ inline void Backward::grad_queries(int64_t many, bool own) {
 
 // share[t, s], rest, at_end and the scale before this chunk, from what the forward pass noted.
 inline void Backward::weigh_backward(int64_t first, int64_t many) {
+  alike_ = false;
   const Ints lanes = lane_numbers();
   if (!call_.weighed) {
     for (int t = 0; t < C; ++t) {

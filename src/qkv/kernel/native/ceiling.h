@@ -47,16 +47,16 @@ inline double multiply_adds() {
 // Pairs of sin and cos per second of numbers in the nearest cache.
 inline double sines() {
   constexpr int ROUNDS = 5000, MANY = 1024;
-  alignas(64) static thread_local float angles[MANY], sine[MANY], cosine[MANY];
+  alignas(64) float angles[MANY], sine[MANY], cosine[MANY];
   for (int i = 0; i < MANY; ++i) angles[i] = 0.01f * float(i);
-  return rate_of(double(ROUNDS) * MANY, [] {
+  return rate_of(double(ROUNDS) * MANY, [&] {
     for (int round = 0; round < ROUNDS; ++round) {
       for (int i = 0; i < MANY; i += L) {
         Floats s, c;
         sin_cos(load(angles + i), all(0.125f), s, c);
         store(sine + i, s), store(cosine + i, c);
       }
-      asm volatile("" ::: "memory");
+      asm volatile("" : : "r"(sine), "r"(cosine) : "memory");
     }
   });
 }

@@ -213,11 +213,16 @@ class Chunks {
     const Ints lanes = lane_numbers();
     float sum = state.count;
     for (int t = 0; t < C; ++t) count[t] = sum += kept[t], rest[t] = 1, top[t] = state.scale;
+    bool real = true;
+    for (int s = 0; s < C; ++s) real = real && kept[s] == 1;
+    if (real && alike_) return;
     for (int t = 0; t < C; t += L)
       for (int s = 0; s < std::min(t + L, C); ++s)
         store(share + s * C + t, (all_int(s) <= lanes + t) ? all(kept[s]) : Floats{});
+    alike_ = real;
   }
 
+  bool alike_ = false;  // share is that of a chunk of real keys already
   Buffer average_, plain_, scaled_;
   alignas(64) float inverse_[C], fill_[C];
   Ahead ahead_;
@@ -293,9 +298,10 @@ inline void Chunks::absorb_panel(State& state, int64_t e, int64_t many) {
 inline void Chunks::absorb_rest(State& state, int64_t many) {
   for (int64_t e = 0; e < s_.values; e += L) {
     const float* panel = values + in_panels(0, e, C);
-    Floats sum = load(state.plain + e) * rest_at_end;
-    for (int s = 0; s < many; ++s) sum += load(panel + s * P) * at_end[s];
-    store(state.plain + e, sum);
+    Floats sum[4] = {load(state.plain + e) * rest_at_end};
+    for (int s = 0; s < C; s += 4)
+      for (int i = 0; i < 4; ++i) sum[i] += load(panel + (s + i) * P) * at_end[s + i];
+    store(state.plain + e, (sum[0] + sum[1]) + (sum[2] + sum[3]));
   }
   for (int64_t f = 0; f < s_.rows; f += L) {
     Floats row[L];

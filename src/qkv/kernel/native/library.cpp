@@ -1,6 +1,8 @@
 // The C interface: picks the engine of the best instruction set that this machine has, and owns the threads.
 #include <pthread.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
@@ -136,6 +138,21 @@ void spread(int threads, Body body, void* argument) {
   pool.load()->run(threads, body, argument);
 }
 
+// Large new tensors in large pages where the system leaves that to the program: clearing and mapping thousands
+// of small ones takes longer than some of the work that fills them.
+void in_large_pages(const Call& call, const Rows& rows, int64_t positions, int64_t width) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t PAGE = uintptr_t(1) << 21;
+  if (!rows.data) return;
+  const uintptr_t bytes = uintptr_t(call.batch * call.heads * positions * width * (call.half ? 2 : 4));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(rows.data) + PAGE - 1) / PAGE * PAGE;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(rows.data) + bytes) / PAGE * PAGE;
+  if (end > begin + PAGE) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)call, (void)rows, (void)positions, (void)width;
+#endif
+}
+
 int guarded(void (*run)(const Call&, Spread), const Call& call) {
   try {
     run(call, spread);
@@ -150,8 +167,16 @@ int guarded(void (*run)(const Call&, Spread), const Call& call) {
 
 extern "C" {
 #define QKV_EXPORT __attribute__((visibility("default")))
-QKV_EXPORT int qkv_forward(const qkv::Call* call) { return qkv::guarded(qkv::engine().forward, *call); }
-QKV_EXPORT int qkv_backward(const qkv::Call* call) { return qkv::guarded(qkv::engine().backward, *call); }
+QKV_EXPORT int qkv_forward(const qkv::Call* call) {
+  qkv::in_large_pages(*call, call->out, call->queries, call->value);
+  return qkv::guarded(qkv::engine().forward, *call);
+}
+QKV_EXPORT int qkv_backward(const qkv::Call* call) {
+  qkv::in_large_pages(*call, call->grad_q, call->queries, call->width);
+  qkv::in_large_pages(*call, call->grad_k, call->keys, call->width);
+  qkv::in_large_pages(*call, call->grad_v, call->keys, call->value);
+  return qkv::guarded(qkv::engine().backward, *call);
+}
 // Multiply-adds and pairs of sin and cos per second of one thread.
 QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
 QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }

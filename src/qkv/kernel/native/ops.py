@@ -66,13 +66,13 @@ def _(
     return q.new_empty(*q.shape[:3], v.shape[-1]), noted, *_state_like(q, v, _features(k, matrix, rest[6]))
 
 
-def _features(k: Tensor, matrix: Tensor | None, map: int) -> tuple[int, int]:
-    """R, and the F features that it makes."""
+def _features(k: Tensor, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
+    """R, and the F features that it makes; symbolic where torch traces."""
     features = k.shape[-1] if matrix is None else matrix.shape[1]
     return features, 2 * features if map == MAPS["gaussian"] else features
 
 
-def _state_like(q: Tensor, v: Tensor, features: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _state_like(q: Tensor, v: Tensor, features: tuple[Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
     lead, wide = q.shape[:2], v.shape[-1] + 1
     shapes = ((*lead, features[1], wide), (*lead, 1, wide), (*lead, 1, 1))
     sums, plain, scale = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
