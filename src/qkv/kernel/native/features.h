@@ -82,21 +82,23 @@ struct Mapped {
   Ahead ahead;
 };
 
+// Rows are short: a call of memcpy for each would take longer than its vectors.
+QKV_INLINE void copy_row(const float* from, float* to, int64_t width) {
+  int64_t i = 0;
+  for (; i + L <= width; i += L) store(to + i, load(from + i));
+  for (; i < width; ++i) to[i] = from[i];
+}
+
 QKV_INLINE void read_row(const char* from, bool half, float* to, int64_t width) {
-  if (!half) {
-    std::memcpy(to, from, size_t(width) * 4);
-    return;
-  }
+  if (!half) return copy_row(reinterpret_cast<const float*>(from), to, width);
   const uint16_t* narrow = reinterpret_cast<const uint16_t*>(from);
   for (int64_t i = 0; i < width; ++i) to[i] = from_half(narrow[i]);
 }
 
-QKV_INLINE void write_row(const float* from, bool half, const char* to, int64_t width) {
-  if (!half) {
-    std::memcpy(const_cast<char*>(to), from, size_t(width) * 4);
-    return;
-  }
-  uint16_t* narrow = reinterpret_cast<uint16_t*>(const_cast<char*>(to));
+QKV_INLINE void write_row(const float* from, bool half, const char* at, int64_t width) {
+  char* to = const_cast<char*>(at);
+  if (!half) return copy_row(from, reinterpret_cast<float*>(to), width);
+  uint16_t* narrow = reinterpret_cast<uint16_t*>(to);
   for (int64_t i = 0; i < width; ++i) narrow[i] = to_half(from[i]);
 }
 

@@ -8,7 +8,8 @@ namespace QKV_ISA {
 // What a run of keys adds up to: sums [rows, values] in panels, the same with [1] for values, the masses
 // without features, the log of what all are divided by, and how much the run lets fade what came before it.
 struct State {
-  explicit State(const Sizes& s) : sums(s.rows * s.values), ones(s.rows), plain(s.values) {}
+  explicit State(const Sizes& s)
+      : sums(s.rows * s.values), ones(up_to(s.rows, L)), plain(s.values) {}
   Buffer sums, ones, plain;
   float count = 0, scale = NOTHING;
   double faded = 0;
@@ -72,13 +73,9 @@ class Chunks {
     for (int64_t s = 0; s < C; ++s) {
       const bool real = s < many && (!keep || keep[s]);
       kept[s] = real;
-      written[s] = !real ? NOTHING : written_ ? written_[first + s] : 0;
-      if (call_.map == FAVOR && real) written[s] += keys.peak[s] - call_.square * keys.square[s];
-      decay[s] = s < many && decay_ ? decay_[first + s] : 0;
-      if (real) read_row(row_at(call_.v, b, h, first + s, call_.half), call_.half, row_, s_.value);
-      else std::memset(row_, 0, size_t(s_.values) * 4);
-      for (int64_t e = 0; e < s_.values; e += P) std::memcpy(values + e * C + s * P, row_ + e, P * 4);
+      read_value(real ? row_at(call_.v, b, h, first + s, call_.half) : nullptr, s);
     }
+    if (call_.weighed) read_masses(first, many);
   }
 
   void read_queries(int64_t first, int64_t many) {
@@ -177,7 +174,7 @@ class Chunks {
   Features features;
   Mapped queries, keys;
   Buffer values, row_, seen, share;
-  alignas(64) float kept[C], written[C], decay[C], total[C], count[C], top[C], rest[C], at_end[C];
+  alignas(64) float kept[C], written[C], decay[C] = {}, total[C], count[C], top[C], rest[C], at_end[C];
   float rest_at_end = 1, last = 0;
   int64_t b = 0, h = 0;
 
@@ -200,6 +197,24 @@ class Chunks {
             sum[i][j] += load(queries.phi + (f + i) * C + t + j * L) * state.ones[f + i];
       for (int j = 0; j < WIDE; ++j)
         store(total + t + j * L, (sum[0][j] + sum[1][j]) + (sum[2][j] + sum[3][j]));
+    }
+  }
+
+  // Row s of the values' panels; zeros where there is none.
+  QKV_INLINE void read_value(const char* from, int64_t s) {
+    const float* row = row_;
+    if (!from) std::memset(row_, 0, size_t(s_.values) * 4);
+    else if (call_.half || s_.value < s_.values) read_row(from, call_.half, row_, s_.value);
+    else row = reinterpret_cast<const float*>(from);
+    for (int64_t e = 0; e < s_.values; e += P)
+      for (int j = 0; j < P; j += L) store(values + e * C + s * P + j, load(row + e + j));
+  }
+
+  void read_masses(int64_t first, int64_t many) {
+    for (int64_t s = 0; s < C; ++s) {
+      written[s] = kept[s] == 0 ? NOTHING : written_ ? written_[first + s] : 0;
+      if (call_.map == FAVOR && kept[s] != 0) written[s] += keys.peak[s] - call_.square * keys.square[s];
+      decay[s] = s < many && decay_ ? decay_[first + s] : 0;
     }
   }
 
@@ -310,11 +325,12 @@ inline void Chunks::absorb_rest(State& state, int64_t many) {
       if (f + i < s_.rows)
         for (int t = 0; t < C; t += L) row[i] += load(keys.phi + (f + i) * C + t) * load(at_end + t);
     }
-    Floats sums = row_sums(row);
-    for (int i = 0; i < L && f + i < s_.rows; ++i) state.ones[f + i] = state.ones[f + i] * rest_at_end + sums[i];
+    store(state.ones + f, load(state.ones + f) * rest_at_end + row_sums(row));
   }
   float sum = 0;
-  for (int s = 0; s < many; ++s) sum += at_end[s], state.faded += decay[s];
+  for (int s = 0; s < C; ++s) sum += at_end[s];
+  if (call_.weighed)
+    for (int s = 0; s < many; ++s) state.faded += decay[s];
   state.count = state.count * rest_at_end + sum;
   state.scale = last;
 }
