@@ -37,10 +37,12 @@ def core_of(route: str) -> torch.nn.Module:
 
 def call_of(route: str, inputs: list[Tensor], gate: Tensor) -> Callable[[], Tensor]:
     if route == "sdpa":
-        return lambda: F.scaled_dot_product_attention(*inputs, is_causal=True)
+        return lambda: F.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2], is_causal=True)
     core = core_of(route)
     given = Given(gate=gate if route == "gated" else None)
-    inputs = [x.detach().bfloat16().requires_grad_(x.requires_grad) for x in inputs] if route == "bf16" else inputs
+    inputs = (
+        [x.detach().bfloat16().requires_grad_(x.requires_grad) for x in inputs] if route == "bf16" else inputs
+    )
     return lambda: core(*inputs, given)
 
 
@@ -69,12 +71,14 @@ def medians(routes: list[str], length: int, repeats: int, backward: bool) -> dic
 
 
 def bound(length: int) -> float:
-    """Milliseconds of the causal Gaussian forward pass: two projections, the sums read and added to, the pairs
-    of a chunk of 32; and two sines and cosines of every feature.
+    """Milliseconds of the causal Gaussian forward pass: two projections, the sums read and added to, the
+    pairs of a chunk of 32; and two sines and cosines of every feature.
     """
     pairs = 2 * R * 24 + D * 20
     adds, sines = ceilings()
-    return 1e3 * H * length * ((2 * D * R + 4 * R * D + pairs) / adds + 2 * R / sines) / torch.get_num_threads()
+    return (
+        1e3 * H * length * ((2 * D * R + 4 * R * D + pairs) / adds + 2 * R / sines) / torch.get_num_threads()
+    )
 
 
 def main() -> None:
@@ -91,7 +95,13 @@ def main() -> None:
     for length in given.lengths:
         found = medians(given.routes, length, given.repeats, given.backward)
         cells = (f"{found[route]:10.2f}" for route in given.routes)
-        print(f"{length:6d}", *cells, f"{bound(length) if native.available() else 0:10.2f}", sep="  ", flush=True)
+        print(
+            f"{length:6d}",
+            *cells,
+            f"{bound(length) if native.available() else 0:10.2f}",
+            sep="  ",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -91,7 +91,9 @@ def as_close(call: Callable[[], Tensor], expected: Tensor) -> None:
 
 @every_map
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize(("length", "masked"), [(8, True), (63, False), (64, True), (65, False), (1000, True)])
+@pytest.mark.parametrize(
+    ("length", "masked"), [(8, True), (63, False), (64, True), (65, False), (1000, True)]
+)
 def test_it_equals_the_torch_route(name: str, causal: bool, length: int, masked: bool) -> None:
     if "gate" in name and not causal:
         pytest.skip("a gate is causal")
@@ -140,7 +142,7 @@ def test_a_state_can_be_cut_anywhere(name: str, at: int) -> None:
     state = core.extend(core.start(*part(whole, slice(0))[1:]), *whole)[1]
     by_reference = reference.start(k.double(), v.double(), doubled(given))
     for found, wanted in zip(state[:3], by_reference[:3], strict=True):
-        if wanted is not None:
+        if isinstance(found, Tensor) and isinstance(wanted, Tensor):
             torch.testing.assert_close(found.double(), wanted, rtol=2e-4, atol=2e-4)
 
 
@@ -231,17 +233,18 @@ def test_gradients_run_through_a_state(name: str) -> None:
 
     def through(core: Linear, dtype: torch.dtype) -> list[Tensor]:
         q, k, v, given = inputs(name, dims, 2, 140, 140, masked=True)
-        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        q, k, v = (x.to(dtype).requires_grad_() for x in (q, k, v))
         gate = None if given.gate is None else given.gate.to(dtype)
-        whole = (*leaves, given._replace(gate=gate))
-        _, *before = part(whole, slice(70))
-        out, state = core.extend(core.start(*before), *part(whole, slice(70, None)))
+        whole = (q, k, v, given._replace(gate=gate))
+        out, state = core.extend(core.start(*part(whole, slice(70))[1:]), *part(whole, slice(70, None)))
         loss = (out.out * weights.to(dtype)).sum() + state.sums.square().sum() + state.plain.square().sum()
-        return list(torch.autograd.grad(loss, [*leaves[1:], *core.parameters()]))
+        return list(torch.autograd.grad(loss, [k, v, *core.parameters()]))
 
     core, reference = cores(name, dims, True)
     for found, expected in zip(through(core, torch.float32), through(reference, torch.float64), strict=True):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+        torch.testing.assert_close(
+            found.double(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()
+        )
 
 
 @pytest.mark.parametrize("name", ["rfa", "gate", "favor", "elu"])

@@ -73,8 +73,8 @@ def call(name: str, **fields: int | float | Rows | Tensor | None) -> None:
     """Fill in a Call and run it; tensors without strides of their own must be contiguous."""
     if LIBRARY is None:
         raise RuntimeError(
-            f"this needs the native engine, which is not built here ({FILE}): install qkv where there is a C++ "
-            "compiler, or run the model outside torch.export"
+            f"this needs the native engine, which is not built here ({FILE}): install qkv where there is a "
+            "C++ compiler, or export the model anew on this machine"
         )
     made = Call(threads=torch.get_num_threads())
     for field, value in fields.items():

@@ -14,8 +14,8 @@ MAPS = {"gaussian": 0, "arccos": 1, "favor": 2, "elu": 3}
 
 
 class Kind(NamedTuple):
-    """What a feature map is to the engine: its name in MAPS, W [H,R,D] with everything that scales it, whether
-    vectors are scaled to length 1, and what |k|² lowers a key's log mass by.
+    """What a feature map is to the engine: its name in MAPS, W [H,R,D] with everything that scales it,
+    whether vectors are scaled to length 1, and what |k|² lowers a key's log mass by.
     """
 
     map: str
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
 
 @torch.library.custom_op("qkv::linear_attention", mutates_args=(), device_types="cpu")
-def linear_attention(  # noqa: PLR0913 -- an operator takes tensors and numbers, not values
+def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and numbers, not values
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -42,8 +42,8 @@ def linear_attention(  # noqa: PLR0913 -- an operator takes tensors and numbers,
     square: float,
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """out [B,H,T,E]; what the backward pass needs of every query [3,B,H,T]; and the sums, plain sums and scale
-    after the last key, as `sums.Sums`.
+    """out [B,H,T,E]; what the backward pass needs of every query [3,B,H,T]; and the sums, plain sums and
+    scale after the last key, as `sums.Sums`.
 
     causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
     """
@@ -51,8 +51,8 @@ def linear_attention(  # noqa: PLR0913 -- an operator takes tensors and numbers,
     noted = torch.empty(3, *q.shape[:3], dtype=torch.float32)
     after = _state_like(q, v, _features(k, matrix, map))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
-    fields |= dict(sums0=flat(sums), plain0=flat(plain), scale0=flat(scale), out=rows(out))
-    fields |= dict(total=noted[0], count=noted[1], top=noted[2])
+    fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
+    fields |= {"total": noted[0], "count": noted[1], "top": noted[2]}
     fields |= dict(zip(("sums", "plain", "scale"), after, strict=True))
     call("qkv_forward", **fields, unit=unit, causal=causal, square=square, floor=floor)
     return out, noted, *after
@@ -89,15 +89,26 @@ def _fields(
     decay: Tensor | None,
     map: int,
 ) -> dict[str, Any]:
-    sizes = dict(batch=q.shape[0], heads=q.shape[1], queries=q.shape[2], keys=k.shape[2], width=k.shape[3])
-    sizes |= dict(value=v.shape[3], features=_features(k, matrix, map)[0], half=q.dtype == torch.bfloat16)
-    given = dict(matrix=flat(matrix), keep=flat(keep), written=flat(written), decay=flat(decay))
+    sizes = {
+        "batch": q.shape[0],
+        "heads": q.shape[1],
+        "queries": q.shape[2],
+        "keys": k.shape[2],
+        "width": k.shape[3],
+    }
+    sizes |= {
+        "value": v.shape[3],
+        "features": _features(k, matrix, map)[0],
+        "half": q.dtype == torch.bfloat16,
+    }
+    given = {"matrix": flat(matrix), "keep": flat(keep), "written": flat(written), "decay": flat(decay)}
     weighed = written is not None or map == MAPS["favor"]
-    return sizes | given | dict(q=rows(q), k=rows(k), v=rows(v), map=map, weighed=weighed)
+    inputs = {"q": rows(q), "k": rows(k), "v": rows(v), "half": q.dtype == torch.bfloat16}
+    return sizes | given | inputs | {"map": map, "weighed": weighed}
 
 
 @torch.library.custom_op("qkv::linear_attention_backward", mutates_args=(), device_types="cpu")
-def linear_attention_backward(  # noqa: PLR0913
+def linear_attention_backward(  # noqa: PLR0913, PLR0917
     grad_out: Tensor,
     grad_sums: Tensor | None,
     grad_plain: Tensor | None,
@@ -122,13 +133,20 @@ def linear_attention_backward(  # noqa: PLR0913
     plain: Tensor,
     scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, matrix [B,H,R,D], written, decay, sums and plain; empty where there is none."""
+    """The gradients of q, k, v, matrix [B,H,R,D], written, decay, sums and plain; empty where none."""
     grads = _grads(q, k, v, matrix, written, decay, sums0, plain0)
     names = ("grad_matrix", "grad_written", "grad_decay", "grad_sums0", "grad_plain0")
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
-    fields |= dict(sums0=flat(sums0), plain0=flat(plain0), scale0=flat(scale0), out=rows(out))
-    fields |= dict(total=noted[0], count=noted[1], top=noted[2], sums=sums, plain=plain, scale=scale)
-    fields |= dict(grad_out=rows(grad_out), grad_sums=flat(grad_sums), grad_plain=flat(grad_plain))
+    fields |= {"sums0": flat(sums0), "plain0": flat(plain0), "scale0": flat(scale0), "out": rows(out)}
+    fields |= {
+        "total": noted[0],
+        "count": noted[1],
+        "top": noted[2],
+        "sums": sums,
+        "plain": plain,
+        "scale": scale,
+    }
+    fields |= {"grad_out": rows(grad_out), "grad_sums": flat(grad_sums), "grad_plain": flat(grad_plain)}
     fields |= dict(zip(("grad_q", "grad_k", "grad_v"), [rows(grad) for grad in grads[:3]], strict=True))
     fields |= {name: grad if grad.numel() else None for name, grad in zip(names, grads[3:], strict=True)}
     call("qkv_backward", **fields, unit=unit, causal=causal, square=square, floor=floor)
