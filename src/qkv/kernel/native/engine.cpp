@@ -3,7 +3,7 @@
 #include <atomic>
 #include <vector>
 
-#include "backward.h"
+#include "backward_keys.h"
 #include "ceiling.h"
 #include "forward.h"
 #include "threads.h"
