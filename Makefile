@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test slow check format clean
+.PHONY: demo test slow check format native clean
 
 demo: $(STAMP)
 	$(BIN)/qkv demo
@@ -23,6 +23,11 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The C++ engine again, after a change to its sources; installing builds it too.
+native:
+	cmake -S . -B build/native
+	cmake --build build/native
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "qkv needs Python 3.11 or newer; say PYTHON=/path/to/python3.11 make ..." >&2; exit 2; }

@@ -67,35 +67,25 @@ class Pool {
  public:
   void run(int threads, Body body, void* argument) {
     std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
-    if (threads > 1 && mine.owns_lock()) {
-      try {
-        grow(threads - 1);
-      } catch (const std::exception&) {  // the system has no more threads: those that are there do the work
-      }
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        body_ = body, argument_ = argument, open_ = std::min(threads - 1, here_), working_ = 0, failed_ = nullptr;
-      }
-      wake_.notify_all();
+    if (threads <= 1 || !mine.owns_lock()) return body(argument);
+    grow(threads - 1);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      body_ = body, argument_ = argument, open_ = std::min(threads - 1, here_), working_ = 0;
     }
-    std::exception_ptr failed;
-    try {
-      body(argument);
-    } catch (...) {
-      failed = std::current_exception();
-    }
-    if (mine.owns_lock() && threads > 1) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      open_ = 0;
-      done_.wait(lock, [&] { return working_ == 0; });
-      if (!failed) failed = failed_;
-    }
-    if (failed) std::rethrow_exception(failed);
+    wake_.notify_all();
+    body(argument);
+    std::unique_lock<std::mutex> lock(mutex_);
+    open_ = 0;
+    done_.wait(lock, [&] { return working_ == 0; });
   }
 
  private:
   void grow(int threads) {
-    for (; here_ < threads; ++here_) std::thread([this] { serve(); }).detach();
+    try {
+      for (; here_ < threads; ++here_) std::thread([this] { serve(); }).detach();
+    } catch (const std::exception&) {  // the system has no more threads: those that are there do the work
+    }
   }
 
   void serve() {
@@ -106,14 +96,8 @@ class Pool {
       const Body body = body_;
       void* const argument = argument_;
       lock.unlock();
-      std::exception_ptr failed;
-      try {
-        body(argument);
-      } catch (...) {
-        failed = std::current_exception();
-      }
+      body(argument);
       lock.lock();
-      if (failed) failed_ = failed;
       if (--working_ == 0) done_.notify_one();
     }
   }
@@ -123,18 +107,31 @@ class Pool {
   Body body_ = nullptr;
   void* argument_ = nullptr;
   int here_ = 0, open_ = 0, working_ = 0;
-  std::exception_ptr failed_;
 };
 
-// Never destroyed: its threads outlive every static. A child of fork has none of them, so it starts anew.
+// GOMP_parallel of the OpenMP library that torch has loaded, where Python found it. Its threads are awake, and
+// go on spinning for a while after torch's work: others would have to share their cores with them.
+using Parallel = void (*)(Body body, void* argument, unsigned threads, unsigned flags);
+std::atomic<Parallel> parallel{nullptr};
+
+// Never destroyed: its threads outlive every static.
 std::atomic<Pool*> pool{nullptr};
+
+// A child of fork has none of the threads, neither these nor those, so it starts anew.
+void start_anew() {
+  pool = new Pool;
+  parallel = nullptr;
+}
 
 void spread(int threads, Body body, void* argument) {
   static const int once = [] {
     pool = new Pool;
-    return pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+    return pthread_atfork(nullptr, nullptr, start_anew);
   }();
   (void)once;
+  const Parallel theirs = parallel;
+  if (threads <= 1) return body(argument);
+  if (theirs) return theirs(body, argument, unsigned(threads), 0);
   pool.load()->run(threads, body, argument);
 }
 
@@ -177,6 +174,7 @@ QKV_EXPORT int qkv_backward(const qkv::Call* call) {
   qkv::in_large_pages(*call, call->grad_v, call->keys, call->value);
   return qkv::guarded(qkv::engine().backward, *call);
 }
+QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) { qkv::parallel = of_torch; }
 // Multiply-adds and pairs of sin and cos per second of one thread.
 QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
 QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }

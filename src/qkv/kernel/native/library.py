@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -62,7 +63,20 @@ def _load() -> ctypes.CDLL | None:
         getattr(library, name).restype = ctypes.c_char_p
     for name in ("qkv_forward", "qkv_backward"):
         getattr(library, name).argtypes = (ctypes.POINTER(Call),)
-    return library if library.qkv_call_bytes() == ctypes.sizeof(Call) else None
+    if library.qkv_call_bytes() != ctypes.sizeof(Call):
+        return None
+    _share_threads(library)
+    return library
+
+
+def _share_threads(library: ctypes.CDLL) -> None:
+    """Work on the threads of torch's own OpenMP library where it can be found; the engine has its own."""
+    for file in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            parallel = ctypes.CDLL(str(file), mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        library.qkv_use_threads(ctypes.cast(parallel, ctypes.c_void_p))
 
 
 LIBRARY = _load()
