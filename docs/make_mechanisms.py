@@ -177,11 +177,16 @@ def _together() -> Iterator[str]:
 
 def _transport() -> Iterator[str]:
     yield "## Compiling and exporting\n"
-    yield "Each part, tried with the usual ones on the other axes:\n"
+    yield "Each part in `qkv.Attention`, tried with the usual ones on the other axes, at one length:\n"
     for what, name in (("torch.compile(fullgraph=True)", "NOT_COMPILED"), ("torch.export", "NOT_EXPORTED")):
         refused = sorted(_constant(name))
         rest = f"all but {', '.join(refused)}" if refused else "all of them"
         yield f"- `{what}` takes {rest}."
+    yield (
+        "\nA feature map chooses its route by the lengths and unrolls its chunks, so that it is compiled "
+        "anew for every length, and exported for one. `qkv.attend`, which builds its parts at every call, "
+        "cannot be compiled as a whole."
+    )
 
 
 def _constant(name: str) -> set[str]:

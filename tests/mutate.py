@@ -143,7 +143,11 @@ MUTANTS = (
         STEPS,
     ),
     Mutant(
-        "gaps are not filled", "kernel/sums.py", "(floor * count - total).clamp_min(0)", "0 * total", FORMULA
+        "gaps are not filled",
+        "kernel/sums.py",
+        "(floor * torch.where(squares > 0, squares, 1).sqrt() - total).clamp_min(0)",
+        "0 * total",
+        FORMULA,
     ),
     Mutant(
         "gaps are clamped, not filled",
@@ -155,8 +159,8 @@ MUTANTS = (
     Mutant(
         "the plain sums have no cumsum",
         "kernel/sums.py",
-        "v.cumsum(2)",
-        "v.sum(2, keepdim=True).expand_as(v)",
+        "_of_ones(v).cumsum(2)",
+        "_of_ones(v).sum(2, keepdim=True)",
         RANDOM,
     ),
     Mutant("sums in half precision", "kernel/linear.py", "else x.float()", "else x", RANDOM),

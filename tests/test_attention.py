@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qkv
-from qkv.attention import Attention, attend
+from qkv.attention import Attention
 from qkv.errors import BadMask, BadRecipe, BadShape, IncompatibleParts, UnknownName
+from qkv.functional import attend
 from qkv.kernel import RFA, Softmax
+from qkv.scope import Window
 from qkv.score import Additive
 from reference.loops import weights_of
 
@@ -140,7 +142,7 @@ def test_functional_refuses_parts_that_learn() -> None:
         ({"allow": torch.ones(3).bool()}, r"allow must be \[T,S\], \[B,T,S\] or \[B,H,T,S\], got \[3\]"),
         ({"allow": torch.ones(5, 3, 3).bool()}, r"allow must broadcast to"),
         ({"bias": torch.ones(3, 3).bool()}, r"bias= .* must be float, got torch.bool; masks go in allow="),
-        ({"bias": torch.ones(4, 3)}, r"bias must broadcast to .* = \[1, 2, 3, 3\], got \[4, 3\]"),
+        ({"bias": torch.ones(4, 3)}, r"bias must broadcast to .* = \[1, 2, 3, 3\], got \[1, 1, 4, 3\]"),
     ],
 )
 def test_bad_masks_are_refused_with_a_hint(given: dict, message: str, unchecked: None) -> None:
@@ -264,3 +266,40 @@ def test_a_zero_vector_has_a_bounded_gradient_in_rfa() -> None:
     layer(x).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().max() < 1e5
+
+
+def test_a_bias_of_three_dimensions_is_one_per_row() -> None:
+    layer, x, bias = Attention(6, 2).eval(), torch.randn(2, 3, 6), torch.randn(2, 3, 3)
+    alone = [layer(x[row : row + 1], bias=bias[row]) for row in range(2)]
+    close(layer(x, bias=bias), torch.cat(alone), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_bias_too_low_for_half_precision_hides(dtype: torch.dtype) -> None:
+    layer, x = Attention(6, 2).to(dtype).eval(), torch.randn(1, 3, 6).to(dtype)
+    bias = torch.zeros(3, 3)
+    bias[0] = torch.finfo(torch.float32).min
+    shown = layer.attend(x, bias=bias)
+    assert shown.out.isfinite().all()
+    assert not weights_of(shown)[0, :, 0].any()
+
+
+def test_queries_that_are_the_keys_count_positions_with_them() -> None:
+    x, keep = torch.randn(1, 1, 4, 3), torch.tensor([[False, False, True, True]])
+    shown = attend(x, x, x, scope=Window(1, right=0), keep=keep)
+    assert weights_of(shown)[0, 0, 2].tolist() == [0, 0, 1, 0]
+    layer, x = Attention(6, scope=Window(1)).eval(), torch.randn(1, 4, 6)
+    close(layer(x, x, keep=keep), layer(x, keep=keep), 0)
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), RFA(4)], ids=["softmax", "rfa"])
+def test_a_layer_without_parameters_steps_in_the_dtype_it_reads(kernel: Any) -> None:
+    layer = Attention(6, kernel=kernel, causal=True, project=False).to(torch.bfloat16).eval()
+    x = torch.randn(2, 3, 6).bfloat16()
+    out, _ = layer.step(x, layer.start(batch=2))
+    close(out.float(), layer(x).float(), 0.05)
+
+
+def test_scores_do_not_overflow_in_half_precision() -> None:
+    q = torch.full((1, 1, 2, 64), 40.0).half()
+    assert weights_of(attend(q, q, q)).isfinite().all()

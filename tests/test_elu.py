@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention, attend
+from qkv.attention import Attention
+from qkv.functional import attend
 from qkv.kernel import Elu
 from qkv.kernel.elu import elu_features
 from reference.loops import weights_of

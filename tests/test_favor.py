@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention, attend
+from qkv.attention import Attention
+from qkv.functional import attend
 from qkv.kernel import Favor
 from qkv.kernel.favor import positive_features
 from qkv.kernel.projections import draw_projections

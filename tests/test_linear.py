@@ -73,18 +73,23 @@ def recurrence(core: Linear, q: Tensor, k: Tensor, v: Tensor, given: Given) -> T
     ones = torch.ones_like(v[..., :1])
     v1, mass = torch.cat([v, ones], -1), ones if log_mass is None else log_mass.exp()[..., None]
     state, plain, outs = doubles(1).new_zeros(B, H, phi_k.shape[-1], E + 1), v1.new_zeros(B, H, 1, E + 1), []
+    squares = v1.new_zeros(B, H, 1, 1)
     for t in range(q.shape[2]):
         now = slice(t, t + 1)
         g = 1.0 if given.gate is None else given.gate[:, :, now, None].sigmoid()
         write = mass[:, :, now] * (1.0 if given.gate is None else 1 - g)
-        fresh = g * state + (write * phi_k[:, :, now]).mT @ v1[:, :, now], g * plain + write * v1[:, :, now]
+        fresh = (
+            g * state + (write * phi_k[:, :, now]).mT @ v1[:, :, now],
+            g * plain + write * v1[:, :, now],
+            g**2 * squares + write**2,
+        )
         if given.keep is not None:
             real = given.keep[:, t, None, None, None]
-            fresh = torch.where(real, fresh[0], state), torch.where(real, fresh[1], plain)
-        state, plain = fresh
+            fresh = [torch.where(real, *pair) for pair in zip(fresh, (state, plain, squares), strict=True)]
+        state, plain, squares = fresh
         total, n = (phi_q[:, :, now] @ state), plain[..., -1:]
-        gap = (core.floor * n - total[..., -1:]).clamp_min(0)
         some = (n > 0).double()
+        gap = (core.floor * (squares + 1 - some).sqrt() - total[..., -1:]).clamp_min(0)
         filled = total[..., :-1] + gap * plain[..., :-1] / (n + 1 - some)
         outs.append(filled / (total[..., -1:] + gap + 1 - some))
     return torch.cat(outs, 2)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import BadMask, BadShape, IncompatibleParts
-from qkv.kernel import RFA
+from qkv.kernel import RFA, Elu
 from qkv.multihead import MultiheadAttention
 from qkv.scope import Window
 from qkv.score import Additive, Cosine
+from qkv.select import Hard
 
 WIDTH, HEADS, BATCH, T, S = 6, 3, 2, 5, 7
 WIDTHS = {"one width": {}, "kdim": {"kdim": 11}, "kdim, vdim": {"kdim": 11, "vdim": 13}}
@@ -413,3 +414,15 @@ def test_input_that_does_not_fit(given: dict, error: type[Exception], message: s
     full = {"query": torch.zeros(T, BATCH, WIDTH), "key": memory, "value": memory, **given}
     with pytest.raises(error, match=message):
         MultiheadAttention(WIDTH, HEADS)(**full)
+
+
+def test_samples_that_nobody_could_reward_are_refused() -> None:
+    with pytest.raises(IncompatibleParts, match="estimator='gumbel'"):
+        MultiheadAttention(6, 2, select=Hard())
+    MultiheadAttention(6, 2, select=Hard("gumbel"))
+
+
+def test_causal_feature_maps_ask_for_as_many_keys_as_queries() -> None:
+    layer = MultiheadAttention(8, 2, batch_first=True, kernel=Elu())
+    with pytest.raises(BadMask, match="1 queries stand among 5 keys"):
+        layer(torch.randn(2, 1, 8), k := torch.randn(2, 5, 8), k, attn_mask=torch.zeros(1, 5), is_causal=True)

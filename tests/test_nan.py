@@ -29,6 +29,8 @@ def test_it_is_named_with_its_place() -> None:
             layer.step(bad, layer.start(x))
         with pytest.raises(BadData, match="k "):
             qkv.attend(x[:, None], bad[:, None], x[:, None])
+        with pytest.raises(BadData, match="key "):
+            qkv.MultiheadAttention(4, 1, batch_first=True)(x, bad, x)
     layer(bad)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qkv.attention import Attention
+from qkv.errors import BadRecipe
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.select import Hard
 from qkv.shapes import Attended, Dims
@@ -124,13 +125,22 @@ def test_in_evaluation_there_is_the_cross_entropy_alone() -> None:
 def test_hard_attention_learns_where_to_look_and_tracks_its_reward() -> None:
     objective: Any = translator({"name": "hard", "expected": 0.0}).train()
     first = objective(BATCH)
+    objective.follow(lambda numbers: numbers)
     torch.testing.assert_close(objective.baseline, -first.metrics["nll"] / first.count)
     attention: Any = objective.model.attentions()["cross.0"]
     first.total.backward()
     assert attention.core.score.v.grad.abs().sum() > 0, "no reward reaches the scores"
-    second = objective(BATCH)
-    expected = 0.9 * -first.metrics["nll"] / first.count + 0.1 * -second.metrics["nll"] / second.count
+    second, third = objective(BATCH), objective(BATCH)  # two batches of one update
+    objective.follow(lambda numbers: 2 * numbers)  # as if another process had the same
+    now = -(second.metrics["nll"] + third.metrics["nll"]) / (second.count + third.count)
+    expected = 0.9 * -first.metrics["nll"] / first.count + 0.1 * now
     torch.testing.assert_close(objective.baseline, expected)
+
+
+def test_terms_of_an_attention_that_is_not_there_are_refused() -> None:
+    model = RNNTranslator(RNNConfig(attention=None, embedding=8, hidden=8), 12, 12)
+    with pytest.raises(BadRecipe, match="need an attention"):
+        Translation(model, 0.0, AttentionTerms(coverage=1.0))
 
 
 def test_a_temperature_is_annealed_by_the_training(tmp_path: Path) -> None:

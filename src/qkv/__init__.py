@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qkv.attention import Attention as Attention
-    from qkv.attention import attend as attend
     from qkv.errors import QKVError as QKVError
+    from qkv.functional import attend as attend
     from qkv.kernel import RFA as RFA
     from qkv.kernel import Elu as Elu
     from qkv.kernel import Favor as Favor
@@ -62,7 +62,7 @@ _HOMES = {
     "Sparsemax": "qkv.select",
     "TopK": "qkv.select",
     "Window": "qkv.scope",
-    "attend": "qkv.attention",
+    "attend": "qkv.functional",
     "debug_nan": "qkv.nan",
     "fit": "qkv.task.training",
     "load": "qkv.task.runs",

@@ -1,11 +1,10 @@
-"""The layer: project, split heads, let the core average, merge.  And `attend`, the same without learned
-parts.
-"""
+"""The layer: project, split heads, let the core average, merge."""
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv import masks, nan
@@ -14,7 +13,7 @@ from qkv.kernel import Softmax
 from qkv.kernel.exact import Given
 from qkv.scope import Global
 from qkv.select import Soft
-from qkv.shapes import Attended, Dims, Key, Query, Value
+from qkv.shapes import Attended, Key, Query, Value
 from qkv.spec import AttentionSpec
 
 Sequence = Float[Tensor, "B T M"]
@@ -88,7 +87,7 @@ class Attention(nn.Module):
         """Attend from x [B,T,M] to memory [B,S,d_memory], or to x itself; returns [B,T,M].
 
         keep [B,S] bool: real keys.  allow [T,S], [B,T,S] or [B,H,T,S] bool: what each query may see.
-        bias, broadcastable to [B,H,T,S]: added to the scores.  All masks intersect, also with causal.
+        bias [T,S], [B,T,S] or [B,H,T,S]: added to the scores.  All masks intersect, also with causal.
         """
         q, k, v, given = self._prepare(x, memory, keep, allow, bias)
         return self._merge(self.core(q, k, v, given))
@@ -137,7 +136,7 @@ class Attention(nn.Module):
                 "stepping through self-attention needs causal=True: without it every output depends on "
                 "later inputs"
             )
-        like = next(self.parameters(), torch.empty(0))
+        like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
         nothing = like.new_zeros(batch or 1, 0, self.spec.d_memory or self.spec.width)
         k, v = self._keys_values(nothing)
         return Growing(self.core.start(k, v, Given(gate=self._gates(nothing)), remember))
@@ -175,8 +174,8 @@ class Attention(nn.Module):
 
     def explain(self, queries: int, keys: int) -> str:
         """In words: which route runs for T queries and S keys, and why."""
-        spec = self.spec
-        what = f"{spec.heads} head{'s' * (spec.heads > 1)} of {self.dims.query}, kernel {spec.kernel!r}"
+        heads = self.dims.heads
+        what = f"{heads} head{'s' * (heads > 1)} of {self.dims.query}, kernel {self.spec.kernel!r}"
         return f"{what}: {self.core.explain(queries, keys)}"
 
     def extra_repr(self) -> str:
@@ -185,10 +184,10 @@ class Attention(nn.Module):
 
     def _make_projections(self) -> None:
         spec, dims = self.spec, self.dims
-        shared = (spec.kv_heads or spec.heads) * dims.key
-        self.to_q = nn.Linear(spec.width, spec.heads * dims.query, bias=spec.bias)
+        shared = (spec.kv_heads or self.dims.heads) * dims.key
+        self.to_q = nn.Linear(spec.width, dims.heads * dims.query, bias=spec.bias)
         self.to_kv = nn.Linear(spec.d_memory or spec.width, 2 * shared, bias=spec.bias)
-        self.to_out = nn.Linear(spec.heads * dims.value, spec.width, bias=spec.bias)
+        self.to_out = nn.Linear(dims.heads * dims.value, spec.width, bias=spec.bias)
         for weight in (self.to_q.weight, *self.to_kv.weight.chunk(2), self.to_out.weight):
             nn.init.xavier_uniform_(weight.data)
         for linear in (self.to_q, self.to_kv, self.to_out):
@@ -203,15 +202,20 @@ class Attention(nn.Module):
         q, (k, v) = self._queries(x), self._keys_values(source)
         if len(x) != len(source):
             raise BadShape(f"x and memory must have one batch size, got {len(x)} and {len(source)}")
+        bias = masks.as_bias(bias)
         given = Given(
-            masks.checked_keep(keep, source), masks.as_allow(allow), bias, memory is None, self._gates(source)
+            masks.checked_keep(keep, source),
+            masks.as_allow(allow),
+            bias,
+            memory is None or memory is x,
+            self._gates(source),
         )
-        masks.check_pairs(given.allow, bias, (len(x), self.spec.heads, x.shape[1], source.shape[1]))
+        masks.check_pairs(given.allow, bias, (len(x), self.dims.heads, x.shape[1], source.shape[1]))
         return q, k, v, given
 
     def _queries(self, x: Tensor) -> Query:
         _check_width(x, self.spec.width, "x")
-        return self._split(self.to_q(x), self.spec.heads) if self.spec.project else x[:, None]
+        return self._split(self.to_q(x), self.dims.heads) if self.spec.project else x[:, None]
 
     def _keys_values(self, memory: Tensor) -> tuple[Key, Value]:
         spec = self.spec
@@ -219,7 +223,7 @@ class Attention(nn.Module):
         if not spec.project:
             return memory[:, None], memory[:, None]
         k, v = self.to_kv(memory).chunk(2, -1)
-        shared = spec.kv_heads or spec.heads
+        shared = spec.kv_heads or self.dims.heads
         return self._split(k, shared), self._split(v, shared)
 
     def _gates(self, source: Tensor) -> Float[Tensor, "B H S"] | None:
@@ -234,58 +238,12 @@ class Attention(nn.Module):
         return self.to_out(flat) if self.spec.project else flat
 
 
-def attend(  # noqa: PLR0913 -- the fixed public signature
-    q: Query,
-    k: Key,
-    v: Value,
-    *,
-    score: Any = None,
-    scope: Any = Global(),
-    select: Any = Soft(),
-    kernel: Any = Softmax(),
-    causal: bool = False,
-    keep: Bool[Tensor, "B S"] | None = None,
-    allow: Tensor | None = None,
-    bias: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Attended:
-    """Attention of parts that learn nothing: q [B,H,T,D], k [B,Hk,S,D], v [B,Hk,S,E] -> out [B,H,T,E],
-    weights [B,H,T,S].
-
-    A feature map draws its projections from `generator` (seeded with 0 by default, so results repeat).
-    Raises IncompatibleParts for parts that clash or that learn parameters: those live in `Attention`.
-    """
-    spec = AttentionSpec(score=score, scope=scope, select=select, kernel=kernel, causal=causal)
-    for part in (spec.score, spec.scope, spec.kernel):
-        if getattr(part, "learns", False) or getattr(part, "gate", False):
-            raise IncompatibleParts(f"{part!r} learns its weights: use qkv.Attention, or a part without any")
-    _check_heads(q, k, v)
-    nan.check(q=q, k=k, v=v, bias=bias)
-    dims = Dims(q.shape[1], q.shape[-1], k.shape[-1], v.shape[-1])
-    generator = generator or torch.Generator().manual_seed(0)
-    core = spec.kernel.build_core(dims, spec.choice, generator).to(q.device).eval().requires_grad_(False)
-    given = Given(masks.checked_keep(keep, k[:, 0]), masks.as_allow(allow), bias)
-    masks.check_pairs(given.allow, bias, (*q.shape[:3], k.shape[2]))
-    return core.attend(q, k, v, given)
-
-
 def _gate(width: int, heads: int) -> nn.Linear:
     """g = sigmoid(w·x + b) of every head, which begins with a memory of about twenty positions."""
     gate = nn.Linear(width, heads)
     nn.init.xavier_uniform_(gate.weight)
     nn.init.constant_(gate.bias, 3.0)
     return gate
-
-
-def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
-    fits = (
-        q.shape[0] == k.shape[0] == v.shape[0] and k.shape[1:3] == v.shape[1:3] and q.shape[-1] == k.shape[-1]
-    )
-    if not fits or q.shape[1] % k.shape[1]:
-        raise BadShape(
-            f"q [B,H,T,D], k [B,H,S,D] and v [B,H,S,E] must agree in B, S and D, and the heads "
-            f"of q be a multiple of those of k; got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
-        )
 
 
 def _check_width(x: Tensor, width: int, name: str) -> None:

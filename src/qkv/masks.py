@@ -46,12 +46,21 @@ def over_keys(keep: Keep | None) -> Allow | None:
 
 def as_allow(allow: Tensor | None) -> Tensor | None:
     """An allow mask [T,S], [B,T,S] or [B,H,T,S] with four dimensions."""
-    if allow is None:
-        return None
-    dims = checked(allow, "allow").dim()
+    return None if allow is None else _of_pairs(checked(allow, "allow"), "allow")
+
+
+def as_bias(bias: Tensor | None) -> Tensor | None:
+    """A bias [T,S], [B,T,S] or [B,H,T,S] with four dimensions."""
+    if bias is not None and not bias.dtype.is_floating_point:
+        raise BadMask(f"bias= is added to the scores: it must be float, got {bias.dtype}; masks go in allow=")
+    return None if bias is None else _of_pairs(bias, "bias")
+
+
+def _of_pairs(given: Tensor, name: str) -> Tensor:
+    dims = given.dim()
     if not 2 <= dims <= 4:
-        raise BadMask(f"allow must be [T,S], [B,T,S] or [B,H,T,S], got {list(allow.shape)}")
-    return allow[:, None] if dims == 3 else allow.expand(*(1,) * (4 - dims), *allow.shape)
+        raise BadMask(f"{name} must be [T,S], [B,T,S] or [B,H,T,S], got {list(given.shape)}")
+    return given[:, None] if dims == 3 else given.expand(*(1,) * (4 - dims), *given.shape)
 
 
 def checked_keep(keep: Tensor | None, memory: Tensor) -> Tensor | None:
@@ -62,9 +71,7 @@ def checked_keep(keep: Tensor | None, memory: Tensor) -> Tensor | None:
 
 
 def check_pairs(allow: Tensor | None, bias: Tensor | None, pairs: tuple[int, ...]) -> None:
-    """Raise BadMask where allow or bias does not broadcast to `pairs` = [B,H,T,S], or bias is not float."""
-    if bias is not None and not bias.dtype.is_floating_point:
-        raise BadMask(f"bias= is added to the scores: it must be float, got {bias.dtype}; masks go in allow=")
+    """Raise BadMask where allow or bias, of four dimensions, does not broadcast to `pairs` = [B,H,T,S]."""
     for name, given in (("allow", allow), ("bias", bias)):
         if given is not None and not _broadcasts(given.shape, pairs):
             raise BadMask(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkv import torch_masks
+from qkv import nan, torch_masks
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.exact import Given
@@ -57,7 +57,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         kernel: Any = Softmax(),
     ) -> None:
         _check_sizes(embed_dim, num_heads, kdim, vdim)
-        _refuse_gate(kernel)
+        _refuse_parts(kernel, select)
         parts = {"score": score, "scope": scope, "select": select, "kernel": kernel}
         spec = AttentionSpec(embed_dim, num_heads, **parts, dropout=dropout, bias=bias)
         _check_parts(spec, more_keys=add_bias_kv or add_zero_attn)
@@ -122,6 +122,7 @@ class MultiheadAttention(nn.MultiheadAttention):
             _check_nested(query, key, value, key_padding_mask, attn_mask)
             return self._nested(query, need_weights, average_attn_weights, is_causal)
         self._check_inputs(query, key, value)
+        nan.check(query=query, key=key, value=value, attn_mask=attn_mask)
         self._follow_dropout()
         q, k, v = (self._split(x) for x in self._project(query, key, value))
         given = torch_masks.given(q, k, key_padding_mask, attn_mask, is_causal, self.spec.kernel)
@@ -252,7 +253,12 @@ def _check_parts(spec: AttentionSpec, more_keys: bool) -> None:
         )
 
 
-def _refuse_gate(kernel: Any) -> None:
+def _refuse_parts(kernel: Any, select: Any) -> None:
+    if getattr(select, "estimator", None) == "reinforce":
+        raise IncompatibleParts(
+            f"{select!r} learns from the log-probability of its choices, which torch's layer does not "
+            "return: use qkv.Attention, or estimator='gumbel' or 'straight_through'"
+        )
     if getattr(kernel, "gate", False):
         raise IncompatibleParts(
             f"{kernel!r} reads a gate from the layer's input, for which torch's layer has no weights: use "

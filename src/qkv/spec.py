@@ -19,7 +19,8 @@ class AttentionSpec:
     """Everything that `Attention` is built from.  Illegal combinations are refused when the spec is made.
 
     d_model: width of queries and output (None: to be given by the model that uses the spec).
-    heads, kv_heads: query heads, and key/value heads (None: as many; fewer: grouped queries).
+    heads: of queries (None: the model's that uses the spec, or 1).
+    kv_heads: of keys and values (None: as many; fewer: grouped queries).
     score: None takes the score the kernel is made for: ScaledDot for Softmax, none for a feature map.
     d_memory: width of the memory, where it differs from d_model.
     dropout: on the weights, in training.  bias: on the projections.
@@ -27,7 +28,7 @@ class AttentionSpec:
     """
 
     d_model: int | None = None
-    heads: int = 1
+    heads: int | None = None
     score: Any = None
     scope: Any = Global()
     select: Any = Soft()
@@ -42,6 +43,8 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         if self.score is None and getattr(self.kernel, "forms_weights", False):
             object.__setattr__(self, "score", ScaledDot())
+        if self.heads is None and self.d_model is not None:
+            object.__setattr__(self, "heads", 1)
         self._check_numbers()
         for axis, registry in rules.AXES.items():
             _check_axis(axis, getattr(self, axis), registry)
@@ -60,7 +63,8 @@ class AttentionSpec:
         if not self.project:
             memory = self.d_memory or width
             return Dims(1, width, memory, memory)
-        return Dims(self.heads, width // self.heads, width // self.heads, width // self.heads)
+        heads = self.heads or 1
+        return Dims(heads, width // heads, width // heads, width // heads)
 
     @property
     def gated(self) -> bool:
@@ -116,7 +120,7 @@ class AttentionSpec:
     def _check_numbers(self) -> None:
         for name in ("d_model", "heads", "d_memory", "kv_heads"):
             value = getattr(self, name)
-            if value is None and name != "heads":
+            if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise BadRecipe(f"{name} must be a positive whole number, got {value!r}")
@@ -128,14 +132,13 @@ class AttentionSpec:
         object.__setattr__(self, "dropout", float(self.dropout))
 
     def _check_heads(self) -> None:
-        if self.d_model is not None and self.d_model % self.heads:
-            raise BadShape(f"d_model={self.d_model} cannot be split into heads={self.heads} of equal width")
-        if self.kv_heads and self.heads % self.kv_heads:
+        heads = self.heads or 1
+        if self.d_model is not None and self.d_model % heads:
+            raise BadShape(f"d_model={self.d_model} cannot be split into heads={heads} of equal width")
+        if self.heads and self.kv_heads and self.heads % self.kv_heads:
             raise BadShape(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly")
-        if not self.project and (self.heads != 1 or self.kv_heads not in (None, 1)):
-            raise BadShape(
-                f"project=False has no projections to split: it needs heads=1, got heads={self.heads}"
-            )
+        if not self.project and (heads != 1 or self.kv_heads not in (None, 1)):
+            raise BadShape(f"project=False has no projections to split: it needs heads=1, got heads={heads}")
         two_widths = getattr(self.score, "two_widths", False)
         if not self.project and self.d_memory not in (None, self.d_model) and not two_widths:
             raise BadShape(

@@ -25,17 +25,18 @@ def given(
     """
     queries, keys = q.shape[2], k.shape[2]
     pairs = (*q.shape[:2], queries, keys)
-    if is_causal and mask is None:
+    if is_causal and (mask is None or not kernel.forms_weights):
         _check_square(queries, keys)
     padding, whole = _of_keys(padding, pairs), _of_pairs(mask, pairs)
-    keep, bias = _read(padding, "key_padding_mask", kernel.forms_weights)
+    adds = kernel.forms_weights
+    keep, bias = _read(padding, "key_padding_mask", adds, q.dtype)
     keep = None if keep is None else keep[:, 0, 0]
     if not kernel.forms_weights:
         _refuse(bias, None if is_causal else mask, kernel)
         return Given(keep)
     if is_causal and mask is None:
         return Given(keep, masks.causal(queries, keys, q.device)[None, None], bias)
-    allow, added = _read(whole, "attn_mask", kernel.forms_weights)
+    allow, added = _read(whole, "attn_mask", adds, q.dtype)
     return Given(keep, allow, added if bias is None else bias if added is None else bias + added)
 
 
@@ -69,7 +70,9 @@ def _of_pairs(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | None:
     return mask.reshape(pairs) if mask.dim() == 3 else mask[None, None]
 
 
-def _read(mask: Tensor | None, name: str, adds: bool) -> tuple[Tensor | None, Tensor | None]:
+def _read(
+    mask: Tensor | None, name: str, adds: bool, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
     if mask is None:
         return None, None
     if mask.dtype == torch.bool:
@@ -79,6 +82,7 @@ def _read(mask: Tensor | None, name: str, adds: bool) -> tuple[Tensor | None, Te
             f"{name} must be boolean (True = ignore) or float (added to the scores), got {mask.dtype}: "
             f"write {name}.bool() if 1 means ignore, {name} == 0 if 1 means a real token"
         )
+    mask = mask.to(dtype)  # where a large negative number may become -inf
     hidden = torch.isneginf(mask)
     added = mask.masked_fill(hidden, 0)
     # Looking costs less than the slower route that adds; but a compiled graph cannot look, and need not where

@@ -169,7 +169,7 @@ def filled(attention: Attention, x: Tensor, memory: Tensor | None) -> bool:
     projections = core.features.draw()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     alike = core.features.queries(q, projections) @ core.features.keys(k, projections)[0].mT
-    return bool((alike.cumsum(-1) < core.floor * torch.arange(1, k.shape[2] + 1)).any())
+    return bool((alike.cumsum(-1) < core.floor * torch.arange(1, k.shape[2] + 1).sqrt()).any())
 
 
 def all_masks(case: Case) -> Masks:

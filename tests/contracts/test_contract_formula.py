@@ -61,7 +61,7 @@ def test_shown_weights_make_the_output_and_change_nothing(case: Case) -> None:
     keep = all_masks(case).keep
     q, k, v, given = attention._prepare(x, memory, keep, None, None)
     shown = attention.core.attend(q, k, v, given)
-    close(weights_of(shown) @ repeat_heads(v, attention.spec.heads), shown.out)
+    close(weights_of(shown) @ repeat_heads(v, attention.dims.heads), shown.out)
     close(attention.core(q, k, v, given), shown.out)
     close(attention.attend(x, memory, keep=keep).out, attention(x, memory, keep=keep))
 

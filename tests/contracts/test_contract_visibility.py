@@ -105,7 +105,7 @@ def test_all_masks_intersect(case: Case) -> None:
     weights = weights_of(attention.attend(x, memory, **masks._asdict()))
     expected = reach(attention, x, memory, masks)
     for row in range(B):
-        for head in range(attention.spec.heads):
+        for head in range(attention.dims.heads):
             for t in range(T):
                 assert set(weights[row, head, t].nonzero().flatten().tolist()) <= set(expected[row][head][t])
 

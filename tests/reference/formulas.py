@@ -154,7 +154,7 @@ def softmax(spec: Any, core: Any, head: int, q: Tensor, seen: Seen) -> Tensor:
 
 def rfa(spec: Any, core: Any, head: int, q: Tensor, seen: Seen) -> Tensor:
     """Peng et al. 2021, eq. 4, 5 and 7 and the appendix, as mean_r cos(w_r·(q - k)) or mean_r of the product
-    of two ReLUs; where the mean over the keys' masses is below a floor, the gap is filled.
+    of two ReLUs; where the sum is below what noise makes it, the gap is filled.
     """
     part = spec.kernel
     bandwidth = core.features.bandwidth[head, 0].double()
@@ -171,7 +171,7 @@ def rfa(spec: Any, core: Any, head: int, q: Tensor, seen: Seen) -> Tensor:
     else:
         alike = [torch.cos(w @ (q - k)).mean() for k in seen.keys]
         own = [math.exp(float((bandwidth * k).square().sum()) / part.temperature**2 / 2) for k in seen.keys]
-    return filled(torch.stack(alike), masses(own, seen.gate), 0.01)
+    return filled(torch.stack(alike), masses(own, seen.gate), 0.5 / len(directions) ** 0.5)
 
 
 def favor(spec: Any, core: Any, head: int, q: Tensor, seen: Seen) -> Tensor:
@@ -203,9 +203,11 @@ def masses(own: list[float], gate: Tensor | None) -> list[float]:
 
 
 def filled(alike: Tensor, mass: list[float], floor: float) -> Tensor:
-    """mass · alike / Σ mass · alike; what the sum lacks of floor · Σ mass is added in proportion to mass."""
-    share = torch.tensor(mass, dtype=torch.float64)
-    gap = max(floor * sum(mass) - float((share * alike).sum()), 0.0)
+    """mass · alike / Σ mass · alike; what the sum lacks of floor · sqrt(Σ mass²) is added in proportion to
+    mass.
+    """
+    share = torch.tensor([m / max(mass) for m in mass], dtype=torch.float64)
+    gap = max(floor * float(share.norm()) - float((share * alike).sum()), 0.0)
     raised = share * alike + gap * share / share.sum()
     return raised / raised.sum()
 

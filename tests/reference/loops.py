@@ -81,7 +81,7 @@ def reach(attention: Any, x: Tensor, memory: Tensor | None, masks: Masks) -> lis
                 )
                 for t in range(x.shape[1])
             ]
-            for head in range(attention.spec.heads)
+            for head in range(attention.dims.heads)
         ]
         for row in range(len(x))
     ]
@@ -92,10 +92,10 @@ def layer(attention: Any, x: Tensor, memory: Tensor | None, masks: Masks) -> Loo
     """What `attention.attend(x, memory, ...)` should return."""
     own, memory = memory is None, x if memory is None else memory
     batch, queries, keys = len(x), x.shape[1], memory.shape[1]
-    weights = torch.zeros(batch, attention.spec.heads, queries, keys, dtype=torch.float64)
-    mixed = torch.zeros(batch, queries, attention.spec.heads, attention.dims.value, dtype=torch.float64)
+    weights = torch.zeros(batch, attention.dims.heads, queries, keys, dtype=torch.float64)
+    mixed = torch.zeros(batch, queries, attention.dims.heads, attention.dims.value, dtype=torch.float64)
     for row in range(batch):
-        for head in range(attention.spec.heads):
+        for head in range(attention.dims.heads):
             pairs = [_key_value(attention, word.double(), head) for word in memory[row]]
             gates = _gates(attention, memory[row], head)
             for t in range(queries):

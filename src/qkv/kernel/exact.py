@@ -23,8 +23,8 @@ from qkv.strict import PART
 class Given(NamedTuple):
     """What a caller says about who may see whom; all of it intersects.
 
-    keep: [B,S] bool, real keys.  allow: [.,.,T,S] bool.  bias: broadcastable to [B,H,T,S], added to the
-    scores.  own: the queries are the keys (self-attention), so both count their positions together.
+    keep: [B,S] bool, real keys.  allow: [.,.,T,S] bool.  bias: [.,.,T,S], added to the scores.
+    own: the queries are the keys (self-attention), so both count their positions together.
     gate: [B,H,S], the logits of a forgetting gate at every key.
     """
 
@@ -101,9 +101,10 @@ class Exact(nn.Module):
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
         if self.fused:
+            mask = f", with a mask of {queries}×{keys} for the window" if self.positional else ""
             return (
                 "exact, through torch.nn.functional.scaled_dot_product_attention: a dot product, selected "
-                "softly. Asking for weights or passing bias= takes the explicit route instead."
+                f"softly{mask}. Asking for weights, passing bias= and stepping take the explicit route."
             )
         return f"exact, explicit: forms {queries}×{keys} weights per head, because only these parts say how"
 
@@ -132,8 +133,9 @@ class Exact(nn.Module):
             old = met if met is not None else _all_real(state.values)
             new = keep if keep is not None else _all_real(v)
             met = torch.cat([old, new], 1)
-        keys = torch.cat([state.keys, self.prepare(k)], 2)
-        values = torch.cat([state.values, repeat_heads(v, self.heads)], 2)
+        k, v = self.prepare(k), repeat_heads(v, self.heads)
+        # A layer without parameters cannot know, when it starts, what will be read.
+        keys, values = torch.cat([state.keys.to(k), k], 2), torch.cat([state.values.to(v), v], 2)
         return ExactState(keys, values, met, state.steps)
 
     def _attend(
@@ -148,9 +150,9 @@ class Exact(nn.Module):
         logits, (reach, reweight) = self.score(q, prepared, at), self.scope(q, at)
         allow = self._allowed(q, v.shape[2], given, self.causal if causal is None else causal, reach)
         if given.bias is not None:
-            bias = given.bias.expand(*(1,) * (4 - given.bias.dim()), *given.bias.shape)
+            bias = given.bias.to(logits.dtype)  # where a large negative number may become -inf
             hidden = torch.isneginf(bias)
-            logits = logits + bias.masked_fill(hidden, 0).to(logits.dtype)
+            logits = logits + bias.masked_fill(hidden, 0)
             allow = masks.intersect(allow, ~hidden)
         weights, log_prob = self.select(logits, allow)
         weights = weights if reweight is None else reweight(weights)

@@ -28,7 +28,7 @@ from qkv.state import Shared
 class LinearState(NamedTuple):
     """Decode state of constant size.
 
-    sums: [B,H,F,E+1], plain: [B,H,1,E+1], scale: [B,H,1,1] or None, as in `sums.Sums`.
+    sums: [B,H,F,E+1], plain: [B,H,1,E+2], scale: [B,H,1,1] or None, as in `sums.Sums`.
     projections: what the feature map drew, so that keys and queries of one decode are mapped alike.
     seen: all keys, where the weights are to be shown; None otherwise.
     """

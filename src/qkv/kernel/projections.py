@@ -33,26 +33,26 @@ def draw_projections(
 
 
 @torch.library.custom_op("qkv::projections_of_pool", mutates_args=())
-def projections_of_pool(index: Tensor, like: Tensor, seed: int, orthogonal: bool) -> Tensor:
+def projections_of_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     """Set number `index` of a pool of projections, as large as `like` [H,R,D].
 
-    The sets are not stored: each is drawn again from a seed of its own, the first from `seed`.  An operator,
-    because torch.compile cannot trace generators.
+    The sets are not stored: each is drawn again from a seed of its own, counted from the bits of the first
+    number of `like`, which checkpoints hold.  An operator, because torch.compile cannot trace generators.
     """
     heads, features, width = like.shape
+    seed = int(like.flatten()[0].float().view(torch.int32)) % 2**31
     generator = torch.Generator().manual_seed(seed + int(index))
     return draw_projections(heads, features, width, orthogonal, generator).to(like)
 
 
 @projections_of_pool.register_fake
-def _(index: Tensor, like: Tensor, seed: int, orthogonal: bool) -> Tensor:
+def _(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     return torch.empty_like(like)
 
 
 class RandomFeatures(nn.Module):
-    """What random feature maps share: fixed projections for evaluation (a buffer), and a pool for training,
-    whose seed is chosen here.  Which set a call takes is up to torch's global generator.  Peng et al. 2021
-    train with 500 sets.
+    """What random feature maps share: fixed projections for evaluation (a buffer), and a pool for training.
+    Which set a call takes is up to torch's global generator.  Peng et al. 2021 train with 500 sets.
     """
 
     def __init__(self, dims: Dims, part: Any, generator: torch.Generator | None) -> None:
@@ -61,12 +61,10 @@ class RandomFeatures(nn.Module):
         fixed = draw_projections(dims.heads, part.features, dims.query, part.orthogonal, generator)
         self.register_buffer("fixed", fixed)
         self.fixed: Tensor
-        device = "cpu" if generator is None else generator.device
-        self.seed = int(torch.randint(2**31, (), generator=generator, device=device))
 
     def draw(self) -> Projections:
         """The projections w̃ of this call: of the pool in training, the fixed ones in evaluation."""
         if self.training and self.redraw:
             index = torch.randint(self.pool, (), device="cpu")
-            return projections_of_pool(index, self.fixed, self.seed, self.orthogonal)
+            return projections_of_pool(index, self.fixed, self.orthogonal)
         return self.fixed

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -31,9 +31,12 @@ from qkv.strict import PART
 
 Vectors = Float[Tensor, "B H N D"]
 
-# A kernel estimate's mean below this share of its largest possible value is noise: see `sums.normalise`.
+# An estimate from R features is off by up to (2R)^-1/2, and a sum of n of them by sqrt(n) times that where
+# they err apart; what is smaller than about this is noise (see `sums`), and with R it vanishes.
+NOISE = 0.5
+
 # ReLU features are never negative; there the floor only bounds the gradient.
-FLOORS = {"gaussian": 1e-2, "arccos": 1e-6}
+LEAST = 1e-6
 
 # Shorter vectors are scaled by this length instead of their own, which bounds the gradient at 1 / SHORTEST.
 SHORTEST = 1e-3
@@ -127,7 +130,8 @@ class RFA(Part):
     kernel: "gaussian", random Fourier features; "arccos", ReLU features, which are never negative.
     gate: a learned gate g lets the past fade, S_t = g_t S_{t-1} + (1 - g_t) φ(k_t) ⊗ v_t (Peng et al. 2021,
     eq. 7); causal attention only.
-    temperature: τ; smaller is sharper.  The learned bandwidth σ sharpens it further, per head and dimension.
+    temperature: τ of the Gaussian kernel; smaller is sharper, and the learned bandwidth σ sharpens it
+    further, per head and dimension.  The arc-cosine kernel has none: a common factor cancels.
     normalise: scale queries and keys to length 1; otherwise longer keys count for more.
     orthogonal: block-orthogonal projections, which lower the variance of the estimate.
     redraw: in training every call takes one of `pool` sets of projections; evaluation uses the fixed one.
@@ -147,10 +151,23 @@ class RFA(Part):
     name: ClassVar[str] = "rfa"
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = R^-1/2 [sin W x, cos W x]"
     paper: ClassVar[str] = "Peng et al. 2021, eq. 5"
-    twin: ClassVar[str] = "softmax of σ²·cosine / τ²"
     forms_weights: ClassVar[bool] = False
+
+    @property
+    def twin(self) -> str:
+        """What exact attention it estimates."""
+        if self.kernel == "arccos":
+            return ""
+        return "softmax of σ²·cosine / τ²" if self.normalise else "softmax of (σ∘q)·(σ∘k) / τ²"
+
+    @model_validator(mode="after")
+    def _has_a_temperature(self) -> "RFA":
+        if self.kernel == "arccos" and self.temperature != 1.0:
+            raise ValueError("kernel='arccos' has no temperature: a common factor cancels. Leave it out")
+        return self
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
         """The linear evaluator with this feature map."""
         features = MAPS[self.kernel](dims, self, generator)
-        return Linear(dims, features, FLOORS[self.kernel], parts.causal, self.gate)
+        floor = NOISE * self.features**-0.5 if self.kernel == "gaussian" else LEAST
+        return Linear(dims, features, floor, parts.causal, self.gate)

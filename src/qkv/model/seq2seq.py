@@ -13,6 +13,7 @@ from qkv.errors import BadRecipe
 from qkv.model.annotations import Encoder
 from qkv.model.decoders import BahdanauDecoder, DecoderState, LuongDecoder, PlainDecoder
 from qkv.model.stepper import Step
+from qkv.model.written import read_attention
 from qkv.score import Additive, Cosine, Dot
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
@@ -20,11 +21,7 @@ from qkv.strict import Strict
 
 
 def _read_attention(written: Any) -> AttentionSpec | None:
-    if written is None or isinstance(written, AttentionSpec):
-        return written
-    if isinstance(written, dict):
-        return AttentionSpec.from_dict(written)
-    raise BadRecipe(f"expected an attention like {{score: additive}}, or null for none, got {written!r}")
+    return None if written is None else read_attention(written)
 
 
 class RNNConfig(Strict):
@@ -71,7 +68,7 @@ class RNNConfig(Strict):
             return None
         alike = isinstance(spec.score, Dot | Cosine) and not self.bidirectional
         raw = getattr(spec.score, "two_widths", False) or alike
-        raw = raw and spec.heads == 1 and spec.kv_heads in (None, 1)
+        raw = raw and spec.heads in (None, 1) and spec.kv_heads in (None, 1)
         if not spec.project and not raw:
             raise BadRecipe(
                 f"attention.project=False needs a score for two widths, such as additive, got "

@@ -4,15 +4,16 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from qkv.attention import Attention
+from qkv.errors import BadRecipe
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
 from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.stepper import Step
-from qkv.model.written import WrittenSpec
+from qkv.model.written import CausalSpec, WrittenSpec
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -39,8 +40,28 @@ class TransformerConfig(Strict):
         description="shared: source, target and output are one matrix; target: two of them; separate: none",
     )
     encoder: WrittenSpec = Field(default=AttentionSpec(), description="the encoder's self-attention")
-    decoder: WrittenSpec = Field(default=AttentionSpec(), description="the decoder's causal self-attention")
+    decoder: CausalSpec = Field(
+        default=AttentionSpec(causal=True), description="the decoder's causal self-attention"
+    )
     cross: WrittenSpec = Field(default=AttentionSpec(), description="the decoder's attention to the source")
+
+    def place(self, name: Literal["encoder", "decoder", "cross"]) -> AttentionSpec:
+        """The attention of a place with the widths, and where it names none the heads, of this model."""
+        spec: AttentionSpec = getattr(self, name)
+        return replace(spec, d_model=self.width, heads=spec.heads or self.heads)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TransformerConfig":
+        for name in ("encoder", "decoder", "cross"):
+            spec: AttentionSpec = getattr(self, name)
+            if spec.d_model is not None or spec.d_memory is not None:
+                raise BadRecipe(
+                    f"{name}: d_model and d_memory follow from width: leave them out and set width"
+                )
+            if spec.causal != (name == "decoder"):
+                raise BadRecipe(f"{name}: causal must be {name == 'decoder'} there. Leave it out")
+            self.place(name)
+        return self
 
 
 class State(NamedTuple):
@@ -61,10 +82,10 @@ class Transformer(nn.Module):
         self.target = self.source if config.embeddings == "shared" else _embedding(target_vocab, width)
         self.positions = _positions(config)
         self.encoder: Any = nn.ModuleList(
-            EncoderBlock(_place(config.encoder, config), config.feedforward, config.dropout, pre)
+            EncoderBlock(config.place("encoder"), config.feedforward, config.dropout, pre)
             for _ in range(config.encoder_layers)
         )
-        own, cross = replace(_place(config.decoder, config), causal=True), _place(config.cross, config)
+        own, cross = config.place("decoder"), config.place("cross")
         self.decoder: Any = nn.ModuleList(
             DecoderBlock(own, cross, config.feedforward, config.dropout, pre)
             for _ in range(config.decoder_layers)
@@ -123,8 +144,8 @@ class Transformer(nn.Module):
         for i, (block, before) in enumerate(zip(self.decoder, state.layers, strict=True)):
             x, after, (own, cross) = block.step(x, before)
             layers.append(after)
-            if capture:
-                seen[f"decoder.{i}"], seen[f"cross.{i}"] = own[:, :, 0], cross[:, :, 0]
+            looked = {f"decoder.{i}": own, f"cross.{i}": cross} if capture else {}
+            seen |= {name: weights[:, :, 0] for name, weights in looked.items() if weights is not None}
         logits = self.output(self.decoder_norm(x[:, 0])).float()
         return Step(logits, State(state.position + 1, tuple(layers)), seen)
 
@@ -141,10 +162,6 @@ class Transformer(nn.Module):
     def _embed(self, table: nn.Embedding, tokens: Tokens, begin: int = 0) -> Float[Tensor, "B N M"]:
         x = self.positions(table(tokens) * self.config.width**0.5, begin)
         return dropout(x, self.config.dropout, self.training)
-
-
-def _place(spec: AttentionSpec, config: TransformerConfig) -> AttentionSpec:
-    return replace(spec, d_model=config.width, heads=config.heads if spec.heads == 1 else spec.heads)
 
 
 def _positions(config: TransformerConfig) -> nn.Module:

@@ -17,7 +17,7 @@ def dot(q: Query, k: Key) -> Logits:
 
 def scaled_dot(q: Query, k: Key) -> Logits:
     """score(q, k) = q·k / sqrt(D)  [B,H,T,S].  Vaswani et al. 2017, eq. 1."""
-    return (q @ k.mT) * q.shape[-1] ** -0.5
+    return (q * q.shape[-1] ** -0.5) @ k.mT  # in this order half precision does not overflow
 
 
 class Product(Part):

@@ -101,16 +101,29 @@ def reseed(seed: int, step: int, rank: int) -> None:
 
 
 def make_optimizer(objective: nn.Module, config: TrainConfig, device: str) -> torch.optim.AdamW:
-    """AdamW, fused where that works; only tensors of two or more dimensions are decayed."""
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    """AdamW, fused where that works; only matrices are decayed."""
+    named = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for n, p in named.items() if _is_matrix(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in named.items() if not _is_matrix(n, p)], "weight_decay": 0.0},
     ]
     # the fused step unscales float16 gradients itself, which leaves nothing to clip beforehand
     fused = device in ("cpu", "cuda") and config.precision != "16"
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-9, fused=fused)
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it has two or more dimensions; inside an attention's core the first counts heads."""
+    shape = parameter.shape[1:] if ".core." in name else parameter.shape
+    return sum(size > 1 for size in shape) >= 2
+
+
+def sum_over_processes(numbers: torch.Tensor, fabric: Any) -> torch.Tensor:
+    """The sums of these numbers over all processes."""
+    if fabric.world_size > 1:
+        torch.distributed.all_reduce(numbers)
+    return numbers
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], fabric: Any) -> None:

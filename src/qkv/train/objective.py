@@ -1,10 +1,12 @@
 """Objectives: modules that turn a batch into a loss summed over its tokens."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from qkv.errors import BadRecipe
 from qkv.shapes import Attended
 from qkv.train import terms
 from qkv.train.cross_entropy import linear_cross_entropy
@@ -43,9 +45,15 @@ class Translation(nn.Module):
             getattr(layer.spec.select, "estimator", None) == "reinforce" for layer in layers.values()
         )
         self.looks = bool(layers) and (self.samples or self.terms.coverage > 0 or self.terms.entropy > 0)
-        if self.samples:  # each process keeps its own: any number that no sample of the batch moved will do
+        if not layers and (self.terms.coverage or self.terms.entropy):
+            raise BadRecipe(
+                "objective.coverage and objective.entropy need an attention, and the model has none"
+            )
+        if self.samples:
             self.register_buffer("baseline", torch.tensor(torch.nan))
+            self.register_buffer("reward", torch.zeros(2, dtype=torch.float64), persistent=False)
             self.baseline: Tensor
+            self.reward: Tensor
 
     def forward(self, batch: Any) -> Loss:
         """The loss of a batch of pairs, whose targets are BOS ... EOS PAD."""
@@ -87,15 +95,24 @@ class Translation(nn.Module):
     def _reinforce(
         self, seen: dict[str, Attended], queries: dict[str, Tensor], likelihood: Tensor, real: Tensor
     ) -> Tensor:
-        now = likelihood.sum() / real.sum()
-        baseline = torch.where(self.baseline.isnan(), now, self.baseline)
-        to_come = terms.reward_to_come(likelihood, real, baseline)
+        self.reward += torch.stack([likelihood.sum(), real.sum()]).detach()
+        to_come = terms.reward_to_come(likelihood, real, self.baseline.nan_to_num(0))
         total = likelihood.new_zeros(())
         for name, look in seen.items():
             if look.log_prob is not None:  # the encoder's choices come before every word
                 whole = to_come[:, :1].expand(queries[name].shape)
                 reward = whole if name.startswith("encoder") else to_come
                 total = total + terms.reinforce(look.log_prob, reward, queries[name])
-        if self.training:
-            self.baseline.copy_(torch.lerp(now, baseline, self.terms.baseline_decay))
         return total
+
+    def follow(self, summed: Callable[[Tensor], Tensor]) -> None:
+        """Let the baseline follow the reward of an update, of all its batches on all processes alike.
+
+        summed: adds up numbers over the processes.
+        """
+        if self.samples:
+            reward, count = summed(self.reward)
+            now = (reward / count).to(self.baseline)
+            before = torch.where(self.baseline.isnan(), now, self.baseline)
+            self.baseline.copy_(torch.lerp(now, before, self.terms.baseline_decay))
+            self.reward.zero_()

@@ -29,6 +29,7 @@ class Updater:
         self.module, self.optimizer = engine.set_up(fabric, objective, config)
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.annealed: list[Any] = [part for part in objective.modules() if hasattr(part, "anneal")]
+        self.followers: list[Any] = [part for part in objective.modules() if hasattr(part, "follow")]
         self.rate = 0.0
         self.norm = math.nan
         self.speed = 0.0
@@ -57,6 +58,8 @@ class Updater:
         for batch in batches.window(standing.epoch, standing.index, rank, world):
             self._add_gradient(self.fabric.to_device(batch), tokens, tally)
         engine.sum_gradients(self.parameters, self.fabric)
+        for part in self.followers:
+            part.follow(lambda numbers: engine.sum_over_processes(numbers, self.fabric))
 
     def _add_gradient(self, batch: Any, tokens: int, tally: Tally) -> None:
         with self.fabric.no_backward_sync(self.module):
