@@ -4,10 +4,11 @@
 //   d phi(q_t) = sum_s m_ts (U_t.v_s) phi(k_s)            along the sequence, with the sums of the forward pass
 //   d phi(k_s) = sum_t m_ts (U_t.v_s) phi(q_t)            back along it, with R = sum_t m phi(q_t) (x) U_t
 //   d v_s      = sum_t m_ts (phi(q_t).phi(k_s) U_t + P_t)
-//   d log m_s  = v_s . d v_s                              [v, 1] for v throughout
+//   d log m_s  = v_s . d v_s + 2 sum_t m_ts^2 Q_t         [v, 1] for v throughout
 //
 // and d log g_l = (all that reaches the final state) - sum_{s >= l} d log m_s, for a query's average does not
-// change when all its masses are scaled alike. P_t is the gradient of the plain sums that fill a gap.
+// change when all its masses are scaled alike. P_t and Q_t are the gradients of the plain sums
+// that fill a gap and of the squared masses that say how large it is.
 #pragma once
 #include "forward.h"
 
@@ -17,10 +18,11 @@ namespace QKV_ISA {
 // What the gradients need of every query, found on the way forward.
 struct Slopes {
   explicit Slopes(int64_t queries)
-      : inverse(queries), one(queries), count(queries), fill(queries) {}
+      : inverse(queries), one(queries), count(queries), squares(queries), fill(queries) {}
   Buffer inverse;  // U_t = inverse * gradient of out
   Buffer one;      // the last component of U_t
   Buffer count;    // the last component of P_t
+  Buffer squares;  // Q_t
   Buffer fill;     // the rest of P_t is fill * U_t
 };
 
@@ -75,7 +77,7 @@ class Backward : Chunks {
   State state_, back_;
   Slopes slopes_;
   Buffer u_, u_turned_, v_turned_, pairs_, scores_, grad_phi_, grad_v_, out_;
-  alignas(64) float one_[C], count_slope_[C], fill_slope_[C], grad_square_[C], grad_one_[C];
+  alignas(64) float one_[C], count_slope_[C], square_slope_[C], fill_slope_[C], grad_square_[C], grad_one_[C];
   float whole_ = 0;        // the gradient of the final state's sums, times them: what reaches it
   double faded_ = 0;       // by the keys that come after this chunk; not causal
 };
@@ -85,7 +87,7 @@ inline void Backward::begin_back() {
   std::memset(back_.sums, 0, size_t(s_.rows * s_.values) * 4);
   std::memset(back_.ones, 0, size_t(s_.rows) * 4);
   std::memset(back_.plain, 0, size_t(s_.values) * 4);
-  back_.count = 0, whole_ = 0, faded_ = 0;
+  back_.count = 0, back_.squares = 0, whole_ = 0, faded_ = 0;
   const int64_t wide = s_.value + 1, at = b * call_.heads + h;
   double whole = 0;
   if (call_.grad_sums) {
@@ -98,10 +100,12 @@ inline void Backward::begin_back() {
     for (int64_t i = 0; i < many; ++i) whole += double(call_.grad_sums[at * many + i]) * call_.sums[at * many + i];
   }
   if (call_.grad_plain) {
-    const float* from = call_.grad_plain + at * wide;
+    const float* from = call_.grad_plain + at * (wide + 1);
+    const float* end = call_.plain + at * (wide + 1);
     std::memcpy(back_.plain, from, size_t(s_.value) * 4);
-    back_.count = from[s_.value];
-    for (int64_t e = 0; e < wide; ++e) whole += double(from[e]) * call_.plain[at * wide + e];
+    back_.count = from[s_.value], back_.squares = from[wide];
+    for (int64_t e = 0; e < wide; ++e) whole += double(from[e]) * end[e];
+    whole += 2.0 * from[wide] * end[wide];
   }
   whole_ = float(whole);
   back_.scale = call_.weighed ? call_.scale[at] : 0;
@@ -116,16 +120,18 @@ inline void Backward::load_slopes(int64_t first, int64_t many) {
     for (int64_t e = 0; e < s_.values; e += L) store(u_ + in_panels(t, e, C), load(out_ + e) * by);
     one_[t] = t < many ? slopes_.one[first + t] : 0;
     count_slope_[t] = t < many ? slopes_.count[first + t] : 0;
+    square_slope_[t] = t < many ? slopes_.squares[first + t] : 0;
     fill_slope_[t] = t < many ? slopes_.fill[first + t] : 0;
   }
   turn_panels(u_, u_turned_);
 }
 
-// One pass over gradient and average of every query: 1 / mass, and the gradients of its sum and of its count.
+// One pass over gradient and average of every query: 1 / mass, and the gradients of its sum, its masses and
+// their squares.
 inline void Backward::find_slopes(const State& state, int64_t first, int64_t many, bool own) {
   for (int64_t t = 0; t < many; ++t) {
     const float total = call_.total[at_row(first + t)], count = call_.count[at_row(first + t)];
-    const float gap = std::max(call_.floor * count - total, 0.0f);
+    const float squares = call_.squares[at_row(first + t)], gap = gap_of(call_.floor, squares, total);
     const float inverse = count > 0 ? 1 / (total + gap) : 0;
     read_row(row_at(call_.grad_out, b, h, first + t, call_.half), call_.half, out_, s_.value);
     read_row(row_at(call_.out, b, h, first + t, call_.half), call_.half, row_, s_.value);
@@ -140,7 +146,8 @@ inline void Backward::find_slopes(const State& state, int64_t first, int64_t man
     const bool filled = gap > 0 && count > 0;
     slopes_.inverse[first + t] = inverse;
     slopes_.one[first + t] = filled ? -mean : -mass;
-    slopes_.count[first + t] = filled ? call_.floor * (mean - mass) - gap * mean / count : 0;
+    slopes_.count[first + t] = filled ? -gap * mean / count : 0;
+    slopes_.squares[first + t] = filled && squares > 0 ? call_.floor * (mean - mass) / (2 * std::sqrt(squares)) : 0;
     slopes_.fill[first + t] = filled ? gap / count : 0;
   }
 }

@@ -64,6 +64,7 @@ inline void Backward::pairs_by_query(int64_t many) {
           const int64_t at = (t + i) * C + s + j * L;
           const Floats part = load(share + at);
           one += part * (scores.at[i][j] * one_[t + i] + count_slope_[t + i]);
+          one += part * part * (2 * square_slope_[t + i]);
           store(pairs_ + at, part * pairs.at[i][j]);
           store(scores_ + at, part * (scores.at[i][j] + fill_slope_[t + i]));
         }
@@ -103,7 +104,8 @@ inline void Backward::grad_masses(int64_t first, int64_t many, double& sum) {
   for (int s = 0; s < C; s += L) {
     Floats one = all(back_.count);
     for (int64_t f = 0; f < s_.rows; ++f) one += load(keys.phi + f * C + s) * back_.ones[f];
-    one *= load(at_end + s);
+    const Floats ends = load(at_end + s);
+    one = one * ends + ends * ends * (2 * back_.squares);
     if (call_.causal) one += load(grad_one_ + s);
     Floats row[L];
     for (int i = 0; i < L; ++i) {
@@ -154,8 +156,11 @@ inline void Backward::gather(int64_t many) {
     for (int64_t t = 0; t < many; ++t) sum += load(u_ + in_panels(t, e, C)) * fill_slope_[t];
     store(back_.plain + e, sum);
   }
-  back_.count *= rest_at_end;
-  for (int64_t t = 0; t < many; ++t) back_.count += rest[t] * count_slope_[t];
+  back_.count *= rest_at_end, back_.squares *= rest_at_end * rest_at_end;
+  for (int64_t t = 0; t < many; ++t) {
+    back_.count += rest[t] * count_slope_[t];
+    back_.squares += rest[t] * rest[t] * square_slope_[t];
+  }
 }
 
 // The gradients of what does not belong to one position.
@@ -168,7 +173,7 @@ inline void Backward::finish() {
     for (int64_t i = 0; i < s_.rows * s_.values; ++i) back_.sums[i] *= left;
     for (int64_t i = 0; i < s_.rows; ++i) back_.ones[i] *= left;
     for (int64_t i = 0; i < s_.values; ++i) back_.plain[i] *= left;
-    back_.count *= left;
+    back_.count *= left, back_.squares *= left * left;
   }
   give(back_, call_.grad_sums0, call_.grad_plain0, nullptr);
 }

@@ -21,8 +21,8 @@ struct Call {
   const float* matrix;              // [H,R,D], bandwidth and temperature inside
   const uint8_t* keep;              // [B,S]
   const float *written, *decay;     // [B,H,S]
-  const float *sums0, *plain0, *scale0;  // [B,H,F,E+1], [B,H,1,E+1], [B,H,1,1]
-  float *total, *count, *top;       // [B,H,T], what the backward pass needs of every query
+  const float *sums0, *plain0, *scale0;  // [B,H,F,E+1], [B,H,1,E+2], [B,H,1,1]
+  float *total, *count, *squares, *top;  // [B,H,T], what the backward pass needs of every query
   float *sums, *plain, *scale;      // the state after the last key
   // Backward only.
   Rows grad_out, grad_q, grad_k, grad_v;

@@ -24,7 +24,7 @@ class Chunks {
     std::memset(state.sums, 0, size_t(s_.rows * s_.values) * 4);
     std::memset(state.ones, 0, size_t(s_.rows) * 4);
     std::memset(state.plain, 0, size_t(s_.values) * 4);
-    state.count = 0, state.faded = 0, state.scale = NOTHING;
+    state.count = 0, state.squares = 0, state.faded = 0, state.scale = NOTHING;
     if (call_.sums0) take(state, call_.sums0, call_.plain0, call_.scale0);
   }
 
@@ -36,8 +36,9 @@ class Chunks {
       for (int64_t e = 0; e < s_.value; ++e) state.sums[in_panels(row, e, s_.rows)] = from[e];
       state.ones[row] = from[s_.value];
     }
-    std::memcpy(state.plain, plain + at * wide, size_t(s_.value) * 4);
-    state.count = plain[at * wide + s_.value];
+    const float* own = plain + at * (wide + 1);
+    std::memcpy(state.plain, own, size_t(s_.value) * 4);
+    state.count = own[s_.value], state.squares = own[wide];
     state.scale = scale ? scale[at] : 0;
   }
 
@@ -49,8 +50,9 @@ class Chunks {
       for (int64_t e = 0; e < s_.value; ++e) to[e] = state.sums[in_panels(row, e, s_.rows)];
       to[s_.value] = state.ones[row];
     }
-    std::memcpy(plain + at * wide, state.plain, size_t(s_.value) * 4);
-    plain[at * wide + s_.value] = state.count;
+    float* own = plain + at * (wide + 1);
+    std::memcpy(own, state.plain, size_t(s_.value) * 4);
+    own[s_.value] = state.count, own[wide] = state.squares;
     if (scale) scale[at] = state.scale;
   }
 
@@ -103,13 +105,15 @@ class Chunks {
       peak = peak == NOTHING ? Floats{} : peak;
       Floats sum = exponential(load(so_far + t) - peak);
       store(rest + t, sum);
+      Floats square = sum * sum * state.squares;
       sum *= state.count;
       for (int s = 0; s < std::min(t + L, C); ++s) {
         Floats part = exponential(load(share + s * C + t) - peak);
         store(share + s * C + t, part);
         sum += part;
+        square += part * part;
       }
-      store(count + t, sum);
+      store(count + t, sum), store(squares + t, square);
     }
   }
 
@@ -147,7 +151,7 @@ class Chunks {
   void score_state(const State& state) {
     read_ones(state);
     for (int t = 0; t < C; t += L) {
-      store(count + t, all(state.count));
+      store(count + t, all(state.count)), store(squares + t, all(state.squares));
       store(rest + t, all(1)), store(top + t, all(state.scale));
     }
   }
@@ -162,7 +166,7 @@ class Chunks {
   Features features;
   Mapped queries, keys;
   Buffer values, row_, seen, share;
-  alignas(64) float kept[C], written[C], decay[C] = {}, total[C], count[C], top[C], rest[C], at_end[C];
+  alignas(64) float kept[C], written[C], decay[C] = {}, total[C], count[C], squares[C], top[C], rest[C], at_end[C];
   float rest_at_end = 1, last = 0;
   int64_t b = 0, h = 0;
 
@@ -214,8 +218,11 @@ class Chunks {
   void weigh_all_alike(const State& state) {
     plain_shares(state);
     const Ints lanes = lane_numbers();
-    float sum = state.count;
-    for (int t = 0; t < C; ++t) count[t] = sum += kept[t], rest[t] = 1, top[t] = state.scale;
+    float sum = state.count, square = state.squares;
+    for (int t = 0; t < C; ++t) {
+      count[t] = sum += kept[t], squares[t] = square += kept[t];
+      rest[t] = 1, top[t] = state.scale;
+    }
     bool real = true;
     for (int s = 0; s < C; ++s) real = real && kept[s] == 1;
     if (real && alike_) return;

@@ -38,6 +38,7 @@ void note(const Call& call, const Chunks& chunks, int64_t at, int64_t many) {
   const int64_t row = (chunks.b * call.heads + chunks.h) * call.queries + at;
   std::memcpy(call.total + row, chunks.total, size_t(many) * 4);
   std::memcpy(call.count + row, chunks.count, size_t(many) * 4);
+  std::memcpy(call.squares + row, chunks.squares, size_t(many) * 4);
   std::memcpy(call.top + row, chunks.top, size_t(many) * 4);
 }
 

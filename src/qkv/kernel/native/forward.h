@@ -5,10 +5,15 @@
 namespace qkv {
 namespace QKV_ISA {
 
+// Where a sum is under the noise of such a sum, floor * sqrt(squares), the gap is filled by the masses.
+inline float gap_of(float floor, float squares, float total) {
+  return std::max(floor * std::sqrt(squares > 0 ? squares : 1) - total, 0.0f);
+}
+
 // out = (sums + gap * plain / count) / (total + gap)
 inline void Chunks::divide() {
   for (int t = 0; t < C; ++t) {
-    const float gap = std::max(call_.floor * count[t] - total[t], 0.0f);
+    const float gap = gap_of(call_.floor, squares[t], total[t]);
     inverse_[t] = count[t] > 0 ? 1 / (total[t] + gap) : 1;
     fill_[t] = count[t] > 0 ? gap / count[t] * inverse_[t] : 0;
   }
@@ -87,11 +92,12 @@ inline void Chunks::absorb_rest(State& state, int64_t many) {
     }
     store(state.ones + f, load(state.ones + f) * rest_at_end + row_sums(row));
   }
-  float sum = 0;
-  for (int s = 0; s < C; ++s) sum += at_end[s];
+  float sum = 0, square = 0;
+  for (int s = 0; s < C; ++s) sum += at_end[s], square += at_end[s] * at_end[s];
   if (call_.weighed)
     for (int s = 0; s < many; ++s) state.faded += decay[s];
   state.count = state.count * rest_at_end + sum;
+  state.squares = state.squares * rest_at_end * rest_at_end + square;
   state.scale = last;
 }
 

@@ -30,7 +30,7 @@ SIZES = ("batch", "heads", "queries", "keys", "width", "value", "features")
 FLAGS = ("map", "unit", "causal", "half", "weighed", "threads")
 FORWARD = (
     *("matrix", "keep", "written", "decay", "sums0", "plain0", "scale0"),
-    *("total", "count", "top", "sums", "plain", "scale"),
+    *("total", "count", "squares", "top", "sums", "plain", "scale"),
 )
 BACKWARD = (
     *("grad_sums", "grad_plain", "grad_matrix"),

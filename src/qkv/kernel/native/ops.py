@@ -42,17 +42,17 @@ def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and
     square: float,
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """out [B,H,T,E]; what the backward pass needs of every query [3,B,H,T]; and the sums, plain sums and
+    """out [B,H,T,E]; what the backward pass needs of every query [4,B,H,T]; and the sums, plain sums and
     scale after the last key, as `sums.Sums`.
 
     causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
     """
     out = q.new_empty(*q.shape[:3], v.shape[-1])
-    noted = torch.empty(3, *q.shape[:3], dtype=torch.float32)
+    noted = torch.empty(4, *q.shape[:3], dtype=torch.float32)
     after = _state_like(q, v, _features(k, matrix, map))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
-    fields |= {"total": noted[0], "count": noted[1], "top": noted[2]}
+    fields |= {"total": noted[0], "count": noted[1], "squares": noted[2], "top": noted[3]}
     fields |= dict(zip(("sums", "plain", "scale"), after, strict=True))
     call("qkv_forward", **fields, unit=unit, causal=causal, square=square, floor=floor)
     return out, noted, *after
@@ -62,7 +62,7 @@ def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and
 def _(
     q: Tensor, k: Tensor, v: Tensor, matrix: Any, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    noted = q.new_empty(3, *q.shape[:3], dtype=torch.float32)
+    noted = q.new_empty(4, *q.shape[:3], dtype=torch.float32)
     return q.new_empty(*q.shape[:3], v.shape[-1]), noted, *_state_like(q, v, _features(k, matrix, rest[6]))
 
 
@@ -74,7 +74,7 @@ def _features(k: Tensor, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
 
 def _state_like(q: Tensor, v: Tensor, features: tuple[Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
     lead, wide = q.shape[:2], v.shape[-1] + 1
-    shapes = ((*lead, features[1], wide), (*lead, 1, wide), (*lead, 1, 1))
+    shapes = ((*lead, features[1], wide), (*lead, 1, wide + 1), (*lead, 1, 1))
     sums, plain, scale = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
     return sums, plain, scale
 
@@ -141,7 +141,8 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917
     fields |= {
         "total": noted[0],
         "count": noted[1],
-        "top": noted[2],
+        "squares": noted[2],
+        "top": noted[3],
         "sums": sums,
         "plain": plain,
         "scale": scale,

@@ -9,13 +9,13 @@ namespace QKV_ISA {
 
 constexpr float NOTHING = -std::numeric_limits<float>::infinity();
 
-// What a run of keys adds up to: sums [rows, values] in panels, the same with [1] for values, the masses
-// without features, the log of what all are divided by, and how much the run lets fade what came before it.
+// What a run of keys adds up to: sums [rows, values] in panels, the same with [1] for values, the values, masses
+// and squared masses without features, the log of what all are divided by, and how much the run lets fade what came before it.
 struct State {
   explicit State(const Sizes& s)
       : sums(s.rows * s.values), ones(up_to(s.rows, L)), plain(s.values) {}
   Buffer sums, ones, plain;
-  float count = 0, scale = NOTHING;
+  float count = 0, squares = 0, scale = NOTHING;
   double faded = 0;
 };
 
@@ -25,7 +25,7 @@ inline void copy(const Sizes& s, const State& from, State& to) {
   std::memcpy(to.sums, from.sums, size_t(s.rows * s.values) * 4);
   std::memcpy(to.ones, from.ones, size_t(s.rows) * 4);
   std::memcpy(to.plain, from.plain, size_t(s.values) * 4);
-  to.count = from.count, to.scale = from.scale, to.faded = from.faded;
+  to.count = from.count, to.squares = from.squares, to.scale = from.scale, to.faded = from.faded;
 }
 
 // before: the state before a run of keys; run: what the run adds up to by itself.  run becomes both together.
@@ -37,6 +37,7 @@ inline void follow(const Sizes& s, bool weighed, const State& before, State& run
   for (int64_t i = 0; i < s.rows; ++i) run.ones[i] = old * before.ones[i] + own * run.ones[i];
   for (int64_t i = 0; i < s.values; ++i) run.plain[i] = old * before.plain[i] + own * run.plain[i];
   run.count = old * before.count + own * run.count;
+  run.squares = old * old * before.squares + own * own * run.squares;
   run.scale = top, run.faded += before.faded;
 }
 
