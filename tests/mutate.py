@@ -133,7 +133,7 @@ MUTANTS = (
         "kernel/sums.py",
         "(q @ k.mT).tril()",
         "(q @ k.mT).tril(-1)",
-        RANDOM,
+        LINEAR,
     ),
     Mutant(
         "keep forgotten in the denominator",
@@ -161,9 +161,9 @@ MUTANTS = (
         "kernel/sums.py",
         "_of_ones(v).cumsum(2)",
         "_of_ones(v).sum(2, keepdim=True)",
-        RANDOM,
+        LINEAR,
     ),
-    Mutant("sums in half precision", "kernel/linear.py", "else x.float()", "else x", RANDOM),
+    Mutant("sums in half precision", "kernel/linear.py", "else x.float()", "else x", LINEAR),
     Mutant(
         "the state is changed in place",
         "kernel/sums.py",
@@ -271,7 +271,8 @@ def caught(mutant: Mutant, source: Path) -> bool:
     """Whether the tests fail on a copy with this defect."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "qkv"
-        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        # Without the native engine, which would hide the other route.
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         file = copy / mutant.file
         healthy = file.read_text()
         if mutant.text not in healthy:
