@@ -15,7 +15,6 @@ from dataclasses import KW_ONLY
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
@@ -26,6 +25,7 @@ from qkv.kernel.native import Kind
 from qkv.kernel.projections import Projections, RandomFeatures
 from qkv.kernel.sums import Features
 from qkv.part import Part
+from qkv.score.cosine import SHORTEST, unit
 from qkv.shapes import Dims
 from qkv.strict import PART
 
@@ -37,14 +37,6 @@ NOISE = 0.5
 
 # ReLU features are never negative; there the floor only bounds the gradient.
 LEAST = 1e-6
-
-# Shorter vectors are scaled by this length instead of their own, which bounds the gradient at 1 / SHORTEST.
-SHORTEST = 1e-3
-
-
-def unit(x: Vectors) -> Vectors:
-    """Vectors scaled to length 1; those shorter than SHORTEST keep their proportion to it."""
-    return F.normalize(x, dim=-1, eps=SHORTEST)
 
 
 def fourier_features(x: Vectors, projections: Projections) -> Features:

@@ -99,7 +99,6 @@ def _fields(
     sizes |= {
         "value": v.shape[3],
         "features": _features(k, matrix, map)[0],
-        "half": q.dtype == torch.bfloat16,
     }
     given = {"matrix": flat(matrix), "keep": flat(keep), "written": flat(written), "decay": flat(decay)}
     weighed = written is not None or map == MAPS["favor"]
