@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from qkv import masks, nan
 from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Key, Query, Value
 from qkv.spec import AttentionSpec
+from qkv.state import batch_of
 
 Sequence = Float[Tensor, "B T M"]
 Memory = Float[Tensor, "B S M2"]
@@ -117,7 +118,7 @@ class Attention(nn.Module):
         """The state before the first step: of a memory [B,S,d_memory], or empty for causal self-attention.
 
         keep [B,S]: the memory's real positions.  batch: rows, where there is no memory to tell (default 1).
-        remember: keep what `attend_step` needs to show the weights of a feature-map kernel.
+        remember: keep what `attend_step` needs to show the weights.
         """
         if memory is None and keep is not None:
             raise BadMask(
@@ -153,12 +154,12 @@ class Attention(nn.Module):
     def attend_step(
         self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None
     ) -> tuple[Attended, Any]:
-        """`step` with the weights [B,H,t,S so far]; None for a feature map without `remember`."""
+        """`step` with the weights [B,H,t,S so far]; None where the state was started without `remember`."""
         nan.check(x=x)
         single = x.dim() == 2
         x = x[:, None] if single else x
         q = self._queries(x)
-        _check_rows(len(x), len(state.core[0]))
+        _check_rows(len(x), batch_of(state))
         if isinstance(state, Fixed):
             if keep is not None:
                 raise BadMask(

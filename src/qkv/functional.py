@@ -9,7 +9,7 @@ from torch import Tensor
 from qkv import masks, nan
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Query, Value

@@ -26,10 +26,20 @@ def select_rows(state: Any, rows: Tensor) -> Any:
     return _each(state, lambda part: select_rows(part, rows), lambda tensor: tensor.index_select(0, rows))
 
 
+def batch_of(state: Any) -> int:
+    """The batch size of a state: that of the first tensor in it; 0 where it holds none."""
+    if isinstance(state, Tensor):
+        return len(state)
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
+    return next((size for part in parts if not isinstance(part, Shared) and (size := batch_of(part))), 0)
+
+
 def detach(state: Any) -> Any:
     """The state cut off from the graph that made it, what is Shared included: the next segment of a long text
     starts from it, and no gradient runs back into this one.
     """
+    if isinstance(state, Shared) and not isinstance(state.value, Tensor):
+        return state
     return _each(state, detach, Tensor.detach)
 
 

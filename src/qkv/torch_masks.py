@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qkv import masks
 from qkv.errors import BadMask
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.shapes import Key, Query
 
 

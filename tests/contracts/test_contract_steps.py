@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qkv.attention import Attention
 from qkv.errors import IncompatibleParts
-from qkv.state import select_rows
+from qkv.state import Shared, select_rows
 from reference.loops import weights_of
 
 STEPPED = [case for case in OUTER if case.choice.causal != case.cross]
@@ -37,6 +37,8 @@ def in_parts(
 
 
 def copied(state: Any) -> Any:
+    if isinstance(state, Shared):
+        return None
     if isinstance(state, tuple):
         return tuple(map(copied, state))
     return state.clone() if isinstance(state, Tensor) else state

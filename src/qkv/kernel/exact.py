@@ -3,6 +3,7 @@
 weights = select(score(q, k) + bias, allow);   out = weights v
 """
 
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,42 +12,33 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv import masks
+from qkv.kernel import bands, native, pairs
+from qkv.kernel.bands import Bands
+from qkv.kernel.cache import Cache
+from qkv.kernel.fused import fused
+from qkv.kernel.given import Given, repeat_heads
+from qkv.kernel.pairs import Pairs
 from qkv.part import Part
 from qkv.places import Places, from_first, in_line
 from qkv.scope import Global, Window
 from qkv.score import Dot, ScaledDot
+from qkv.score.additive import AdditiveScore
 from qkv.select import Soft
-from qkv.shapes import Allow, Attended, Dims, Key, Query, Value
+from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
 
 
-class Given(NamedTuple):
-    """What a caller says about who may see whom; all of it intersects.
+class ExactState(NamedTuple):
+    """Decode state: the keys as the score prepared them, the values, which are real, and queries so far.
 
-    keep: [B,S] bool, real keys.  allow: [.,.,T,S] bool.  bias: [.,.,T,S], added to the scores.
-    own: the queries are the keys (self-attention), so both count their positions together.
-    gate: [B,H,S], the logits of a forgetting gate at every key.
+    remember: whether steps show their weights, for which every key is kept.
     """
 
-    keep: Tensor | None = None
-    allow: Tensor | None = None
-    bias: Tensor | None = None
-    own: bool = False
-    gate: Tensor | None = None
-
-
-class ExactState(NamedTuple):
-    """Decode state: the keys as the score prepared them, the values, which are real, and queries so far."""
-
-    keys: Tensor
-    values: Tensor
+    keys: Cache
+    values: Cache
     keep: Tensor | None
     steps: int = 0
-
-
-def repeat_heads(x: Tensor, heads: int) -> Tensor:
-    """[B,Hkv,S,*] -> [B,H,S,*]: query heads h·H/Hkv … share key head h, as in torch and Hugging Face."""
-    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
+    remember: bool = False
 
 
 class Exact(nn.Module):
@@ -56,99 +48,156 @@ class Exact(nn.Module):
         super().__init__()
         self.score, self.scope, self.select = score.build(dims), scope.build(dims), select.build(dims)
         self.heads, self.causal, self.dropout = dims.heads, causal, dropout
-        self.positional = score.positional or scope.positional
+        self.positional, self.learns = score.positional or scope.positional, score.learns
+        self.reach = scope.reach if isinstance(scope, Window) and not score.positional else None
         multiplies = isinstance(score, Dot | ScaledDot) and isinstance(scope, Global | Window)
         self.fused = multiplies and isinstance(select, Soft)
         self.scale = 1.0 if isinstance(score, Dot) else None
 
     def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
-        """out [B,H,T,E]: through torch's fused kernel where the parts are those of the Transformer."""
+        """out [B,H,T,E]: by windows in bands and through torch's fused kernel where these can be used."""
+        at = self._places(q, k.shape[2], given)
+        band = self._band(q, k, given, at)
+        if band is not None:
+            return self._banded(q, k, v, band)
         if self.fused and given.bias is None:
-            return self._sdpa(q, k, v, given)
-        return self.attend(q, k, v, given).out
+            return self._sdpa(q, k, v, given, at)
+        return self._average(Pairs(q, self.prepare(k), v, given, at, self.causal), shown=False).out
 
     def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that made it."""
         at = self._places(q, k.shape[2], given)
-        return self._attend(q, self.prepare(k), repeat_heads(v, self.heads), given, at)
+        return self._average(Pairs(q, self.prepare(k), v, given, at, self.causal), shown=True)
 
     def prepare(self, k: Key) -> Tensor:
-        """The part of the score that depends on the keys alone."""
-        return self.score.prepare(repeat_heads(k, self.heads))
+        """The part of the score that depends on the keys alone; shared heads stay shared where they can."""
+        return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
     def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> ExactState:
-        """The state that holds these keys and values (it can always show weights: `remember` changes
-        nothing).
-        """
-        return ExactState(self.prepare(k), repeat_heads(v, self.heads), given.keep)
+        """The state that holds these keys and values; `remember` lets its steps show their weights."""
+        return ExactState(Cache(self.prepare(k)), Cache(v), given.keep, remember=remember)
 
     def extend(
         self, state: ExactState, q: Query, k: Key, v: Value, given: Given = Given()
     ) -> tuple[Attended, ExactState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
-        state = self._append(state, k, v, given.keep)
-        met = Given(keep=state.keep, own=True)
-        at = self._places(q, state.values.shape[2], met)
-        return self._attend(q, state.keys, state.values, met, at, causal=True), state
+        state = self._append(self._in_reach(state), k, v, given.keep)
+        return self._look(q, state, Given(keep=state.keep, own=True), causal=True), state
 
     def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
         """Attend from the next queries to everything the state holds."""
-        met = Given(keep=state.keep)
-        at = self._places(q, state.values.shape[2], met, state.steps)
-        attended = self._attend(q, state.keys, state.values, met, at, causal=False)
+        attended = self._look(q, state, Given(keep=state.keep), causal=False)
         return attended, state._replace(steps=state.steps + q.shape[2])
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
+        how = "torch.nn.functional.scaled_dot_product_attention: a dot product, selected softly"
+        if self.reach is not None and bands.worth_it(queries, keys, *self._window()):
+            left, right = self._window()
+            size = bands.block_size(left, right)
+            route = f"each through {how}" if self.fused else "explicitly"
+            return (
+                f"exact, in bands: {-(-queries // size)} blocks of {size} queries, each with the "
+                f"{size + left + right} keys its windows reach, {route}. Asking for weights, and passing "
+                "allow= or bias=, take all pairs."
+            )
         if self.fused:
             mask = f", with a mask of {queries}×{keys} for the window" if self.positional else ""
             return (
-                "exact, through torch.nn.functional.scaled_dot_product_attention: a dot product, selected "
-                f"softly{mask}. Asking for weights, passing bias= and stepping take the explicit route."
+                f"exact, through {how}{mask}. Asking for weights and passing bias= take the explicit route."
             )
-        return f"exact, explicit: forms {queries}×{keys} weights per head, because only these parts say how"
+        rows = pairs.rows_at_once(1, self.heads, keys, self.score.per_pair)
+        blocks = f", {rows} queries at a time (of 1 row), recomputed for gradients" if rows < queries else ""
+        fast = isinstance(self.score, AdditiveScore) and native.available()
+        engine = ", scored by the native engine where these are float32 or bfloat16 on a CPU" if fast else ""
+        what = f"forms {queries}×{keys} weights per head{blocks}{engine}"
+        return f"exact, explicit: {what}, because only these parts say how"
 
-    def _sdpa(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
+    def _window(self) -> tuple[int, int]:
+        left, right = self.reach or (0, 0)
+        return left, 0 if self.causal else right
+
+    def _band(self, q: Query, k: Key, given: Given, at: Places | None) -> Bands | None:
+        pairwise = given.allow is not None or given.bias is not None
+        if self.reach is None or at is None or pairwise:
+            return None
+        if not bands.worth_it(q.shape[2], k.shape[2], *self._window()):
+            return None
+        return bands.bands(at, given.keep, *self._window(), in_line=self.causal or given.own)
+
+    def _banded(self, q: Query, k: Key, v: Value, band: Bands) -> Tensor:
+        batch, queries = len(q), q.shape[2]
+        q = bands.queries_of(q, band.allow.shape[2])
+        allow = band.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+        if self.fused:
+            out = self._fused(q, bands.keys_of(k, band), bands.keys_of(v, band), allow)
+        else:
+            keys, values = (bands.keys_of(x, band) for x in (self.prepare(k), v))
+            met = Pairs(q, keys, values, Given(allow=allow), None, causal=False)
+            out = self._average(met, shown=False).out
+        return bands.merged(out, batch, queries)
+
+    def _sdpa(self, q: Query, k: Key, v: Value, given: Given, at: Places | None) -> Tensor:
         square = q.shape[2] == k.shape[2]
         plain = self.causal and square and given.keep is None and given.allow is None and not self.positional
-        reach, _ = self.scope(q, self._places(q, k.shape[2], given))
-        allow = None if plain else self._allowed(q, k.shape[2], given, self.causal, reach)
-        dropout = self.dropout if self.training else 0.0
-        how: dict[str, Any] = {
-            "is_causal": plain,
-            "scale": self.scale,
-            "enable_gqa": q.shape[1] != k.shape[1],
-        }
-        if q.device.type != "cpu" or q.dtype in (torch.float32, torch.float64):
-            return F.scaled_dot_product_attention(q, k, v, allow, dropout, **how)
-        # On a CPU torch's fused kernel is several times slower in half precision than in float32.
-        with torch.autocast("cpu", enabled=False):
-            q, k, wide = q.float(), k.float(), v.float()
-            out = F.scaled_dot_product_attention(q, k, wide, allow, dropout, **how)
-        return out.to(v.dtype)
+        if plain:
+            return self._fused(q, k, v, None, causal=True)
+        reach, _ = self.scope(q, at)
+        return self._fused(q, k, v, self._allowed(q, k.shape[2], given, self.causal, reach))
+
+    def _fused(self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False) -> Tensor:
+        return fused(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
+
+    def _in_reach(self, state: ExactState) -> ExactState:
+        """The state without the keys that no later window reaches."""
+        if self.reach is None or state.remember:
+            return state
+        count = self.reach[0] + 1  # a padded query stands at the last real key, and reaches back from there
+        if state.keep is not None:
+            later = state.keep.flip(1).cumsum(1) <= count
+            count = int(later.sum(1).max())
+            state = state._replace(keep=state.keep[:, max(state.keep.shape[1] - count, 0) :])
+        return state._replace(keys=state.keys.last(count), values=state.values.last(count))
 
     def _append(self, state: ExactState, k: Key, v: Value, keep: Tensor | None) -> ExactState:
         met = state.keep
         if met is not None or keep is not None:
-            old = met if met is not None else _all_real(state.values)
+            old = met if met is not None else _all_real(state.values.held)
             new = keep if keep is not None else _all_real(v)
             met = torch.cat([old, new], 1)
-        k, v = self.prepare(k), repeat_heads(v, self.heads)
-        # A layer without parameters cannot know, when it starts, what will be read.
-        keys, values = torch.cat([state.keys.to(k), k], 2), torch.cat([state.values.to(v), v], 2)
-        return ExactState(keys, values, met, state.steps)
+        return state._replace(keys=state.keys.grown(self.prepare(k)), values=state.values.grown(v), keep=met)
 
-    def _attend(
-        self,
-        q: Query,
-        prepared: Tensor,
-        v: Value,
-        given: Given,
-        at: Places | None,
-        causal: bool | None = None,
-    ) -> Attended:
-        logits, (reach, reweight) = self.score(q, prepared, at), self.scope(q, at)
-        allow = self._allowed(q, v.shape[2], given, self.causal if causal is None else causal, reach)
+    def _look(self, q: Query, state: ExactState, given: Given, causal: bool) -> Attended:
+        keys, values = state.keys.held, state.values.held
+        at = self._places(q, values.shape[2], given, state.steps)
+        if self.fused and not state.remember:
+            causal = causal and q.shape[2] > 1  # one query stands behind every key
+            reach, _ = self.scope(q, at)
+            allow = self._allowed(q, values.shape[2], given, causal, reach)
+            return Attended(self._fused(q, keys, values, allow), None)
+        return self._average(Pairs(q, keys, values, given, at, causal), shown=state.remember)
+
+    def _average(self, met: Pairs, shown: bool) -> Attended:
+        """The explicit route: block after block of queries."""
+        batch, heads, queries, _ = met.q.shape
+        per_pair = 1 if self._natively(met.q, met.keys) else self.score.per_pair
+        rows = pairs.rows_at_once(batch, heads, met.values.shape[2], per_pair)
+        met = met._replace(
+            keys=repeat_heads(met.keys, self.heads), values=repeat_heads(met.values, self.heads)
+        )
+        return pairs.in_blocks(partial(self._of_rows, met, shown), queries, rows)
+
+    def _of_rows(self, met: Pairs, shown: bool, rows: slice) -> Attended:
+        keys, queries = met.values.shape[2], met.q.shape[2]
+        last = keys - queries + rows.stop if met.causal else keys
+        part = pairs.cut(met, rows, min(max(last, 0), keys))
+        return pairs.widened(self._of_pairs(part, shown), keys)
+
+    def _of_pairs(self, met: Pairs, shown: bool) -> Attended:
+        q, keys, v, given, at, causal = met
+        logits = self._logits(q, keys, at)
+        reach, reweight = (None, None) if at is None else self.scope(q, at)
+        allow = self._allowed(q, v.shape[2], given, causal, reach)
         if given.bias is not None:
             bias = given.bias.to(logits.dtype)  # where a large negative number may become -inf
             hidden = torch.isneginf(bias)
@@ -157,7 +206,15 @@ class Exact(nn.Module):
         weights, log_prob = self.select(logits, allow)
         weights = weights if reweight is None else reweight(weights)
         mixed = F.dropout(weights, self.dropout, self.training) @ v
-        return Attended(mixed, weights, log_prob)
+        return Attended(mixed, weights if shown else None, log_prob)
+
+    def _logits(self, q: Query, keys: Tensor, at: Places | None) -> Logits:
+        if self._natively(q, keys):
+            return native.additive(self.score.project(q), keys, self.score.v)
+        return self.score(q, keys, at)
+
+    def _natively(self, *tensors: Tensor) -> bool:
+        return isinstance(self.score, AdditiveScore) and not native.why_not(*tensors)
 
     def _places(self, q: Query, keys: int, given: Given, first: int = 0) -> Places | None:
         if not self.positional:

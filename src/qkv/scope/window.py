@@ -40,12 +40,16 @@ class Window(Part):
     normalised: ClassVar[bool] = True
     positional: ClassVar[bool] = True
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many positions it reaches to the left and to the right."""
+        left = self.half_width if self.left is None else self.left
+        return left, self.half_width if self.right is None else self.right
+
     def build(self, dims: Dims) -> Any:
         """The scope itself: it owns no parameters."""
         return self
 
     def __call__(self, q: Query, at: Places) -> tuple[Allow, None]:
         """Which keys are near; the weights stay as they are."""
-        left = self.half_width if self.left is None else self.left
-        right = self.half_width if self.right is None else self.right
-        return window(at, left, right), None
+        return window(at, *self.reach), None

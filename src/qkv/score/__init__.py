@@ -2,7 +2,7 @@
 
 A score part builds an object with `prepare(k)`, whatever of the keys can be computed ahead of the queries,
 and `(q, prepared, at) -> [B,H,T,S]`.  `at` says where queries and keys stand (`qkv.places`); it may be None
-unless the part is `positional`.
+unless the part is `positional`.  `per_pair` is how many numbers it holds for a pair while it scores.
 """
 
 from .additive import Additive as Additive

@@ -26,6 +26,7 @@ class AdditiveScore(nn.Module):
 
     def __init__(self, dims: Dims, hidden: int) -> None:
         super().__init__()
+        self.per_pair = hidden
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, hidden))
         self.u = nn.Parameter(torch.empty(dims.heads, dims.key, hidden))
         self.v = nn.Parameter(torch.empty(dims.heads, hidden))
@@ -39,9 +40,13 @@ class AdditiveScore(nn.Module):
         """U k + b, computed once for all queries."""
         return torch.einsum("bhsd,hda->bhsa", k, self.u) + self.b
 
+    def project(self, q: Query) -> Float[Tensor, "B H T A"]:
+        """W q."""
+        return torch.einsum("bhtd,hda->bhta", q, self.w)
+
     def forward(self, q: Query, prepared: Float[Tensor, "B H S A"], at: Places | None = None) -> Logits:
         """Scores of every query with every prepared key."""
-        return additive(torch.einsum("bhtd,hda->bhta", q, self.w), prepared, self.v)
+        return additive(self.project(q), prepared, self.v)
 
 
 @dataclass(frozen=True, config=PART)

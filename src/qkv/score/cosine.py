@@ -40,6 +40,7 @@ class Cosine(Part):
     learns: ClassVar[bool] = False
     two_widths: ClassVar[bool] = False
     positional: ClassVar[bool] = False
+    per_pair: ClassVar[int] = 1
 
     def build(self, dims: Dims) -> Any:
         """The score itself: it owns no parameters."""

@@ -21,6 +21,8 @@ def transformed(k: Key, w: Float[Tensor, "Hk D D2"]) -> Float[Tensor, "B Hk S D"
 class GeneralScore(nn.Module):
     """score(q, k) = q·W k with W [D,D2] of every head its own."""
 
+    per_pair = 1
+
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, dims.key))

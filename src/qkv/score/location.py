@@ -25,6 +25,8 @@ def location(q: Query, w: Float[Tensor, "H D L"], at: Int[Tensor, "#B S"]) -> Fl
 class LocationScore(nn.Module):
     """score(q, k at s) = (q W)[s] with W [D,length] of every head its own."""
 
+    per_pair = 1
+
     def __init__(self, dims: Dims, length: int) -> None:
         super().__init__()
         self.length = length

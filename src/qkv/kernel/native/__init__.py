@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
+from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import MAPS as MAPS
 from qkv.kernel.native.ops import Kind as Kind
 from qkv.kernel.native.ops import linear_attention
@@ -42,6 +43,12 @@ def why_not(*tensors: Tensor) -> str:
     if any(x.dtype not in (torch.float32, torch.bfloat16) for x in tensors):
         return "it reads float32 and bfloat16 only"
     return ""
+
+
+def additive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scores [B,H,T,S] = v·tanh(q + k) in the type of q; projected q [B,H,T,A], k [B,H,S,A], and v [H,A]."""
+    with torch.autocast("cpu", enabled=False):
+        return additive_score(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 def attend(

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "additive.h"
 #include "call.h"
 #include "threads.h"
 
@@ -20,8 +21,12 @@ namespace qkv {
   namespace ISA {                             \
   void forward(const Call&, Spread);          \
   void backward(const Call&, Spread);         \
+  void additive(const Additive&, Spread);     \
+  void additive_backward(const Additive&, Spread); \
   void ceilings(double*);                     \
   }
+#define QKV_ENGINE(ISA, RUNS) \
+  {#ISA, ISA::forward, ISA::backward, ISA::additive, ISA::additive_backward, ISA::ceilings, RUNS}
 QKV_DECLARE(generic)
 #ifdef QKV_X86
 QKV_DECLARE(avx2)
@@ -34,6 +39,8 @@ struct Engine {
   const char* name;
   void (*forward)(const Call&, Spread);
   void (*backward)(const Call&, Spread);
+  void (*additive)(const Additive&, Spread);
+  void (*additive_backward)(const Additive&, Spread);
   void (*ceilings)(double*);
   bool runs;
 };
@@ -49,10 +56,10 @@ const Engine& engine() {
 #endif
     const Engine engines[] = {
 #ifdef QKV_X86
-        {"avx512", avx512::forward, avx512::backward, avx512::ceilings, wide},
-        {"avx2", avx2::forward, avx2::backward, avx2::ceilings, middle},
+        QKV_ENGINE(avx512, wide),
+        QKV_ENGINE(avx2, middle),
 #endif
-        {"generic", generic::forward, generic::backward, generic::ceilings, true},
+        QKV_ENGINE(generic, true),
     };
     const char* asked = std::getenv("QKV_NATIVE_ISA");
     for (const Engine& engine : engines)
@@ -150,7 +157,8 @@ void in_large_pages(const Call& call, const Rows& rows, int64_t positions, int64
 #endif
 }
 
-int guarded(void (*run)(const Call&, Spread), const Call& call) {
+template <typename C>
+int guarded(void (*run)(const C&, Spread), const C& call) {
   try {
     run(call, spread);
     return 0;
@@ -174,10 +182,14 @@ QKV_EXPORT int qkv_backward(const qkv::Call* call) {
   qkv::in_large_pages(*call, call->grad_v, call->keys, call->value);
   return qkv::guarded(qkv::engine().backward, *call);
 }
+QKV_EXPORT int qkv_additive(const qkv::Additive* call) { return qkv::guarded(qkv::engine().additive, *call); }
+QKV_EXPORT int qkv_additive_backward(const qkv::Additive* call) {
+  return qkv::guarded(qkv::engine().additive_backward, *call);
+}
 QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) { qkv::parallel = of_torch; }
 // Multiply-adds and pairs of sin and cos per second of one thread.
 QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
 QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }
 QKV_EXPORT const char* qkv_compiler() { return QKV_COMPILER; }
-QKV_EXPORT int64_t qkv_call_bytes() { return int64_t(sizeof(qkv::Call)); }
+QKV_EXPORT int64_t qkv_call_bytes() { return int64_t(sizeof(qkv::Call) + sizeof(qkv::Additive)); }
 }

@@ -52,6 +52,26 @@ class Call(ctypes.Structure):
     )
 
 
+class Additive(ctypes.Structure):
+    """Everything that one call of the additive score needs; mirrors struct Additive of additive.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "queries", "keys", "width", "threads")),
+        *((name, Rows) for name in ("q", "k")),
+        *((name, ctypes.c_void_p) for name in ("v", "scores", "grad")),
+        *((name, Rows) for name in ("grad_q", "grad_k")),
+        ("grad_v", ctypes.c_void_p),
+    )
+
+
+CALLS = {
+    "qkv_forward": Call,
+    "qkv_backward": Call,
+    "qkv_additive": Additive,
+    "qkv_additive_backward": Additive,
+}
+
+
 def _load() -> ctypes.CDLL | None:
     """The library, or None where it was not built, does not load, or is of another version."""
     try:
@@ -61,9 +81,9 @@ def _load() -> ctypes.CDLL | None:
     library.qkv_call_bytes.restype = ctypes.c_int64
     for name in ("qkv_instruction_set", "qkv_compiler"):
         getattr(library, name).restype = ctypes.c_char_p
-    for name in ("qkv_forward", "qkv_backward"):
-        getattr(library, name).argtypes = (ctypes.POINTER(Call),)
-    if library.qkv_call_bytes() != ctypes.sizeof(Call):
+    for name, kind in CALLS.items():
+        getattr(library, name).argtypes = (ctypes.POINTER(kind),)
+    if library.qkv_call_bytes() != ctypes.sizeof(Call) + ctypes.sizeof(Additive):
         return None
     _share_threads(library)
     return library
@@ -90,11 +110,11 @@ def call(name: str, **fields: int | float | Rows | Tensor | None) -> None:
             f"this needs the native engine, which is not built here ({FILE}): install qkv where there is a "
             "C++ compiler, or export the model anew on this machine"
         )
-    made = Call(threads=torch.get_num_threads())
+    made = CALLS[name](threads=torch.get_num_threads())
     for field, value in fields.items():
         setattr(made, field, value.data_ptr() if isinstance(value, Tensor) else value)
     if getattr(LIBRARY, name)(ctypes.byref(made)) != 0:
-        raise MemoryError("the native engine had no memory for its chunks: use fewer threads or features")
+        raise MemoryError("the native engine had no memory for its blocks: use fewer threads or features")
 
 
 def ceilings() -> tuple[float, float]:

@@ -1,0 +1,26 @@
+"""torch's fused attention: dot product, softmax and average in one kernel that never stores a weight."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from qkv.shapes import Allow, Key, Out, Query, Value
+
+
+def fused(
+    q: Query, k: Key, v: Value, allow: Allow | None, causal: bool, scale: float | None, dropout: float
+) -> Out:
+    """softmax(scale q·k) v over the allowed keys; scale None is 1 / sqrt(D).  Heads of k and v may be shared.
+
+    causal: query t sees keys 0 … t, with as many queries as keys and no `allow`.
+    """
+    shared = q.shape[1] != k.shape[1]
+    how: dict[str, Any] = {"is_causal": causal, "scale": scale, "enable_gqa": shared}
+    if q.device.type != "cpu" or q.dtype in (torch.float32, torch.float64):
+        return F.scaled_dot_product_attention(q, k, v, allow, dropout, **how)
+    # On a CPU torch's fused kernel is several times slower in half precision than in float32.
+    with torch.autocast("cpu", enabled=False):
+        q, k, wide = q.float(), k.float(), v.float()
+        out = F.scaled_dot_product_attention(q, k, wide, allow, dropout, **how)
+    return out.to(v.dtype)

@@ -1,0 +1,259 @@
+"""The exact evaluator's fast routes equal the explicit one: bands, blocks of queries, the growing cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qkv.attention import Attention
+from qkv.kernel import bands, pairs
+from qkv.kernel.cache import Cache
+from qkv.kernel.given import Given
+from qkv.scope import Predictive, Window
+from qkv.score import Additive, Cosine, General, Location
+from qkv.select import Entmax, Hard, Sparsemax, TopK
+from qkv.state import detach, select_rows
+from reference.loops import weights_of
+
+B, H, WIDTH = 2, 4, 4 * 7
+SCORES = [None, General(), Additive(5), Cosine(2.0), Location(2000)]
+SELECTS = [Entmax(), Sparsemax(), TopK(3), Hard("gumbel")]
+
+
+def close(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def layer(**parts: Any) -> Attention:
+    return Attention(WIDTH, H, kv_heads=2, **parts).double()
+
+
+def gradients(layer: Attention, call: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    found = torch.autograd.grad(call(x).square().sum(), [x, *layer.parameters()], allow_unused=True)
+    return [gradient for gradient in found if gradient is not None]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "FEWEST", 3)
+    monkeypatch.setattr(bands, "MOST", 4)
+    monkeypatch.setattr(pairs, "BLOCK", 500)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor) and not tensor._is_view():
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "window", [Window(2), Window(1, left=4, right=0), Window(1, left=0, right=3)], ids=repr
+)
+@pytest.mark.parametrize("padded", ["nothing", "anywhere"])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 100])
+def test_bands_equal_all_pairs(
+    small_blocks: None, window: Window, causal: bool, padded: str, length: int
+) -> None:
+    attention, x = layer(scope=window, causal=causal), torch.randn(B, length, WIDTH).double()
+    keep = None if padded == "nothing" else torch.rand(B, length) < 0.7
+    assert length < 15 or "in bands" in attention.explain(length, length)
+    close(attention(x, keep=keep), attention.attend(x, keep=keep).out)
+    close(
+        gradients(attention, lambda x: attention(x, keep=keep), x),
+        gradients(attention, lambda x: attention.attend(x, keep=keep).out, x),
+    )
+
+
+@pytest.mark.parametrize("size", [(1000, 64), (65, 1000), (200, 200)], ids=str)
+def test_bands_serve_a_memory_of_another_length(small_blocks: None, size: tuple[int, int]) -> None:
+    attention = layer(scope=Window(2, right=1), d_memory=WIDTH)
+    x, memory = (torch.randn(B, n, WIDTH).double() for n in size)
+    keep = torch.rand(B, size[1]) < 0.9
+    for real in (None, keep):
+        close(attention(x, memory, keep=real), attention.attend(x, memory, keep=real).out)
+
+
+@pytest.mark.parametrize("queries", [15, 40])
+def test_bands_end_where_the_keys_end(small_blocks: None, queries: int) -> None:
+    """Fewer queries than keys, and more, of one causal sequence."""
+    core = layer(scope=Window(2), causal=True).core
+    q, k = torch.randn(B, H, queries, 7).double(), torch.randn(B, 2, 30, 7).double()
+    for given in (Given(), Given(keep=torch.rand(B, 30) < 0.8)):
+        close(core(q, k, k, given), core.attend(q, k, k, given).out)
+
+
+@pytest.mark.parametrize("score", SCORES[1:-1], ids=repr)
+@pytest.mark.parametrize("select", SELECTS[:3], ids=repr)
+def test_bands_take_any_score_and_selection(small_blocks: None, score: Any, select: Any) -> None:
+    attention = layer(scope=Window(3), score=score, select=select).eval()
+    x, keep = torch.randn(B, 50, WIDTH).double(), torch.rand(B, 50) < 0.8
+    close(attention(x, keep=keep), attention.attend(x, keep=keep).out)
+
+
+def test_a_window_never_makes_a_tensor_of_all_pairs() -> None:
+    attention, length = layer(scope=Window(8), causal=True), 2048
+    for half_width in (8, 64):
+        attention = layer(scope=Window(half_width), causal=True)
+        with Largest() as largest:
+            attention(torch.randn(1, length, WIDTH).double()).sum().backward()
+        reach = bands.block_size(half_width, 0) + half_width
+        assert largest.elements <= H * length * 2 * reach
+        assert largest.elements < length**2 / 4
+
+
+@pytest.mark.parametrize("score", SCORES, ids=repr)
+@pytest.mark.parametrize("causal", [False, True])
+def test_blocks_of_queries_equal_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, score: Any, causal: bool
+) -> None:
+    attention, x = layer(score=score, select=Entmax(), causal=causal), torch.randn(B, 23, WIDTH).double()
+    given = {"keep": torch.rand(B, 23) < 0.8, "allow": torch.rand(23, 23) < 0.9}
+    given["bias"] = torch.randn(B, H, 23, 23).double()
+    whole = attention.attend(x, **given)
+    expected = gradients(attention, lambda x: attention(x, **given), x)
+    monkeypatch.setattr(pairs, "BLOCK", 500)
+    assert "queries at a time" in attention.explain(23, 23)
+    parts = attention.attend(x, **given)
+    close(parts.out, whole.out)
+    close(weights_of(parts), weights_of(whole))
+    close(gradients(attention, lambda x: attention(x, **given), x), expected)
+
+
+@pytest.mark.parametrize("scope", [Predictive(2), Window(2)], ids=repr)
+def test_blocks_know_where_their_queries_stand(monkeypatch: pytest.MonkeyPatch, scope: Any) -> None:
+    attention, x = layer(scope=scope, score=Location(40)), torch.randn(B, 23, WIDTH).double()
+    keep = torch.rand(B, 23) < 0.8
+    whole = attention.attend(x, keep=keep)
+    monkeypatch.setattr(pairs, "BLOCK", 500)
+    close(attention(x, keep=keep), whole.out)
+
+
+def test_blocks_cover_queries_that_see_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "BLOCK", 1)
+    core = layer(score=Cosine(), causal=True).core
+    q, k = torch.randn(B, H, 9, 7).double(), torch.randn(B, 2, 4, 7).double()
+    shown = core.attend(q, k, k)
+    assert weights_of(shown).shape == (B, H, 9, 4)
+    assert not shown.out[:, :, :5].any()
+    close(weights_of(shown).sum(-1)[:, :, 5:], torch.ones(B, H, 4).double())
+
+
+@pytest.mark.parametrize("estimator", ["reinforce", "straight_through", "gumbel"])
+def test_blocks_draw_once(monkeypatch: pytest.MonkeyPatch, estimator: Any) -> None:
+    """The backward pass, which computes every block again, meets the draws of the forward pass."""
+    monkeypatch.setattr(pairs, "BLOCK", 500)
+    attention, x = layer(select=Hard(estimator)), torch.randn(B, 23, WIDTH).double()
+
+    def drawn(grad: bool) -> Tensor:
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(grad):
+            shown = attention.attend(x)
+        return shown.out if shown.log_prob is None else shown.out.sum((1, 2)) + shown.log_prob.sum((1, 2))
+
+    def slope(block: int) -> list[Tensor]:
+        monkeypatch.setattr(pairs, "BLOCK", block)
+        return gradients(attention, lambda x: (torch.manual_seed(1), attention(x))[1], x)
+
+    close(drawn(True), drawn(False), 0)
+    whole = torch.autograd.grad(drawn(True).sum(), list(attention.parameters()), allow_unused=True)
+    again = torch.autograd.grad(drawn(True).sum(), list(attention.parameters()), allow_unused=True)
+    close(whole, again, 0)
+    assert all(torch.isfinite(g).all() for g in slope(500))
+
+
+def test_additive_scores_never_hold_all_pairs_times_the_inner_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "BLOCK", 2**14)
+    attention = Attention(8, 1, score=Additive(64), project=False).double()
+    x, memory = torch.randn(2, 60, 8).double(), torch.randn(2, 50, 8).double()
+    with Largest() as largest:
+        attention(x.requires_grad_(), memory).sum().backward()
+    assert largest.elements <= 2**14 < 2 * 60 * 50 * 64 / 16
+
+
+@pytest.mark.parametrize("parts", [{}, {"scope": Window(3)}, {"score": Additive(5)}], ids=str)
+def test_a_step_that_writes_behind_the_cache_equals_one_that_copies(parts: dict[str, Any]) -> None:
+    attention, x = layer(causal=True, **parts).eval(), torch.randn(B, 70, WIDTH).double()
+    expected = attention(x)
+    for copies in (False, True):
+        state, outs = attention.start(batch=B), []
+        with torch.set_grad_enabled(copies):
+            for t in range(70):
+                out, state = attention.step(x[:, t], state)
+                outs.append(out)
+        close(torch.stack(outs, 1), expected)
+
+
+def test_two_futures_of_one_state_do_not_meet() -> None:
+    attention = layer(causal=True).eval()
+    x, one, other = (torch.randn(B, n, WIDTH).double() for n in (5, 9, 9))
+    with torch.no_grad():
+        _, past = attention.step(x, attention.start(batch=B))
+        first, after = attention.step(one[:, :4], past)
+        second, _ = attention.step(other, past)
+        swapped = select_rows(past, torch.tensor([1, 0]))
+        third, _ = attention.step(one[[1, 0]], swapped)
+        fourth, _ = attention.step(one[:, 4:], detach(after))
+        sure = [attention(torch.cat([x, future], 1))[:, 5:] for future in (one, other)]
+    close(torch.cat([first, fourth], 1), sure[0])
+    close(second, sure[1])
+    close(third[[1, 0]], sure[0])
+
+
+def test_the_cache_shares_heads_and_grows_by_doubling() -> None:
+    attention = layer(causal=True).eval()
+    places = set()
+    with torch.no_grad():
+        state = attention.start(batch=B)
+        for _ in range(200):
+            _, state = attention.step(torch.randn(B, WIDTH).double(), state)
+            places.add(state.core.keys.held.untyped_storage().data_ptr())
+    assert state.core.keys.held.shape == (B, 2, 200, 7)
+    assert len(places) <= 6
+
+
+def test_a_window_keeps_no_more_than_it_reaches() -> None:
+    attention = layer(causal=True, scope=Window(5)).eval()
+    x, keep = torch.randn(B, 300, WIDTH).double(), torch.rand(B, 300) < 0.7
+    expected = attention(x, keep=keep)
+    with torch.no_grad():
+        state, outs = attention.start(batch=B), []
+        for t in range(300):
+            out, state = attention.step(x[:, t], state, keep=keep[:, t : t + 1])
+            outs.append(out)
+            assert state.core.keys.held.shape[2] <= 40
+            assert state.core.keys.held.untyped_storage().nbytes() <= 8 * B * 2 * 7 * 90
+    close(torch.stack(outs, 1), expected)
+
+
+def test_a_cache_is_of_the_type_of_what_is_read() -> None:
+    with torch.no_grad():
+        cache = Cache(torch.zeros(1, 1, 2, 3)).grown(torch.ones(1, 1, 1, 3).double())
+        assert cache.held.dtype == torch.float64
+        assert cache.grown(torch.ones(1, 1, 1, 3)).held.dtype == torch.float32
+    with torch.inference_mode():
+        further = cache.grown(torch.ones(1, 1, 1, 3).double())
+    with torch.no_grad():
+        assert further.grown(torch.ones(1, 1, 1, 3).double()).held.shape[2] == 5
+
+
+def test_steps_show_weights_only_where_asked() -> None:
+    attention, x = layer(causal=True).eval(), torch.randn(B, 3, WIDTH).double()
+    silent, _ = attention.attend_step(x, attention.start(batch=B))
+    shown, _ = attention.attend_step(x, attention.start(batch=B, remember=True))
+    assert silent.weights is None
+    close(weights_of(shown), weights_of(attention.attend(x)))
+    close(silent.out, shown.out)
