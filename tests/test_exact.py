@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qkv.attention import Attention
+from qkv.errors import TooLarge
 from qkv.kernel import bands, pairs
 from qkv.kernel.cache import Cache
 from qkv.kernel.given import Given
@@ -257,3 +258,20 @@ def test_steps_show_weights_only_where_asked() -> None:
     assert silent.weights is None
     close(weights_of(shown), weights_of(attention.attend(x)))
     close(silent.out, shown.out)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_masks_of_all_pairs_come_in_blocks_too(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
+    attention, x = layer(causal=causal), torch.randn(B, 23, WIDTH).double()
+    given = {"keep": torch.rand(B, 23) < 0.8} if causal else {"allow": torch.rand(23, 23) < 0.8}
+    expected = gradients(attention, lambda x: attention(x, **given), x)
+    monkeypatch.setattr(pairs, "BLOCK", 100)
+    close(attention(x, **given), attention.attend(x, **given).out)
+    close(gradients(attention, lambda x: attention(x, **given), x), expected)
+
+
+def test_weights_that_cannot_be_held_are_refused_at_once() -> None:
+    core = Attention(4, 1, score=Cosine()).core
+    q = torch.randn(1, 1, 8_000_000, 4)
+    with pytest.raises(TooLarge, match=r"would take 256,000 GB. Call the layer itself"):
+        core.attend(q, q, q)

@@ -6,6 +6,7 @@ QKVError
 ├── UnknownName         a name or option that does not exist (with the nearest one that does)
 ├── BadShape            tensors whose shapes do not fit each other or the layer
 ├── BadMask             a mask of the wrong type, shape or polarity
+├── TooLarge            a result that does not fit into memory
 ├── BadRecipe           a recipe that cannot be read or does not validate
 ├── BadData             text, pairs or images that cannot be used
 └── BadRun              a run directory that is missing, incomplete or damaged
@@ -33,6 +34,10 @@ class BadShape(QKVError, ValueError):
 
 class BadMask(QKVError, TypeError):
     """A mask that is not boolean, not broadcastable, or cannot be honoured."""
+
+
+class TooLarge(QKVError, MemoryError):
+    """A result too large for this machine; the message says how large, and what to do instead."""
 
 
 class BadRecipe(QKVError, ValueError):

@@ -61,7 +61,7 @@ class Exact(nn.Module):
         if band is not None:
             return self._banded(q, k, v, band)
         if self.fused and given.bias is None:
-            return self._sdpa(q, k, v, given, at)
+            return self._softly(Pairs(q, k, v, given, at, self.causal))
         return self._average(Pairs(q, self.prepare(k), v, given, at, self.causal), shown=False).out
 
     def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
@@ -137,13 +137,21 @@ class Exact(nn.Module):
             out = self._average(met, shown=False).out
         return bands.merged(out, batch, queries)
 
-    def _sdpa(self, q: Query, k: Key, v: Value, given: Given, at: Places | None) -> Tensor:
-        square = q.shape[2] == k.shape[2]
-        plain = self.causal and square and given.keep is None and given.allow is None and not self.positional
-        if plain:
-            return self._fused(q, k, v, None, causal=True)
+    def _softly(self, met: Pairs) -> Tensor:
+        """The fused route: at once where no mask has a row for every query, else block after block."""
+        (q, k, v, given, at, causal), queries = met, met.q.shape[2]
+        if given.allow is None and at is None:
+            if not causal:
+                return self._fused(q, k, v, masks.over_keys(given.keep))
+            if given.keep is None and queries == k.shape[2]:
+                return self._fused(q, k, v, None, causal=True)
+        rows = pairs.rows_at_once(len(q), 1, k.shape[2], 1)
+        return pairs.in_blocks(partial(self._softly_of_rows, met), queries, rows).out
+
+    def _softly_of_rows(self, met: Pairs, rows: slice) -> Attended:
+        q, k, v, given, at, causal = pairs.cut(met, rows)
         reach, _ = self.scope(q, at)
-        return self._fused(q, k, v, self._allowed(q, k.shape[2], given, self.causal, reach))
+        return Attended(self._fused(q, k, v, self._allowed(q, k.shape[2], given, causal, reach)), None)
 
     def _fused(self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False) -> Tensor:
         return fused(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
@@ -172,9 +180,7 @@ class Exact(nn.Module):
         at = self._places(q, values.shape[2], given, state.steps)
         if self.fused and not state.remember:
             causal = causal and q.shape[2] > 1  # one query stands behind every key
-            reach, _ = self.scope(q, at)
-            allow = self._allowed(q, values.shape[2], given, causal, reach)
-            return Attended(self._fused(q, keys, values, allow), None)
+            return Attended(self._softly(Pairs(q, keys, values, given, at, causal)), None)
         return self._average(Pairs(q, keys, values, given, at, causal), shown=state.remember)
 
     def _average(self, met: Pairs, shown: bool) -> Attended:
@@ -185,13 +191,12 @@ class Exact(nn.Module):
         met = met._replace(
             keys=repeat_heads(met.keys, self.heads), values=repeat_heads(met.values, self.heads)
         )
+        if shown and rows < queries:
+            pairs.check_room(met)
         return pairs.in_blocks(partial(self._of_rows, met, shown), queries, rows)
 
     def _of_rows(self, met: Pairs, shown: bool, rows: slice) -> Attended:
-        keys, queries = met.values.shape[2], met.q.shape[2]
-        last = keys - queries + rows.stop if met.causal else keys
-        part = pairs.cut(met, rows, min(max(last, 0), keys))
-        return pairs.widened(self._of_pairs(part, shown), keys)
+        return pairs.widened(self._of_pairs(pairs.cut(met, rows), shown), met.values.shape[2])
 
     def _of_pairs(self, met: Pairs, shown: bool) -> Attended:
         q, keys, v, given, at, causal = met

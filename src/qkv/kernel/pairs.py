@@ -4,6 +4,7 @@ What a score holds for one pair (`score.per_pair` numbers; the additive score it
 held for more than about BLOCK pairs·numbers at once.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from qkv.errors import TooLarge
 from qkv.kernel.given import Given
 from qkv.places import Places
 from qkv.shapes import Attended
@@ -56,11 +58,27 @@ def in_blocks(average: Callable[[slice], Attended], queries: int, rows: int) -> 
     return Attended(torch.cat(outs, 2), _joined(list(weights)), _joined(list(log_probs)))
 
 
-def cut(met: Pairs, rows: slice, keys: int) -> Pairs:
-    """The pairs of these queries with the first `keys` keys; under a causal order the last key is theirs."""
+def check_room(met: Pairs) -> None:
+    """Raise TooLarge where the weights of all pairs would not fit into memory: at once, not at the end."""
+    shape = (*met.q.shape[:3], met.values.shape[2])
+    try:
+        met.q.new_empty(shape)
+    except RuntimeError as error:
+        size = math.prod(shape) * met.q.element_size() / 1e9
+        raise TooLarge(
+            f"the weights [batch, heads, queries, keys] = {list(shape)} would take {size:,.0f} GB. Call the "
+            "layer itself instead of attend(): it never holds them all. Or ask about fewer queries at a time"
+        ) from error
+
+
+def cut(met: Pairs, rows: slice) -> Pairs:
+    """The pairs of these queries, under a causal order with the keys up to that of the last of them."""
     q, held, values, (keep, allow, bias, own, gate), at, causal = met
-    if q.shape[2] == rows.stop - rows.start and keys == held.shape[2]:
+    keys = held.shape[2]
+    if rows == slice(0, q.shape[2]):
         return met
+    if causal:
+        keys = min(max(keys - q.shape[2] + rows.stop, 0), keys)
     allow, bias = (_of_queries(mask, rows, keys) for mask in (allow, bias))
     given = Given(None if keep is None else keep[:, :keys], allow, bias, own, gate)
     at = None if at is None else Places(at.queries[:, rows], at.keys[:, :keys], at.count)
