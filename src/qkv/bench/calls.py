@@ -87,10 +87,10 @@ def _pass(layer: Attention, inputs: Inputs, setting: Setting) -> Callable[[], Te
     return lambda: layer.core(q, k, v, Given(own=True, gate=gate))
 
 
-def _gradients(call: Callable[[], Tensor], wanted: list[Tensor]) -> None:
+def _gradients(call: Callable[[], Tensor], wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
     with torch.enable_grad():
         out = call()
-        torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
+        return torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
 
 
 def _decoding(layer: Attention, inputs: Inputs) -> Ready:
@@ -102,10 +102,11 @@ def _decoding(layer: Attention, inputs: Inputs) -> Ready:
         return type(layer.start(batch=len(x)))(layer.core.start(k, v, Given(gate=gate)))
 
     @torch.no_grad()
-    def steps() -> None:
+    def steps() -> Any:
         state = before
         for _ in range(STEPS):
             _, state = layer.step(x, state)
+        return state
 
     before = context()
     return Ready(steps, STEPS, state_bytes(before))

@@ -57,7 +57,7 @@ class Frame(NamedTuple):
     across: Axis
     up: Axis
 
-    def place(self, length: float, seconds: float) -> tuple[float, float]:
+    def place(self, length: int | float, seconds: float) -> tuple[float, float]:
         """The point of the page that shows it."""
         x, y = self.across.share(math.log2(length)), self.up.share(math.log10(seconds))
         return self.left + x * WIDTH, self.bottom + y * HEIGHT
@@ -143,7 +143,7 @@ def _panel(
     page.write(f"{what}: {WHATS[what]}", frame.left, frame.bottom + HEIGHT + GAP, HEAD)
     for seconds, name in marks:
         axes.axhline(math.log10(seconds), color=page.theme.cell, linewidth=0.6, zorder=0)
-        y = frame.place(1, seconds)[1]
+        y = frame.bottom + frame.up.share(math.log10(seconds)) * HEIGHT
         page.write(name, frame.left - GAP, y, SMALL, "right", 0, MIDDLE)
     _lengths(page, axes, frame, sorted({n for line in lines for n, _ in line.curve}))
     for line in reversed(lines):
@@ -156,7 +156,7 @@ def _panel(
 
 
 def _lengths(page: Page, axes: Any, frame: Frame, lengths: Sequence[int]) -> None:
-    places = {n: frame.place(n, 1)[0] for n in lengths}
+    places = {n: frame.left + frame.across.share(math.log2(n)) * WIDTH for n in lengths}
     widths = {n: page.measure(f"{n:,}", SMALL)[0] + GAP for n in lengths}
     for n in lengths:
         axes.axvline(math.log2(n), color=page.theme.cell, linewidth=0.6, zorder=0)

@@ -8,6 +8,7 @@ from qkv.bench.results import Cell, Comparison
 
 NONE = "–"
 BETWEEN = "   "
+COARSE = 1_000_000
 
 
 def lines_of(comparison: Comparison, columns: int = 120) -> Iterator[str]:
@@ -19,10 +20,10 @@ def lines_of(comparison: Comparison, columns: int = 120) -> Iterator[str]:
     for what in comparison.whats:
         yield ""
         yield from _times(comparison, what, columns)
+        yield from _crossings(comparison, what)
         if any(cell.peak is not None for cell in comparison.cells if cell.what == what):
             yield ""
             yield from _peaks(comparison, what, columns)
-        yield from _crossings(comparison, what)
     yield from _reasons(comparison)
 
 
@@ -44,8 +45,10 @@ def _times(comparison: Comparison, what: str, room: int) -> Iterator[str]:
         [_time(cell, reference, batch, cell.label == first) for cell in comparison.of(what, c.label)]
         for c in comparison.contenders
     ]
-    slopes = [exponent(comparison.curve(what, c.label)) for c in comparison.contenders]
-    for column, slope in zip(columns, slopes, strict=True):
+    for column in columns:
+        column += [""] * (len(columns[0]) - len(column))
+    for column, contender in zip(columns, comparison.contenders, strict=True):
+        slope = exponent(comparison.curve(what, contender.label))
         column.append(NONE if slope is None else f"N^{slope:.2f}")
     yield from _table(comparison, what, columns, room)
 
@@ -67,10 +70,18 @@ def _ratio(times: float) -> str:
 def _peaks(comparison: Comparison, what: str, room: int) -> Iterator[str]:
     yield f"{what}: peak memory beyond what was there before the call"
     columns = [
-        [NONE if cell.peak is None else _size(cell.peak) for cell in comparison.of(what, c.label)]
+        [_peak(cell, comparison.setting.device) for cell in comparison.of(what, c.label)]
         for c in comparison.contenders
     ]
     yield from _table(comparison, what, columns, room)
+
+
+def _peak(cell: Cell, device: str) -> str:
+    if cell.peak is None:
+        return NONE
+    # What a process occupies tells nothing of an allocation that fits into what it has freed before.
+    coarse = cell.peak < COARSE and not device.startswith("cuda")
+    return f"< {_size(COARSE)}" if coarse else _size(cell.peak)
 
 
 def _table(comparison: Comparison, what: str, columns: Sequence[Sequence[str]], room: int) -> Iterator[str]:
@@ -79,7 +90,8 @@ def _table(comparison: Comparison, what: str, columns: Sequence[Sequence[str]], 
     lead = ["tokens", *(f"{cell.length:,}" for cell in comparison.of(what, labels[0])), "grows as"]
     lead = _aligned(lead[: 1 + max(map(len, columns))])
     blocks: list[list[list[str]]] = []
-    for column in (_aligned([label, *cells]) for label, cells in zip(labels, columns, strict=True)):
+    for label, cells in zip(labels, columns, strict=True):
+        column = _aligned([label, *cells, *[""] * (len(lead) - 1 - len(cells))])
         if not blocks or sum(len(c[0]) + len(BETWEEN) for c in (*blocks[-1], column)) > room + len(BETWEEN):
             blocks.append([lead])
         blocks[-1].append(column)
@@ -122,5 +134,5 @@ def _reasons(comparison: Comparison) -> Iterator[str]:
 def _size(count: int) -> str:
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
-            return f"{figure(count / unit)} {name}"
+            return f"{figure(count / unit).rstrip('.')} {name}"
     return f"{count} B"
