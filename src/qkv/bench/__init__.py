@@ -8,7 +8,11 @@ from .curves import crossing as crossing
 from .curves import exponent as exponent
 from .machine import Machine as Machine
 from .machine import this_machine as this_machine
+from .memory import FULL as FULL
+from .memory import Unmeasured as Unmeasured
+from .memory import bounded as bounded
 from .memory import peak as peak
+from .memory import taken as taken
 from .results import Cell as Cell
 from .results import Comparison as Comparison
 from .specs import Contender as Contender

@@ -7,7 +7,7 @@ from typing import NamedTuple
 Curve = Sequence[tuple[int, float]]
 
 # An exponent is read off the longest lengths, where what grows slowest has stopped to count.
-SPAN = 8
+SPAN = 16
 
 
 class Crossing(NamedTuple):
@@ -23,7 +23,7 @@ class Crossing(NamedTuple):
 
 
 def exponent(curve: Curve) -> float | None:
-    """The slope of log time on log length by least squares, over lengths from an eighth of the longest on.
+    """The slope of log time on log length by least squares, over lengths from a sixteenth of the longest on.
 
     None for fewer than two of them.
     """

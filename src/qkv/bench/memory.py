@@ -5,7 +5,7 @@ would have the process killed.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -61,9 +61,9 @@ def bounded(device: str) -> Iterator[None]:
 
 
 def peak(what: str, contender: Contender, length: int, setting: Setting) -> int:
-    """Bytes that one call takes beyond what was there before it, inputs included; in a fresh process.
+    """What one call takes, in a fresh process: bytes beyond inputs and weights (see `taken`).
 
-    On a CPU what the process occupies, on CUDA what torch allocates.  Raises Unmeasured.
+    Raises Unmeasured.
     """
     task = {
         "what": what,
@@ -99,17 +99,24 @@ def answer() -> None:
     print(json.dumps(told))
 
 
-def _taken(what: str, contender: Contender, length: int, setting: Setting) -> int:
-    ready(what, contender, draw(min(length, SHORT), setting), setting).call()
-    call = ready(what, contender, draw(length, setting), setting).call
-    if torch.device(setting.device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(setting.device)
-        before = torch.cuda.memory_allocated(setting.device)
+def taken(call: Callable[[], Any], device: str = "cpu") -> int:
+    """Bytes that a call takes beyond what is there before it; only the first call of a process counts all.
+
+    On a CPU what the process occupies, on CUDA what torch allocates.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         call()
-        return torch.cuda.max_memory_allocated(setting.device) - before
+        return torch.cuda.max_memory_allocated(device) - before
     before = _highest(from_now=True)
     call()
     return max(_highest() - before, 0)
+
+
+def _taken(what: str, contender: Contender, length: int, setting: Setting) -> int:
+    ready(what, contender, draw(min(length, SHORT), setting), setting).call()
+    return taken(ready(what, contender, draw(length, setting), setting).call, setting.device)
 
 
 def _highest(from_now: bool = False) -> int:
