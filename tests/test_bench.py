@@ -194,7 +194,8 @@ def test_calls_take_turns_and_one_that_fails_leaves_the_rest(monkeypatch: pytest
     assert {label: len(took) for label, took in times.items()} == {"a": 3, "b": 3}
 
 
-def test_short_calls_are_timed_many_at_a_time() -> None:
+def test_short_calls_are_timed_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 1e9)
     count = [0]
 
     def call() -> None:
@@ -202,7 +203,7 @@ def test_short_calls_are_timed_many_at_a_time() -> None:
 
     times, _ = in_turn({"a": call}, repeats=2)
     assert count[0] == 2 + 2 * timing.MOST_CALLS
-    assert max(times["a"]) < timing.LEAST_SECONDS
+    assert len(times["a"]) == 2
 
 
 def test_what_cannot_do_a_length_says_why_and_the_rest_goes_on() -> None:
@@ -242,13 +243,18 @@ def test_an_allocation_too_large_fails_instead_of_the_process(monkeypatch: pytes
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_peak_memory_counts_what_a_call_forms() -> None:
-    held = torch.ones(2**25)  # what this process occupies must not show
+def test_peak_memory_counts_what_a_call_forms_and_no_more() -> None:
+    held = torch.ones(2**26)  # what this process occupies must not show
     setting = Setting(width=32, heads=4, causal=False)
     weights = 4 * 1500 * 1500 * 4
     assert weights < peak("forward", one("cosine", setting), 1500, setting) < 6 * weights
-    assert peak("forward", one("elu", setting), 1500, setting) < weights / 4
-    assert held.sum() == 2**25
+    assert held.numel() * 4 > 6 * weights
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_peak_memory_of_what_forms_no_weights_is_small() -> None:
+    setting = Setting(width=32, heads=4, causal=False)
+    assert peak("forward", one("elu", setting), 1500, setting) < 1500 * 1500 * 4
 
 
 def test_peak_memory_says_why_there_is_none() -> None:
@@ -322,13 +328,13 @@ def test_the_table_of_steps_and_of_memory() -> None:
     assert told == [
         "decode: one step of the whole layer after so many tokens; tokens per second, how many times as fast "
         "as sdpa, bytes of state",
-        "  tokens             sdpa                   rfa",
+        "  tokens             sdpa                     rfa",
         "   2,048   1,000  8.39 MB   4,000   4.0×   266 kB",
-        "grows as                –                     –",
+        "grows as                –                       –",
         "rfa is faster than sdpa at every length measured",
         "",
         "decode: peak memory beyond what was there before the call",
-        "tokens      sdpa       rfa",
+        "tokens      sdpa         rfa",
         " 2,048   20.0 MB   < 1.00 MB",
     ]
 

@@ -102,7 +102,7 @@ def _mapping(body: str) -> dict[str, Any]:
         raise BadRecipe(
             f"this is no mapping like {{kernel: {{name: rfa, features: 64}}}}: {problem}"
         ) from None
-    return dict(told)
+    return {str(key): value for key, value in told.items()}
 
 
 def _of_part(name: str) -> dict[str, Any]:

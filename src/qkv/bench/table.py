@@ -13,7 +13,7 @@ COARSE = 1_000_000
 
 def lines_of(comparison: Comparison, columns: int = 120) -> Iterator[str]:
     """The contenders, the tables, and why cells are empty; wide tables in parts of so many columns."""
-    width = max(len(c.label) for c in comparison.contenders)
+    width = max((len(c.label) for c in comparison.contenders), default=0)
     for contender in comparison.contenders:
         if contender.label != contender.written:
             yield f"  {contender.label:<{width}}  {contender.written}"
