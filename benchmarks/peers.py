@@ -107,7 +107,7 @@ def feature_maps(options: Options) -> Iterator[Table]:
 
 
 def feature_routes(length: int, backward: bool) -> dict[str, Route]:
-    inputs = [torch.randn(1, HEADS, length, WIDTH, requires_grad=backward) for _ in range(3)]
+    q, k, v = inputs = [torch.randn(1, HEADS, length, WIDTH, requires_grad=backward) for _ in range(3)]
     gate = torch.randn(1, HEADS, length) + 3
 
     def ours(part: Any, causal: bool = True, gated: bool = False) -> Route:
@@ -122,8 +122,8 @@ def feature_routes(length: int, backward: bool) -> dict[str, Route]:
         return lambda: module.causal_linear_attn(*inputs)
 
     routes: dict[str, Route] = {
-        "SDPA causal": lambda: F.scaled_dot_product_attention(*inputs, is_causal=True),
-        "SDPA both ways": lambda: F.scaled_dot_product_attention(*inputs),
+        "SDPA causal": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        "SDPA both ways": lambda: F.scaled_dot_product_attention(q, k, v),
         "RFA causal": ours(qkv.RFA(FEATURES)),
         "RFA gated": ours(qkv.RFA(FEATURES, gate=True), gated=True),
         "RFA arccos": ours(qkv.RFA(FEATURES, "arccos")),

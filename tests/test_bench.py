@@ -142,7 +142,8 @@ def test_backward_reaches_inputs_and_parameters(layer: bool, count: int) -> None
     assert not inputs.q.requires_grad
     if not layer:
         leaves = [x.clone().requires_grad_() for x in inputs]
-        F.scaled_dot_product_attention(*map(split, leaves), is_causal=True).sum().backward()
+        q, k, v = map(split, leaves)
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
         for found, leaf in zip(plain, leaves, strict=True):
             torch.testing.assert_close(found, leaf.grad)
 
@@ -226,7 +227,8 @@ def test_what_cannot_do_a_length_says_why_and_the_rest_goes_on() -> None:
     assert "stepping through self-attention needs causal=True" in missing["decode", "causal=False", 8]
     for cell in rows.cells:
         if cell.seconds is not None:
-            assert cell.fastest <= cell.seconds <= cell.slowest  # pyright: ignore[reportOperatorIssue]
+            assert sorted([cell.slowest or 0, cell.seconds, cell.fastest or 0])[1] == cell.seconds
+            assert (cell.fastest or 0) <= (cell.slowest or 0)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
@@ -247,8 +249,8 @@ def test_peak_memory_counts_what_a_call_forms_and_no_more() -> None:
     held = torch.ones(2**26)  # what this process occupies must not show
     setting = Setting(width=32, heads=4, causal=False)
     weights = 4 * 1500 * 1500 * 4
-    assert weights < peak("forward", one("cosine", setting), 1500, setting) < 6 * weights
-    assert held.numel() * 4 > 6 * weights
+    assert weights < peak("forward", one("cosine", setting), 1500, setting) < 3 * weights
+    assert held.numel() * 4 > 3 * weights
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
@@ -329,7 +331,7 @@ def test_the_table_of_steps_and_of_memory() -> None:
         "decode: one step of the whole layer after so many tokens; tokens per second, how many times as fast "
         "as sdpa, bytes of state",
         "  tokens             sdpa                     rfa",
-        "   2,048   1,000  8.39 MB   4,000   4.0×   266 kB",
+        "   2,048   2,000  8.39 MB   8,000   4.0×   266 kB",
         "grows as                –                       –",
         "rfa is faster than sdpa at every length measured",
         "",
