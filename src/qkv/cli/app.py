@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from qkv import __version__
+from qkv.cli.bench import bench
+from qkv.cli.doctor import doctor
 
 app = typer.Typer(
     name="qkv",
@@ -176,3 +178,7 @@ def parts(
     from qkv.cli.listing import list_parts
 
     list_parts(name)
+
+
+app.command()(bench)
+app.command()(doctor)

@@ -1,0 +1,45 @@
+"""torch's fused softmax attention as a core, with nothing of ours around it: what others are measured by."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qkv.kernel.exact import Given
+from qkv.shapes import Attended, Key, Query, Value
+
+
+class Cache(NamedTuple):
+    """Decode state: the keys [B,Hk,S,D] and values [B,Hk,S,E] so far."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class FusedSoftmax(nn.Module):
+    """softmax(q k^T / sqrt(D)) v by torch.nn.functional.scaled_dot_product_attention."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
+        """out [B,H,T,E]."""
+        return _attend(q, k, v, self.causal)
+
+    def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> Cache:
+        """The cache that holds these keys and values."""
+        return Cache(k, v)
+
+    def extend(
+        self, state: Cache, q: Query, k: Key, v: Value, given: Given = Given()
+    ) -> tuple[Attended, Cache]:
+        """Read one further position."""
+        keys, values = torch.cat([state.keys, k], 2), torch.cat([state.values, v], 2)
+        return Attended(_attend(q, keys, values, causal=False), None), Cache(keys, values)
+
+
+def _attend(q: Query, k: Key, v: Value, causal: bool) -> Tensor:
+    how: dict[str, Any] = {"is_causal": causal, "enable_gqa": q.shape[1] != k.shape[1]}
+    return F.scaled_dot_product_attention(q, k, v, **how)

@@ -1,0 +1,97 @@
+"""`qkv bench`: reads the specs, measures, prints tables, writes what was asked for."""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import typer
+
+from qkv.bench import Cell, Comparison, Contender, Setting, measure, read, this_machine
+from qkv.bench import plot as picture
+from qkv.bench.table import lines_of
+from qkv.errors import BadRecipe
+from qkv.progress import progress
+from qkv.task.files import write_text
+
+
+class Output(NamedTuple):
+    """Where the results go besides stdout: json, plot (dark or not); whether memory is measured; progress."""
+
+    json: Path | None
+    plot: Path | None
+    dark: bool
+    memory: bool
+    quiet: bool
+
+
+def run_bench(
+    written: Sequence[str],
+    lengths: Sequence[str],
+    whats: Sequence[str],
+    setting: Setting,
+    threads: int | None,
+    to: Output,
+) -> None:
+    """Measure and print.  Raises QKVError for what cannot be read, built or drawn, before measuring."""
+    counts = _lengths(lengths)
+    contenders = read(written, setting)
+    _check_device(setting.device)
+    if to.plot is not None:
+        picture.check(to.plot)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    machine = this_machine()
+    print(f"{machine}\n{setting}", flush=True)
+    cells, whole = _measured(contenders, counts, whats, setting, to)
+    comparison = Comparison(machine, setting, contenders, cells)
+    for line in lines_of(comparison, shutil.get_terminal_size((120, 24)).columns):
+        print(line)
+    if to.json is not None:
+        write_text(to.json, json.dumps(comparison.to_dict(), indent=2) + "\n")
+    if to.plot is not None and any(cell.seconds for cell in cells):
+        print(picture.draw(comparison, to.plot, to.dark))
+    if not whole:
+        print("stopped: this is what was measured by then", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def _measured(
+    contenders: Sequence[Contender],
+    lengths: Sequence[int],
+    whats: Sequence[str],
+    setting: Setting,
+    to: Output,
+) -> tuple[list[Cell], bool]:
+    """The cells, and whether these are all."""
+    cells: list[Cell] = []
+    total = len(contenders) * len(lengths) * len(whats)
+    try:
+        with progress("bench", total, quiet=to.quiet) as report:
+            doing = measure(
+                contenders, lengths, whats, setting, to.memory, lambda note: report.update(len(cells), note)
+            )
+            for cell in doing:
+                cells.append(cell)
+    except KeyboardInterrupt:
+        return cells, False
+    return cells, True
+
+
+def _lengths(written: Sequence[str]) -> list[int]:
+    found = []
+    for text in ",".join(written).split(","):
+        if not text.strip().isdecimal() or int(text) < 1:
+            raise BadRecipe(f"--lengths takes whole numbers of tokens like 512,2048, got {text.strip()!r}")
+        found.append(int(text))
+    return sorted(set(found))
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise BadRecipe(f"--device {name}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,26 @@
+"""`qkv doctor`: what this installation can do."""
+
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Say what is installed, what this machine offers, and whether fast routes compute the right thing.
+
+    Exit status 1 if they do not.
+    """
+    import json
+
+    from qkv.bench.health import examine, lines_of
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        for line in lines_of(found):
+            print(line)
+    if not found.healthy:
+        raise typer.Exit(1)

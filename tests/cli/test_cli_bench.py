@@ -1,0 +1,109 @@
+"""`qkv bench`: what it prints and writes, what it refuses, and how it stops."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from qkv.bench import Cell
+from qkv.cli import benching
+
+SMALL = ("--width", 32, "--heads", 4, "--repeats", 1, "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_it_prints_tables_and_writes_what_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
+    asked = ("sdpa", "r={kernel: {name: rfa, features: 8}}", "--lengths", "32,64", "--lengths", 16)
+    more = ("--what", "all", "--threads", 1, "--json", told, "--plot", drawn)
+    assert tiny.call("bench", *asked, *more, *SMALL) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    head = out.splitlines()[:3]
+    assert "1 thread, qkv" in head[0]
+    assert head[1] == "core, causal, batch 1, width 32, 4 heads, fp32, cpu, median of 1 in turn"
+    assert head[2] == "  r     {kernel: {name: rfa, features: 8}}"
+    starts = [line.split(":")[0] for line in out.splitlines() if "as fast as sdpa" in line]
+    assert starts == ["forward", "backward", "decode"]
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][2:5] == ["16", "32", "64"]
+    cells = json.loads(told.read_text())["cells"]
+    assert len(cells) == 3 * 3 * 2
+    assert all(cell["seconds"] > 0 for cell in cells)
+    assert drawn.read_text().startswith("<?xml")
+    assert out.endswith(f"{drawn}\n")
+
+
+def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("bench", "location", "--lengths", "64,65", *SMALL) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("– forward, location, 65 tokens: Location(length=64) knows 64 positions")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rfaa"], "rfaa: no such attention. Did you mean 'rfa'?"),
+        (["sdpa", "sdpa"], "two specs are called 'sdpa'"),
+        (["predictive"], "predictive: this attention cannot be built:"),
+        (["rfa", "--lengths", "12,x"], "--lengths takes whole numbers of tokens like 512,2048, got 'x'"),
+        (["rfa", "--lengths", "0"], "got '0'"),
+        (["rfa", "--width", "30"], "d_model=30 cannot be split into heads=8"),
+        (["rfa", "--device", "cpuu"], "--device cpuu: "),
+        (["rfa", "--plot", "p.gif"], "pictures are written as .png, .svg, .pdf, not as 'p.gif'"),
+    ],
+)
+def test_a_mistake_is_one_line(refused: tiny.Refused, arguments: list[str], said: str) -> None:
+    assert said in refused("bench", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--what", "sideways"], ["--dtype", "fp8"], ["--repeats", "0"], []])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("bench", *(["rfa"] if arguments else []), *arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_ctrl_c_prints_and_writes_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> Iterator[Cell]:
+        yield Cell("forward", "sdpa", 8, 1e-3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benching, "measure", stopped)
+    told = tmp_path / "bench.json"
+    assert tiny.call("bench", "sdpa", "rfa", "--lengths", "8,16", "--json", told, *SMALL) == 130
+    out, err = capsys.readouterr()
+    assert "       8   1.00" in out
+    assert err == "stopped: this is what was measured by then\n"
+    assert [cell["label"] for cell in json.loads(told.read_text())["cells"]] == ["sdpa"]
+
+
+def test_stopped_before_anything_was_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> Iterator[Cell]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(benching, "measure", stopped)
+    assert tiny.call("bench", "sdpa", "--plot", "never.png", *SMALL) == 130
+    assert "never.png" not in capsys.readouterr().out
+
+
+def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("bench", "-h") == 0
+    out = capsys.readouterr().out
+    for option in ("--lengths", "--what", "--memory", "--plot", "--threads", "--core", "--causal"):
+        assert option in out
