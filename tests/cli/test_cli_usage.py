@@ -28,7 +28,9 @@ def test_recipes_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]
     assert any(line.startswith("demo-rnn ") and "additive attention" in line for line in lines)
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "translate", "evaluate", "view", "recipes", "parts"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "translate", "evaluate", "view", "recipes", "parts", "bench", "doctor"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.call(command, "-h") == 0
     assert f"qkv {command}" in capsys.readouterr().out

@@ -41,8 +41,12 @@ class Cache(NamedTuple):
     room: Shared = Shared(None)
 
     def last(self, count: int) -> "Cache":
-        """The cache of the last `count` positions alone."""
-        return self._replace(held=self.held[:, :, max(self.held.shape[2] - count, 0) :])
+        """The cache of the last `count` positions alone, which lets go of the memory of many others."""
+        ahead = self.held.shape[2] - count
+        if ahead <= 0:
+            return self
+        held = self.held[:, :, ahead:]
+        return Cache(held.clone()) if ahead > max(count, FEWEST) else self._replace(held=held)
 
     def grown(self, more: Tensor) -> "Cache":
         """The cache that holds `more` [B,H,t,D] too: amortised O(t), whatever it holds already."""

@@ -81,8 +81,9 @@ class Exact(nn.Module):
         self, state: ExactState, q: Query, k: Key, v: Value, given: Given = Given()
     ) -> tuple[Attended, ExactState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
-        state = self._append(self._in_reach(state), k, v, given.keep)
-        return self._look(q, state, Given(keep=state.keep, own=True), causal=True), state
+        state = self._append(state, k, v, given.keep)
+        looked = self._look(q, state, Given(keep=state.keep, own=True), causal=True)
+        return looked, self._in_reach(state)
 
     def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
         """Attend from the next queries to everything the state holds."""
