@@ -29,6 +29,7 @@ STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
 SDPA = ("tests/test_attention.py", "parity")
 RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
 LINEAR = ("tests/test_linear.py", "")
+ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
@@ -63,11 +64,17 @@ MUTANTS = (
     Mutant(
         "the fused route drops keep",
         "kernel/exact.py",
-        "given.keep is None and given.allow is None",
+        "if given.keep is None and queries == k.shape[2]:",
+        "if queries == k.shape[2]:",
+        FORMULA,
+    ),
+    Mutant(
+        "the fused route drops the window",
+        "kernel/exact.py",
+        "given.allow is None and at is None",
         "given.allow is None",
         FORMULA,
     ),
-    Mutant("the fused route drops the window", "kernel/exact.py", " and not self.positional", "", FORMULA),
     Mutant(
         "a step forgets how many went before",
         "kernel/exact.py",
@@ -77,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "head groups interleaved",
-        "kernel/exact.py",
+        "kernel/given.py",
         "x.repeat_interleave(heads // x.shape[1], dim=1)",
         "x.repeat(1, heads // x.shape[1], 1, 1)",
         FORMULA,
@@ -93,6 +100,19 @@ MUTANTS = (
     Mutant("the dot product is not scaled", "score/dot.py", "* q.shape[-1] ** -0.5", "* 1.0", SDPA),
     Mutant(
         "the window is one key too narrow", "scope/window.py", "(ahead <= right)", "(ahead < right)", FORMULA
+    ),
+    Mutant("a band is one key too narrow", "kernel/bands.py", "(ahead <= right)", "(ahead < right)", ROUTES),
+    Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
+    Mutant(
+        "a block misses its last key", "kernel/pairs.py", "+ rows.stop, 0)", "+ rows.stop - 1, 0)", ROUTES
+    ),
+    Mutant("room is given away twice", "kernel/cache.py", "        room.used = end\n", "", ROUTES),
+    Mutant(
+        "a window forgets what a padded query sees",
+        "kernel/exact.py",
+        "self.reach[0] + 1",
+        "self.reach[0]",
+        ROUTES,
     ),
     Mutant(
         "positions count padding",

@@ -1,7 +1,7 @@
 """Time over length on log scales: a line for each contender, named where it ends, ringed where it meets the
 first.
 
-All lengths are inches, all text sizes points, y grows upwards, as in `qkv.view.figure`.
+All lengths are inches, all text sizes points, y grows upwards, as in `qkv.view.page`.
 """
 
 import math
@@ -14,10 +14,10 @@ from qkv.bench.calls import WHATS
 from qkv.bench.curves import Crossing, Curve, crossing
 from qkv.bench.results import Comparison
 from qkv.bench.scales import Axis, axis_of, spread, thinned, time_ticks
-from qkv.errors import BadData, QKVError
+from qkv.errors import BadData
 from qkv.view.colours import DARK, LIGHT, Theme
-from qkv.view.figure import DPI, LINE, MIDDLE, SUFFIXES, Page
 from qkv.view.fonts import fonts_for
+from qkv.view.page import LINE, MIDDLE, Page, check
 
 WIDTH, HEIGHT, MARGIN, GAP, BELOW, BETWEEN, LEAD = 3.6, 2.9, 0.14, 0.06, 0.42, 0.35, 0.16
 TITLE, HEAD, SMALL = 9.0, 8.0, 7.0
@@ -63,26 +63,12 @@ class Frame(NamedTuple):
         return self.left + x * WIDTH, self.bottom + y * HEIGHT
 
 
-def check(path: Path) -> None:
-    """Before hours of measuring: BadData for a suffix that cannot be drawn, QKVError without matplotlib."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadData(
-            f"pictures are written as {', '.join(SUFFIXES)}, not as {path.name!r}: change the suffix"
-        )
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise QKVError("pictures need matplotlib, which is not installed: pip install 'qkv[plot]'") from None
-
-
 def draw(comparison: Comparison, path: Path, dark: bool = False) -> Path:
     """Draw a panel for each thing that was timed to a .png, .svg or .pdf.
 
     Raises BadData where nothing was measured or the picture cannot be written.
     """
     check(path)
-    import matplotlib
-
     theme = DARK if dark else LIGHT
     panels = [(what, lines) for what in comparison.whats if (lines := _lines(comparison, what, theme))]
     if not panels:
@@ -91,12 +77,7 @@ def draw(comparison: Comparison, path: Path, dark: bool = False) -> Path:
     texts = "".join([*told, *(line.label for _, lines in panels for line in lines), *WHATS.values()])
     page = Page(theme, fonts_for("".join(sorted(set(texts)))))
     _compose(page, panels, told)
-    plain: Any = {"savefig.bbox": None, "svg.fonttype": "path", "svg.hashsalt": "qkv"}
-    try:
-        with matplotlib.rc_context(plain):
-            page.figure.savefig(path, dpi=DPI, facecolor=theme.paper, metadata=SUFFIXES[path.suffix.lower()])
-    except OSError as error:
-        raise BadData(f"cannot write the picture {path}: {error.strerror or error}") from None
+    page.save(path)
     return path
 
 

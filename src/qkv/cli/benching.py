@@ -16,6 +16,7 @@ from qkv.bench.table import lines_of
 from qkv.errors import BadRecipe
 from qkv.progress import progress
 from qkv.task.files import write_text
+from qkv.view.page import check
 
 
 class Output(NamedTuple):
@@ -41,7 +42,7 @@ def run_bench(
     contenders = read(written, setting)
     _check_device(setting.device)
     if to.plot is not None:
-        picture.check(to.plot)
+        check(to.plot)
     if threads is not None:
         torch.set_num_threads(threads)
     machine = this_machine()

@@ -4,21 +4,17 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from qkv.errors import BadData, QKVError
-from qkv.view.colours import DARK, LIGHT, Scale, Theme, scale_of
-from qkv.view.fonts import Fonts, fonts_for
+from qkv.view.colours import DARK, LIGHT, Scale, scale_of
+from qkv.view.fonts import fonts_for
+from qkv.view.page import DPI, LINE, MIDDLE, Page, check
 
-DPI = 200
-SUFFIXES = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 MARGIN, GAP, BETWEEN, BAR, SIDE = 0.12, 0.06, 0.2, 0.09, 0.2
-LINE = 1.25 / 72  # a line of text of one point
 TITLE, HEAD, NUMBER = 10.0, 8.0, 7.0
 LARGEST = 48.0  # all matrices together, across or down
-BASELINE, MIDDLE = "baseline", "center_baseline"
 
 
 class Panel(NamedTuple):
@@ -47,50 +43,6 @@ class Layout(NamedTuple):
     beyond: float
 
 
-class Page:
-    """A matplotlib figure on which text is measured and written in inches."""
-
-    def __init__(self, theme: Theme, fonts: Fonts) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.theme, self.fonts = theme, fonts
-        self.figure = Figure(dpi=DPI, facecolor=theme.paper)
-        self.renderer = FigureCanvasAgg(self.figure).get_renderer()
-
-    def measure(self, text: str, size: float) -> tuple[float, float]:
-        """Width and height of a written text."""
-        written = self.write(text, 0.0, 0.0, size)
-        box = written.get_window_extent(self.renderer)
-        written.remove()
-        return box.width / DPI, box.height / DPI
-
-    def write(
-        self,
-        text: str,
-        x: float,
-        y: float,
-        size: float,
-        align: str = "left",
-        angle: int = 0,
-        level: str = BASELINE,
-    ) -> Any:
-        """Write a text at (x, y), turned about that point."""
-        written = self.figure.text(x, y, self.fonts.writable(text), parse_math=False, usetex=False)
-        written.set(transform=self.figure.dpi_scale_trans, rotation=angle, rotation_mode="anchor")
-        written.set(family=self.fonts.families, size=size, color=self.theme.ink, ha=align, va=level)
-        return written
-
-    def axes(self, x: float, y: float, width: float, height: float) -> Any:
-        """Empty axes with a thin frame; the page has its size by now."""
-        across, down = self.figure.get_size_inches()
-        axes = self.figure.add_axes((x / across, y / down, width / across, height / down))
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(color=self.theme.frame, linewidth=0.6)
-        return axes
-
-
 def draw_grid(
     grid: Sequence[Sequence[Panel]],
     path: str | Path,
@@ -105,27 +57,12 @@ def draw_grid(
     Raises BadData for another suffix or a place that cannot be written, QKVError without matplotlib.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadData(
-            f"pictures are written as {', '.join(SUFFIXES)}, not as {path.name!r}: change the suffix"
-        )
-    try:
-        import matplotlib
-        import matplotlib.figure
-    except ImportError:
-        raise QKVError("pictures need matplotlib, which is not installed: pip install 'qkv[plot]'") from None
+    check(path)
     panels = [panel for row in grid for panel in row]
     texts = {text for panel in panels for text in (*panel.rows, *panel.columns, panel.title)}
     page = Page(DARK if dark else LIGHT, fonts_for("".join(sorted({*texts, *sides, title}))))
     _compose(page, grid, sides, title)
-    plain: Any = {"savefig.bbox": None, "svg.fonttype": "path", "svg.hashsalt": "qkv"}
-    try:
-        with matplotlib.rc_context(plain):
-            page.figure.savefig(
-                path, dpi=DPI, facecolor=page.theme.paper, metadata=SUFFIXES[path.suffix.lower()]
-            )
-    except OSError as error:
-        raise BadData(f"cannot write the picture {path}: {error.strerror or error}") from None
+    page.save(path)
     return path
 
 

@@ -1,0 +1,81 @@
+"""A page to draw on.  All lengths are inches, all text sizes points, y grows upwards."""
+
+from pathlib import Path
+from typing import Any
+
+from qkv.errors import BadData, QKVError
+from qkv.view.colours import Theme
+from qkv.view.fonts import Fonts
+
+DPI = 200
+SUFFIXES = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+LINE = 1.25 / 72  # a line of text of one point
+BASELINE, MIDDLE = "baseline", "center_baseline"
+
+
+def check(path: Path) -> None:
+    """BadData for a suffix that cannot be drawn, QKVError where matplotlib is missing: before any work."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadData(
+            f"pictures are written as {', '.join(SUFFIXES)}, not as {path.name!r}: change the suffix"
+        )
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise QKVError("pictures need matplotlib, which is not installed: pip install 'qkv[plot]'") from None
+
+
+class Page:
+    """A matplotlib figure on which text is measured and written in inches."""
+
+    def __init__(self, theme: Theme, fonts: Fonts) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.theme, self.fonts = theme, fonts
+        self.figure = Figure(dpi=DPI, facecolor=theme.paper)
+        self.renderer = FigureCanvasAgg(self.figure).get_renderer()
+
+    def measure(self, text: str, size: float) -> tuple[float, float]:
+        """Width and height of a written text."""
+        written = self.write(text, 0.0, 0.0, size)
+        box = written.get_window_extent(self.renderer)
+        written.remove()
+        return box.width / DPI, box.height / DPI
+
+    def write(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        size: float,
+        align: str = "left",
+        angle: int = 0,
+        level: str = BASELINE,
+    ) -> Any:
+        """Write a text at (x, y), turned about that point."""
+        written = self.figure.text(x, y, self.fonts.writable(text), parse_math=False, usetex=False)
+        written.set(transform=self.figure.dpi_scale_trans, rotation=angle, rotation_mode="anchor")
+        written.set(family=self.fonts.families, size=size, color=self.theme.ink, ha=align, va=level)
+        return written
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Any:
+        """Empty axes with a thin frame; the page has its size by now."""
+        across, down = self.figure.get_size_inches()
+        axes = self.figure.add_axes((x / across, y / down, width / across, height / down))
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color=self.theme.frame, linewidth=0.6)
+        return axes
+
+    def save(self, path: Path) -> None:
+        """Write the page, the same bytes for the same drawing; BadData where it cannot be written."""
+        import matplotlib
+
+        plain: Any = {"savefig.bbox": None, "svg.fonttype": "path", "svg.hashsalt": "qkv"}
+        told: Any = SUFFIXES[path.suffix.lower()]
+        try:
+            with matplotlib.rc_context(plain):
+                self.figure.savefig(path, dpi=DPI, facecolor=self.theme.paper, metadata=told)
+        except OSError as error:
+            raise BadData(f"cannot write the picture {path}: {error.strerror or error}") from None
