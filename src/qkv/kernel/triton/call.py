@@ -1,0 +1,130 @@
+"""What a call is to the kernels: where its tensors lie, its sizes, and in which blocks they are worked through."""
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Tokens of a chunk.  The sums before every chunk are held at once: N/C · F · (E+1) numbers of a head, which for
+# F = 2E are as many as q, k, v and out together have at C = 128, in float32.
+CHUNK = 128
+
+# Most columns of a tile; wider vectors are taken in several.  A matrix product needs 16.
+MOST_FEATURES, MOST_COLUMNS, LEAST = 32, 64, 16
+
+
+class Rows(NamedTuple):
+    """Vectors [B,H,N,width]: where they lie, and the steps from one batch row, head and token to the next."""
+
+    at: Any
+    batch: int
+    head: int
+    row: int
+
+
+class Side(NamedTuple):
+    """Queries or keys, and one number of each [B,H,N]: 1/length, the largest logit (FAVOR+), or None."""
+
+    x: Rows
+    by: Any
+
+
+class Weighed(NamedTuple):
+    """The masses of `shares.Shares` that pairs within a chunk need; decay: None without a gate."""
+
+    written: Any
+    decay: Any
+    top: Any
+    rest: Any
+
+
+class Place(NamedTuple):
+    """What a program works on: the number of its chunk and of its head, and the tokens' positions."""
+
+    chunk: Any
+    head: Any
+    rows: Any
+    tokens: Any
+
+
+class Sizes(NamedTuple):
+    """What is known when a kernel is compiled.
+
+    square: of a length, what it lowers a key's log mass by.  precision: of products, as Triton names it.
+    """
+
+    map: str
+    unit: bool
+    causal: bool
+    heads: int
+    width: int
+    value: int
+    features: int
+    amplitude: float
+    chunk: int
+    width_block: int
+    value_block: int
+    feature_block: int
+    precision: str
+
+    @property
+    def mapped(self) -> int:
+        """F, the components of φ."""
+        return 2 * self.features if self.map == "gaussian" else self.features
+
+    @property
+    def state(self) -> int:
+        """How many numbers a head's sums are: `state.packed`."""
+        return self.mapped * (self.value + 1) + self.value + 2
+
+
+def sizes_of(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None) -> Sizes:
+    """The sizes of a call, and the blocks that they are worked through in."""
+    width, value = q.shape[3], v.shape[3]
+    features = width if matrix is None else matrix.shape[1]
+    width_block, value_block = block_of(width, MOST_COLUMNS), block_of(value, MOST_COLUMNS)
+    return Sizes(
+        map=map,
+        unit=unit,
+        causal=causal,
+        heads=q.shape[1],
+        width=width,
+        value=value,
+        features=features,
+        amplitude=features**-0.5,
+        chunk=CHUNK,
+        width_block=width_block,
+        value_block=value_block,
+        feature_block=width_block if map == "elu" else block_of(features, MOST_FEATURES),
+        # The short forms have no more digits than what was read; float32 in three products keeps its own.
+        precision="tf32x3" if q.dtype == torch.float32 else "tf32",
+    )
+
+
+def block_of(size: int, most: int) -> int:
+    """The power of two that holds `size`, between what a matrix product needs and `most`."""
+    return min(max(1 << max(size - 1, 0).bit_length(), LEAST), most)
+
+
+def blocks(size: int, block: int) -> int:
+    """How many blocks hold `size`."""
+    return -(-size // block)
+
+
+def rows(x: Tensor) -> Rows:
+    """x [B,H,N,width], copied only where a vector is not one piece."""
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    return Rows(x, *x.stride()[:3])
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *given: Any) -> None:
+    """Run a kernel on a grid of programs, on the device of what it is given; nothing where there are none."""
+    if 0 in grid:
+        return
+    device = next(x.device for x in given if isinstance(x, Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](*given, num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=True)
+
+
+WARPS, STAGES = 8, 1
