@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from qkv.score.cosine import SHORTEST
+
 # Tokens of a chunk.  The sums before every chunk are held at once: N/C · F · (E+1) numbers of a head, which for
 # F = 2E are as many as q, k, v and out together have at C = 128, in float32.
 CHUNK = 128
@@ -51,7 +53,9 @@ class Place(NamedTuple):
 class Sizes(NamedTuple):
     """What is known when a kernel is compiled.
 
-    square: of a length, what it lowers a key's log mass by.  precision: of products, as Triton names it.
+    mapped: F, the components of φ.  state: how many numbers a head's sums are, packed (`state`).  amplitude: what
+    features are multiplied by.  longest: 1/length of vectors that are too short to be scaled to length 1.
+    precision: of products, as Triton names it.
     """
 
     map: str
@@ -61,28 +65,22 @@ class Sizes(NamedTuple):
     width: int
     value: int
     features: int
+    mapped: int
+    state: int
     amplitude: float
+    longest: float
     chunk: int
     width_block: int
     value_block: int
     feature_block: int
     precision: str
 
-    @property
-    def mapped(self) -> int:
-        """F, the components of φ."""
-        return 2 * self.features if self.map == "gaussian" else self.features
-
-    @property
-    def state(self) -> int:
-        """How many numbers a head's sums are: `state.packed`."""
-        return self.mapped * (self.value + 1) + self.value + 2
-
 
 def sizes_of(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None) -> Sizes:
     """The sizes of a call, and the blocks that they are worked through in."""
     width, value = q.shape[3], v.shape[3]
     features = width if matrix is None else matrix.shape[1]
+    mapped = 2 * features if map == "gaussian" else features
     width_block, value_block = block_of(width, MOST_COLUMNS), block_of(value, MOST_COLUMNS)
     return Sizes(
         map=map,
@@ -92,7 +90,10 @@ def sizes_of(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: T
         width=width,
         value=value,
         features=features,
+        mapped=mapped,
+        state=mapped * (value + 1) + value + 2,
         amplitude=features**-0.5,
+        longest=1 / SHORTEST,
         chunk=CHUNK,
         width_block=width_block,
         value_block=value_block,

@@ -107,14 +107,15 @@ def read_queries(q: Side, k: Side, v: Rows, matrix: tl.tensor, masses: Weighed, 
         total = total * rest + tl.sum(pairs, 1)
         count = count * rest + tl.sum(shares, 1)
         squares = squares * rest * rest + tl.sum(shares * shares, 1)
+    some = real & (count > 0)
     gap = tl.maximum(floor * tl.sqrt(tl.where(squares > 0, squares, 1.0)) - total, 0.0)
-    gap = tl.where(real & (count > 0), gap, 0.0)
+    gap = tl.where(some, gap, 0.0)
     if tl.max(gap, 0) > 0:
         plain = tl.zeros((s.chunk, s.value_block), tl.float32) + plain_of(state, columns, s)[None, :]
         if s.causal:
             plain = plain * rest[:, None] + tl.dot(shares, values, input_precision=s.precision)
-        sums += plain * (gap / tl.where(count > 0, count, 1.0))[:, None]
-    average = sums / tl.where(count > 0, total + gap, 1.0)[:, None]
+        sums += plain * (gap / tl.where(some, count, 1.0))[:, None]
+    average = sums / tl.where(some, total + gap, 1.0)[:, None]
     number = at.head * tokens + at.rows
     place = out + number[:, None] * s.value + columns[None, :]
     tl.store(place, average, mask=real[:, None] & (columns < s.value)[None, :])

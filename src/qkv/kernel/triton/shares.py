@@ -65,7 +65,7 @@ def at_once(written: Tensor, decay: Tensor | None, scale: Tensor, chunk: int) ->
 
 def _tops(written: Tensor, decay: Tensor | None, scale: Tensor) -> Tensor:
     if decay is None:
-        return torch.cat([scale[:, None], written], 1).cummax(1).values[:, 1:]
+        return torch.cat([scale[:, None], written], 1).cummax(1).values[:, 1:].contiguous()
     so_far = decay.double().cumsum(1)
     logs = torch.cat([scale[:, None].double(), written.double() - so_far], 1)
     return (logs.cummax(1).values[:, 1:] + so_far).float()

@@ -44,8 +44,7 @@ def given(s: Sizes, tensors: tuple[Tensor, Tensor, Tensor], keep: Tensor | None,
     if by_k is not None and keep is not None:
         by_k = by_k.masked_fill(~keep[:, None], 0)
     if s.map == "favor" and by_k is not None:
-        length = torch.linalg.vector_norm(k, dim=-1, dtype=torch.float32)
-        mass = by_k - square * length.square()
+        mass = by_k - square * _lengths(k).square()
         mass = mass if keep is None else mass.masked_fill(~keep[:, None], 0)
         written = written + mass.flatten(0, 1)
     shares = (along if s.causal else at_once)(written, keys.decay, keys.scale, s.chunk)
@@ -55,12 +54,16 @@ def given(s: Sizes, tensors: tuple[Tensor, Tensor, Tensor], keep: Tensor | None,
 
 def _number(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
     if s.unit:
-        return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).clamp_min(SHORTEST).reciprocal()
+        return _lengths(x).clamp_min(SHORTEST).reciprocal()
     if s.map != "favor":
         return None
     peaks = x.new_empty(x.shape[:3], dtype=torch.float32)
     launch(ahead.find_peaks, _grid(s, peaks), Side(rows(x), None), matrix, peaks, x.shape[2], s)
     return peaks
+
+
+def _lengths(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).contiguous()
 
 
 def _grid(s: Sizes, of_tokens: Tensor, *more: int) -> tuple[int, ...]:
@@ -154,7 +157,7 @@ def grad_values(c: Given, grad: Rows, slopes: Slopes, back_states: Tensor, grad_
     return mass.sum(0)
 
 
-def grad_queries(c: Given, grad: Rows, slopes: Slopes, states: Tensor, grad_q: Tensor, of_matrix: bool) -> Tensor | None:  # noqa: E501
+def grad_queries(c: Given, grad: Rows, slopes: Slopes, states: Tensor, grad_q: Tensor, of_matrix: bool) -> Tensor:  # noqa: E501
     """Fills the gradient of q; that of W as far as queries tell it [H,R,D]."""
     rest = c.shares.rest if c.s.causal else torch.ones_like(slopes.one)
     weights = (rest * slopes.inverse, rest * slopes.one, rest)
@@ -162,7 +165,7 @@ def grad_queries(c: Given, grad: Rows, slopes: Slopes, states: Tensor, grad_q: T
     return _grad_vectors(c, sides, slopes, weights, states, grad_q, of_matrix, of_keys=False)
 
 
-def grad_keys(c: Given, grad: Rows, slopes: Slopes, of_mass: Tensor, states: Tensor, grad_k: Tensor, of_matrix: bool) -> Tensor | None:  # noqa: E501
+def grad_keys(c: Given, grad: Rows, slopes: Slopes, of_mass: Tensor, states: Tensor, grad_k: Tensor, of_matrix: bool) -> Tensor:  # noqa: E501
     """Fills the gradient of k; that of W as far as keys tell it [H,R,D].
 
     of_mass: what a key's own x adds to its gradient [B·H,S] (FAVOR+).
@@ -172,13 +175,12 @@ def grad_keys(c: Given, grad: Rows, slopes: Slopes, of_mass: Tensor, states: Ten
     return _grad_vectors(c, sides, slopes, weights, states, grad_k, of_matrix, of_keys=True)
 
 
-def _grad_vectors(c: Given, sides: tuple[Side, Side, Rows, Rows], slopes: Slopes, weights: tuple[Tensor, ...], states: Tensor, grad_x: Tensor, of_matrix: bool, of_keys: bool) -> Tensor | None:  # noqa: E501, PLR0913, PLR0917
+def _grad_vectors(c: Given, sides: tuple[Side, Side, Rows, Rows], slopes: Slopes, weights: tuple[Tensor, ...], states: Tensor, grad_x: Tensor, of_matrix: bool, of_keys: bool) -> Tensor:  # noqa: E501, PLR0913, PLR0917
     s, tokens = c.s, grad_x.shape[2]
     grid = _grid(s, weights[0], blocks(s.width, s.width_block))
-    per_chunk = weights[0].new_empty(grid[0], s.features, s.width) if of_matrix else None
-    given = (*sides, c.matrix, c.masses, tuple(slopes), weights, states, (grad_x, per_chunk))
+    chunks = blocks(tokens, s.chunk)
+    per_chunk = weights[0].new_empty(len(grad_x), s.heads, chunks, s.features if of_matrix else 0, s.width)
+    grads = (grad_x, per_chunk if of_matrix else None)
+    given = (*sides, c.matrix, c.masses, tuple(slopes), weights, states, grads)
     launch(back.grad_vectors, grid, *given, tokens, of_keys, s)
-    if per_chunk is None:
-        return None
-    chunks = grid[0] // (len(grad_x) * s.heads)
-    return per_chunk.unflatten(0, (-1, s.heads, chunks)).sum((0, 2)) if grid[0] else None
+    return per_chunk.sum((0, 2))
