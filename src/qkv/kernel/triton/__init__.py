@@ -1,5 +1,5 @@
-"""The linear evaluator on a GPU: Triton kernels, parallel over heads and along the sequence.  They compute what
-`linear` and `sums` compute with torch.  Triton is imported when a call first runs.
+"""The linear evaluator on a GPU: Triton kernels, parallel over heads and along the sequence.  They compute
+what `linear` and `sums` compute with torch.  Triton is imported when a call first runs.
 """
 
 import os
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.masses import Masses
-from qkv.kernel.native.ops import MAPS, Kind
+from qkv.kernel.native.ops import MAPS as MAPS
+from qkv.kernel.native.ops import Kind
 from qkv.kernel.sums import Sums
 from qkv.kernel.triton.ops import linear_attention
 

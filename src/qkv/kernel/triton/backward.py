@@ -5,13 +5,16 @@
     d v_s    = Σ_t m_ts (φ(q_t)·φ(k_s) U_t + P_t)
     d log m_s = v_s·d v_s + 2 Σ_t m_ts² Q_t         [v, 1] for v throughout
 
-P_t and Q_t are the gradients of the plain sums that fill a gap and of the squared masses that say how large it is.
+P_t and Q_t are the gradients of the plain sums that fill a gap and of the squared masses that say how large
+it is.
 """
+
+from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-from qkv.kernel.triton.call import Rows, Side, Sizes, Weighed
+from qkv.kernel.triton.call import Place, Rows, Side, Weighed
 from qkv.kernel.triton.tiles import (
     NOTHING,
     features_of,
@@ -29,7 +32,8 @@ from qkv.kernel.triton.tiles import (
 
 
 @triton.jit
-def products_of(x: Rows, y: Rows, at: tl.tuple, reals: tl.tuple, s: tl.constexpr) -> tl.tensor:
+@no_type_check
+def products_of(x: Rows, y: Rows, at: Place, reals: tl.tuple, s: tl.constexpr) -> tl.tensor:
     """x_i·y_j of values [i, j] of the chunk."""
     products = tl.zeros((s.chunk, s.chunk), tl.float32)
     for first in range(0, s.value, s.value_block):
@@ -41,7 +45,18 @@ def products_of(x: Rows, y: Rows, at: tl.tuple, reals: tl.tuple, s: tl.constexpr
 
 
 @triton.jit
-def find_slopes(grad: Rows, out: Rows, v: Rows, masses: Weighed, states: tl.tensor, gap: tl.tensor, slopes: tl.tuple, tokens: tl.tensor, s: tl.constexpr) -> None:  # noqa: E501, PLR0913, PLR0917
+@no_type_check
+def find_slopes(  # noqa: PLR0913, PLR0917
+    grad: Rows,
+    out: Rows,
+    v: Rows,
+    masses: Weighed,
+    states: tl.tensor,
+    gap: tl.tensor,
+    slopes: tl.tuple,
+    tokens: tl.tensor,
+    s: tl.constexpr,
+) -> None:
     """grad·out, and where a gap was filled grad·Σ m v, of every query."""
     at = place_of(tokens, s)
     state = state_of(states, at, s)
@@ -62,7 +77,10 @@ def find_slopes(grad: Rows, out: Rows, v: Rows, masses: Weighed, states: tl.tens
 
 
 @triton.jit
-def logit_slope(slope: tl.tensor, second_slope: tl.tensor, phi: tl.tensor, second: tl.tensor, s: tl.constexpr) -> tl.tensor:  # noqa: E501
+@no_type_check
+def logit_slope(
+    slope: tl.tensor, second_slope: tl.tensor, phi: tl.tensor, second: tl.tensor, s: tl.constexpr
+) -> tl.tensor:
     """The gradient of the logits, from those of the features."""
     if s.map == "gaussian":
         return slope * second - second_slope * phi
@@ -75,7 +93,17 @@ def logit_slope(slope: tl.tensor, second_slope: tl.tensor, phi: tl.tensor, secon
 
 
 @triton.jit
-def pull(state: tl.tensor, y: Rows, at: tl.tuple, real: tl.tensor, by: tl.tuple, features: tl.tensor, some: tl.tensor, s: tl.constexpr) -> tl.tensor:  # noqa: E501
+@no_type_check
+def pull(
+    state: tl.tensor,
+    y: Rows,
+    at: Place,
+    real: tl.tensor,
+    by: tl.tuple,
+    features: tl.tensor,
+    some: tl.tensor,
+    s: tl.constexpr,
+) -> tl.tensor:
     """(by_0 y)·sums + by_1 ones [tokens, features]: what reaches φ along a packed state."""
     pulled = tl.zeros((s.chunk, s.feature_block), tl.float32)
     for first in range(0, s.value, s.value_block):
@@ -87,9 +115,18 @@ def pull(state: tl.tensor, y: Rows, at: tl.tuple, real: tl.tensor, by: tl.tuple,
 
 
 @triton.jit
-def pair_slopes(own: tl.tuple, other: tl.tuple, masses: Weighed, slopes: tl.tuple, at: tl.tuple, reals: tl.tuple, of_keys: tl.constexpr, s: tl.constexpr) -> tl.tensor:  # noqa: E501
+@no_type_check
+def pair_slopes(
+    ys: tl.tuple,
+    masses: Weighed,
+    slopes: tl.tuple,
+    at: Place,
+    reals: tl.tuple,
+    of_keys: tl.constexpr,
+    s: tl.constexpr,
+) -> tl.tensor:
     """m_ts U_t·[v_s, 1] of the chunk's pairs, queries in rows; `of_keys`: keys in rows."""
-    products = products_of(own, other, at, reals, s)
+    products = products_of(ys[0], ys[1], at, reals, s)
     inverse, one = number_of(slopes[0], at), number_of(slopes[1], at)
     shares = shares_of(masses, at, s)
     if of_keys:
@@ -99,70 +136,137 @@ def pair_slopes(own: tl.tuple, other: tl.tuple, masses: Weighed, slopes: tl.tupl
 
 
 @triton.jit
-def grad_vectors(own: Side, other: Side, y_own: Rows, y_other: Rows, matrix: tl.tensor, masses: Weighed, slopes: tl.tuple, weights: tl.tuple, states: tl.tensor, grads: tl.tuple, tokens: tl.tensor, of_keys: tl.constexpr, s: tl.constexpr) -> None:  # noqa: E501, PLR0913, PLR0917
-    """The gradient of queries, from keys and their values; or, `of_keys`, of keys, from queries and their grad.
+@no_type_check
+def reals_of(masses: Weighed, at: Place, of_keys: tl.constexpr, s: tl.constexpr) -> tl.tuple:
+    """Which tokens are real: of the side that gradients are of, and of the other."""
+    own = at.rows < at.tokens
+    other = own
+    if of_keys:
+        own = number_of(masses.written, at, NOTHING) > NOTHING
+    elif s.causal:
+        other = number_of(masses.written, at, NOTHING) > NOTHING
+    return own, other
 
-    weights: what of the state's sums reaches a token by its y, by a one, and its own x (FAVOR+: the mass of a key).
-    grads: of x, and of W from every chunk or None.
+
+@triton.jit
+@no_type_check
+def feature_slope(pulled: tl.tensor, pairs: tl.tensor, their: tl.tensor, s: tl.constexpr) -> tl.tensor:
+    """The gradient of φ: what reaches it along the sums, and from the other side of the chunk."""
+    if s.causal:
+        pulled += tl.dot(pairs, their, input_precision=s.precision)
+    return pulled
+
+
+@triton.jit
+@no_type_check
+def logits_and_slope(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+    sides: tl.tuple,
+    y: Rows,
+    matrix: tl.tensor,
+    pairs: tl.tensor,
+    by: tl.tuple,
+    state: tl.tensor,
+    at: Place,
+    reals: tl.tuple,
+    features: tl.tensor,
+    s: tl.constexpr,
+) -> tl.tuple:
+    """Logits of a block of features, and their gradient."""
+    some = features < s.features
+    phi, second, logits = features_of(sides[0], matrix, at, reals[0], features, s)
+    their, their_second = phi, second
+    if s.causal:
+        their, their_second, _ = features_of(sides[1], matrix, at, reals[1], features, s)
+    slope = feature_slope(pull(state, y, at, reals[0], by, features, some, s), pairs, their, s)
+    second_slope = slope
+    if s.map == "gaussian":
+        pulled = pull(state, y, at, reals[0], by, features + s.features, some, s)
+        second_slope = feature_slope(pulled, pairs, their_second, s)
+    return logits, logit_slope(slope, second_slope, phi, second, s)
+
+
+@triton.jit
+@no_type_check
+def through_length(
+    grad: tl.tensor, unit: tl.tensor, along: tl.tensor, inverse: tl.tensor, s: tl.constexpr
+) -> tl.tensor:
+    """The gradient of x from that of x/|x|; the length of a vector that is too short is not divided out."""
+    along = tl.where(inverse < s.longest, along, 0.0)
+    return (grad - unit * along[:, None]) * inverse[:, None]
+
+
+@triton.jit
+@no_type_check
+def grad_elu(  # noqa: PLR0913, PLR0917
+    sides: tl.tuple,
+    ys: tl.tuple,
+    masses: Weighed,
+    slopes: tl.tuple,
+    weights: tl.tuple,
+    states: tl.tensor,
+    grad: tl.tensor,
+    tokens: tl.tensor,
+    of_keys: tl.constexpr,
+    s: tl.constexpr,
+) -> None:
+    """As `grad_vectors`, of the map that has no W: a block of features is one of columns."""
+    at = place_of(tokens, s)
+    reals = reals_of(masses, at, of_keys, s)
+    by = (number_of(weights[0], at), number_of(weights[1], at))
+    columns = tl.program_id(1) * s.width_block + tl.arange(0, s.width_block)
+    pairs = 0.0
+    if s.causal:
+        pairs = pair_slopes(ys, masses, slopes, at, reals, of_keys, s)
+    _, slope = logits_and_slope(sides, ys[0], None, pairs, by, state_of(states, at, s), at, reals, columns, s)
+    place = grad + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
+    tl.store(place, slope, mask=(at.rows < tokens)[:, None] & (columns < s.width)[None, :])
+
+
+@triton.jit
+@no_type_check
+def grad_vectors(  # noqa: PLR0913, PLR0917
+    sides: tl.tuple,
+    ys: tl.tuple,
+    matrix: tl.tensor,
+    masses: Weighed,
+    slopes: tl.tuple,
+    weights: tl.tuple,
+    states: tl.tensor,
+    grads: tl.tuple,
+    tokens: tl.tensor,
+    of_keys: tl.constexpr,
+    s: tl.constexpr,
+) -> None:
+    """The gradient of queries, from keys and their values; or, `of_keys`, of keys, from queries and their
+    grad.
+
+    sides, ys: own, other.  weights: what of the state's sums reaches a token by its y and by a one, and what
+    its own x adds (FAVOR+: the mass of a key).  grads: of x, and of W from every chunk or None.
     """
     at = place_of(tokens, s)
     state = state_of(states, at, s)
-    real = at.rows < tokens
-    real_other = real
-    if s.causal:
-        real_keys = number_of(masses.written, at, NOTHING) > NOTHING
-        if of_keys:
-            real, real_other = real_keys, real
-        else:
-            real_other = real_keys
-    elif of_keys:
-        real &= number_of(masses.written, at, NOTHING) > NOTHING
+    reals = reals_of(masses, at, of_keys, s)
     by = (number_of(weights[0], at), number_of(weights[1], at))
-    begin = 0
-    end = s.features
-    width_first = tl.program_id(1) * s.width_block
-    if s.map == "elu":
-        begin = width_first
-        end = width_first + s.width_block
-    columns = width_first + tl.arange(0, s.width_block)
-    x = tile_of(own.x, at, real, columns, s.width, s)
-    if s.unit:
-        inverse_length = number_of(own.by, at)
-        unit = x * inverse_length[:, None]
-    else:
-        unit = x
+    columns = tl.program_id(1) * s.width_block + tl.arange(0, s.width_block)
+    x = tile_of(sides[0].x, at, reals[0], columns, s.width, s)
+    inverse = number_of(sides[0].by, at) if s.unit else by[0]
+    unit = x * inverse[:, None] if s.unit else x
+    pairs = 0.0
     if s.causal:
-        pairs = pair_slopes(y_own, y_other, masses, slopes, at, (real, real_other), of_keys, s)
+        pairs = pair_slopes(ys, masses, slopes, at, reals, of_keys, s)
     grad = tl.zeros((s.chunk, s.width_block), tl.float32)
     along = tl.zeros((s.chunk,), tl.float32)
-    for first in range(begin, end, s.feature_block):
+    for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
-        some = features < s.features
-        phi, second, logits = features_of(own, matrix, at, real, features, s)
-        slope = pull(state, y_own, at, real, by, features, some, s)
-        second_slope = slope
-        if s.map == "gaussian":
-            second_slope = pull(state, y_own, at, real, by, features + s.features, some, s)
-        if s.causal:
-            their, their_second, _ = features_of(other, matrix, at, real_other, features, s)
-            slope += tl.dot(pairs, their, input_precision=s.precision)
-            if s.map == "gaussian":
-                second_slope += tl.dot(pairs, their_second, input_precision=s.precision)
-        slope = logit_slope(slope, second_slope, phi, second, s)
-        if s.map == "elu":
-            grad += slope
-        else:
-            w = matrix_of(matrix, at, features, columns, s)
-            grad += tl.dot(slope, w, input_precision=s.precision)
-            along += tl.sum(slope * logits, 1)
-            if grads[1] is not None:
-                place = grads[1] + (at.chunk * s.features + features)[:, None] * s.width + columns[None, :]
-                found = tl.dot(tl.trans(slope), unit, input_precision=s.precision)
-                tl.store(place, found, mask=some[:, None] & (columns < s.width)[None, :])
+        logits, slope = logits_and_slope(sides, ys[0], matrix, pairs, by, state, at, reals, features, s)
+        grad += tl.dot(slope, matrix_of(matrix, at, features, columns, s), input_precision=s.precision)
+        along += tl.sum(slope * logits, 1)
+        if grads[1] is not None:
+            place = grads[1] + (at.chunk * s.features + features)[:, None] * s.width + columns[None, :]
+            some = (features < s.features)[:, None] & (columns < s.width)[None, :]
+            tl.store(place, tl.dot(tl.trans(slope), unit, input_precision=s.precision), mask=some)
     if s.unit:
-        # The length of a vector shorter than `SHORTEST` is not divided out.
-        along = tl.where(inverse_length < s.longest, along, 0.0)
-        grad = (grad - unit * along[:, None]) * inverse_length[:, None]
+        grad = through_length(grad, unit, along, inverse, s)
     if s.map == "favor" and of_keys:
         grad += x * number_of(weights[2], at)[:, None]
     place = grads[0] + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
@@ -170,10 +274,24 @@ def grad_vectors(own: Side, other: Side, y_own: Rows, y_other: Rows, matrix: tl.
 
 
 @triton.jit
-def grad_values(k: Side, q: Side, v: Rows, grad: Rows, matrix: tl.tensor, masses: Weighed, slopes: tl.tuple, at_end: tl.tensor, states: tl.tensor, grads: tl.tuple, tokens: tl.tensor, s: tl.constexpr) -> None:  # noqa: E501, PLR0913, PLR0917
+@no_type_check
+def grad_values(  # noqa: PLR0913, PLR0917
+    k: Side,
+    q: Side,
+    v: Rows,
+    grad: Rows,
+    matrix: tl.tensor,
+    masses: Weighed,
+    slopes: tl.tuple,
+    at_end: tl.tensor,
+    states: tl.tensor,
+    grads: tl.tuple,
+    tokens: tl.tensor,
+    s: tl.constexpr,
+) -> None:
     """The gradient of the values, and of the log masses as far as these columns tell it.
 
-    states: the sums of φ(q) ⊗ U after every chunk.  grads: of v, and of the log masses [blocks of columns, B·H, N].
+    states: the sums of φ(q) ⊗ U after every chunk.  grads: of v, and of the log masses [column blocks,B·H,N].
     """
     at = place_of(tokens, s)
     state = state_of(states, at, s)

@@ -1,4 +1,4 @@
-"""What a call is to the kernels: where its tensors lie, its sizes, and in which blocks they are worked through."""
+"""What a call is to the kernels: where its tensors lie, its sizes, and the blocks it is worked through in."""
 
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -8,12 +8,17 @@ from torch import Tensor
 
 from qkv.score.cosine import SHORTEST
 
-# Tokens of a chunk.  The sums before every chunk are held at once: N/C · F · (E+1) numbers of a head, which for
-# F = 2E are as many as q, k, v and out together have at C = 128, in float32.
-CHUNK = 128
+# Tokens of a chunk.  The sums before every chunk are held at once, F·(E+1) + E + 2 numbers of each: at
+# F = 2E = 128 as many bytes as q, k, v and out together have in bfloat16.
+CHUNK = 64
 
 # Most columns of a tile; wider vectors are taken in several.  A matrix product needs 16.
 MOST_FEATURES, MOST_COLUMNS, LEAST = 32, 64, 16
+
+# Numbers of a packed state that one program adds up along the chunks.
+STATE_BLOCK = 256
+
+WARPS, STAGES = 4, 1
 
 
 class Rows(NamedTuple):
@@ -53,9 +58,9 @@ class Place(NamedTuple):
 class Sizes(NamedTuple):
     """What is known when a kernel is compiled.
 
-    mapped: F, the components of φ.  state: how many numbers a head's sums are, packed (`state`).  amplitude: what
-    features are multiplied by.  longest: 1/length of vectors that are too short to be scaled to length 1.
-    precision: of products, as Triton names it.
+    mapped: F, the components of φ.  state: how many numbers a head's sums are, packed (`state`).  amplitude:
+    what features are multiplied by.  longest: 1/length of vectors that are too short to be scaled to length
+    1. precision: of products, as Triton names it.
     """
 
     map: str
@@ -113,6 +118,13 @@ def blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
+def grid_of(s: Sizes, of_tokens: Tensor, *more: int) -> tuple[int, ...]:
+    """Programs for the chunks of every head [.., N]."""
+    tokens = of_tokens.shape[-1]
+    heads = of_tokens.numel() // tokens if tokens else 0
+    return (heads * blocks(tokens, s.chunk), *more)
+
+
 def rows(x: Tensor) -> Rows:
     """x [B,H,N,width], copied only where a vector is not one piece."""
     x = x if x.stride(-1) == 1 else x.contiguous()
@@ -126,6 +138,3 @@ def launch(kernel: Any, grid: tuple[int, ...], *given: Any) -> None:
     device = next(x.device for x in given if isinstance(x, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[grid](*given, num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=True)
-
-
-WARPS, STAGES = 8, 1

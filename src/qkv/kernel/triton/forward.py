@@ -1,9 +1,11 @@
-"""The kernels of the forward pass: sums of every chunk, the sums before every chunk, and what queries read."""
+"""The kernels of the forward pass: sums of every chunk, the sums before it, and what queries read."""
+
+from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-from qkv.kernel.triton.call import Rows, Side, Sizes, Weighed
+from qkv.kernel.triton.call import Place, Rows, Side, Weighed
 from qkv.kernel.triton.tiles import (
     NOTHING,
     features_of,
@@ -19,6 +21,7 @@ from qkv.kernel.triton.tiles import (
 
 
 @triton.jit
+@no_type_check
 def find_peaks(side: Side, matrix: tl.tensor, peaks: tl.tensor, tokens: tl.tensor, s: tl.constexpr) -> None:
     """The largest logit of every vector."""
     at = place_of(tokens, s)
@@ -32,7 +35,16 @@ def find_peaks(side: Side, matrix: tl.tensor, peaks: tl.tensor, tokens: tl.tenso
 
 
 @triton.jit
-def sum_chunks(side: Side, y: Rows, matrix: tl.tensor, weights: tl.tuple, parts: tl.tensor, tokens: tl.tensor, s: tl.constexpr) -> None:  # noqa: E501
+@no_type_check
+def sum_chunks(
+    side: Side,
+    y: Rows,
+    matrix: tl.tensor,
+    weights: tl.tuple,
+    parts: tl.tensor,
+    tokens: tl.tensor,
+    s: tl.constexpr,
+) -> None:
     """The packed sums of every chunk, of φ(x) and y.
 
     weights: what a token's y counts with φ, a one with φ, y alone, a one alone, and its square.
@@ -67,12 +79,22 @@ def sum_chunks(side: Side, y: Rows, matrix: tl.tensor, weights: tl.tuple, parts:
 
 
 @triton.jit
-def add_along(parts: tl.tensor, running: tl.tensor, kept: tl.tensor, chunks: tl.tensor, reverse: tl.constexpr, s: tl.constexpr) -> None:  # noqa: E501
-    """The sums of every chunk -> the sums of those before it (`reverse`: after it); `running` is what comes first
-    and becomes the sums of all.  kept: what a chunk leaves of the sums before it; of squares, its square.
+@no_type_check
+def add_along(
+    parts: tl.tensor,
+    running: tl.tensor,
+    kept: tl.tensor,
+    chunks: tl.tensor,
+    reverse: tl.constexpr,
+    block: tl.constexpr,
+    s: tl.constexpr,
+) -> None:
+    """The sums of every chunk -> the sums of those before it (`reverse`: after it); `running` is what comes
+    first and becomes the sums of all.  kept: what a chunk leaves of the sums before it; of squares, its
+    square.
     """
     head = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * 256 + tl.arange(0, 256)
+    place = tl.program_id(1) * block + tl.arange(0, block)
     some = place < s.state
     now = tl.load(running + head * s.state + place, mask=some, other=0.0)
     for step in range(0, chunks):
@@ -86,36 +108,66 @@ def add_along(parts: tl.tensor, running: tl.tensor, kept: tl.tensor, chunks: tl.
 
 
 @triton.jit
-def read_queries(q: Side, k: Side, v: Rows, matrix: tl.tensor, masses: Weighed, states: tl.tensor, out: tl.tensor, noted: tl.tuple, floor: tl.tensor, tokens: tl.tensor, s: tl.constexpr) -> None:  # noqa: E501, PLR0913, PLR0917
+@no_type_check
+def counts_of(state: tl.tensor, masses: Weighed, at: Place, s: tl.constexpr) -> tl.tuple:
+    """Σ m and Σ m² of every query, the chunk's shares and what is left of the state (not causal: 0 and 1)."""
+    count = tl.zeros((s.chunk,), tl.float32) + tl.load(state + s.state - 2)
+    squares = tl.zeros((s.chunk,), tl.float32) + tl.load(state + s.state - 1)
+    if s.causal:
+        shares, rest = shares_of(masses, at, s), number_of(masses.rest, at)
+        count = count * rest + tl.sum(shares, 1)
+        squares = squares * rest * rest + tl.sum(shares * shares, 1)
+        return count, squares, shares, rest
+    else:
+        return count, squares, 0.0, 1.0
+
+
+@triton.jit
+@no_type_check
+def gap_of(total: tl.tensor, count: tl.tensor, squares: tl.tensor, floor: tl.tensor) -> tl.tensor:
+    """How far a denominator is under the floor; 0 where there are no keys."""
+    gap = tl.maximum(floor * tl.sqrt(tl.where(squares > 0, squares, 1.0)) - total, 0.0)
+    return tl.where(count > 0, gap, 0.0)
+
+
+@triton.jit
+@no_type_check
+def read_queries(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+    q: Side,
+    k: Side,
+    v: Rows,
+    matrix: tl.tensor,
+    masses: Weighed,
+    states: tl.tensor,
+    out: tl.tensor,
+    noted: tl.tuple,
+    floor: tl.tensor,
+    tokens: tl.tensor,
+    s: tl.constexpr,
+) -> None:
     """out, and its denominator, Σ m and Σ m² of every query."""
     at = place_of(tokens, s)
     state = state_of(states, at, s)
     columns = tl.program_id(1) * s.value_block + tl.arange(0, s.value_block)
     real = at.rows < tokens
-    real_keys = real
+    keys = real
     if s.causal:
-        real_keys = number_of(masses.written, at, NOTHING) > NOTHING
-    pairs, sums, total = read_sums(q, k, matrix, state, at, (real, real_keys), columns, s)
-    ends = state + s.state - 2
-    count = tl.zeros((s.chunk,), tl.float32) + tl.load(ends)
-    squares = tl.zeros((s.chunk,), tl.float32) + tl.load(ends + 1)
+        keys = number_of(masses.written, at, NOTHING) > NOTHING
+    pairs, sums, total = read_sums(q, k, matrix, state, at, (real, keys), columns, s)
+    count, squares, shares, rest = counts_of(state, masses, at, s)
+    count = tl.where(real, count, 0.0)
     if s.causal:
-        shares, rest = shares_of(masses, at, s), number_of(masses.rest, at)
         pairs *= shares
-        values = tile_of(v, at, real_keys, columns, s.value, s)
+        values = tile_of(v, at, keys, columns, s.value, s)
         sums = sums * rest[:, None] + tl.dot(pairs, values, input_precision=s.precision)
         total = total * rest + tl.sum(pairs, 1)
-        count = count * rest + tl.sum(shares, 1)
-        squares = squares * rest * rest + tl.sum(shares * shares, 1)
-    some = real & (count > 0)
-    gap = tl.maximum(floor * tl.sqrt(tl.where(squares > 0, squares, 1.0)) - total, 0.0)
-    gap = tl.where(some, gap, 0.0)
+    gap = gap_of(total, count, squares, floor)
     if tl.max(gap, 0) > 0:
         plain = tl.zeros((s.chunk, s.value_block), tl.float32) + plain_of(state, columns, s)[None, :]
         if s.causal:
             plain = plain * rest[:, None] + tl.dot(shares, values, input_precision=s.precision)
-        sums += plain * (gap / tl.where(some, count, 1.0))[:, None]
-    average = sums / tl.where(some, total + gap, 1.0)[:, None]
+        sums += plain * (gap / tl.where(count > 0, count, 1.0))[:, None]
+    average = sums / tl.where(count > 0, total + gap, 1.0)[:, None]
     number = at.head * tokens + at.rows
     place = out + number[:, None] * s.value + columns[None, :]
     tl.store(place, average, mask=real[:, None] & (columns < s.value)[None, :])

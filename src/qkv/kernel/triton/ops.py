@@ -39,10 +39,11 @@ def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and
     causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
     """
     from qkv.kernel.triton import sweeps
+    from qkv.kernel.triton.given import prepared
 
     s = sizes_of(NAMES[map], unit, causal, q, v, matrix)
-    keys = sweeps.Keys(*_masses(k, keep, written, decay, plain, scale))
-    call = sweeps.given(s, (q, k, v), keep, matrix, square, keys)
+    masses = _masses(k, keep, written, decay, plain, scale)
+    call = prepared(s, (q, k, v), keep, matrix, square, masses)
     states, after = sweeps.sums_of_keys(call, _before(q, s, sums, plain))
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     noted = sweeps.read(call, states, out, floor)
@@ -55,7 +56,12 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     s = sizes_of(NAMES[rest[6]], rest[7], rest[8], q, v, matrix)
     lead, value = q.shape[:2], v.shape[3]
-    shapes = ((3, lead[0] * lead[1], q.shape[2]), (*lead, s.mapped, value + 1), (*lead, 1, value + 2), (*lead, 1, 1))
+    shapes = (
+        (3, lead[0] * lead[1], q.shape[2]),
+        (*lead, s.mapped, value + 1),
+        (*lead, 1, value + 2),
+        (*lead, 1, 1),
+    )
     noted, *after = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
     return q.new_empty(*q.shape[:3], value), noted, *after
 
@@ -112,10 +118,11 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, matrix (`of_matrix`), written, decay, sums and plain; empty where none."""
     from qkv.kernel.triton import sweeps
+    from qkv.kernel.triton.given import prepared
 
     s = sizes_of(NAMES[map], unit, causal, q, v, matrix)
-    keys = sweeps.Keys(*_masses(k, keep, written, decay, plain0, scale0))
-    call = sweeps.given(s, (q, k, v), keep, matrix, square, keys)
+    masses = _masses(k, keep, written, decay, plain0, scale0)
+    call = prepared(s, (q, k, v), keep, matrix, square, masses)
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     after = packed(sums, plain)
     states = sweeps.sums_of_keys(call, _before(q, s, sums0, plain0))[0] if causal else after[:, None]
@@ -150,7 +157,9 @@ def _(*given: Any) -> tuple[Tensor, ...]:
     of_matrix, q, k, v, matrix, _, written, decay, sums0, plain0 = given[3:13]
     likes = (q, k, v, matrix if of_matrix else None, written, decay, sums0, plain0)
     return tuple(
-        q.new_empty(0, dtype=torch.float32) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+        q.new_empty(0, dtype=torch.float32)
+        if x is None
+        else torch.empty_like(x, memory_format=torch.contiguous_format)
         for x in likes
     )
 

@@ -14,10 +14,10 @@ NOTHING = float("-inf")
 class Shares(NamedTuple):
     """Of B·H heads, N tokens in C chunks.  A state's sums are divided by its largest mass, exp(scale).
 
-    top: [B·H,N], the largest log mass that query t has met.  rest: [B·H,N], what is left at query t of the sums
-    before its chunk.  at_end: [B·H,N], the mass of key s after the last of its chunk.  kept: [B·H,C], what is
-    left of the sums before a chunk after it.  left: [B·H], of the state that comes first, before all this.
-    scale: [B·H] after the last key.
+    top: [B·H,N], the largest log mass that query t has met.  rest: [B·H,N], what is left at query t of the
+    sums before its chunk.  at_end: [B·H,N], the mass of key s after the last of its chunk.  kept: [B·H,C],
+    what is left of the sums before a chunk after it.  left: [B·H], of the state that comes first, before all
+    this. scale: [B·H] after the last key.
     """
 
     top: Tensor

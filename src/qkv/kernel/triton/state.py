@@ -1,5 +1,5 @@
-"""The sums of a head as one row of numbers, which the kernels read and add up: Σ m φ ⊗ v [F,E], Σ m φ [F], and the
-plain sums Σ m [v, 1, m] [E+2].
+"""The sums of a head as one row of numbers, which the kernels read and add up: Σ m φ ⊗ v [F,E], Σ m φ [F],
+and the plain sums Σ m [v, 1, m] [E+2].
 """
 
 import torch

@@ -7,80 +7,27 @@ from torch import Tensor
 
 from qkv.kernel.triton import backward as back
 from qkv.kernel.triton import forward as ahead
-from qkv.kernel.triton.call import Rows, Side, Sizes, Weighed, blocks, launch, rows
-from qkv.kernel.triton.shares import Shares, along, at_once
+from qkv.kernel.triton.call import STATE_BLOCK, Rows, Side, blocks, grid_of, launch
+from qkv.kernel.triton.given import Given
 from qkv.kernel.triton.state import scaled
-from qkv.score.cosine import SHORTEST
-
-BLOCK = 256
 
 
-class Keys(NamedTuple):
-    """The masses of all keys [B·H,S], and what a state that comes first is divided by [B·H]."""
-
-    written: Tensor
-    decay: Tensor | None
-    scale: Tensor
-
-
-class Given(NamedTuple):
-    """A call, ready for the kernels: `x` as sides, values, W, and the masses in both forms."""
-
-    s: Sizes
-    q: Side
-    k: Side
-    v: Rows
-    matrix: Tensor | None
-    masses: Weighed
-    shares: Shares
-
-
-def given(s: Sizes, tensors: tuple[Tensor, Tensor, Tensor], keep: Tensor | None, matrix: Tensor | None, square: float, keys: Keys) -> Given:  # noqa: E501
-    """What is one number of a token: lengths, peaks, masses."""
-    q, k, v = tensors
-    matrix = None if matrix is None else matrix.contiguous()
-    by_q, by_k = (_number(s, x, matrix) for x in (q, k))
-    written = keys.written
-    if by_k is not None and keep is not None:
-        by_k = by_k.masked_fill(~keep[:, None], 0)
-    if s.map == "favor" and by_k is not None:
-        mass = by_k - square * _lengths(k).square()
-        mass = mass if keep is None else mass.masked_fill(~keep[:, None], 0)
-        written = written + mass.flatten(0, 1)
-    shares = (along if s.causal else at_once)(written, keys.decay, keys.scale, s.chunk)
-    masses = Weighed(written, keys.decay, shares.top, shares.rest)
-    return Given(s, Side(rows(q), by_q), Side(rows(k), by_k), rows(v), matrix, masses, shares)
-
-
-def _number(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
-    if s.unit:
-        return _lengths(x).clamp_min(SHORTEST).reciprocal()
-    if s.map != "favor":
-        return None
-    peaks = x.new_empty(x.shape[:3], dtype=torch.float32)
-    launch(ahead.find_peaks, _grid(s, peaks), Side(rows(x), None), matrix, peaks, x.shape[2], s)
-    return peaks
-
-
-def _lengths(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).contiguous()
-
-
-def _grid(s: Sizes, of_tokens: Tensor, *more: int) -> tuple[int, ...]:
-    """Programs for the chunks of every head [.., N]."""
-    tokens = of_tokens.shape[-1]
-    heads = of_tokens.numel() // tokens if tokens else 0
-    return (heads * blocks(tokens, s.chunk), *more)
-
-
-def summed(c: Given, side: Side, y: Rows, weights: tuple[Tensor, ...], kept: Tensor, running: Tensor, reverse: bool = False) -> Tensor:  # noqa: E501
+def summed(
+    c: Given,
+    side: Side,
+    y: Rows,
+    weights: tuple[Tensor, ...],
+    kept: Tensor,
+    running: Tensor,
+    reverse: bool = False,
+) -> Tensor:
     """The sums before every chunk [B·H,C,state]; `running` [B·H,state] becomes those of all."""
     s, tokens = c.s, weights[0].shape[1]
     parts = running.new_empty(*kept.shape, s.state)
-    grid = _grid(s, weights[0], blocks(s.features, s.feature_block), blocks(s.value, s.value_block))
+    grid = grid_of(s, weights[0], blocks(s.features, s.feature_block), blocks(s.value, s.value_block))
     launch(ahead.sum_chunks, grid, side, y, c.matrix, weights, parts, tokens, s)
-    grid = (len(running), blocks(s.state, BLOCK))
-    launch(ahead.add_along, grid, parts, running, kept, kept.shape[1], reverse, s)
+    grid = (len(running), blocks(s.state, STATE_BLOCK))
+    launch(ahead.add_along, grid, parts, running, kept, kept.shape[1], reverse, STATE_BLOCK, s)
     return parts
 
 
@@ -96,15 +43,15 @@ def read(c: Given, states: Tensor, out: Tensor, floor: float) -> Tensor:
     """Fills out [B,H,T,E]; denominator, Σ m and Σ m² of every query [3,B·H,T]."""
     s, tokens = c.s, out.shape[2]
     noted = out.new_empty(3, out.shape[0] * out.shape[1], tokens, dtype=torch.float32)
-    grid = _grid(s, noted[0], blocks(s.value, s.value_block))
+    grid = grid_of(s, noted[0], blocks(s.value, s.value_block))
     given = (c.q, c.k, c.v, c.matrix, c.masses, states, out, tuple(noted), floor, tokens, s)
     launch(ahead.read_queries, grid, *given)
     return noted
 
 
 class Slopes(NamedTuple):
-    """What gradients need of every query [B·H,T]: U = inverse · grad, the gradient `one` of the denominator, of
-    Σ m (`count`) and of Σ m² (`squares`); that of Σ m v is fill · U.
+    """What gradients need of every query [B·H,T]: U = inverse · grad, the gradient `one` of the denominator,
+    of Σ m (`count`) and of Σ m² (`squares`); that of Σ m v is fill · U.
     """
 
     inverse: Tensor
@@ -123,7 +70,7 @@ def slopes_of(c: Given, grad: Rows, out: Rows, states: Tensor, noted: Tensor, fl
     slopes = torch.empty_like(noted[:2])
     tokens = total.shape[1]
     given = (grad, out, c.v, c.masses, states, gap, tuple(slopes), tokens, c.s)
-    launch(back.find_slopes, _grid(c.s, total), *given)
+    launch(back.find_slopes, grid_of(c.s, total), *given)
     inverse = torch.where(some, 1 / torch.where(some, total + gap, 1), 0)
     share = 1 / torch.where(some, count, 1)
     mass, mean = slopes[0] * inverse, slopes[1] * inverse * share
@@ -134,12 +81,18 @@ def slopes_of(c: Given, grad: Rows, out: Rows, states: Tensor, noted: Tensor, fl
 
 
 def sums_of_slopes(c: Given, grad: Rows, slopes: Slopes, running: Tensor) -> Tensor:
-    """What is wanted of the sums that a chunk leaves [B·H,C or 1,state]; `running` starts as the gradient of the
-    final sums and becomes that of the state that comes first, or of the sums of all.
+    """What is wanted of the sums that a chunk leaves [B·H,C or 1,state]; `running` starts as the gradient of
+    the final sums and becomes that of the state that comes first, or of the sums of all.
     """
     rest = c.shares.rest if c.s.causal else torch.ones_like(slopes.one)
     inverse = rest * slopes.inverse
-    weights = (inverse, rest * slopes.one, inverse * slopes.fill, rest * slopes.count, rest**2 * slopes.squares)
+    weights = (
+        inverse,
+        rest * slopes.one,
+        inverse * slopes.fill,
+        rest * slopes.count,
+        rest**2 * slopes.squares,
+    )
     chunks = blocks(rest.shape[1], c.s.chunk)
     kept = c.shares.kept if c.s.causal else rest.new_ones(len(rest), chunks)
     parts = summed(c, c.q, grad, weights, kept, running, reverse=True)
@@ -152,35 +105,52 @@ def grad_values(c: Given, grad: Rows, slopes: Slopes, back_states: Tensor, grad_
     heads, tokens = at_end.shape
     mass = at_end.new_empty(blocks(s.value, s.value_block), heads, tokens)
     given = (c.k, c.q, c.v, grad, c.matrix, c.masses, tuple(slopes), at_end)
-    grid = _grid(s, at_end, len(mass))
+    grid = grid_of(s, at_end, len(mass))
     launch(back.grad_values, grid, *given, back_states, (grad_v, mass), tokens, s)
     return mass.sum(0)
 
 
-def grad_queries(c: Given, grad: Rows, slopes: Slopes, states: Tensor, grad_q: Tensor, of_matrix: bool) -> Tensor:  # noqa: E501
+def grad_queries(
+    c: Given, grad: Rows, slopes: Slopes, states: Tensor, grad_q: Tensor, of_matrix: bool
+) -> Tensor:
     """Fills the gradient of q; that of W as far as queries tell it [H,R,D]."""
     rest = c.shares.rest if c.s.causal else torch.ones_like(slopes.one)
-    weights = (rest * slopes.inverse, rest * slopes.one, rest)
-    sides = (c.q, c.k, grad, c.v)
-    return _grad_vectors(c, sides, slopes, weights, states, grad_q, of_matrix, of_keys=False)
+    weights = (rest * slopes.inverse, rest * slopes.one)
+    ends = ((c.q, c.k), (grad, c.v))
+    return _grad_vectors(c, ends, slopes, weights, states, grad_q, of_matrix, of_keys=False)
 
 
-def grad_keys(c: Given, grad: Rows, slopes: Slopes, of_mass: Tensor, states: Tensor, grad_k: Tensor, of_matrix: bool) -> Tensor:  # noqa: E501
+def grad_keys(
+    c: Given, grad: Rows, slopes: Slopes, of_mass: Tensor, states: Tensor, grad_k: Tensor, of_matrix: bool
+) -> Tensor:
     """Fills the gradient of k; that of W as far as keys tell it [H,R,D].
 
     of_mass: what a key's own x adds to its gradient [B·H,S] (FAVOR+).
     """
     weights = (c.shares.at_end, c.shares.at_end, of_mass)
-    sides = (c.k, c.q, c.v, grad)
-    return _grad_vectors(c, sides, slopes, weights, states, grad_k, of_matrix, of_keys=True)
+    ends = ((c.k, c.q), (c.v, grad))
+    return _grad_vectors(c, ends, slopes, weights, states, grad_k, of_matrix, of_keys=True)
 
 
-def _grad_vectors(c: Given, sides: tuple[Side, Side, Rows, Rows], slopes: Slopes, weights: tuple[Tensor, ...], states: Tensor, grad_x: Tensor, of_matrix: bool, of_keys: bool) -> Tensor:  # noqa: E501, PLR0913, PLR0917
+def _grad_vectors(
+    c: Given,
+    ends: tuple[tuple[Side, Side], tuple[Rows, Rows]],
+    slopes: Slopes,
+    weights: tuple[Tensor, ...],
+    states: Tensor,
+    grad_x: Tensor,
+    of_matrix: bool,
+    of_keys: bool,
+) -> Tensor:
     s, tokens = c.s, grad_x.shape[2]
-    grid = _grid(s, weights[0], blocks(s.width, s.width_block))
+    grid = grid_of(s, weights[0], blocks(s.width, s.width_block))
     chunks = blocks(tokens, s.chunk)
     per_chunk = weights[0].new_empty(len(grad_x), s.heads, chunks, s.features if of_matrix else 0, s.width)
     grads = (grad_x, per_chunk if of_matrix else None)
-    given = (*sides, c.matrix, c.masses, tuple(slopes), weights, states, grads)
-    launch(back.grad_vectors, grid, *given, tokens, of_keys, s)
+    if c.matrix is None:
+        given = (*ends, c.masses, tuple(slopes), weights, states, grad_x)
+        launch(back.grad_elu, grid, *given, tokens, of_keys, s)
+    else:
+        given = (*ends, c.matrix, c.masses, tuple(slopes), weights, states, grads)
+        launch(back.grad_vectors, grid, *given, tokens, of_keys, s)
     return per_chunk.sum((0, 2))

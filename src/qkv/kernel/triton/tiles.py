@@ -3,15 +3,18 @@
 A tile is a chunk of tokens times a block of columns.  `s` is a `call.Sizes`, known when a kernel is compiled.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
-from qkv.kernel.triton.call import Place, Rows, Side, Sizes, Weighed
+from qkv.kernel.triton.call import Place, Rows, Side, Weighed
 
 NOTHING = tl.constexpr(float("-inf"))
 
 
 @triton.jit
+@no_type_check
 def place_of(tokens: tl.tensor, s: tl.constexpr) -> Place:
     """What this program works on."""
     chunk = tl.program_id(0).to(tl.int64)
@@ -21,13 +24,17 @@ def place_of(tokens: tl.tensor, s: tl.constexpr) -> Place:
 
 
 @triton.jit
+@no_type_check
 def number_of(array: tl.tensor, at: Place, nothing: tl.constexpr = 0.0) -> tl.tensor:
     """One number of every token of the chunk, from array [B·H,N]."""
     return tl.load(array + at.head * at.tokens + at.rows, mask=at.rows < at.tokens, other=nothing)
 
 
 @triton.jit
-def tile_of(x: Rows, at: Place, real: tl.tensor, columns: tl.tensor, width: tl.constexpr, s: tl.constexpr) -> tl.tensor:  # noqa: E501
+@no_type_check
+def tile_of(
+    x: Rows, at: Place, real: tl.tensor, columns: tl.tensor, width: tl.constexpr, s: tl.constexpr
+) -> tl.tensor:
     """Columns of the chunk's vectors as float32; 0 where one is not real, which is never read."""
     begin = x.at + (at.head // s.heads) * x.batch + (at.head % s.heads) * x.head
     some = real[:, None] & (columns < width)[None, :]
@@ -35,7 +42,10 @@ def tile_of(x: Rows, at: Place, real: tl.tensor, columns: tl.tensor, width: tl.c
 
 
 @triton.jit
-def matrix_of(matrix: tl.tensor, at: Place, features: tl.tensor, columns: tl.tensor, s: tl.constexpr) -> tl.tensor:
+@no_type_check
+def matrix_of(
+    matrix: tl.tensor, at: Place, features: tl.tensor, columns: tl.tensor, s: tl.constexpr
+) -> tl.tensor:
     """W [features, columns] of the head."""
     begin = matrix + (at.head % s.heads) * (s.features * s.width)
     some = (features < s.features)[:, None] & (columns < s.width)[None, :]
@@ -43,7 +53,10 @@ def matrix_of(matrix: tl.tensor, at: Place, features: tl.tensor, columns: tl.ten
 
 
 @triton.jit
-def logits_of(side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, features: tl.tensor, s: tl.constexpr) -> tl.tensor:  # noqa: E501
+@no_type_check
+def logits_of(
+    side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, features: tl.tensor, s: tl.constexpr
+) -> tl.tensor:
     """W x of the chunk, [tokens, features], of vectors of length 1 where `s.unit`."""
     logits = tl.zeros((s.chunk, s.feature_block), tl.float32)
     for first in range(0, s.width, s.width_block):
@@ -57,7 +70,10 @@ def logits_of(side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, feature
 
 
 @triton.jit
-def features_of(side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, features: tl.tensor, s: tl.constexpr) -> tl.tuple:  # noqa: E501
+@no_type_check
+def features_of(
+    side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, features: tl.tensor, s: tl.constexpr
+) -> tl.tuple:
     """φ [tokens, features], its second half where it has one, and the logits W x (of Elu, x itself)."""
     some = real[:, None] & (features < s.features)[None, :]
     if s.map == "elu":
@@ -78,25 +94,31 @@ def features_of(side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, featu
 
 
 @triton.jit
-def sums_of(state: tl.tensor, features: tl.tensor, some: tl.tensor, columns: tl.tensor, s: tl.constexpr) -> tl.tensor:
+@no_type_check
+def sums_of(
+    state: tl.tensor, features: tl.tensor, some: tl.tensor, columns: tl.tensor, s: tl.constexpr
+) -> tl.tensor:
     """Σ m φ ⊗ v [features, columns] of a packed state."""
     mask = some[:, None] & (columns < s.value)[None, :]
     return tl.load(state + features[:, None] * s.value + columns[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
+@no_type_check
 def ones_of(state: tl.tensor, features: tl.tensor, some: tl.tensor, s: tl.constexpr) -> tl.tensor:
     """Σ m φ [features] of a packed state."""
     return tl.load(state + s.mapped * s.value + features, mask=some, other=0.0)
 
 
 @triton.jit
+@no_type_check
 def plain_of(state: tl.tensor, columns: tl.tensor, s: tl.constexpr) -> tl.tensor:
     """Σ m v [columns] of a packed state."""
     return tl.load(state + s.mapped * (s.value + 1) + columns, mask=columns < s.value, other=0.0)
 
 
 @triton.jit
+@no_type_check
 def state_of(states: tl.tensor, at: Place, s: tl.constexpr) -> tl.tensor:
     """Where the sums lie that this chunk reads: those of the chunks beside it, or of all."""
     if s.causal:
@@ -105,6 +127,7 @@ def state_of(states: tl.tensor, at: Place, s: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
+@no_type_check
 def shares_of(masses: Weighed, at: Place, s: tl.constexpr) -> tl.tensor:
     """The masses [queries, keys] of the chunk, divided by what those of a query are divided by.
 
@@ -121,9 +144,19 @@ def shares_of(masses: Weighed, at: Place, s: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def read_sums(own: Side, other: Side, matrix: tl.tensor, state: tl.tensor, at: Place, reals: tl.tuple, columns: tl.tensor, s: tl.constexpr) -> tl.tuple:  # noqa: E501
-    """φ·φ' [own, others of the chunk], zeros unless causal; and what φ reads from a state: [own, columns] of its
-    sums, and of its ones.
+@no_type_check
+def read_sums(
+    own: Side,
+    other: Side,
+    matrix: tl.tensor,
+    state: tl.tensor,
+    at: Place,
+    reals: tl.tuple,
+    columns: tl.tensor,
+    s: tl.constexpr,
+) -> tl.tuple:
+    """φ·φ' [own, others of the chunk], zeros unless causal; and what φ reads from a state: [own, columns] of
+    its sums, and of its ones.
     """
     pairs = tl.zeros((s.chunk, s.chunk), tl.float32)
     read = tl.zeros((s.chunk, s.value_block), tl.float32)
