@@ -148,7 +148,7 @@ def _or_zeros(grad: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _given(grad: Tensor, of: Tensor | None) -> Tensor:
-    """A gradient, empty where there is nothing that it could be of; no two outputs of an operator may be one."""
+    """A gradient, empty where there is none to be of: no two outputs of an operator may be one tensor."""
     return grad.new_empty(0) if of is None else grad.to(of.dtype)
 
 

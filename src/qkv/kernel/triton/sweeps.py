@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.triton import backward as back
+from qkv.kernel.triton import backward_vectors as back_vectors
 from qkv.kernel.triton import forward as ahead
 from qkv.kernel.triton.call import STATE_BLOCK, Rows, Side, blocks, grid_of, launch
 from qkv.kernel.triton.given import Given
@@ -149,8 +150,8 @@ def _grad_vectors(
     grads = (grad_x, per_chunk if of_matrix else None)
     if c.matrix is None:
         given = (*ends, c.masses, tuple(slopes), weights, states, grad_x)
-        launch(back.grad_elu, grid, *given, tokens, of_keys, s)
+        launch(back_vectors.grad_elu, grid, *given, tokens, of_keys, s)
     else:
         given = (*ends, c.matrix, c.masses, tuple(slopes), weights, states, grads)
-        launch(back.grad_vectors, grid, *given, tokens, of_keys, s)
+        launch(back_vectors.grad_vectors, grid, *given, tokens, of_keys, s)
     return per_chunk.sum((0, 2))

@@ -145,6 +145,19 @@ def shares_of(masses: Weighed, at: Place, s: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 @no_type_check
+def products_of(x: Rows, y: Rows, at: Place, reals: tl.tuple, s: tl.constexpr) -> tl.tensor:
+    """x_i·y_j of values [i, j] of the chunk."""
+    products = tl.zeros((s.chunk, s.chunk), tl.float32)
+    for first in range(0, s.value, s.value_block):
+        columns = first + tl.arange(0, s.value_block)
+        x_tile = tile_of(x, at, reals[0], columns, s.value, s)
+        y_tile = tile_of(y, at, reals[1], columns, s.value, s)
+        products += tl.dot(x_tile, tl.trans(y_tile), input_precision=s.precision)
+    return products
+
+
+@triton.jit
+@no_type_check
 def read_sums(
     own: Side,
     other: Side,
