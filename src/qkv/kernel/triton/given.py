@@ -7,16 +7,8 @@ from torch import Tensor
 
 from qkv.kernel.triton import forward as ahead
 from qkv.kernel.triton.call import Rows, Side, Sizes, Weighed, grid_of, launch, rows
-from qkv.kernel.triton.shares import Shares, along, at_once
+from qkv.kernel.triton.shares import Masses, Shares, along, at_once
 from qkv.score.cosine import SHORTEST
-
-
-class Masses(NamedTuple):
-    """The masses of all keys [B·H,S], and what a state that comes first is divided by [B·H]."""
-
-    written: Tensor
-    decay: Tensor | None
-    scale: Tensor
 
 
 class Given(NamedTuple):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qkv.kernel.native.ops import MAPS
 from qkv.kernel.triton.call import Sizes, rows, sizes_of
+from qkv.kernel.triton.shares import Masses
 from qkv.kernel.triton.state import packed, scaled, unpacked
 
 NAMES = tuple(MAPS)
@@ -62,8 +63,8 @@ def _(
         (*lead, 1, value + 2),
         (*lead, 1, 1),
     )
-    noted, *after = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
-    return q.new_empty(*q.shape[:3], value), noted, *after
+    noted, sums, plain, scale = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return q.new_empty(*q.shape[:3], value), noted, sums, plain, scale
 
 
 def _masses(
@@ -73,7 +74,7 @@ def _masses(
     decay: Tensor | None,
     plain: Tensor | None,
     scale: Tensor | None,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> Masses:
     """Log masses of all keys [B·H,S], also where every real key has mass 1; and the state's scale [B·H]."""
     if written is None:
         written = k.new_zeros(k.shape[:3], dtype=torch.float32)
@@ -81,7 +82,7 @@ def _masses(
     if scale is None:
         scale = k.new_full(k.shape[:2], float("-inf") if plain is None else 0.0, dtype=torch.float32)
     decay = None if decay is None else decay.float().flatten(0, 1).contiguous()
-    return written.float().flatten(0, 1).contiguous(), decay, scale.float().flatten()
+    return Masses(written.float().flatten(0, 1).contiguous(), decay, scale.float().flatten())
 
 
 def _before(q: Tensor, s: Sizes, sums: Tensor | None, plain: Tensor | None) -> Tensor:
@@ -139,17 +140,19 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917
     of_gates = (reaching[:, None] - mass.double().flip(1).cumsum(1).flip(1)).float()
     of_before = unpacked(scaled(wanted, call.shares.left), s.heads, s)
     found = (by_queries + by_keys, mass.view(k.shape[:3]), of_gates.view(k.shape[:3]), *of_before)
-    places = (matrix if of_matrix else None, written, decay, sums0, plain0)
-    return *grads, *(_given(x, of) for x, of in zip(found, places, strict=True))
+    return _given((*grads, *found), (q, k, v, matrix if of_matrix else None, written, decay, sums0, plain0))
 
 
 def _or_zeros(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
 
-def _given(grad: Tensor, of: Tensor | None) -> Tensor:
-    """A gradient, empty where there is none to be of: no two outputs of an operator may be one tensor."""
-    return grad.new_empty(0) if of is None else grad.to(of.dtype)
+def _given(grads: tuple[Tensor, ...], of: tuple[Tensor | None, ...]) -> Any:
+    """Gradients, empty where there is none to be of: no two outputs of an operator may be one tensor."""
+    return tuple(
+        grad.new_empty(0, dtype=torch.float32) if x is None else grad.to(x.dtype)
+        for grad, x in zip(grads, of, strict=True)
+    )
 
 
 @linear_attention_backward.register_fake

@@ -11,6 +11,14 @@ from torch import Tensor
 NOTHING = float("-inf")
 
 
+class Masses(NamedTuple):
+    """The masses of all keys [B·H,S], and what a state that comes first is divided by [B·H]."""
+
+    written: Tensor
+    decay: Tensor | None
+    scale: Tensor
+
+
 class Shares(NamedTuple):
     """Of B·H heads, N tokens in C chunks.  A state's sums are divided by its largest mass, exp(scale).
 
