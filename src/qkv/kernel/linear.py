@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from qkv import masks
 from qkv.errors import BadMask
 from qkv.kernel import native
+from qkv.kernel.chunks import CHUNK, fold
 from qkv.kernel.exact import Given, repeat_heads
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, joined, relative, weigh
-from qkv.kernel.sums import CHUNK, Mapped, Sums, add_up, implied_weights, normalise, running
+from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
 
@@ -93,9 +94,11 @@ class Linear(nn.Module):
             return LinearState(*after, Shared(projections))
         with torch.autocast(k.device.type, enabled=False):
             projections = self.features.draw()
-            keys = self._mapped(k, v, given, projections)
-            seen = Seen(keys.phi, keys.values[..., -1], keys.masses) if remember else None
-            return LinearState(*add_up(keys), Shared(projections), seen)
+            sums, seen = self._read_all(k, v, given, projections), None
+            if remember:
+                keys = self._mapped(k, v, given, projections)
+                seen = Seen(keys.phi, keys.values[..., -1], keys.masses)
+            return LinearState(*sums, Shared(projections), seen)
 
     def extend(
         self, state: LinearState, q: Query, k: Key, v: Value, given: Given = Given()
@@ -108,13 +111,12 @@ class Linear(nn.Module):
             return Attended(out, None), LinearState(*after, state.projections)
         with torch.autocast(q.device.type, enabled=False):
             projections = state.projections.value
-            phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
-            sums, plain, after = running(phi_q, keys, _sums_of(state, phi_q))
+            out, after = self._run_along(_sums_of(state, q), (q, k, v), given, projections)
             seen, weights = state.seen, None
             if seen is not None:
-                seen = _seen_too(seen, keys)
+                phi_q = self.features.queries(_wide(q), projections)
+                seen = _seen_too(seen, self._mapped(k, v, given, projections))
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=True)
-            out = normalise(sums, plain, self.floor).to(v.dtype)
         return Attended(out, _like(weights, v)), LinearState(*after, state.projections, seen)
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
@@ -126,11 +128,12 @@ class Linear(nn.Module):
             out, _ = self._engine(projections, (q, *nothing), Given(), before, causal=False)
             return Attended(out, None), state
         with torch.autocast(q.device.type, enabled=False):
-            phi_q, seen, weights = self.features.queries(_wide(q), state.projections.value), state.seen, None
+            projections, seen, weights = state.projections.value, state.seen, None
             if seen is not None:
+                phi_q = self.features.queries(_wide(q), projections)
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=False)
-            out = normalise(phi_q @ state.sums, state.plain, self.floor)
-        return Attended(out.to(q.dtype), _like(weights, q)), state
+            out = self._read_from(_sums_of(state, q), q, projections)
+        return Attended(out, _like(weights, q)), state
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
@@ -139,8 +142,7 @@ class Linear(nn.Module):
                 f"feature map, pairwise: at {queries}×{keys} the pairs cost less than the sums of "
                 f"{self.features.width} features; the result is the same{self._instead(queries, keys)}"
             )
-        how = f"in chunks of {CHUNK}" if self.causal else "as one sum over all keys"
-        features = f"{self.features.width} features, summed {how}"
+        features = f"{self.features.width} features, summed in chunks of {CHUNK}"
         return f"feature map, linear in {queries}+{keys}: {features}{self._instead(queries, keys)}"
 
     @staticmethod
@@ -177,11 +179,39 @@ class Linear(nn.Module):
     def _mapped(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Mapped:
         phi, log_mass = self.features.keys(_wide(repeat_heads(k, self.heads)), projections)
         gate = None if given.gate is None else _wide(given.gate)
-        return Mapped(phi, self._values(v, given.keep), weigh(log_mass, gate, given.keep))
+        return Mapped(phi, self._values(v, given.keep), given.keep, weigh(log_mass, gate, given.keep))
 
     def _values(self, v: Value, keep: Tensor | None) -> Tensor:
         v1 = F.pad(_wide(repeat_heads(v, self.heads)), (0, 1), value=1.0)
         return v1 if keep is None else v1 * keep[:, None, :, None]
+
+    def _read_all(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Sums:
+        def step(before: Sums, now: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
+            return None, add_up(self._mapped(k, v, _of_chunk(given, now, gate), projections), before)
+
+        none = _of_positions(given, slice(0))
+        before = nothing(self._mapped(k[:, :, :0], v[:, :, :0], none, projections))
+        return fold(step, before, k, v, given.gate)[1]
+
+    def _run_along(
+        self, before: Sums, tensors: tuple[Query, Key, Value], given: Given, projections: Tensor | None
+    ) -> tuple[Tensor, Sums]:
+        def step(
+            before: Sums, now: slice, q: Query, k: Key, v: Value, gate: Tensor | None
+        ) -> tuple[Tensor, Sums]:
+            keys = self._mapped(k, v, _of_chunk(given, now, gate), projections)
+            out, after = running(self.features.queries(_wide(q), projections), keys, before, self.floor)
+            return out.to(v.dtype), after
+
+        outs, after = fold(step, before, *tensors, given.gate)
+        return _joined(outs, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
+
+    def _read_from(self, sums: Sums, q: Query, projections: Tensor | None) -> Tensor:
+        def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
+            phi_q = self.features.queries(_wide(q), projections)
+            return normalise(phi_q @ sums.features, sums.plain, self.floor).to(q.dtype), sums
+
+        return _joined(fold(step, sums, q)[0], q, self.value, q.dtype)
 
     def _causal(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
         ahead = k.shape[2] - q.shape[2]
@@ -218,16 +248,25 @@ class Linear(nn.Module):
             raise BadMask("gate= was given to a kernel without a gate: use RFA(gate=True)")
 
 
-def _sums_of(state: LinearState, like: Tensor) -> Sums:
+def _sums_of(state: LinearState, q: Query) -> Sums:
     """The state's sums; an empty state cannot have known that float64 would be read."""
-    scale = None if state.scale is None else state.scale.to(like.dtype)
-    return Sums(state.sums.to(like.dtype), state.plain.to(like.dtype), scale)
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scale = None if state.scale is None else state.scale.to(dtype)
+    return Sums(state.sums.to(dtype), state.plain.to(dtype), scale)
 
 
 def _seen_too(seen: Seen, keys: Mapped) -> Seen:
     masses = None if seen.masses is None or keys.masses is None else joined(seen.masses, keys.masses)
     keep = torch.cat([seen.keep, keys.values[..., -1]], 2)
     return Seen(torch.cat([seen.phi, keys.phi], 2), keep, masses)
+
+
+def _of_chunk(given: Given, now: slice, gate: Tensor | None) -> Given:
+    return given._replace(keep=None if given.keep is None else given.keep[:, now], gate=gate)
+
+
+def _joined(outs: list[Tensor], q: Query, width: int, dtype: torch.dtype) -> Tensor:
+    return torch.cat(outs, 2) if outs else q.new_empty(*q.shape[:3], width, dtype=dtype)
 
 
 def _of_positions(given: Given, part: slice) -> Given:

@@ -44,7 +44,7 @@ def fourier_features(x: Vectors, projections: Projections) -> Features:
     2007.
     """
     angles = x @ projections.mT
-    return torch.cat([angles.sin(), angles.cos()], -1) * projections.shape[1] ** -0.5
+    return torch.cat([angles.sin(), angles.cos()], -1).mul_(projections.shape[1] ** -0.5)
 
 
 def arccos_features(x: Vectors, projections: Projections) -> Features:
