@@ -1,5 +1,6 @@
-"""Long sequences chunk by chunk: what a chunk needs in between, like the features of its positions, is never there
-for all of them at once.  Training keeps only what goes from chunk to chunk, and the backward pass computes the rest anew.
+"""Long sequences chunk by chunk: what a chunk needs in between, like the features of its positions, is never
+there for all of them at once.  Training keeps only what goes from chunk to chunk, and computes the rest anew on
+its way back.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,21 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Pairs within a chunk cost as much as its sums where it is about as long as there are features, and the operators of
-# a chunk of 8 heads stay in a cache of 1 MB.
+# Pairs within a chunk cost as much as its sums where it is about as long as there are features, and what the
+# operators make of a chunk of 8 heads stays near a core.
 CHUNK = 128
 
 Step = Callable[..., tuple[Any, Any]]
 
 
 def fold(step: Step, state: Any, *tensors: Tensor | None) -> tuple[list[Any], Any]:
-    """What `step(state, positions, *chunks) -> (out, state)` gives for every chunk of tensors [B,H,N,*], and the last
-    state.
+    """What `step(state, positions, *chunks) -> (out, state)` gives for every chunk of tensors [B,H,N,*], and
+    the state after the last.
     """
     length = next(x.shape[2] for x in tensors if x is not None)
     anew = length > CHUNK and torch.is_grad_enabled()
-    outs = []
-    for begin, chunks in zip(range(0, length, CHUNK), zip(*map(_chunks, tensors))):
+    starts, outs = range(0, length, CHUNK), []
+    for begin, *chunks in zip(starts, *map(_chunks, tensors), strict=False):
         now = slice(begin, begin + CHUNK)
         out, state = _anew(step, state, now, *chunks) if anew else step(state, now, *chunks)
         outs.append(out)

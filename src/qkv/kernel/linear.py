@@ -9,6 +9,7 @@ m·φ(k), and a factor that all features of a query share cancels.  One that the
 `kind(projections) -> native.Kind` and `log_mass(x) -> log m or None`, without what the engine adds itself.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -78,7 +79,7 @@ class Linear(nn.Module):
     def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that the feature map implies."""
         self._check(given)
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             projections = self.features.draw()
             phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
             weights = self._shown(phi_q, keys.phi, masks.over_keys(given.keep), keys.masses, self.causal)
@@ -92,7 +93,7 @@ class Linear(nn.Module):
             projections, nothing = self.features.draw(), k.new_zeros(len(k), self.heads, 0, k.shape[3])
             _, after = self._engine(projections, (nothing, k, v), given, None, causal=False)
             return LinearState(*after, Shared(projections))
-        with torch.autocast(k.device.type, enabled=False):
+        with _without_autocast(k):
             projections = self.features.draw()
             sums, seen = self._read_all(k, v, given, projections), None
             if remember:
@@ -109,7 +110,7 @@ class Linear(nn.Module):
             before = Sums(state.sums, state.plain, state.scale)
             out, after = self._engine(state.projections.value, (q, k, v), given, before, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             projections = state.projections.value
             out, after = self._run_along(_sums_of(state, q), (q, k, v), given, projections)
             seen, weights = state.seen, None
@@ -127,7 +128,7 @@ class Linear(nn.Module):
             projections = state.projections.value
             out, _ = self._engine(projections, (q, *nothing), Given(), before, causal=False)
             return Attended(out, None), state
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             projections, seen, weights = state.projections.value, state.seen, None
             if seen is not None:
                 phi_q = self.features.queries(_wide(q), projections)
@@ -166,7 +167,7 @@ class Linear(nn.Module):
         causal: bool,
     ) -> tuple[Tensor, Sums]:
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             gate = None if given.gate is None else _wide(given.gate)
             masses = weigh(self.features.log_mass(_wide(k)), gate, given.keep)
             kind = self.features.kind(projections)
@@ -272,6 +273,12 @@ def _joined(outs: list[Tensor], q: Query, width: int, dtype: torch.dtype) -> Ten
 def _of_positions(given: Given, part: slice) -> Given:
     keep = None if given.keep is None else given.keep[:, part]
     return given._replace(keep=keep, gate=None if given.gate is None else given.gate[:, :, part])
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    # Where there is none, leaving it out is faster than leaving it, which a decoding step notices.
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _wide(x: Tensor) -> Tensor:

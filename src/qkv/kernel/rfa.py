@@ -82,7 +82,7 @@ class GaussianMap(RandomFeatures):
 
     def _scaled(self, projections: Projections, x: Tensor) -> Projections:
         # Projections are drawn without σ, so that it learns also from what is read after a detached state.
-        return self.bandwidth.to(x.dtype) * projections.to(x.dtype) / self.temperature
+        return (self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)
 
 
 class ArccosMap(RandomFeatures):

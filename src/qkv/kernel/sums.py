@@ -31,8 +31,8 @@ Plain = Float[Tensor, "B H #N E2"]
 class Mapped(NamedTuple):
     """Keys and values ready to be summed.
 
-    phi: φ(k) [B,H,S,F].  values: [v, 1] [B,H,S,E+1], rows of padding 0.  keep: [B,S], None where all are real.
-    masses: None where every real key has mass 1.
+    phi: φ(k) [B,H,S,F].  values: [v, 1] [B,H,S,E+1], rows of padding 0.
+    keep: [B,S], None where all are real.  masses: None where every real key has mass 1.
     """
 
     phi: Tensor
@@ -56,8 +56,9 @@ class Sums(NamedTuple):
 class Shares(NamedTuple):
     """How much counts at each of T queries, by the largest mass that it has met.
 
-    own: [#B,#H,T,S], the share of every key, 0 where it is still to come.  rest: [B,H,T,1], what all sums before them are
-    multiplied by.  top: [B,H,T,1], the log of that mass.  Where every real key has mass 1, rest and top are None.
+    own: [#B,#H,T,S], the share of every key, 0 where it is still to come.  rest: [B,H,T,1], what all sums
+    before them are multiplied by.  top: [B,H,T,1], the log of that mass.  Where every real key has mass 1,
+    rest and top are None.
     """
 
     own: Tensor
@@ -121,9 +122,8 @@ def add_up(keys: Mapped, before: Sums) -> Sums:
 
 
 def running(q: Features, keys: Mapped, before: Sums, floor: float) -> tuple[Float[Tensor, "B H T E"], Sums]:
-    """The averages of T queries, each over `before` and the keys up to its own; and the sums after the last key.
-
-    O(T²) memory: for one chunk.
+    """The averages of the T queries of a chunk, each over `before` and the keys up to its own, and the sums
+    after the last key; O(T²) memory.
     """
     k, v, _, masses = keys
     shares = _shares_of_ones(keys, q.shape[2]) if masses is None else _shares(keys, before, q.shape[2])

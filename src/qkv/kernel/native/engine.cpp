@@ -6,6 +6,7 @@
 #include "backward_keys.h"
 #include "ceiling.h"
 #include "forward.h"
+#include "step.h"
 #include "threads.h"
 
 namespace qkv {
@@ -14,6 +15,7 @@ namespace QKV_ISA {
 namespace {
 
 constexpr int64_t FEWEST = 8 * C;  // tokens that are worth a run of their own
+constexpr int64_t FEW = 4;         // tokens that are no chunk yet
 
 struct Part {
   int64_t begin, end;
@@ -59,6 +61,16 @@ void run_along(const Call& call, Chunks& chunks, State& state, Part tokens) {
     chunks.run(state, at, many);
     note(call, chunks, at, many);
   }
+}
+
+// Every head by itself, token by token.
+void by_step(const Call& call, Spread spread, int threads) {
+  std::atomic<int64_t> next{0};
+  auto body = [&] {
+    Steps steps(call);
+    for (int64_t i; (i = next++) < call.batch * call.heads;) steps.run(i / call.heads, i % call.heads);
+  };
+  on_threads(spread, threads, body);
 }
 
 // Every head by itself.
@@ -135,7 +147,8 @@ void forward(const Call& call, Spread spread) {
   const int64_t most = std::max<int64_t>(tokens / FEWEST, 1);
   const int64_t parts = heads < call.threads ? std::min((call.threads + heads - 1) / heads, most) : 1;
   const int threads = int(std::min<int64_t>(call.threads, heads * parts));
-  if (parts == 1) by_head(call, spread, threads);
+  if (call.causal && call.keys > 0 && call.keys <= FEW) by_step(call, spread, threads);
+  else if (parts == 1) by_head(call, spread, threads);
   else by_part(call, spread, threads, parts);
 }
 
