@@ -32,7 +32,17 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = [NATIVE / "engine.cpp", NATIVE / "library.cpp", HERE / "native_driver.cpp"]
     made = folder / "driver"
     subprocess.run(
-        [compiler, *SANITIZED, *WIDEST, "-march=native", f"-I{NATIVE}", *sources, "-pthread", "-o", made],
+        [
+            compiler,
+            *SANITIZED,
+            *WIDEST,
+            "-march=native",
+            f"-iquote{NATIVE}",
+            *sources,
+            "-pthread",
+            "-o",
+            made,
+        ],
         check=True,
     )
     return made
