@@ -278,7 +278,7 @@ def gradients_are_close(core: Linear, reference: Linear, inputs: Inputs, weights
     found, expected = gradients(core, inputs, weights), gradients(reference, inputs, weights.double())
     by_float = by_torch(lambda: gradients(core, inputs, weights))
     for a, e, t in zip(found, expected, by_float, strict=True):
-        # Where the terms of all value columns cancel, as for a query that sees one key, their roundings are left.
+        # Where all value columns cancel, as for a query that sees one key, their roundings are left.
         left = 1e-6 * (8 + weights.shape[-1])
         most = max(3 * (t - e).abs().max().item(), 1e-4 * e.abs().max().item(), left)
         torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=most)

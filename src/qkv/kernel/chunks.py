@@ -1,6 +1,6 @@
 """Long sequences chunk by chunk: what a chunk needs in between, like the features of its positions, is never
-there for all of them at once.  Training keeps only what goes from chunk to chunk, and computes the rest anew on
-its way back.
+there for all of them at once.  Training keeps only what goes from chunk to chunk, and computes the rest anew
+on its way back.
 """
 
 from collections.abc import Callable, Iterable

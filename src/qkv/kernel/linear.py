@@ -26,6 +26,9 @@ from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, no
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
 
+# Fast routes of the same sums, best first: each has `FEWEST` positions, `why_not(*tensors)`, `attend(...)`.
+ENGINES = (native,)
+
 
 class LinearState(NamedTuple):
     """Decode state of constant size.
@@ -64,12 +67,13 @@ class Linear(nn.Module):
         """out [B,H,T,E]; runs in float32 at least, whatever autocast says, for sums must not saturate."""
         self._check(given)
         queries, keys = q.shape[2], k.shape[2]
-        if queries == 0 or keys == 0:
+        if not queries or not keys:
             return v.new_zeros(*q.shape[:3], v.shape[-1])
-        if self._by_engine(q, k, v):
+        engine = _engine_of(q, k, v)
+        if engine is not None:
             if self.causal and queries != keys:
                 return self._causal(q, k, v, given)
-            return self._engine(self.features.draw(), (q, k, v), given, None, self.causal)[0]
+            return self._by(engine, self.features.draw(), (q, k, v), given, None, self.causal)[0]
         if self._short(queries, keys):
             return self.attend(q, k, v, given).out
         if self.causal:
@@ -89,9 +93,10 @@ class Linear(nn.Module):
     def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> LinearState:
         """The state that has read these keys and values; `remember` keeps φ(k), to show weights."""
         self._check(given)
-        if not remember and self._by_engine(k, v):
-            projections, nothing = self.features.draw(), k.new_zeros(len(k), self.heads, 0, k.shape[3])
-            _, after = self._engine(projections, (nothing, k, v), given, None, causal=False)
+        engine = None if remember else _engine_of(k, v)
+        if engine is not None:
+            projections, none = self.features.draw(), k.new_zeros(len(k), self.heads, 0, k.shape[3])
+            _, after = self._by(engine, projections, (none, k, v), given, None, causal=False)
             return LinearState(*after, Shared(projections))
         with _without_autocast(k):
             projections = self.features.draw()
@@ -106,9 +111,10 @@ class Linear(nn.Module):
     ) -> tuple[Attended, LinearState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
         self._check(given)
-        if state.seen is None and self._by_engine(q, k, v) and state.sums.dtype == torch.float32:
+        engine = None if state.seen is not None else _engine_of(q, k, v)
+        if engine is not None and state.sums.dtype == torch.float32:
             before = Sums(state.sums, state.plain, state.scale)
-            out, after = self._engine(state.projections.value, (q, k, v), given, before, causal=True)
+            out, after = self._by(engine, state.projections.value, (q, k, v), given, before, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
         with _without_autocast(q):
             projections = state.projections.value
@@ -122,11 +128,12 @@ class Linear(nn.Module):
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from further queries to everything the state has read, which leaves it as it is."""
-        if state.seen is None and self._by_engine(q) and state.sums.dtype == torch.float32:
-            nothing = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
+        engine = None if state.seen is not None else _engine_of(q)
+        if engine is not None and state.sums.dtype == torch.float32:
+            none = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
             before = Sums(state.sums, state.plain, state.scale)
             projections = state.projections.value
-            out, _ = self._engine(projections, (q, *nothing), Given(), before, causal=False)
+            out, _ = self._by(engine, projections, (q, *none), Given(), before, causal=False)
             return Attended(out, None), state
         with _without_autocast(q):
             projections, seen, weights = state.projections.value, state.seen, None
@@ -155,11 +162,9 @@ class Linear(nn.Module):
         engine = f"the native engine ({native.about()['instruction set']})"
         return f"; where q, k and v are float32 or bfloat16 on a CPU, {engine} takes the same sums instead"
 
-    def _by_engine(self, *tensors: Tensor) -> bool:
-        return max(x.shape[2] for x in tensors) >= native.FEWEST and not native.why_not(*tensors)
-
-    def _engine(
+    def _by(
         self,
+        engine: Any,
         projections: Tensor | None,
         tensors: tuple[Tensor, Tensor, Tensor],
         given: Given,
@@ -171,7 +176,7 @@ class Linear(nn.Module):
             gate = None if given.gate is None else _wide(given.gate)
             masses = weigh(self.features.log_mass(_wide(k)), gate, given.keep)
             kind = self.features.kind(projections)
-            return native.attend(kind, (q, k, v), (masses, given.keep), before, causal, self.floor)
+            return engine.attend(kind, (q, k, v), (masses, given.keep), before, causal, self.floor)
 
     def _short(self, queries: int, keys: int) -> bool:
         width, value = self.features.width, self.value + 1
@@ -190,16 +195,13 @@ class Linear(nn.Module):
         def step(before: Sums, now: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
             return None, add_up(self._mapped(k, v, _of_chunk(given, now, gate), projections), before)
 
-        none = _of_positions(given, slice(0))
-        before = nothing(self._mapped(k[:, :, :0], v[:, :, :0], none, projections))
+        before = nothing(self._mapped(k[:, :, :0], v[:, :, :0], _of_positions(given, slice(0)), projections))
         return fold(step, before, k, v, given.gate)[1]
 
     def _run_along(
         self, before: Sums, tensors: tuple[Query, Key, Value], given: Given, projections: Tensor | None
     ) -> tuple[Tensor, Sums]:
-        def step(
-            before: Sums, now: slice, q: Query, k: Key, v: Value, gate: Tensor | None
-        ) -> tuple[Tensor, Sums]:
+        def step(before: Sums, now: slice, q: Query, k: Key, v: Value, gate: Any) -> tuple[Tensor, Sums]:
             keys = self._mapped(k, v, _of_chunk(given, now, gate), projections)
             out, after = running(self.features.queries(_wide(q), projections), keys, before, self.floor)
             return out.to(v.dtype), after
@@ -249,6 +251,15 @@ class Linear(nn.Module):
             raise BadMask("gate= was given to a kernel without a gate: use RFA(gate=True)")
 
 
+def _engine_of(*tensors: Tensor) -> Any:
+    """The first engine that takes these tensors and gains by it; None where torch's operators do."""
+    longest = max(x.shape[2] for x in tensors)
+    for engine in ENGINES:
+        if longest >= engine.FEWEST and not engine.why_not(*tensors):
+            return engine
+    return None
+
+
 def _sums_of(state: LinearState, q: Query) -> Sums:
     """The state's sums; an empty state cannot have known that float64 would be read."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -271,8 +282,7 @@ def _joined(outs: list[Tensor], q: Query, width: int, dtype: torch.dtype) -> Ten
 
 
 def _of_positions(given: Given, part: slice) -> Given:
-    keep = None if given.keep is None else given.keep[:, part]
-    return given._replace(keep=keep, gate=None if given.gate is None else given.gate[:, :, part])
+    return _of_chunk(given, part, None if given.gate is None else given.gate[:, :, part])
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
