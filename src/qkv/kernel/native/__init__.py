@@ -8,8 +8,8 @@ from torch import Tensor
 from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.ops import MAPS as MAPS
+from qkv.kernel.native.ops import Inputs, compute, linear_attention, seen_by_none
 from qkv.kernel.native.ops import Kind as Kind
-from qkv.kernel.native.ops import compute, linear_attention, seen_by_none
 from qkv.kernel.sums import Sums
 
 # Below this many positions a call costs more than what it saves.
@@ -61,12 +61,12 @@ def attend(
     shared = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
     masses, keep = given
     written, decay = masses or (None, None)
-    tensors = (*(x.to(shared) for x in tensors), kind.matrix, keep, written, decay)
-    tensors = (*tensors, *(before or (None, None, None)))
+    given_sums = before or (None, None, None)
+    inputs: Inputs = (*(x.to(shared) for x in tensors), kind.matrix, keep, written, decay, *given_sums)
     numbers = (MAPS[kind.map], kind.unit, causal, kind.square, floor)
-    if seen_by_none(tensors):
-        out, sums, plain, scale = compute(tensors, numbers)
+    if seen_by_none(inputs):
+        out, sums, plain, scale = compute(inputs, numbers)
     else:
-        out, _, sums, plain, scale = linear_attention(*tensors, *numbers)
+        out, _, sums, plain, scale = linear_attention(*inputs, *numbers)
     weighed = masses is not None or kind.map == "favor"
     return out.to(v.dtype), Sums(sums, plain, scale if weighed else None)

@@ -63,11 +63,11 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
     """out, sums, plain sums and scale of `linear_attention`, whose arguments these are, without torch's
     dispatcher; `noted` is filled where it is given.
     """
-    q, k, v, matrix, *_, sums, plain, scale = tensors
+    q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
     map, unit, causal, square, floor = numbers
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     after = _state_like(q, v, _features(k, matrix, map))
-    fields = _fields(*tensors[:7], map)
+    fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
     fields |= {"sums": after[0], "plain": after[1], "scale": after[2]}
     if noted is not None:
@@ -78,7 +78,8 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
 
 def seen_by_none(tensors: Inputs) -> bool:
     """Whether these are numbers only: nobody wants gradients, traces or counts what is done with them."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if traced or is_in_torch_dispatch_mode():
         return False
     return all(x is None or (type(x) is Tensor and not x.requires_grad) for x in tensors)
 
