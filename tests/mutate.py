@@ -151,8 +151,8 @@ MUTANTS = (
     Mutant(
         "prefix sums forget the newest key",
         "kernel/sums.py",
-        "(q @ k.mT).tril()",
-        "(q @ k.mT).tril(-1)",
+        "(q @ k.mT) * own",
+        "(q @ k.mT) * own.tril(-1)",
         LINEAR,
     ),
     Mutant(
@@ -179,16 +179,16 @@ MUTANTS = (
     Mutant(
         "the plain sums have no cumsum",
         "kernel/sums.py",
-        "_of_ones(v).cumsum(2)",
-        "_of_ones(v).sum(2, keepdim=True)",
+        "count = own.sum(-1, keepdim=True)",
+        "count = own[:, :, -1:].sum(-1, keepdim=True)",
         LINEAR,
     ),
     Mutant("sums in half precision", "kernel/linear.py", "else x.float()", "else x", LINEAR),
     Mutant(
         "the state is changed in place",
         "kernel/sums.py",
-        "before.features + k.mT @ v",
-        "before.features.add_(k.mT @ v)",
+        "before.features + phi.mT @ values",
+        "before.features.add_(phi.mT @ values)",
         STEPS,
     ),
     Mutant(
@@ -201,8 +201,8 @@ MUTANTS = (
     Mutant(
         "the bandwidth is ignored",
         "kernel/rfa.py",
-        "self.bandwidth.to(x.dtype) * projections.to(x.dtype) / self",
-        "projections.to(x.dtype) / self",
+        "(self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)",
+        "projections.to(x.dtype) / self.temperature",
         FORMULA,
     ),
     Mutant("vectors are not normalised", "kernel/rfa.py", "unit(x) if self.normalise else x", "x", FORMULA),

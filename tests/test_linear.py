@@ -8,11 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.errors import BadMask
-from qkv.kernel import RFA, Elu, Favor, linear, sums
+from qkv.kernel import RFA, Elu, Favor, chunks
 from qkv.kernel.exact import Given
 from qkv.kernel.linear import Linear, LinearState
 from qkv.kernel.masses import weigh
-from qkv.kernel.sums import Sums, add_up, running
 from qkv.rules import Choice
 from qkv.scope import Global
 from qkv.select import Soft
@@ -113,22 +112,52 @@ def test_chunks_and_pairs_equal_the_recurrence(
 
 
 @every_map
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])
 @pytest.mark.parametrize("chunk", [1, 5, 40])
-def test_the_chunk_changes_nothing(part: RFA, chunk: int) -> None:
+def test_the_chunk_changes_nothing(
+    part: RFA, causal: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     core = core_of(part)
     q, k, v, given = inputs(part, 13, masked=True)
-    projections = core.features.draw()
-    keys = core._mapped(k, v, given, projections)
-    phi_q, before = (
-        core.features.queries(q, projections),
-        core.start(k[:, :, :0], v[:, :, :0], cut(given, slice(0))),
-    )
-    empty = Sums(before.sums, before.plain, before.scale)
-    rows, plain, after = running(phi_q, keys, empty, chunk)
-    expected = running(phi_q, keys, empty, 13)
-    # The scale of a row is the largest mass it has met, whatever the chunk.
-    close((rows, plain, after), expected)
-    close(tuple(after), tuple(add_up(keys)))
+
+    def results() -> tuple[object, ...]:
+        start = core.start(k, v, given)
+        nothing = core.start(k[:, :, :0], v[:, :, :0], cut(given, slice(0)))
+        attended, after = core.extend(nothing, q, k, v, given)
+        # The scale of a row is the largest mass it has met, whatever the chunk.
+        return start[:3], core.read(q, start)[0].out, attended.out, after[:3]
+
+    expected = results()
+    monkeypatch.setattr(chunks, "CHUNK", chunk)
+    close(results(), expected)
+
+
+@every_map
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])
+def test_features_are_never_there_for_the_whole_sequence(
+    part: RFA, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while they are mapped, nor among what the backward pass keeps: O(N (D + E)) for N positions."""
+    monkeypatch.setattr(chunks, "CHUNK", 64)
+    core = routed(core_of(part, causal or "gate" in str(part)), False, monkeypatch)
+    longest, kept = [], {}
+    mapped = core.features.queries
+    monkeypatch.setattr(core.features, "queries", lambda x, w: longest.append(x.shape[2]) or mapped(x, w))
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    sizes = []
+    for length in (640, 1280):
+        q, k, v, given = inputs(part, length)
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            core(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), given)
+        sizes.append(sum(kept.values()))
+    states = 8 * 640 // 64 * B * H * (core.features.width + 3) * (E + 3)
+    assert max(longest) <= 64
+    assert sizes[1] - sizes[0] <= 2 * 8 * 640 * B * H * (2 * D + 2 * E) + 2 * states
 
 
 @every_map
@@ -208,6 +237,7 @@ def test_gradients_are_those_of_the_recurrence(
     leaves = [x.requires_grad_() for x in (q, k, v, given.gate) if x is not None]
     leaves += core.parameters()
     routed(core, route, monkeypatch)
+    monkeypatch.setattr(chunks, "CHUNK", 32)
     mask = doubles(B, H, 70, E)
     found = torch.autograd.grad((core(q, k, v, given) * mask).sum(), leaves)
     expected = torch.autograd.grad((recurrence(core, q, k, v, given) * mask).sum(), leaves)
@@ -443,6 +473,5 @@ def test_a_gate_must_come_with_its_logits_and_logits_with_a_gate() -> None:
 def test_says_which_route_runs() -> None:
     core = core_of(Elu())
     assert "pairwise: at 3×3" in core.explain(3, 3)
-    assert f"in chunks of {sums.CHUNK}" in core.explain(900, 900)
-    assert "as one sum" in core_of(Elu(), causal=False).explain(900, 900)
-    assert linear.CHUNK == 64
+    assert f"in chunks of {chunks.CHUNK}" in core.explain(900, 900)
+    assert f"in chunks of {chunks.CHUNK}" in core_of(Elu(), causal=False).explain(900, 900)

@@ -9,6 +9,7 @@ m·φ(k), and a factor that all features of a query share cancels.  One that the
 `kind(projections) -> native.Kind` and `log_mass(x) -> log m or None`, without what the engine adds itself.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +19,15 @@ from torch import Tensor, nn
 from qkv import masks
 from qkv.errors import BadMask
 from qkv.kernel import native
+from qkv.kernel.chunks import CHUNK, fold
 from qkv.kernel.exact import Given, repeat_heads
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, joined, relative, weigh
-from qkv.kernel.sums import CHUNK, Mapped, Sums, add_up, implied_weights, normalise, running
+from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
+
+# Fast routes of the same sums, best first: each has `FEWEST` positions, `why_not(*tensors)`, `attend(...)`.
+ENGINES = (native,)
 
 
 class LinearState(NamedTuple):
@@ -62,12 +67,13 @@ class Linear(nn.Module):
         """out [B,H,T,E]; runs in float32 at least, whatever autocast says, for sums must not saturate."""
         self._check(given)
         queries, keys = q.shape[2], k.shape[2]
-        if queries == 0 or keys == 0:
+        if not queries or not keys:
             return v.new_zeros(*q.shape[:3], v.shape[-1])
-        if self._by_engine(q, k, v):
+        engine = _engine_of(q, k, v)
+        if engine is not None:
             if self.causal and queries != keys:
                 return self._causal(q, k, v, given)
-            return self._engine(self.features.draw(), (q, k, v), given, None, self.causal)[0]
+            return self._by(engine, self.features.draw(), (q, k, v), given, None, self.causal)[0]
         if self._short(queries, keys):
             return self.attend(q, k, v, given).out
         if self.causal:
@@ -77,7 +83,7 @@ class Linear(nn.Module):
     def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that the feature map implies."""
         self._check(given)
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             projections = self.features.draw()
             phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
             weights = self._shown(phi_q, keys.phi, masks.over_keys(given.keep), keys.masses, self.causal)
@@ -87,50 +93,55 @@ class Linear(nn.Module):
     def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> LinearState:
         """The state that has read these keys and values; `remember` keeps φ(k), to show weights."""
         self._check(given)
-        if not remember and self._by_engine(k, v):
-            projections, nothing = self.features.draw(), k.new_zeros(len(k), self.heads, 0, k.shape[3])
-            _, after = self._engine(projections, (nothing, k, v), given, None, causal=False)
+        engine = None if remember else _engine_of(k, v)
+        if engine is not None:
+            projections, none = self.features.draw(), k.new_zeros(len(k), self.heads, 0, k.shape[3])
+            _, after = self._by(engine, projections, (none, k, v), given, None, causal=False)
             return LinearState(*after, Shared(projections))
-        with torch.autocast(k.device.type, enabled=False):
+        with _without_autocast(k):
             projections = self.features.draw()
-            keys = self._mapped(k, v, given, projections)
-            seen = Seen(keys.phi, keys.values[..., -1], keys.masses) if remember else None
-            return LinearState(*add_up(keys), Shared(projections), seen)
+            sums, seen = self._read_all(k, v, given, projections), None
+            if remember:
+                keys = self._mapped(k, v, given, projections)
+                seen = Seen(keys.phi, keys.values[..., -1], keys.masses)
+            return LinearState(*sums, Shared(projections), seen)
 
     def extend(
         self, state: LinearState, q: Query, k: Key, v: Value, given: Given = Given()
     ) -> tuple[Attended, LinearState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
         self._check(given)
-        if state.seen is None and self._by_engine(q, k, v) and state.sums.dtype == torch.float32:
+        engine = None if state.seen is not None else _engine_of(q, k, v)
+        if engine is not None and state.sums.dtype == torch.float32:
             before = Sums(state.sums, state.plain, state.scale)
-            out, after = self._engine(state.projections.value, (q, k, v), given, before, causal=True)
+            out, after = self._by(engine, state.projections.value, (q, k, v), given, before, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             projections = state.projections.value
-            phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
-            sums, plain, after = running(phi_q, keys, _sums_of(state, phi_q))
+            out, after = self._run_along(_sums_of(state, q), (q, k, v), given, projections)
             seen, weights = state.seen, None
             if seen is not None:
-                seen = _seen_too(seen, keys)
+                phi_q = self.features.queries(_wide(q), projections)
+                seen = _seen_too(seen, self._mapped(k, v, given, projections))
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=True)
-            out = normalise(sums, plain, self.floor).to(v.dtype)
         return Attended(out, _like(weights, v)), LinearState(*after, state.projections, seen)
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from further queries to everything the state has read, which leaves it as it is."""
-        if state.seen is None and self._by_engine(q) and state.sums.dtype == torch.float32:
-            nothing = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
+        engine = None if state.seen is not None else _engine_of(q)
+        if engine is not None and state.sums.dtype == torch.float32:
+            none = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
             before = Sums(state.sums, state.plain, state.scale)
             projections = state.projections.value
-            out, _ = self._engine(projections, (q, *nothing), Given(), before, causal=False)
+            out, _ = self._by(engine, projections, (q, *none), Given(), before, causal=False)
             return Attended(out, None), state
-        with torch.autocast(q.device.type, enabled=False):
-            phi_q, seen, weights = self.features.queries(_wide(q), state.projections.value), state.seen, None
+        with _without_autocast(q):
+            projections, seen, weights = state.projections.value, state.seen, None
             if seen is not None:
+                phi_q = self.features.queries(_wide(q), projections)
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=False)
-            out = normalise(phi_q @ state.sums, state.plain, self.floor)
-        return Attended(out.to(q.dtype), _like(weights, q)), state
+            out = self._read_from(_sums_of(state, q), q, projections)
+        return Attended(out, _like(weights, q)), state
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
@@ -139,8 +150,7 @@ class Linear(nn.Module):
                 f"feature map, pairwise: at {queries}×{keys} the pairs cost less than the sums of "
                 f"{self.features.width} features; the result is the same{self._instead(queries, keys)}"
             )
-        how = f"in chunks of {CHUNK}" if self.causal else "as one sum over all keys"
-        features = f"{self.features.width} features, summed {how}"
+        features = f"{self.features.width} features, summed in chunks of {CHUNK}"
         return f"feature map, linear in {queries}+{keys}: {features}{self._instead(queries, keys)}"
 
     @staticmethod
@@ -152,11 +162,9 @@ class Linear(nn.Module):
         engine = f"the native engine ({native.about()['instruction set']})"
         return f"; where q, k and v are float32 or bfloat16 on a CPU, {engine} takes the same sums instead"
 
-    def _by_engine(self, *tensors: Tensor) -> bool:
-        return max(x.shape[2] for x in tensors) >= native.FEWEST and not native.why_not(*tensors)
-
-    def _engine(
+    def _by(
         self,
+        engine: Any,
         projections: Tensor | None,
         tensors: tuple[Tensor, Tensor, Tensor],
         given: Given,
@@ -164,11 +172,11 @@ class Linear(nn.Module):
         causal: bool,
     ) -> tuple[Tensor, Sums]:
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             gate = None if given.gate is None else _wide(given.gate)
             masses = weigh(self.features.log_mass(_wide(k)), gate, given.keep)
             kind = self.features.kind(projections)
-            return native.attend(kind, (q, k, v), (masses, given.keep), before, causal, self.floor)
+            return engine.attend(kind, (q, k, v), (masses, given.keep), before, causal, self.floor)
 
     def _short(self, queries: int, keys: int) -> bool:
         width, value = self.features.width, self.value + 1
@@ -177,11 +185,36 @@ class Linear(nn.Module):
     def _mapped(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Mapped:
         phi, log_mass = self.features.keys(_wide(repeat_heads(k, self.heads)), projections)
         gate = None if given.gate is None else _wide(given.gate)
-        return Mapped(phi, self._values(v, given.keep), weigh(log_mass, gate, given.keep))
+        return Mapped(phi, self._values(v, given.keep), given.keep, weigh(log_mass, gate, given.keep))
 
     def _values(self, v: Value, keep: Tensor | None) -> Tensor:
         v1 = F.pad(_wide(repeat_heads(v, self.heads)), (0, 1), value=1.0)
         return v1 if keep is None else v1 * keep[:, None, :, None]
+
+    def _read_all(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Sums:
+        def step(before: Sums, now: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
+            return None, add_up(self._mapped(k, v, _of_chunk(given, now, gate), projections), before)
+
+        before = nothing(self._mapped(k[:, :, :0], v[:, :, :0], _of_positions(given, slice(0)), projections))
+        return fold(step, before, k, v, given.gate)[1]
+
+    def _run_along(
+        self, before: Sums, tensors: tuple[Query, Key, Value], given: Given, projections: Tensor | None
+    ) -> tuple[Tensor, Sums]:
+        def step(before: Sums, now: slice, q: Query, k: Key, v: Value, gate: Any) -> tuple[Tensor, Sums]:
+            keys = self._mapped(k, v, _of_chunk(given, now, gate), projections)
+            out, after = running(self.features.queries(_wide(q), projections), keys, before, self.floor)
+            return out.to(v.dtype), after
+
+        outs, after = fold(step, before, *tensors, given.gate)
+        return _joined(outs, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
+
+    def _read_from(self, sums: Sums, q: Query, projections: Tensor | None) -> Tensor:
+        def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
+            phi_q = self.features.queries(_wide(q), projections)
+            return normalise(phi_q @ sums.features, sums.plain, self.floor).to(q.dtype), sums
+
+        return _joined(fold(step, sums, q)[0], q, self.value, q.dtype)
 
     def _causal(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
         ahead = k.shape[2] - q.shape[2]
@@ -218,10 +251,20 @@ class Linear(nn.Module):
             raise BadMask("gate= was given to a kernel without a gate: use RFA(gate=True)")
 
 
-def _sums_of(state: LinearState, like: Tensor) -> Sums:
+def _engine_of(*tensors: Tensor) -> Any:
+    """The first engine that takes these tensors and gains by it; None where torch's operators do."""
+    longest = max(x.shape[2] for x in tensors)
+    for engine in ENGINES:
+        if longest >= engine.FEWEST and not engine.why_not(*tensors):
+            return engine
+    return None
+
+
+def _sums_of(state: LinearState, q: Query) -> Sums:
     """The state's sums; an empty state cannot have known that float64 would be read."""
-    scale = None if state.scale is None else state.scale.to(like.dtype)
-    return Sums(state.sums.to(like.dtype), state.plain.to(like.dtype), scale)
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scale = None if state.scale is None else state.scale.to(dtype)
+    return Sums(state.sums.to(dtype), state.plain.to(dtype), scale)
 
 
 def _seen_too(seen: Seen, keys: Mapped) -> Seen:
@@ -230,9 +273,22 @@ def _seen_too(seen: Seen, keys: Mapped) -> Seen:
     return Seen(torch.cat([seen.phi, keys.phi], 2), keep, masses)
 
 
+def _of_chunk(given: Given, now: slice, gate: Tensor | None) -> Given:
+    return given._replace(keep=None if given.keep is None else given.keep[:, now], gate=gate)
+
+
+def _joined(outs: list[Tensor], q: Query, width: int, dtype: torch.dtype) -> Tensor:
+    return torch.cat(outs, 2) if outs else q.new_empty(*q.shape[:3], width, dtype=dtype)
+
+
 def _of_positions(given: Given, part: slice) -> Given:
-    keep = None if given.keep is None else given.keep[:, part]
-    return given._replace(keep=keep, gate=None if given.gate is None else given.gate[:, :, part])
+    return _of_chunk(given, part, None if given.gate is None else given.gate[:, :, part])
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    # Where there is none, leaving it out is faster than leaving it, which a decoding step notices.
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -55,11 +55,6 @@ def joined(before: Masses, after: Masses) -> Masses:
     return _logwise(lambda *parts: torch.cat(parts, 2), before, after)
 
 
-def of_positions(masses: Masses, part: slice) -> Masses:
-    """The masses of these keys alone."""
-    return _logwise(lambda logs: logs[:, :, part], masses)
-
-
 def at_end(masses: Masses) -> LogMasses:
     """Log masses [B,H,1,S] after the last key."""
     left = masses.written if masses.decay is None else masses.written + _faded(masses.decay)
@@ -77,10 +72,10 @@ def at_queries(masses: Masses, queries: int) -> LogMasses:
     if masses.decay is not None and keys > 0:
         rows = min(queries, keys)
         first = keys - rows
-        at_first = F.pad(_faded(masses.decay[:, :, : first + 1]), (0, rows - 1))[:, :, None]
-        further = masses.decay[:, :, first + 1 :, None].expand(-1, -1, -1, keys).tril(first)
-        faded = torch.cat([at_first, further], 2).cumsum(2)
-        left = left + F.pad(faded, (0, 0, queries - rows, 0))
+        at_first = F.pad(_faded(masses.decay[:, :, : first + 1]), (0, rows - 1))[..., None]
+        further = masses.decay[:, :, None, first + 1 :].expand(-1, -1, keys, -1).triu(-first)
+        faded = torch.cat([at_first, further], 3).cumsum(3)  # along the last dimension, where it is fast
+        left = left + F.pad(faded, (queries - rows, 0)).mT
     return left.masked_fill(~masks.causal(queries, keys, left.device), NOTHING)
 
 

@@ -44,7 +44,7 @@ def fourier_features(x: Vectors, projections: Projections) -> Features:
     2007.
     """
     angles = x @ projections.mT
-    return torch.cat([angles.sin(), angles.cos()], -1) * projections.shape[1] ** -0.5
+    return torch.cat([angles.sin(), angles.cos()], -1).mul_(projections.shape[1] ** -0.5)
 
 
 def arccos_features(x: Vectors, projections: Projections) -> Features:
@@ -82,7 +82,7 @@ class GaussianMap(RandomFeatures):
 
     def _scaled(self, projections: Projections, x: Tensor) -> Projections:
         # Projections are drawn without σ, so that it learns also from what is read after a detached state.
-        return self.bandwidth.to(x.dtype) * projections.to(x.dtype) / self.temperature
+        return (self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)
 
 
 class ArccosMap(RandomFeatures):

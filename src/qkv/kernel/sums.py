@@ -19,21 +19,25 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qkv.kernel.masses import at_end, at_queries, highest, of_positions, relative
+from qkv import masks
+from qkv.kernel.masses import NOTHING, Masses, at_end, at_queries, highest, relative
 from qkv.shapes import Weights
 
 Features = Float[Tensor, "B H N F"]
 Rows = Float[Tensor, "B H N E1"]
 Plain = Float[Tensor, "B H #N E2"]
-CHUNK = 64
 
 
 class Mapped(NamedTuple):
-    """Keys and values ready to be summed: φ(k) [B,H,S,F], [v, 1] [B,H,S,E+1] with padded rows 0, and the
-    masses; None where every real key has mass 1."""
+    """Keys and values ready to be summed.
+
+    phi: φ(k) [B,H,S,F].  values: [v, 1] [B,H,S,E+1], rows of padding 0.
+    keep: [B,S], None where all are real.  masses: None where every real key has mass 1.
+    """
 
     phi: Tensor
     values: Tensor
+    keep: Any
     masses: Any
 
 
@@ -47,6 +51,19 @@ class Sums(NamedTuple):
     features: Tensor
     plain: Tensor
     scale: Any
+
+
+class Shares(NamedTuple):
+    """How much counts at each of T queries, by the largest mass that it has met.
+
+    own: [#B,#H,T,S], the share of every key, 0 where it is still to come.  rest: [B,H,T,1], what all sums
+    before them are multiplied by.  top: [B,H,T,1], the log of that mass.  Where every real key has mass 1,
+    rest and top are None.
+    """
+
+    own: Tensor
+    rest: Any
+    top: Any
 
 
 def implied_weights(
@@ -83,67 +100,71 @@ def _gap(total: Tensor, squares: Tensor, floor: float) -> Tensor:
     return (floor * torch.where(squares > 0, squares, 1).sqrt() - total).clamp_min(0)
 
 
-def add_up(keys: Mapped) -> Sums:
-    """The sums over all these keys."""
-    phi, values, masses = keys
+def nothing(keys: Mapped) -> Sums:
+    """The sums before the first of these keys."""
+    phi, values = keys.phi[:, :, :1], keys.values[:, :, :1]
+    features = phi.new_zeros(*phi.shape[:2], phi.shape[-1], values.shape[-1])
+    plain = phi.new_zeros(*phi.shape[:2], 1, values.shape[-1] + 1)
+    return Sums(
+        features, plain, None if keys.masses is None else phi.new_full((*phi.shape[:2], 1, 1), NOTHING)
+    )
+
+
+def add_up(keys: Mapped, before: Sums) -> Sums:
+    """`before` and the sums over all these keys."""
+    phi, values, _, masses = keys
     if masses is None:
-        return Sums(phi.mT @ values, _of_ones(values).sum(2, keepdim=True), None)
-    logs = at_end(masses)
-    scale = highest(logs)
-    share = relative(logs, scale)
-    return Sums((phi.mT * share) @ values, _of_shares(share, values), scale)
+        plain = torch.cat([values, values[..., -1:]], -1).sum(2, keepdim=True)
+        return Sums(before.features + phi.mT @ values, before.plain + plain, None)
+    logs, left = at_end(masses), _left(before, masses)[:, :, -1:]
+    top = torch.maximum(highest(logs), left.detach())
+    return _after(keys, before, Shares(relative(logs, top), relative(left, top), top))
 
 
-def running(phi_q: Features, keys: Mapped, before: Sums, chunk: int = CHUNK) -> tuple[Rows, Plain, Sums]:
-    """sums_t [B,H,T,E+1] and plain_t [B,H,T,E+2] of T queries, each over `before` and the keys up to its own;
-    and the sums after the last key.  O(T) memory.
+def running(q: Features, keys: Mapped, before: Sums, floor: float) -> tuple[Float[Tensor, "B H T E"], Sums]:
+    """The averages of the T queries of a chunk, each over `before` and the keys up to its own, and the sums
+    after the last key; O(T²) memory.
     """
-    out, plain = [], []
-    for begin in range(0, phi_q.shape[2], chunk):
-        now = slice(begin, begin + chunk)
-        of_chunk = _chunk_of_ones if keys.masses is None else _chunk_of_masses
-        sums_now, plain_now, before = of_chunk(phi_q[:, :, now], _of_chunk(keys, now), before)
-        out.append(sums_now)
-        plain.append(plain_now)
-    return _joined(out, phi_q @ before.features), _joined(plain, _of_ones(keys.values)), before
+    k, v, _, masses = keys
+    shares = _shares_of_ones(keys, q.shape[2]) if masses is None else _shares(keys, before, q.shape[2])
+    own, rest = shares.own, shares.rest
+    scores, old, plain = (q @ k.mT) * own, _faded(q @ before.features, rest), _faded(before.plain, rest)
+    count = own.sum(-1, keepdim=True) + plain[..., -2:-1]
+    squares = own.square().sum(-1, keepdim=True) + _faded(plain[..., -1:], rest)
+    gap = _gap(scores.sum(-1, keepdim=True) + old[..., -1:], squares, floor)
+    some = count > 0
+    fill = gap / torch.where(some, count, 1)
+    rows = torch.addcmul(scores, fill, own) @ v + torch.addcmul(old, fill, plain[..., :-1])
+    return rows[..., :-1] / torch.where(some, rows[..., -1:], 1), _after(keys, before, shares)
 
 
-def _of_ones(values: Rows) -> Plain:
-    """[v, 1] -> [v, 1, 1], and zeros where padded."""
-    return torch.cat([values, values[..., -1:]], -1)
+def _shares_of_ones(keys: Mapped, queries: int) -> Shares:
+    own = masks.causal(queries, keys.phi.shape[2], keys.phi.device)[None, None]
+    own = own if keys.keep is None else own & keys.keep[:, None, None]
+    return Shares(own.to(keys.phi.dtype), None, None)
 
 
-def _of_shares(share: Float[Tensor, "B H N S"], values: Float[Tensor, "B H S E1"]) -> Plain:
-    """Σ_s m_s [v_s, 1, m_s]."""
-    return torch.cat([share @ values, share.square().sum(-1, keepdim=True)], -1)
+def _shares(keys: Mapped, before: Sums, queries: int) -> Shares:
+    logs, left = at_queries(keys.masses, queries), _left(before, keys.masses)
+    top = torch.maximum(highest(logs), left.detach())
+    return Shares(relative(logs, top), relative(left, top), top)
 
 
-def _chunk_of_ones(q: Features, keys: Mapped, before: Sums) -> tuple[Rows, Plain, Sums]:
-    k, v, _ = keys
-    plain = before.plain + _of_ones(v).cumsum(2)
-    sums = (q @ k.mT).tril() @ v + q @ before.features
-    return sums, plain, Sums(before.features + k.mT @ v, plain[:, :, -1:], None)
+def _left(before: Sums, masses: Masses) -> Tensor:
+    """The log of what all sums before are still multiplied by, [B,H,S or 1,1]."""
+    return before.scale if masses.decay is None else before.scale + masses.decay.cumsum(2)[..., None]
 
 
-def _chunk_of_masses(q: Features, keys: Mapped, before: Sums) -> tuple[Rows, Plain, Sums]:
-    """The masses are divided, at every query, by the largest it has met."""
-    (k, v, masses), scale = keys, before.scale
-    logs = at_queries(masses, q.shape[2])
-    kept = scale if masses.decay is None else scale + masses.decay.cumsum(2)[..., None]
-    top = torch.maximum(highest(logs), kept.detach())
-    share, rest = relative(logs, top), relative(kept, top)
-    sums = (q @ k.mT * share) @ v + rest * (q @ before.features)
-    kept_plain = torch.cat([rest * before.plain[..., :-1], rest.square() * before.plain[..., -1:]], -1)
-    plain = _of_shares(share, v) + kept_plain
-    features = (k.mT * share[:, :, -1:]) @ v + rest[:, :, -1:] * before.features
-    return sums, plain, Sums(features, plain[:, :, -1:], top[:, :, -1:])
+def _faded(x: Tensor, rest: Tensor | None) -> Tensor:
+    return x if rest is None else rest * x
 
 
-def _of_chunk(keys: Mapped, now: slice) -> Mapped:
-    phi, values, masses = keys
-    masses = None if masses is None else of_positions(masses, now)
-    return Mapped(phi[:, :, now], values[:, :, now], masses)
-
-
-def _joined(parts: list[Tensor], nothing: Tensor) -> Tensor:
-    return torch.cat(parts, 2) if parts else nothing
+def _after(keys: Mapped, before: Sums, shares: Shares) -> Sums:
+    """The sums as they are at the last query."""
+    k, v, _, masses = keys
+    if masses is None:
+        return add_up(keys, before)
+    share, rest = shares.own[:, :, -1:], shares.rest[:, :, -1:]
+    plain = torch.cat([share @ v, share.square().sum(-1, keepdim=True)], -1)
+    kept = torch.cat([rest * before.plain[..., :-1], rest.square() * before.plain[..., -1:]], -1)
+    return Sums((k.mT * share) @ v + rest * before.features, plain + kept, shares.top[:, :, -1:])

@@ -9,12 +9,12 @@ from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import MAPS as MAPS
+from qkv.kernel.native.ops import Inputs, compute, linear_attention, seen_by_none
 from qkv.kernel.native.ops import Kind as Kind
-from qkv.kernel.native.ops import linear_attention
 from qkv.kernel.sums import Sums
 
 # Below this many positions a call costs more than what it saves.
-FEWEST = 8
+FEWEST = 1
 
 
 def available() -> bool:
@@ -68,18 +68,12 @@ def attend(
     shared = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
     masses, keep = given
     written, decay = masses or (None, None)
-    out, _, sums, plain, scale = linear_attention(
-        *(x.to(shared) for x in (q, k, v)),
-        kind.matrix,
-        keep,
-        written,
-        decay,
-        *(before or (None, None, None)),
-        MAPS[kind.map],
-        kind.unit,
-        causal,
-        kind.square,
-        floor,
-    )
+    given_sums = before or (None, None, None)
+    inputs: Inputs = (*(x.to(shared) for x in tensors), kind.matrix, keep, written, decay, *given_sums)
+    numbers = (MAPS[kind.map], kind.unit, causal, kind.square, floor)
+    if seen_by_none(inputs):
+        out, sums, plain, scale = compute(inputs, numbers)
+    else:
+        out, _, sums, plain, scale = linear_attention(*inputs, *numbers)
     weighed = masses is not None or kind.map == "favor"
     return out.to(v.dtype), Sums(sums, plain, scale if weighed else None)

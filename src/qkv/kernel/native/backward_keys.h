@@ -41,7 +41,7 @@ inline void Backward::weigh_backward(int64_t first, int64_t many) {
 // at_end of keys that every query sees, and that those after them fade.
 inline void Backward::weigh_at_end_of_all() {
   for (int s = C - 1; s >= 0; --s) {
-    at_end[s] = call_.weighed ? share_of(written[s] + float(faded_), state_.scale) : kept[s];
+    at_end[s] = call_.weighed ? share_of(written[s] + float(faded_), state.scale) : kept[s];
     faded_ += decay[s];
   }
 }
@@ -78,9 +78,9 @@ inline void Backward::grad_keys(int64_t many) {
     for (int s = 0; s < C; s += P) {
       Tile tile;
       for (int i = 0; i < TALL; ++i)
-        for (int j = 0; j < WIDE; ++j) tile.at[i][j] = all(back_.ones[f + i]);
+        for (int j = 0; j < WIDE; ++j) tile.at[i][j] = all(back.ones[f + i]);
       for (int64_t e = 0; e < s_.values; e += P)
-        tile.template add<P, 1>(back_.sums + e * s_.rows + f * P, v_turned_ + e * C + s, C, P);
+        tile.template add<P, 1>(back.sums + e * s_.rows + f * P, v_turned_ + e * C + s, C, P);
       tile.scale_columns(at_end + s);
       if (call_.causal && s < many)
         tile.template add<C, 1>(queries.phi + f * C + s, pairs_ + s * C + s, C, many - s);
@@ -92,8 +92,8 @@ inline void Backward::grad_values(int64_t many) {
   for (int64_t e = 0; e < s_.values; e += P)
     for (int64_t s = 0; s < many; s += TALL) {
       Tile tile;
-      tile.read(back_.plain + e, 0);
-      tile.template add<1, C>(keys.phi + s, back_.sums + e * s_.rows, P, s_.rows);
+      tile.read(back.plain + e, 0);
+      tile.template add<1, C>(keys.phi + s, back.sums + e * s_.rows, P, s_.rows);
       tile.scale_rows(at_end + s);
       if (call_.causal) tile.template add<1, C>(scores_ + s * C + s, u_ + e * C + s * P, P, many - s);
       tile.write(grad_v_ + s * s_.values + e, int(s_.values));
@@ -102,10 +102,10 @@ inline void Backward::grad_values(int64_t many) {
 
 inline void Backward::grad_masses(int64_t first, int64_t many, double& sum) {
   for (int s = 0; s < C; s += L) {
-    Floats one = all(back_.count);
-    for (int64_t f = 0; f < s_.rows; ++f) one += load(keys.phi + f * C + s) * back_.ones[f];
+    Floats one = all(back.count);
+    for (int64_t f = 0; f < s_.rows; ++f) one += load(keys.phi + f * C + s) * back.ones[f];
     const Floats ends = load(at_end + s);
-    one = one * ends + ends * ends * (2 * back_.squares);
+    one = one * ends + ends * ends * (2 * back.squares);
     if (call_.causal) one += load(grad_one_ + s);
     Floats row[L];
     for (int i = 0; i < L; ++i) {
@@ -138,7 +138,7 @@ inline void Backward::gather(int64_t many) {
   for (int64_t e = 0; e < s_.values; e += P)
     for (int64_t f = 0; f < s_.rows; f += TALL) {
       Tile tile;
-      float* place = back_.sums + e * s_.rows + f * P;
+      float* place = back.sums + e * s_.rows + f * P;
       tile.read(place, P);
       tile.scale(rest_at_end);
       tile.template add<C, 1>(queries.phi + f * C, u_ + e * C, P, many);
@@ -147,35 +147,34 @@ inline void Backward::gather(int64_t many) {
   for (int64_t f = 0; f < s_.rows; ++f) {
     Floats sum{};
     for (int t = 0; t < C; t += L) sum += load(queries.phi + f * C + t) * load(one_ + t);
-    float ones = back_.ones[f] * rest_at_end;
+    float ones = back.ones[f] * rest_at_end;
     for (int i = 0; i < L; ++i) ones += sum[i];
-    back_.ones[f] = ones;
+    back.ones[f] = ones;
   }
   for (int64_t e = 0; e < s_.values; e += L) {
-    Floats sum = load(back_.plain + e) * rest_at_end;
+    Floats sum = load(back.plain + e) * rest_at_end;
     for (int64_t t = 0; t < many; ++t) sum += load(u_ + in_panels(t, e, C)) * fill_slope_[t];
-    store(back_.plain + e, sum);
+    store(back.plain + e, sum);
   }
-  back_.count *= rest_at_end, back_.squares *= rest_at_end * rest_at_end;
+  back.count *= rest_at_end, back.squares *= rest_at_end * rest_at_end;
   for (int64_t t = 0; t < many; ++t) {
-    back_.count += rest[t] * count_slope_[t];
-    back_.squares += rest[t] * rest[t] * square_slope_[t];
+    back.count += rest[t] * count_slope_[t];
+    back.squares += rest[t] * rest[t] * square_slope_[t];
   }
 }
 
-// The gradients of what does not belong to one position.
-inline void Backward::finish() {
-  const int64_t at = b * call_.heads + h;
-  if (call_.grad_matrix) features.close(call_.grad_matrix + at * s_.features * s_.width);
+// The gradients of the state before the first key.
+inline void Backward::finish_state() {
   if (!call_.grad_sums0) return;
+  const int64_t at = b * call_.heads + h;
   if (!call_.causal && call_.weighed) {
-    const float left = share_of(call_.scale0[at] + float(faded_), state_.scale);
-    for (int64_t i = 0; i < s_.rows * s_.values; ++i) back_.sums[i] *= left;
-    for (int64_t i = 0; i < s_.rows; ++i) back_.ones[i] *= left;
-    for (int64_t i = 0; i < s_.values; ++i) back_.plain[i] *= left;
-    back_.count *= left, back_.squares *= left * left;
+    const float left = share_of(call_.scale0[at] + float(faded_), state.scale);
+    for (int64_t i = 0; i < s_.rows * s_.values; ++i) back.sums[i] *= left;
+    for (int64_t i = 0; i < s_.rows; ++i) back.ones[i] *= left;
+    for (int64_t i = 0; i < s_.values; ++i) back.plain[i] *= left;
+    back.count *= left, back.squares *= left * left;
   }
-  give(back_, call_.grad_sums0, call_.grad_plain0, nullptr);
+  give(back, call_.grad_sums0, call_.grad_plain0, nullptr);
 }
 
 inline void Backward::key_chunk(int64_t first, int64_t many, double& written_so_far) {

@@ -5,6 +5,17 @@
 namespace qkv {
 namespace QKV_ISA {
 
+// A run of tokens.
+struct Part {
+  int64_t begin, end;
+};
+
+// Run `i` of `parts` runs of whole chunks.
+inline Part part_of(int64_t tokens, int64_t parts, int64_t i) {
+  const int64_t chunks = (tokens + C - 1) / C;
+  return {std::min(chunks * i / parts * C, tokens), std::min(chunks * (i + 1) / parts * C, tokens)};
+}
+
 class Chunks {
  public:
   explicit Chunks(const Call& call, bool backward = false)
@@ -33,7 +44,8 @@ class Chunks {
     const float* from = sums + at * s_.outside() * wide;
     for (int64_t f = 0; f < s_.outside(); ++f, from += wide) {
       const int64_t row = s_.row_of(f);
-      for (int64_t e = 0; e < s_.value; ++e) state.sums[in_panels(row, e, s_.rows)] = from[e];
+      for (int64_t e = 0; e < s_.value; e += P)
+        copy_row(from + e, state.sums + in_panels(row, e, s_.rows), std::min<int64_t>(P, s_.value - e));
       state.ones[row] = from[s_.value];
     }
     const float* own = plain + at * (wide + 1);
@@ -47,7 +59,8 @@ class Chunks {
     float* to = sums + at * s_.outside() * wide;
     for (int64_t f = 0; f < s_.outside(); ++f, to += wide) {
       const int64_t row = s_.row_of(f);
-      for (int64_t e = 0; e < s_.value; ++e) to[e] = state.sums[in_panels(row, e, s_.rows)];
+      for (int64_t e = 0; e < s_.value; e += P)
+        copy_row(state.sums + in_panels(row, e, s_.rows), to + e, std::min<int64_t>(P, s_.value - e));
       to[s_.value] = state.ones[row];
     }
     float* own = plain + at * (wide + 1);

@@ -1,11 +1,11 @@
 // The engine for one instruction set: compiled once for each.
 #include <algorithm>
 #include <atomic>
-#include <vector>
 
-#include "backward_keys.h"
+#include "backward_parts.h"
 #include "ceiling.h"
 #include "forward.h"
+#include "step.h"
 #include "threads.h"
 
 namespace qkv {
@@ -14,16 +14,7 @@ namespace QKV_ISA {
 namespace {
 
 constexpr int64_t FEWEST = 8 * C;  // tokens that are worth a run of their own
-
-struct Part {
-  int64_t begin, end;
-};
-
-// Part `i` of `parts` runs of whole chunks.
-Part part_of(int64_t tokens, int64_t parts, int64_t i) {
-  const int64_t chunks = (tokens + C - 1) / C;
-  return {std::min(chunks * i / parts * C, tokens), std::min(chunks * (i + 1) / parts * C, tokens)};
-}
+constexpr int64_t FEW = 4;         // tokens that are no chunk yet
 
 void add_up(Chunks& chunks, State& state, Part keys) {
   for (int64_t at = keys.begin; at < keys.end; at += C) {
@@ -61,6 +52,21 @@ void run_along(const Call& call, Chunks& chunks, State& state, Part tokens) {
   }
 }
 
+void open(const Call& call, Chunks& chunks, int64_t head) {
+  chunks.open(head / call.heads, head % call.heads);
+  chunks.features.open(chunks.h, false);
+}
+
+// Every head by itself, token by token.
+void by_step(const Call& call, Spread spread, int threads) {
+  std::atomic<int64_t> next{0};
+  auto body = [&] {
+    Steps steps(call);
+    for (int64_t i; (i = next++) < call.batch * call.heads;) steps.run(i / call.heads, i % call.heads);
+  };
+  on_threads(spread, threads, body);
+}
+
 // Every head by itself.
 void by_head(const Call& call, Spread spread, int threads) {
   std::atomic<int64_t> next{0};
@@ -68,8 +74,7 @@ void by_head(const Call& call, Spread spread, int threads) {
     Chunks chunks(call);
     State state{Sizes(call)};
     for (int64_t i; (i = next++) < call.batch * call.heads;) {
-      chunks.open(i / call.heads, i % call.heads);
-      chunks.features.open(chunks.h, false);
+      open(call, chunks, i);
       chunks.begin(state);
       if (call.causal) {
         run_along(call, chunks, state, {0, call.keys});
@@ -83,35 +88,40 @@ void by_head(const Call& call, Spread spread, int threads) {
   on_threads(spread, threads, body);
 }
 
-// Fewer heads than threads: each head's keys in `parts` runs, summed side by side; then every run goes on from
-// what the ones before it add up to.
-void by_part(const Call& call, Spread spread, int threads, int64_t parts) {
+// Each head's keys in `parts` runs, summed side by side; then what all runs up to its own add up to.  Of causal
+// sums the last is left out, for nobody reads it.
+std::vector<State> ends_of(const Call& call, Spread spread, int threads, int64_t parts) {
   const Sizes sizes(call);
-  const int64_t heads = call.batch * call.heads, jobs = heads * parts;
+  const int64_t jobs = call.batch * call.heads * parts;
   std::vector<State> states;
   for (int64_t i = 0; i < jobs; ++i) states.emplace_back(sizes);
   std::atomic<int64_t> next{0};
-  auto open = [&](Chunks& chunks, int64_t i) {
-    chunks.open(i / parts / call.heads, i / parts % call.heads);
-    chunks.features.open(chunks.h, false);
-  };
   auto sum = [&] {
     Chunks chunks(call);
     for (int64_t i; (i = next++) < jobs;) {
-      open(chunks, i);
-      if (i % parts == 0) chunks.begin(states[i]);
-      if (!call.causal || i % parts < parts - 1) add_up(chunks, states[i], part_of(call.keys, parts, i % parts));
+      open(call, chunks, i / parts);
+      if (i % parts == 0) chunks.begin(states[size_t(i)]);
+      if (!call.causal || i % parts < parts - 1)
+        add_up(chunks, states[size_t(i)], part_of(call.keys, parts, i % parts));
     }
   };
   on_threads(spread, threads, sum);
   for (int64_t i = 0; i < jobs; ++i)
-    if (i % parts > 0) follow(sizes, call.weighed, states[i - 1], states[i]);
-  next = 0;
+    if (i % parts > 0) follow(sizes, call.weighed, states[size_t(i - 1)], states[size_t(i)]);
+  return states;
+}
+
+// Fewer heads than threads: every run goes on from what the ones before it add up to.
+void by_part(const Call& call, Spread spread, int threads, int64_t parts) {
+  const Sizes sizes(call);
+  const int64_t jobs = call.batch * call.heads * parts;
+  const std::vector<State> states = ends_of(call, spread, threads, parts);
+  std::atomic<int64_t> next{0};
   auto read = [&] {
     Chunks chunks(call);
     State state(sizes);
     for (int64_t i; (i = next++) < jobs;) {
-      open(chunks, i);
+      open(call, chunks, i / parts);
       const bool ends = i % parts == parts - 1;
       if (call.causal) {
         if (i % parts == 0) chunks.begin(state);
@@ -127,27 +137,73 @@ void by_part(const Call& call, Spread spread, int threads, int64_t parts) {
   on_threads(spread, threads, read);
 }
 
+// How many runs each head is cut into, so that all threads have work that is worth it.
+int64_t parts_of(const Call& call) {
+  const int64_t heads = call.batch * call.heads, tokens = std::max(call.keys, call.queries);
+  const int64_t most = std::max<int64_t>(tokens / FEWEST, 1);
+  return heads < call.threads ? std::min((call.threads + heads - 1) / heads, most) : 1;
+}
+
+void back_by_head(const Call& call, Spread spread, int threads) {
+  const Sizes sizes(call);
+  std::atomic<int64_t> next{0};
+  auto body = [&] {
+    Backward chunks(call);
+    Slopes slopes(call.queries + C);
+    for (int64_t i; (i = next++) < call.batch * call.heads;) {
+      chunks.open(i / call.heads, i % call.heads, slopes);
+      chunks.begin_state();
+      chunks.begin_back();
+      chunks.run_queries({0, call.queries}, !call.causal);
+      double written = 0;
+      chunks.run_keys({0, call.keys}, written);
+      chunks.finish_state();
+      if (call.grad_matrix) chunks.finish_matrix(call.grad_matrix + i * sizes.features * sizes.width);
+    }
+  };
+  on_threads(spread, threads, body);
+}
+
+void back_by_part(const Call& call, Spread spread, int threads, int64_t parts) {
+  const int64_t jobs = call.batch * call.heads * parts;
+  std::vector<State> ends;
+  if (call.causal) ends = ends_of(call, spread, threads, parts);
+  BackwardParts all(call, parts, ends);
+  auto each = [&](void (BackwardParts::*work)(Backward&, int64_t)) {
+    std::atomic<int64_t> next{0};
+    auto body = [&] {
+      Backward chunks(call);
+      for (int64_t i; (i = next++) < jobs;) (all.*work)(chunks, i);
+    };
+    on_threads(spread, threads, body);
+  };
+  each(&BackwardParts::queries_of);
+  all.hand_back();
+  each(&BackwardParts::keys_of);
+  all.add_up();
+}
+
 }  // namespace
 
 void forward(const Call& call, Spread spread) {
-  const int64_t heads = call.batch * call.heads, tokens = std::max(call.keys, call.queries);
+  const int64_t heads = call.batch * call.heads;
   if (heads == 0) return;
-  const int64_t most = std::max<int64_t>(tokens / FEWEST, 1);
-  const int64_t parts = heads < call.threads ? std::min((call.threads + heads - 1) / heads, most) : 1;
+  const int64_t parts = parts_of(call);
   const int threads = int(std::min<int64_t>(call.threads, heads * parts));
-  if (parts == 1) by_head(call, spread, threads);
+  if (call.causal && call.keys > 0 && call.keys <= FEW) by_step(call, spread, threads);
+  else if (parts == 1) by_head(call, spread, threads);
   else by_part(call, spread, threads, parts);
 }
 
 void backward(const Call& call, Spread spread) {
   const int64_t heads = call.batch * call.heads;
   if (heads == 0) return;
-  std::atomic<int64_t> next{0};
-  auto body = [&] {
-    Backward chunks(call);
-    for (int64_t i; (i = next++) < heads;) chunks.run(i / call.heads, i % call.heads);
-  };
-  on_threads(spread, int(std::min<int64_t>(call.threads, heads)), body);
+  const int64_t parts = parts_of(call);
+  const int threads = int(std::min<int64_t>(call.threads, heads * parts));
+  if (call.grad_matrix)
+    std::memset(call.grad_matrix, 0, size_t(heads * call.features * call.width) * 4);
+  if (parts == 1) back_by_head(call, spread, threads);
+  else back_by_part(call, spread, threads, parts);
 }
 
 void ceilings(double* rates) {

@@ -91,10 +91,11 @@ class Features {
       write_row(rows_ + t * s_.columns, call_.half, row_at(to, b, h, first + t, call_.half), s_.width);
   }
 
+  // Adds the gradient of the matrix since `open`.
   void close(float* grad_matrix) const {
     for (int64_t r = 0; r < s_.features; ++r)
       for (int64_t d = 0; d < s_.width; ++d)
-        grad_matrix[r * s_.width + d] = grad_[in_panels(r, d, s_.block)];
+        grad_matrix[r * s_.width + d] += grad_[in_panels(r, d, s_.block)];
   }
 
  private:

@@ -144,17 +144,20 @@ void spread(int threads, Body body, void* argument) {
 
 // Large new tensors in large pages where the system leaves that to the program: clearing and mapping thousands
 // of small ones takes longer than some of the work that fills them.
-void in_large_pages(const Call& call, const Rows& rows, int64_t positions, int64_t width) {
+void in_large_pages(const void* data, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t PAGE = uintptr_t(1) << 21;
-  if (!rows.data) return;
-  const uintptr_t bytes = uintptr_t(call.batch * call.heads * positions * width * (call.half ? 2 : 4));
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(rows.data) + PAGE - 1) / PAGE * PAGE;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(rows.data) + bytes) / PAGE * PAGE;
-  if (end > begin + PAGE) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  if (!data) return;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + PAGE - 1) / PAGE * PAGE;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / PAGE * PAGE;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
-  (void)call, (void)rows, (void)positions, (void)width;
+  (void)data, (void)bytes;
 #endif
+}
+
+void in_large_pages(const Call& call, const Rows& rows, int64_t positions, int64_t width) {
+  in_large_pages(rows.data, call.batch * call.heads * positions * width * (call.half ? 2 : 4));
 }
 
 template <typename C>
@@ -173,7 +176,9 @@ int guarded(void (*run)(const C&, Spread), const C& call) {
 extern "C" {
 #define QKV_EXPORT __attribute__((visibility("default")))
 QKV_EXPORT int qkv_forward(const qkv::Call* call) {
+  const int64_t rows = (call->map == qkv::GAUSSIAN ? 2 : 1) * call->features;
   qkv::in_large_pages(*call, call->out, call->queries, call->value);
+  qkv::in_large_pages(call->sums, call->batch * call->heads * rows * (call->value + 1) * 4);
   return qkv::guarded(qkv::engine().forward, *call);
 }
 QKV_EXPORT int qkv_backward(const qkv::Call* call) {

@@ -7,10 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from qkv.kernel.native.library import call, flat, rows
 
 MAPS = {"gaussian": 0, "arccos": 1, "favor": 2, "elu": 3}
+
+
+# q, k, v, matrix, keep, written, decay, sums, plain, scale; and map, unit, causal, square, floor.
+Inputs = tuple[Any, ...]
+Numbers = tuple[int, bool, bool, float, float]
 
 
 class Kind(NamedTuple):
@@ -47,15 +53,35 @@ def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and
 
     causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
     """
-    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    tensors = (q, k, v, matrix, keep, written, decay, sums, plain, scale)
     noted = torch.empty(4, *q.shape[:3], dtype=torch.float32)
+    out, *after = compute(tensors, (map, unit, causal, square, floor), noted)
+    return out, noted, after[0], after[1], after[2]
+
+
+def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> list[Tensor]:
+    """out, sums, plain sums and scale of `linear_attention`, whose arguments these are, without torch's
+    dispatcher; `noted` is filled where it is given.
+    """
+    q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
+    map, unit, causal, square, floor = numbers
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
     after = _state_like(q, v, _features(k, matrix, map))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
-    fields |= {"total": noted[0], "count": noted[1], "squares": noted[2], "top": noted[3]}
-    fields |= dict(zip(("sums", "plain", "scale"), after, strict=True))
+    fields |= {"sums": after[0], "plain": after[1], "scale": after[2]}
+    if noted is not None:
+        fields |= dict(zip(("total", "count", "squares", "top"), noted, strict=True))
     call("qkv_forward", **fields, unit=unit, causal=causal, square=square, floor=floor)
-    return out, noted, *after
+    return [out, *after]
+
+
+def seen_by_none(tensors: Inputs) -> bool:
+    """Whether these are numbers only: nobody wants gradients, traces or counts what is done with them."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if traced or is_in_torch_dispatch_mode():
+        return False
+    return all(x is None or (type(x) is Tensor and not x.requires_grad) for x in tensors)
 
 
 @linear_attention.register_fake

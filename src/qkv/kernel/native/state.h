@@ -41,5 +41,15 @@ inline void follow(const Sizes& s, bool weighed, const State& before, State& run
   run.scale = top, run.faded += before.faded;
 }
 
+// back: the gradient of the sums after a run; gathered: what the run's queries want of the sums before it.  gathered
+// becomes the gradient of those, `left` of which are still there after the run.
+inline void precede(const Sizes& s, float left, const State& back, State& gathered) {
+  for (int64_t i = 0; i < s.rows * s.values; ++i) gathered.sums[i] += left * back.sums[i];
+  for (int64_t i = 0; i < s.rows; ++i) gathered.ones[i] += left * back.ones[i];
+  for (int64_t i = 0; i < s.values; ++i) gathered.plain[i] += left * back.plain[i];
+  gathered.count += left * back.count;
+  gathered.squares += left * left * back.squares;
+}
+
 }  // namespace QKV_ISA
 }  // namespace qkv
