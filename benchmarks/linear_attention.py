@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor, native
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.kernel.native.library import ceilings
 from qkv.rules import Choice
 from qkv.scope import Global

@@ -41,7 +41,7 @@ from qkv.bench import (
     this_machine,
 )
 from qkv.bench.table import figure
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.rules import Choice
 from qkv.shapes import Dims
 

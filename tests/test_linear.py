@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qkv.errors import BadMask
 from qkv.kernel import RFA, Elu, Favor, chunks
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear, LinearState
 from qkv.kernel.masses import weigh
 from qkv.rules import Choice

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor, native
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
+from qkv.kernel.kind import MAPS as NUMBERS
 from qkv.kernel.linear import Linear
 from qkv.rules import Choice
 from qkv.scope import Global
@@ -333,7 +334,7 @@ def test_the_operators_keep_torchs_rules(name: str) -> None:
     kind = features.kind(features.draw())
     masses = [(-torch.rand(2, 3, 10)).requires_grad_() for _ in range(2)] if name == "gate" else [None, None]
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    numbers = (native.MAPS[kind.map], kind.unit, True, kind.square, 1e-2)
+    numbers = (NUMBERS[kind.map], kind.unit, True, kind.square, 1e-2)
     matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
     given = (*leaves, matrix, None, *masses, None, None, None, *numbers)
     torch.library.opcheck(native.linear_attention, given)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import triton
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
 from qkv.kernel.masses import weigh
 from qkv.kernel.sums import Sums

@@ -9,7 +9,7 @@ from torch import Tensor
 from qkv.attention import Attention
 from qkv.bench.sdpa import FusedSoftmax
 from qkv.bench.specs import DTYPES, Contender, Setting
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.state import Shared
 
 WHATS = {

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkv.kernel.exact import Given
+from qkv.kernel.given import Given
 from qkv.shapes import Attended, Key, Query, Value
 
 

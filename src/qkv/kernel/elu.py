@@ -7,8 +7,8 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from qkv.kernel.kind import Kind
 from qkv.kernel.linear import Linear
-from qkv.kernel.native import Kind
 from qkv.kernel.sums import Features
 from qkv.part import Part
 from qkv.shapes import Dims
@@ -45,7 +45,7 @@ class EluMap(nn.Module):
         """Every key has mass 1."""
 
     def kind(self, projections: None) -> Kind:
-        """The same map for the native engine."""
+        """The same map for the fast engines."""
         return Kind("elu")
 
 

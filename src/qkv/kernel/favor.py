@@ -13,8 +13,8 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from qkv.kernel.kind import Kind
 from qkv.kernel.linear import Linear
-from qkv.kernel.native import Kind
 from qkv.kernel.projections import Projections, RandomFeatures
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -57,10 +57,10 @@ class PositiveMap(RandomFeatures):
         return positive_features(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
 
     def log_mass(self, x: Float[Tensor, "B H N D"]) -> None:
-        """The native engine finds it with the features."""
+        """The engines find it with the features."""
 
     def kind(self, projections: Projections) -> Kind:
-        """The same map for the native engine."""
+        """The same map for the fast engines."""
         width = projections.shape[-1]
         return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2)
 

@@ -5,8 +5,8 @@
 with the masses m of `masses` (1 for most maps) and the sums of `sums`, which also say what happens where the
 denominator is too small.  A feature map is a module with `width`, `draw() -> projections`,
 `queries(x, projections) -> φ` and `keys(x, projections) -> (φ, log m or None)`: what a key is worth is
-m·φ(k), and a factor that all features of a query share cancels.  One that the native engine knows also says
-`kind(projections) -> native.Kind` and `log_mass(x) -> log m or None`, without what the engine adds itself.
+m·φ(k), and a factor that all features of a query share cancels.  One that the fast engines know also says
+`kind(projections) -> kind.Kind` and `log_mass(x) -> log m or None`, without what the engine adds itself.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadMask
-from qkv.kernel import native
+from qkv.kernel import native, triton
 from qkv.kernel.chunks import CHUNK, fold
-from qkv.kernel.exact import Given, repeat_heads
+from qkv.kernel.given import Given, repeat_heads
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, joined, relative, weigh
 from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
 
 # Fast routes of the same sums, best first: each has `FEWEST` positions, `why_not(*tensors)`, `attend(...)`.
-ENGINES = (native,)
+ENGINES = (native, triton)
 
 
 class LinearState(NamedTuple):
@@ -155,12 +155,17 @@ class Linear(nn.Module):
 
     @staticmethod
     def _instead(queries: int, keys: int) -> str:
+        told, longest = "", max(queries, keys)
         if not native.available():
-            return "; the native CPU engine is not built here"
-        if max(queries, keys) < native.FEWEST:
-            return ""
-        engine = f"the native engine ({native.about()['instruction set']})"
-        return f"; where q, k and v are float32 or bfloat16 on a CPU, {engine} takes the same sums instead"
+            told += "; the native CPU engine is not built here"
+        elif longest >= native.FEWEST:
+            told += (
+                "; where q, k and v are float32 or bfloat16 on a CPU, the native engine "
+                f"({native.about()['instruction set']}) takes the same sums instead"
+            )
+        if triton.available() and longest >= triton.FEWEST:
+            told += "; on a CUDA device, in float32 or half precision, Triton kernels do"
+        return told
 
     def _by(
         self,

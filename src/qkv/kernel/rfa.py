@@ -20,8 +20,8 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from qkv.kernel.kind import Kind
 from qkv.kernel.linear import Linear
-from qkv.kernel.native import Kind
 from qkv.kernel.projections import Projections, RandomFeatures
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -76,7 +76,7 @@ class GaussianMap(RandomFeatures):
         return (self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2
 
     def kind(self, projections: Projections) -> Kind:
-        """The same map for the native engine."""
+        """The same map for the fast engines."""
         wide = projections.float()
         return Kind("gaussian", self._scaled(wide, wide), self.normalise)
 
@@ -107,7 +107,7 @@ class ArccosMap(RandomFeatures):
         return None if self.normalise else x.norm(dim=-1).clamp_min(SHORTEST).log()
 
     def kind(self, projections: Projections) -> Kind:
-        """The same map for the native engine."""
+        """The same map for the fast engines."""
         return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
 
 

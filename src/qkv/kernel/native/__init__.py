@@ -5,12 +5,11 @@ compiler.  It computes what `linear` and `sums` compute with torch, and is chose
 import torch
 from torch import Tensor
 
+from qkv.kernel.kind import MAPS, Kind
 from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
-from qkv.kernel.native.ops import MAPS as MAPS
 from qkv.kernel.native.ops import Inputs, compute, linear_attention, seen_by_none
-from qkv.kernel.native.ops import Kind as Kind
 from qkv.kernel.sums import Sums
 
 # Below this many positions a call costs more than what it saves.

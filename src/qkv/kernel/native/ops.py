@@ -3,31 +3,18 @@
 A backward pass recomputes the features chunk by chunk and keeps nothing of size N×F.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from qkv.kernel.kind import MAPS
 from qkv.kernel.native.library import call, flat, rows
-
-MAPS = {"gaussian": 0, "arccos": 1, "favor": 2, "elu": 3}
-
 
 # q, k, v, matrix, keep, written, decay, sums, plain, scale; and map, unit, causal, square, floor.
 Inputs = tuple[Any, ...]
 Numbers = tuple[int, bool, bool, float, float]
-
-
-class Kind(NamedTuple):
-    """What a feature map is to the engine: its name in MAPS, W [H,R,D] with everything that scales it,
-    whether vectors are scaled to length 1, and what |k|² lowers a key's log mass by.
-    """
-
-    map: str
-    matrix: Tensor | None = None
-    unit: bool = False
-    square: float = 0.0
 
 
 @torch.library.custom_op("qkv::linear_attention", mutates_args=(), device_types="cpu")

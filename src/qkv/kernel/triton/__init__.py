@@ -8,9 +8,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from qkv.kernel.kind import MAPS, Kind
 from qkv.kernel.masses import Masses
-from qkv.kernel.native.ops import MAPS as MAPS
-from qkv.kernel.native.ops import Kind
 from qkv.kernel.sums import Sums
 from qkv.kernel.triton.ops import linear_attention
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkv.kernel.native.ops import MAPS
+from qkv.kernel.kind import MAPS
 from qkv.kernel.triton.call import Sizes, rows, sizes_of
 from qkv.kernel.triton.shares import Masses
 from qkv.kernel.triton.state import packed, scaled, unpacked
