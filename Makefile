@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/qkv demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

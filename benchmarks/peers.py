@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from qkv.bench import (
     this_machine,
 )
 from qkv.bench.table import figure
+from qkv.kernel import linear
 from qkv.kernel.given import Given
 from qkv.rules import Choice
 from qkv.shapes import Dims
@@ -98,6 +100,8 @@ def feature_maps(options: Options) -> Iterator[Table]:
         ("SDPA both ways", "RFA both ways"),
         ("performer causal", "Favor causal"),
         ("performer causal", "RFA causal"),
+        ("performer causal, its own 266", "RFA causal"),
+        ("SDPA causal", "RFA causal, torch route"),
     )
     what = f"batch 1, {HEADS} heads of {WIDTH}, {FEATURES} features, fp32, ms"
     for backward, lengths in ((False, options.sizes.lengths), (True, options.sizes.backward)):
@@ -114,8 +118,8 @@ def feature_routes(length: int, backward: bool) -> dict[str, Route]:
         core = core_of(part, causal)
         return lambda: core(*inputs, Given(gate=gate if gated else None))
 
-    def performer(module: Any) -> Route:
-        attention = module.FastAttention(WIDTH, nb_features=FEATURES, causal=True).eval()
+    def performer(module: Any, features: int | None = FEATURES) -> Route:
+        attention = module.FastAttention(WIDTH, nb_features=features, causal=True).eval()
         return lambda: attention(*inputs)
 
     def blocks(module: Any) -> Route:
@@ -125,16 +129,31 @@ def feature_routes(length: int, backward: bool) -> dict[str, Route]:
         "SDPA causal": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         "SDPA both ways": lambda: F.scaled_dot_product_attention(q, k, v),
         "RFA causal": ours(qkv.RFA(FEATURES)),
+        "RFA causal, torch route": by_torch(ours(qkv.RFA(FEATURES))),
         "RFA gated": ours(qkv.RFA(FEATURES, gate=True), gated=True),
         "RFA arccos": ours(qkv.RFA(FEATURES, "arccos")),
         "RFA both ways": ours(qkv.RFA(FEATURES), causal=False),
         "Favor causal": ours(qkv.Favor(FEATURES)),
         "performer causal": peer("performer_pytorch", performer),
+        "performer causal, its own 266": peer("performer_pytorch", partial(performer, features=None)),
         "linear-attention-transformer": peer(
             "linear_attention_transformer.linear_attention_transformer", blocks
         ),
     }
     return {name: with_backward(route, inputs) if backward else route for name, route in routes.items()}
+
+
+def by_torch(route: Any) -> Route:
+    """The same without the engines."""
+
+    def call() -> Tensor:
+        engines, linear.ENGINES = linear.ENGINES, ()
+        try:
+            return route()
+        finally:
+            linear.ENGINES = engines
+
+    return call
 
 
 def window(options: Options) -> Iterator[Table]:
@@ -361,7 +380,8 @@ def alone(name: str, options: Options) -> str:
     command = [sys.executable, __file__, "--alone", name, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command + ["--quick"] * options.quick, capture_output=True, text=True, check=False)
     if done.returncode:
-        return FULL if done.returncode < 0 else (done.stderr.strip().splitlines() or ["failed"])[-1]
+        told = (done.stderr.strip().splitlines() or ["failed"])[-1]
+        return FULL if done.returncode < 0 or "allocate memory" in told else told
     return done.stdout.strip()
 
 

@@ -1,10 +1,14 @@
 """What every test has: the same random numbers each time, and a way to see the messages users see."""
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which share the cores
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

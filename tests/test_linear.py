@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from qkv.errors import BadMask
 from qkv.kernel import RFA, Elu, Favor, chunks
 from qkv.kernel.given import Given
-from qkv.kernel.linear import Linear, LinearState
+from qkv.kernel.linear import Linear
+from qkv.kernel.linear_state import LinearState
 from qkv.kernel.masses import weigh
 from qkv.rules import Choice
 from qkv.scope import Global

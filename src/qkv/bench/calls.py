@@ -103,13 +103,14 @@ def _decoding(layer: Attention, inputs: Inputs) -> Ready:
 
     @torch.no_grad()
     def steps() -> Any:
-        state = before
+        # On from where the last call ended, as decoding does: a second future of one state copies its cache.
+        nonlocal state
         for _ in range(STEPS):
             _, state = layer.step(x, state)
         return state
 
-    before = context()
-    return Ready(steps, STEPS, state_bytes(before))
+    state = context()
+    return Ready(steps, STEPS, state_bytes(state))
 
 
 def _keys_values(layer: Attention, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ m·φ(k), and a factor that all features of a query share cancels.  One that the
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,38 +21,14 @@ from qkv.errors import BadMask
 from qkv.kernel import native, triton
 from qkv.kernel.chunks import CHUNK, fold
 from qkv.kernel.given import Given, repeat_heads
-from qkv.kernel.masses import Masses, at_end, at_queries, highest, joined, relative, weigh
+from qkv.kernel.linear_state import LinearState, Seen, seen_too, sums_of
+from qkv.kernel.masses import Masses, at_end, at_queries, highest, relative, weigh
 from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
 
 # Fast routes of the same sums, best first: each has `FEWEST` positions, `why_not(*tensors)`, `attend(...)`.
 ENGINES = (native, triton)
-
-
-class LinearState(NamedTuple):
-    """Decode state of constant size.
-
-    sums: [B,H,F,E+1], plain: [B,H,1,E+2], scale: [B,H,1,1] or None, as in `sums.Sums`.
-    projections: what the feature map drew, so that keys and queries of one decode are mapped alike.
-    seen: all keys, where the weights are to be shown; None otherwise.
-    """
-
-    sums: Tensor
-    plain: Tensor
-    scale: Tensor | None
-    projections: Shared
-    seen: "Seen | None" = None
-
-
-class Seen(NamedTuple):
-    """Everything a state has read, kept only where someone wants to look: φ(k) [B,H,S,F], keep [B,H,S] of 0
-    and 1, and the masses.
-    """
-
-    phi: Tensor
-    keep: Tensor
-    masses: Masses | None
 
 
 class Linear(nn.Module):
@@ -118,11 +94,11 @@ class Linear(nn.Module):
             return Attended(out, None), LinearState(*after, state.projections)
         with _without_autocast(q):
             projections = state.projections.value
-            out, after = self._run_along(_sums_of(state, q), (q, k, v), given, projections)
+            out, after = self._run_along(sums_of(state, q), (q, k, v), given, projections)
             seen, weights = state.seen, None
             if seen is not None:
                 phi_q = self.features.queries(_wide(q), projections)
-                seen = _seen_too(seen, self._mapped(k, v, given, projections))
+                seen = seen_too(seen, self._mapped(k, v, given, projections))
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=True)
         return Attended(out, _like(weights, v)), LinearState(*after, state.projections, seen)
 
@@ -140,7 +116,7 @@ class Linear(nn.Module):
             if seen is not None:
                 phi_q = self.features.queries(_wide(q), projections)
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=False)
-            out = self._read_from(_sums_of(state, q), q, projections)
+            out = self._read_from(sums_of(state, q), q, projections)
         return Attended(out, _like(weights, q)), state
 
     def explain(self, queries: int, keys: int) -> str:
@@ -263,19 +239,6 @@ def _engine_of(*tensors: Tensor) -> Any:
         if longest >= engine.FEWEST and not engine.why_not(*tensors):
             return engine
     return None
-
-
-def _sums_of(state: LinearState, q: Query) -> Sums:
-    """The state's sums; an empty state cannot have known that float64 would be read."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scale = None if state.scale is None else state.scale.to(dtype)
-    return Sums(state.sums.to(dtype), state.plain.to(dtype), scale)
-
-
-def _seen_too(seen: Seen, keys: Mapped) -> Seen:
-    masses = None if seen.masses is None or keys.masses is None else joined(seen.masses, keys.masses)
-    keep = torch.cat([seen.keep, keys.values[..., -1]], 2)
-    return Seen(torch.cat([seen.phi, keys.phi], 2), keep, masses)
 
 
 def _of_chunk(given: Given, now: slice, gate: Tensor | None) -> Given:
