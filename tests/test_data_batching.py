@@ -216,3 +216,10 @@ def test_planning_thousands_of_pairs_is_fast():
     start = time.perf_counter()
     assert batches.steps(0) > 50
     assert time.perf_counter() - start < 0.2
+
+
+def test_counts_are_what_an_epoch_predicts():
+    batches = BatchPlan([[5], [6, 7]], [[8, 9, 8], []], BatchConfig(), 0)
+    counts = batches.counts(11)
+    assert counts.tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 2, 1, 0]
+    assert counts.sum() == sum(batches.tokens(0, index) for index in range(batches.steps(0)))

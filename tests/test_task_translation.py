@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import qkv
 import tiny
@@ -23,7 +24,7 @@ from qkv.symbols import BOS
 from qkv.task.recipe import Recipe, read_recipe
 from qkv.task.tracing import unnormalised
 from qkv.task.training import fit
-from qkv.task.translation import build_model
+from qkv.task.translation import build_model, start_at_frequencies
 from qkv.task.translator import Translator
 from qkv.trace import Trace, stack
 
@@ -308,3 +309,11 @@ def test_killed_and_resumed_gives_the_same_file(tmp_path: Path) -> None:
         more = ["--resume"]
     assert training(killed, "--resume").wait() == 0
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_bias_starts_at_the_frequencies_of_the_target() -> None:
+    counts = np.array([0, 0, 0, 3, 5])
+    output = nn.Linear(2, 5)
+    start_at_frequencies(output, counts)
+    torch.testing.assert_close(output.bias.exp(), torch.tensor([1, 1, 1, 4, 6]) / 13)
+    start_at_frequencies(nn.Linear(2, 5, bias=False), counts)

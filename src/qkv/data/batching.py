@@ -11,6 +11,7 @@ from torch import Tensor
 from qkv.data.pairs import Pairs, collate, collate_source
 from qkv.errors import BadData
 from qkv.strict import Strict
+from qkv.symbols import EOS
 
 
 class BatchConfig(Strict):
@@ -99,6 +100,12 @@ class BatchPlan:
     def tokens(self, epoch: int, index: int) -> int:
         """Target tokens to predict in one update, EOS included, over all ranks and micro-batches."""
         return sum(int(self.target.lengths[rows].sum()) + len(rows) for rows in self._plan(epoch)[index])
+
+    def counts(self, vocab: int) -> np.ndarray:
+        """How often every symbol of the target is to be predicted in an epoch, EOS included: int64 [V]."""
+        found = np.bincount(self.target.flat, minlength=vocab)
+        found[EOS] += len(self.target)
+        return found
 
     def _plan(self, epoch: int) -> list[list[np.ndarray]]:
         if self._planned is None or self._planned.number != epoch:

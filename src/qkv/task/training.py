@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from qkv.progress import progress
 from qkv.task.pairs import batches_of, read_splits
 from qkv.task.recipe import Recipe, read_recipe
 from qkv.task.runs import check_start, leads, nothing_halfway, prepare
-from qkv.task.translation import build_model
+from qkv.task.translation import build_model, start_at_frequencies
 from qkv.task.validator import Validator
 from qkv.train import Result, Translation
 from qkv.train import fit as train
@@ -54,7 +55,8 @@ def _wired(run: Path, recipe: Recipe, resume: bool, quiet: bool) -> tuple[Transl
         tokens = prepare(run, recipe, splits.train, resume)
         batches = batches_of(splits.train, tokens, recipe, report)
         torch.manual_seed(recipe.train.seed)
-        model = build_model(recipe.model, tokens)
+        model: Any = build_model(recipe.model, tokens)
+        start_at_frequencies(model.output, batches.counts(tokens.target.size))
         size = sum(p.numel() for p in model.parameters())
         report.say(
             f"{len(splits.train):,} pairs to train on, {len(splits.valid):,} held out; vocabulary "

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from qkv.data import TokenizerPair, decoding_batches
@@ -16,6 +18,17 @@ def build_model(config: ModelConfig, tokens: TokenizerPair) -> nn.Module:
     """The model of a recipe for these vocabularies."""
     kind = RNNTranslator if isinstance(config, RNNConfig) else Transformer
     return kind(config, tokens.source.size, tokens.target.size)  # pyright: ignore[reportArgumentType]
+
+
+def start_at_frequencies(output: nn.Linear, counts: np.ndarray) -> None:
+    """b = log((n + 1) / Σ(n + 1)) for symbols counted n times: the first predictions are their frequencies.
+
+    From zero, the bias moves too slowly for Adam's even steps: the layers below learn the frequencies in its
+    place, and a tanh above them saturates doing so.  A layer without bias is left as it is.
+    """
+    if output.bias is not None:
+        shares = (counts + 1) / (counts + 1).sum()
+        output.bias.data.copy_(torch.from_numpy(np.log(shares)))
 
 
 def decode_ids(
