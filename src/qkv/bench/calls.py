@@ -103,14 +103,19 @@ def _decoding(layer: Attention, inputs: Inputs) -> Ready:
 
     @torch.no_grad()
     def steps() -> Any:
-        # On from where the last call ended, as decoding does: a second future of one state copies its cache.
-        nonlocal state
+        # On from where the last call ended, as decoding does, for a second future of one state copies its
+        # cache; but not so far that the context is another.
+        nonlocal state, more
+        if more > inputs.q.shape[1] // 8:
+            state, more = before, 0
         for _ in range(STEPS):
             _, state = layer.step(x, state)
+        more += STEPS
         return state
 
-    state = context()
-    return Ready(steps, STEPS, state_bytes(state))
+    before, more = context(), 0
+    state = before
+    return Ready(steps, STEPS, state_bytes(before))
 
 
 def _keys_values(layer: Attention, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
