@@ -106,7 +106,13 @@ MUTANTS = (
     Mutant(
         "a block misses its last key", "kernel/pairs.py", "+ rows.stop, 0)", "+ rows.stop - 1, 0)", ROUTES
     ),
-    Mutant("room is given away twice", "kernel/cache.py", "        room.used = end\n", "", ROUTES),
+    Mutant(
+        "room is given away twice",
+        "kernel/cache.py",
+        "self.used += more.shape[2] if fits else 0",
+        "self.used += 0",
+        ROUTES,
+    ),
     Mutant(
         "a window forgets what a padded query sees",
         "kernel/exact.py",

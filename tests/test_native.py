@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from qkv.kernel import RFA, Elu, Favor, native
 from qkv.kernel.given import Given
@@ -338,3 +339,11 @@ def test_the_operators_keep_torchs_rules(name: str) -> None:
     matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
     given = (*leaves, matrix, None, *masses, None, None, None, *numbers)
     torch.library.opcheck(native.linear_attention, given)
+
+
+def test_forward_mode_derivatives_go_through_torch() -> None:
+    core, _ = cores("elu", Dims(1, 5, 5, 7), True)
+    q, k, v, given = inputs("elu", Dims(1, 5, 5, 7), 1, 20, 20)
+    with forward_ad.dual_level():
+        moved = forward_ad.make_dual(q, torch.randn_like(q))
+        assert forward_ad.unpack_dual(core(moved, k, v, given)).tangent is not None

@@ -118,3 +118,11 @@ def test_a_layer_takes_it_and_nothing_else_changes(dtype: torch.dtype) -> None:
 def test_it_compiles_whole(unchecked: None) -> None:
     layer, x = Attention(12, score=Additive(5), project=False), torch.randn(2, 6, 12)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+
+
+@needs_engine
+def test_what_is_not_a_number_is_not_hidden() -> None:
+    for hidden in range(3):
+        inputs = [torch.randn(1, 1, 3, 20), torch.randn(1, 1, 4, 20), torch.randn(1, 20)]
+        inputs[hidden].view(-1)[-1] = float("nan")
+        assert native.additive(*inputs).isnan().any()

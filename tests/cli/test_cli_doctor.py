@@ -64,18 +64,27 @@ def test_missing_extras_come_with_their_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("triton", "gpu", "kernels", "said"),
+    ("triton", "gpu", "said"),
     [
-        ("", "", False, "not installed: nothing is lost without a GPU"),
-        ("", "H200", False, "not installed: feature-map kernels on the GPU run through torch"),
-        ("3.9", "H200", True, "3.9: torch.compile and feature-map kernels use it on the GPU"),
-        ("3.9", "", False, "3.9: torch.compile uses it on the GPU, of which there is none"),
+        ("", "", "not installed: nothing is lost without a GPU"),
+        ("", "H200", "not installed: feature-map kernels on the GPU run through torch"),
+        (
+            "3.9",
+            "H200",
+            "3.9: torch.compile and feature-map kernels use it on an NVIDIA GPU of capability 8.0 or later",
+        ),
+        (
+            "3.9",
+            "",
+            "3.9: torch.compile and feature-map kernels use it on an NVIDIA GPU of "
+            "capability 8.0 or later; there is none",
+        ),
     ],
 )
-def test_what_triton_means(triton: str, gpu: str, kernels: bool, said: str) -> None:
+def test_what_triton_means(triton: str, gpu: str, said: str) -> None:
     usual = health.examine()
     machine = replace(usual.machine, gpu=gpu)
-    found = replace(usual, triton=triton, gpu_kernels=kernels, machine=machine)
+    found = replace(usual, triton=triton, machine=machine)
     assert f"Triton    {said}" in list(health.lines_of(found))
 
 

@@ -1,6 +1,5 @@
 """What an installation can do, and whether its fast routes compute what torch computes in float64."""
 
-import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ class Check:
 class Health:
     """All that `qkv doctor` tells.
 
-    native: as `native.about()`.  triton: its version, or "".  gpu_kernels: whether qkv has kernels in Triton.
+    native: as `native.about()`.  triton: its version, or "".
     extras: of every optional extra the packages that are missing.
     """
 
@@ -46,7 +45,6 @@ class Health:
     omp: str
     native: dict[str, str | bool]
     triton: str
-    gpu_kernels: bool
     extras: dict[str, list[str]]
     checks: list[Check]
 
@@ -68,7 +66,6 @@ def examine() -> Health:
         omp=os.environ.get("OMP_NUM_THREADS", ""),
         native=native.about(),
         triton=_version("triton"),
-        gpu_kernels=importlib.util.find_spec("qkv.kernel.triton") is not None,
         extras=_extras(),
         checks=[_checked(name) for name in KERNELS],
     )
@@ -103,8 +100,9 @@ def _threads(found: Health) -> str:
 
 def _native(about: dict[str, str | bool]) -> str:
     if not about["built"]:
-        return f"not built: feature-map kernels run through torch. To get it: {BUILD}"
-    return f"built, {about['instruction set']}, {about['compiler']}: takes feature-map kernels on the CPU"
+        return f"not built: feature maps and additive scores run through torch. To get it: {BUILD}"
+    told = f"built, {about['instruction set']}, {about['compiler']}"
+    return f"{told}: takes feature-map kernels and additive scores on the CPU"
 
 
 def _triton(found: Health) -> str:
@@ -112,8 +110,8 @@ def _triton(found: Health) -> str:
     if not found.triton:
         lost = "feature-map kernels on the GPU run through torch" if gpu else "nothing is lost without a GPU"
         return f"not installed: {lost}"
-    ours = "torch.compile and feature-map kernels use it" if found.gpu_kernels else "torch.compile uses it"
-    return f"{found.triton}: {ours} on the GPU{'' if gpu else ', of which there is none'}"
+    ours = "torch.compile and feature-map kernels use it on an NVIDIA GPU of capability 8.0 or later"
+    return f"{found.triton}: {ours}{'' if gpu else '; there is none'}"
 
 
 def _extras() -> dict[str, list[str]]:

@@ -64,8 +64,18 @@ def memory_bytes() -> tuple[int, int]:
     free = _available() or _pages("SC_AVPHYS_PAGES")
     limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
     if limit and limit < whole:
-        whole, free = limit, min(free, limit - used)
-    return whole, free
+        whole, free = limit, min(free, limit - used + _files_held())
+    return whole, max(free, 0)
+
+
+def _files_held() -> int:
+    """Bytes of files that the system holds in memory and gives back when asked."""
+    try:
+        told = Path("/sys/fs/cgroup/memory.stat").read_text().split()
+    except OSError:
+        return 0
+    found = dict(zip(told[::2], told[1::2], strict=False))
+    return int(found.get("inactive_file", 0))
 
 
 def _cpu() -> str:

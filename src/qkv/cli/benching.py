@@ -93,6 +93,8 @@ def _lengths(written: Sequence[str]) -> list[int]:
 
 def _check_device(name: str) -> None:
     try:
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise BadRecipe(f"--device takes cpu or cuda, whose clocks are known here, got {name!r}")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise BadRecipe(f"--device {name}: {str(error).splitlines()[0]}") from None

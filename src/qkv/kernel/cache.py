@@ -4,6 +4,7 @@ A cache is a value: what it holds never changes.  Room behind it is written to o
 grows into it; any other that stands there (a state kept and extended twice, a reordered beam) copies.
 """
 
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -19,10 +20,16 @@ class Room:
     """Memory [B,H,capacity,D], of which the first `used` positions are taken."""
 
     def __init__(self, memory: Tensor, used: int) -> None:
-        self.memory, self.used = memory, used
+        self.memory, self.used, self.lock = memory, used, Lock()
 
-    def behind(self, held: Tensor, more: Tensor) -> bool:
-        """Whether `held` ends where the free room begins, and `more` fits into it."""
+    def taken(self, held: Tensor, more: Tensor) -> bool:
+        """Take the positions behind `held` for `more`, if nobody has and it fits; one of two threads does."""
+        with self.lock:
+            fits = self._behind(held, more)
+            self.used += more.shape[2] if fits else 0
+        return fits
+
+    def _behind(self, held: Tensor, more: Tensor) -> bool:
         begin, memory = self.used - held.shape[2], self.memory
         return (
             begin >= 0
@@ -54,17 +61,19 @@ class Cache(NamedTuple):
         held, room = self.held.to(more), self.room.value
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return Cache(torch.cat([held, more], 2))
-        if room is None or not room.behind(held, more):
+        if room is None or not room.taken(held, more):
             room = _made(held, more)
-        begin, end = room.used - held.shape[2], room.used + more.shape[2]
-        room.memory[:, :, room.used : end] = more
-        room.used = end
-        return Cache(room.memory[:, :, begin:end], Shared(room))
+            return Cache(room.memory[:, :, : room.used], Shared(room))
+        begin = (held.storage_offset() - room.memory.storage_offset()) // room.memory.stride(2)
+        end = begin + held.shape[2]
+        room.memory[:, :, end : end + more.shape[2]] = more
+        return Cache(room.memory[:, :, begin : end + more.shape[2]], Shared(room))
 
 
 def _made(held: Tensor, more: Tensor) -> Room:
     count = held.shape[2]
     capacity = max(2 * (count + more.shape[2]), FEWEST)
     memory = held.new_empty(*held.shape[:2], capacity, held.shape[3])
-    memory[:, :, :count] = held
-    return Room(memory, count)
+    used = count + more.shape[2]
+    memory[:, :, :count], memory[:, :, count:used] = held, more
+    return Room(memory, used)

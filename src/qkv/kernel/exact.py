@@ -105,11 +105,12 @@ class Exact(nn.Module):
         if self.fused:
             mask = f", with a mask of {queries}×{keys} for the window" if self.positional else ""
             return (
-                f"exact, through {how}{mask}. Asking for weights and passing bias= take the explicit route."
+                f"exact, through {how}{mask}; a mask of all pairs comes in blocks of queries. Asking for "
+                "weights and passing bias= take the explicit route."
             )
-        rows = pairs.rows_at_once(1, self.heads, keys, self.score.per_pair)
-        blocks = f", {rows} queries at a time (of 1 row), recomputed for gradients" if rows < queries else ""
         fast = isinstance(self.score, AdditiveScore) and native.available()
+        rows = pairs.rows_at_once(1, self.heads, keys, 1 if fast else self.score.per_pair)
+        blocks = f", {rows} queries at a time (of 1 row), recomputed for gradients" if rows < queries else ""
         engine = ", scored by the native engine where these are float32 or bfloat16 on a CPU" if fast else ""
         what = f"forms {queries}×{keys} weights per head{blocks}{engine}"
         return f"exact, explicit: {what}, because only these parts say how"
@@ -159,7 +160,7 @@ class Exact(nn.Module):
 
     def _in_reach(self, state: ExactState) -> ExactState:
         """The state without the keys that no later window reaches."""
-        if self.reach is None or state.remember:
+        if self.reach is None or state.remember or torch.compiler.is_compiling():
             return state
         count = self.reach[0] + 1  # a padded query stands at the last real key, and reaches back from there
         if state.keep is not None:

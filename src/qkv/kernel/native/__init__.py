@@ -1,5 +1,5 @@
-"""The native engine of linear attention on a CPU: C++ behind a plain C interface, built where there is a
-compiler.  It computes what `linear` and `sums` compute with torch, and is chosen there.
+"""The native engine of linear attention and of additive scores on a CPU: C++ behind a plain C interface,
+built where there is a compiler.  It computes what `linear`, `sums` and the additive score compute with torch.
 """
 
 import torch
@@ -9,7 +9,7 @@ from qkv.kernel.kind import MAPS, Kind
 from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
-from qkv.kernel.native.ops import Inputs, compute, linear_attention, seen_by_none
+from qkv.kernel.native.ops import Inputs, compute, linear_attention, seen_by_none, transformed
 from qkv.kernel.sums import Sums
 
 # Below this many positions a call costs more than what it saves.
@@ -41,6 +41,8 @@ def why_not(*tensors: Tensor) -> str:
         return "it runs on CPUs only"
     if any(x.dtype not in (torch.float32, torch.bfloat16) for x in tensors):
         return "it reads float32 and bfloat16 only"
+    if not torch.compiler.is_compiling() and transformed():
+        return "it has no rules for torch.func and forward-mode derivatives"
     return ""
 
 

@@ -130,12 +130,16 @@ void start_anew() {
   parallel = nullptr;
 }
 
-void spread(int threads, Body body, void* argument) {
+void prepare() {
   static const int once = [] {
     pool = new Pool;
     return pthread_atfork(nullptr, nullptr, start_anew);
   }();
   (void)once;
+}
+
+void spread(int threads, Body body, void* argument) {
+  prepare();
   const Parallel theirs = parallel;
   if (threads <= 1) return body(argument);
   if (theirs) return theirs(body, argument, unsigned(threads), 0);
@@ -191,7 +195,10 @@ QKV_EXPORT int qkv_additive(const qkv::Additive* call) { return qkv::guarded(qkv
 QKV_EXPORT int qkv_additive_backward(const qkv::Additive* call) {
   return qkv::guarded(qkv::engine().additive_backward, *call);
 }
-QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) { qkv::parallel = of_torch; }
+QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) {
+  qkv::prepare();
+  qkv::parallel = of_torch;
+}
 // Multiply-adds and pairs of sin and cos per second of one thread.
 QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
 QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }

@@ -76,15 +76,16 @@ def _load() -> ctypes.CDLL | None:
     """The library, or None where it was not built, does not load, or is of another version."""
     try:
         library = ctypes.CDLL(str(FILE))
-    except OSError:
+        library.qkv_call_bytes.restype = ctypes.c_int64
+        known = library.qkv_call_bytes() == ctypes.sizeof(Call) + ctypes.sizeof(Additive)
+    except (OSError, AttributeError):
         return None
-    library.qkv_call_bytes.restype = ctypes.c_int64
+    if not known:
+        return None
     for name in ("qkv_instruction_set", "qkv_compiler"):
         getattr(library, name).restype = ctypes.c_char_p
     for name, kind in CALLS.items():
         getattr(library, name).argtypes = (ctypes.POINTER(kind),)
-    if library.qkv_call_bytes() != ctypes.sizeof(Call) + ctypes.sizeof(Additive):
-        return None
     _share_threads(library)
     return library
 
@@ -114,7 +115,9 @@ def call(name: str, **fields: int | float | Rows | Tensor | None) -> None:
     for field, value in fields.items():
         setattr(made, field, value.data_ptr() if isinstance(value, Tensor) else value)
     if getattr(LIBRARY, name)(ctypes.byref(made)) != 0:
-        raise MemoryError("the native engine had no memory for its blocks: use fewer threads or features")
+        raise MemoryError(
+            "the native engine had no memory for its blocks: use fewer threads or smaller batches"
+        )
 
 
 def ceilings() -> tuple[float, float]:

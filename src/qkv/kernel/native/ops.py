@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from qkv.kernel.kind import MAPS
@@ -63,10 +65,15 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
     return [out, *after]
 
 
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, for which the operators have no rules."""
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 def seen_by_none(tensors: Inputs) -> bool:
     """Whether these are numbers only: nobody wants gradients, traces or counts what is done with them."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if traced or is_in_torch_dispatch_mode():
+    if traced or transformed() or is_in_torch_dispatch_mode():
         return False
     return all(x is None or (type(x) is Tensor and not x.requires_grad) for x in tensors)
 

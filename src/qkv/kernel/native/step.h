@@ -49,7 +49,7 @@ class Steps {
     if (!call_.weighed) return;
     const int64_t at = (b_ * call_.heads + h_) * call_.keys + t;
     float written = !real ? NOTHING : call_.written ? call_.written[at] : 0;
-    if (call_.map == FAVOR) written += peak - call_.square * square;
+    if (real && call_.map == FAVOR) written += peak - call_.square * square;
     const float left = scale + (call_.decay ? call_.decay[at] : 0);
     scale = std::max(left, written);
     rest_ = share_of(left, scale), own_ = share_of(written, scale);

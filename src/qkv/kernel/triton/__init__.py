@@ -3,6 +3,7 @@ what `linear` and `sums` compute with torch.  Triton is imported when a call fir
 """
 
 import os
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -24,9 +25,15 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@cache
+def installed() -> bool:
+    """Whether Triton is there, without importing it."""
+    return find_spec("triton") is not None
+
+
 def available() -> bool:
     """Whether Triton is installed and there is a device that its kernels run on."""
-    return find_spec("triton") is not None and (interpreted() or torch.cuda.is_available())
+    return installed() and (interpreted() or torch.cuda.is_available())
 
 
 def why_not(*tensors: Tensor) -> str:
@@ -36,7 +43,7 @@ def why_not(*tensors: Tensor) -> str:
 
 
 def _why_not(*tensors: Tensor) -> str:
-    if find_spec("triton") is None:
+    if not installed():
         return "Triton is not installed: pip install 'qkv[triton]'"
     if any(x.dtype not in TYPES for x in tensors):
         return "the Triton kernels read float32, bfloat16 and float16 only"
