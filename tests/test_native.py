@@ -341,6 +341,7 @@ def test_the_operators_keep_torchs_rules(name: str) -> None:
     torch.library.opcheck(native.linear_attention, given)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, on the way
 def test_forward_mode_derivatives_go_through_torch() -> None:
     core, _ = cores("elu", Dims(1, 5, 5, 7), True)
     q, k, v, given = inputs("elu", Dims(1, 5, 5, 7), 1, 20, 20)

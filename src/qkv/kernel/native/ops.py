@@ -66,7 +66,7 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
 
 
 def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, for which the operators have no rules."""
+    """Whether torch.func or forward-mode derivatives are at work, for which the operators have no rules."""
     return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
