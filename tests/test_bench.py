@@ -250,8 +250,8 @@ def test_peak_memory_counts_what_a_call_forms_and_no_more() -> None:
     held = torch.ones(2**26)  # what this process occupies must not show
     setting = Setting(width=32, heads=4, causal=False)
     block = 4 * BLOCK
-    assert block < peak("forward", one("cosine", setting), 1500, setting) < 5 * block
-    assert held.numel() * 4 > 5 * block
+    assert block < peak("forward", one("cosine", setting), 1500, setting) < 16 * block
+    assert held.numel() * 4 > 16 * block
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
