@@ -109,8 +109,8 @@ MUTANTS = (
     Mutant(
         "room is given away twice",
         "kernel/cache.py",
-        "more.shape[2] if fits else 0",
-        "0",
+        "self.used += more.shape[2]",
+        "self.used += 0",
         ROUTES,
     ),
     Mutant(

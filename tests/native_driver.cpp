@@ -1,21 +1,24 @@
 // Calls the native engine with tensors that are exactly as large as they must be, so that a sanitizer sees every step
-// beyond them.  With the argument "short" one of them is a float too small.
+// beyond them.  With the argument "short" or "short-additive" one of them is a float too small.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
 #include <vector>
 
+#include "additive.h"
 #include "call.h"
 
 extern "C" int qkv_forward(const qkv::Call*);
 extern "C" int qkv_backward(const qkv::Call*);
+extern "C" int qkv_additive(const qkv::Additive*);
+extern "C" int qkv_additive_backward(const qkv::Additive*);
 
 namespace {
 
 using Floats = std::vector<float>;
 std::mt19937 numbers(1);
-int64_t missing = 0;
+int64_t missing = 0, missing_scores = 0;
 
 Floats random(int64_t many) {
   std::normal_distribution<float> normal;
@@ -100,10 +103,25 @@ bool run(const Case& c) {
   return fine;
 }
 
+bool run_additive(int64_t width, int64_t queries, int64_t keys, int64_t batch, int64_t threads) {
+  const int64_t heads = batch, all = batch * heads;
+  Floats q = random(all * queries * width), k = random(all * keys * width), v = random(heads * width);
+  Floats grad_q = q, grad_k = k, grad_v = random(all * width), grad = random(all * queries * keys);
+  const int64_t pairs = all * queries * keys;
+  Floats scores = random(pairs - (pairs > 1 ? missing_scores : 0));  // an empty one would have no address
+  qkv::Additive call{batch, heads, queries, keys, width, threads};
+  call.q = rows(q, heads, queries, width), call.k = rows(k, heads, keys, width), call.v = v.data();
+  call.scores = scores.data(), call.grad = grad.data(), call.grad_v = grad_v.data();
+  call.grad_q = rows(grad_q, heads, queries, width), call.grad_k = rows(grad_k, heads, keys, width);
+  const bool ran = qkv_additive(&call) == 0 && qkv_additive_backward(&call) == 0;
+  return ran && finite(scores) && finite(grad_q) && finite(grad_k) && finite(grad_v);
+}
+
 }  // namespace
 
 int main(int many, char** given) {
   missing = many > 1 && !std::strcmp(given[1], "short") ? 1 : 0;
+  missing_scores = many > 1 && !std::strcmp(given[1], "short-additive") ? 1 : 0;
   const int64_t widths[] = {1, 7, 17, 64}, values[] = {1, 5, 33, 64}, features[] = {1, 5, 19, 64};
   const int64_t lengths[] = {1, 3, 4, 5, 32, 33, 63, 64, 65, 1000};
   bool fine = true;
@@ -119,6 +137,13 @@ int main(int many, char** given) {
         fine = run({wide, value, rows, queries, length, map, causal, gate, state, half, threads}) && fine;
         count += bits % 3 == 0 ? 2 : 1;
       }
+  for (int64_t width : widths)
+    for (int64_t queries : lengths)
+      for (int64_t keys : lengths)
+        if (queries * keys <= 65 * 1000) {
+          fine = run_additive(width, queries, keys, 1 + count % 2, 1 + count % 3) && fine;
+          ++count;
+        }
   std::printf("%s\n", fine ? "fine" : "wrong");
   return fine ? 0 : 1;
 }

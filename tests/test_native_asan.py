@@ -29,7 +29,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     empty.write_text("int main() {}\n")
     if subprocess.run([compiler, *SANITIZED, empty, "-o", folder / "empty"], capture_output=True).returncode:
         pytest.skip(f"{compiler} cannot link AddressSanitizer here")
-    sources = [NATIVE / "engine.cpp", NATIVE / "library.cpp", HERE / "native_driver.cpp"]
+    sources = [*sorted(NATIVE.glob("*.cpp")), HERE / "native_driver.cpp"]
     made = folder / "driver"
     subprocess.run(
         [
@@ -59,7 +59,8 @@ def test_nothing_beyond_a_tensor_is_touched(driver: Path) -> None:
     assert done.stdout.endswith("fine\n")
 
 
-def test_a_tensor_that_is_too_small_is_noticed(driver: Path) -> None:
-    done = report_of(driver, "short")
+@pytest.mark.parametrize("short", ["short", "short-additive"])
+def test_a_tensor_that_is_too_small_is_noticed(driver: Path, short: str) -> None:
+    done = report_of(driver, short)
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr

@@ -22,12 +22,16 @@ class Room:
     def __init__(self, memory: Tensor, used: int) -> None:
         self.memory, self.used, self.lock = memory, used, Lock()
 
-    def taken(self, held: Tensor, more: Tensor) -> bool:
-        """Take the positions behind `held` for `more`, if nobody has and it fits; one of two threads does."""
+    def take(self, held: Tensor, more: Tensor) -> slice | None:
+        """The positions behind `held`, for `more`; None where somebody has them or they are too few.  Of two
+        threads one gets them.
+        """
         with self.lock:
-            fits = self._behind(held, more)
-            self.used += more.shape[2] if fits else 0
-        return fits
+            if not self._behind(held, more):
+                return None
+            begin = self.used
+            self.used += more.shape[2]
+        return slice(begin, begin + more.shape[2])
 
     def _behind(self, held: Tensor, more: Tensor) -> bool:
         begin, memory = self.used - held.shape[2], self.memory
@@ -61,13 +65,12 @@ class Cache(NamedTuple):
         held, room = self.held.to(more), self.room.value
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return Cache(torch.cat([held, more], 2))
-        if room is None or not room.taken(held, more):
+        place = None if room is None else room.take(held, more)
+        if room is None or place is None:
             room = _made(held, more)
             return Cache(room.memory[:, :, : room.used], Shared(room))
-        begin = (held.storage_offset() - room.memory.storage_offset()) // room.memory.stride(2)
-        end = begin + held.shape[2]
-        room.memory[:, :, end : end + more.shape[2]] = more
-        return Cache(room.memory[:, :, begin : end + more.shape[2]], Shared(room))
+        room.memory[:, :, place] = more
+        return Cache(room.memory[:, :, place.start - held.shape[2] : place.stop], Shared(room))
 
 
 def _made(held: Tensor, more: Tensor) -> Room:

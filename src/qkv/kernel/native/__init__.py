@@ -12,7 +12,7 @@ from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import Inputs, compute, linear_attention, seen_by_none, transformed
 from qkv.kernel.sums import Sums
 
-# Below this many positions a call costs more than what it saves.
+# There is nothing in an empty sequence to call it for.
 FEWEST = 1
 
 

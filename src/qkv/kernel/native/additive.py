@@ -41,10 +41,7 @@ def _fields(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
 
 
 def _grads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    def made(*shape: int) -> Tensor:
-        return q.new_empty(shape)
-
-    return made(*q.shape), made(*k.shape), made(len(q), *v.shape)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(len(q), *v.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
