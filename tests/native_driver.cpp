@@ -122,7 +122,7 @@ bool run_additive(int64_t width, int64_t queries, int64_t keys, int64_t batch, i
 int main(int many, char** given) {
   missing = many > 1 && !std::strcmp(given[1], "short") ? 1 : 0;
   missing_scores = many > 1 && !std::strcmp(given[1], "short-additive") ? 1 : 0;
-  const int64_t widths[] = {1, 7, 17, 64}, values[] = {1, 5, 33, 64}, features[] = {1, 5, 19, 64};
+  const int64_t widths[] = {1, 7, 17, 64}, values[] = {1, 5, 33, 70}, features[] = {1, 5, 19, 64};
   const int64_t lengths[] = {1, 3, 4, 5, 32, 33, 63, 64, 65, 1000};
   bool fine = true;
   int count = 0;

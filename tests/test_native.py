@@ -114,7 +114,7 @@ def test_it_equals_the_torch_route(name: str, causal: bool, length: int, masked:
 
 
 @pytest.mark.parametrize("name", ["rfa", "gate-lengths", "favor", "elu"])
-@pytest.mark.parametrize(("width", "value"), [(1, 1), (3, 33), (16, 16), (17, 31), (40, 64)])
+@pytest.mark.parametrize(("width", "value"), [(1, 1), (3, 33), (16, 16), (17, 31), (40, 64), (33, 70)])
 @pytest.mark.parametrize("length", [1, 33])
 def test_any_width_fits(name: str, width: int, value: int, length: int) -> None:
     dims = Dims(2, width, width, value)

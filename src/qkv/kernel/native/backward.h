@@ -185,8 +185,7 @@ inline void Backward::find_slopes(const State& state, int64_t first, int64_t man
 }
 
 inline void Backward::forward_chunk(int64_t first, int64_t many) {
-  read_keys(first, many);
-  read_queries(first, many);
+  read_both(first, many);
   weigh(state);
   weigh_last(many);
   find_slopes(state, first, many, true);

@@ -89,15 +89,18 @@ inline void Backward::grad_keys(int64_t many) {
 }
 
 inline void Backward::grad_values(int64_t many) {
-  for (int64_t e = 0; e < s_.values; e += P)
-    for (int64_t s = 0; s < many; s += TALL) {
-      Tile tile;
-      tile.read(back.plain + e, 0);
-      tile.template add<1, C>(keys.phi + s, back.sums + e * s_.rows, P, s_.rows);
+  by_panels(s_.values, [&](auto panels, int64_t e) {
+    constexpr int N = panels, ROWS = TALL / N;
+    for (int64_t s = 0; s < many; s += ROWS) {
+      Broad<N> tile;
+      tile.read(back.plain + e, 0, P);
+      tile.template add<1, C>(keys.phi + s, back.sums + e * s_.rows, P, s_.rows, s_.rows * P);
       tile.scale_rows(at_end + s);
-      if (call_.causal) tile.template add<1, C>(scores_ + s * C + s, u_ + e * C + s * P, P, many - s);
-      tile.write(grad_v_ + s * s_.values + e, int(s_.values));
+      if (call_.causal)
+        tile.template add<1, C>(scores_ + s * C + s, u_ + e * C + s * P, P, many - s, C * P);
+      tile.write(grad_v_ + s * s_.values + e, int(s_.values), P);
     }
+  });
 }
 
 inline void Backward::grad_masses(int64_t first, int64_t many, double& sum) {
@@ -135,15 +138,17 @@ inline void Backward::gather(int64_t many) {
         float* place = u_ + in_panels(t, e, C);
         store(place, load(place) * rest[t]);
       }
-  for (int64_t e = 0; e < s_.values; e += P)
-    for (int64_t f = 0; f < s_.rows; f += TALL) {
-      Tile tile;
+  by_panels(s_.values, [&](auto panels, int64_t e) {
+    constexpr int N = panels, ROWS = TALL / N;
+    for (int64_t f = 0; f < s_.rows; f += ROWS) {
+      Broad<N> tile;
       float* place = back.sums + e * s_.rows + f * P;
-      tile.read(place, P);
+      tile.read(place, P, s_.rows * P);
       tile.scale(rest_at_end);
-      tile.template add<C, 1>(queries.phi + f * C, u_ + e * C, P, many);
-      tile.write(place, P);
+      tile.template add<C, 1>(queries.phi + f * C, u_ + e * C, P, many, C * P);
+      tile.write(place, P, s_.rows * P);
     }
+  });
   for (int64_t f = 0; f < s_.rows; ++f) {
     Floats sum{};
     for (int t = 0; t < C; t += L) sum += load(queries.phi + f * C + t) * load(one_ + t);

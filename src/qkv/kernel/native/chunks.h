@@ -19,9 +19,10 @@ inline Part part_of(int64_t tokens, int64_t parts, int64_t i) {
 class Chunks {
  public:
   explicit Chunks(const Call& call, bool backward = false)
-      : call_(call), s_(call), features(call, backward), queries(s_), keys(s_), values(C * s_.values),
+      : call_(call), s_(call), features(call, backward), turned_(2 * up_to(s_.columns, L) * C), queries(s_, turned_),
+        keys(s_, turned_ + up_to(s_.columns, L) * C), values(C * s_.values),
         row_(s_.values), seen(C * C), share(C * C), average_(C * s_.values), plain_(s_.values),
-        scaled_(C * P) {}
+        scaled_(PANELS * C * P) {}
 
   void open(int64_t batch, int64_t head) {
     b = batch, h = head;
@@ -70,19 +71,17 @@ class Chunks {
   }
 
   void read_keys(int64_t first, int64_t many) {
-    const uint8_t* keep = keep_ ? keep_ + first : nullptr;
-    features.map(call_.k, b, h, first, many, keep, keys);
-    ahead_.aim(call_.v, b, h, first + C, s_.value, call_.half);
-    for (int64_t s = 0; s < C; ++s) {
-      const bool real = s < many && (!keep || keep[s]);
-      kept[s] = real;
-      read_value(real ? row_at(call_.v, b, h, first + s, call_.half) : nullptr, s);
-    }
-    if (call_.weighed) read_masses(first, many);
+    features.map(call_.k, b, h, first, many, keep_from(first), keys);
+    read_values(first, many);
   }
 
   void read_queries(int64_t first, int64_t many) {
     features.map(call_.q, b, h, first, many, nullptr, queries);
+  }
+
+  void read_both(int64_t first, int64_t many) {
+    features.map_both(b, h, first, many, keep_from(first), queries, keys);
+    read_values(first, many);
   }
 
   // The share of every key at the last token of the chunk, for `absorb`; without causal queries before it.
@@ -177,6 +176,7 @@ class Chunks {
   const Call& call_;
   Sizes s_;
   Features features;
+  Buffer turned_;
   Mapped queries, keys;
   Buffer values, row_, seen, share;
   alignas(64) float kept[C], written[C], decay[C] = {}, total[C], count[C], squares[C], top[C], rest[C], at_end[C];
@@ -185,10 +185,12 @@ class Chunks {
 
  protected:
   void divide();
-  void read_panel(const State& state, int64_t e, int64_t many, bool own);
+  template <int N>
+  void read_panels(const State& state, int64_t e, int64_t many, bool own);
   void write(const State& state, int64_t first, int64_t many, bool own);
   void sum_plain(const State& state, int64_t t, bool own);
-  void absorb_panel(State& state, int64_t e, int64_t many);
+  template <int N>
+  void absorb_panels(State& state, int64_t e, int64_t many);
   void absorb_rest(State& state, int64_t many);
 
   // total = phi(q).ones, in independent sums, for one would wait for itself.
@@ -203,6 +205,19 @@ class Chunks {
       for (int j = 0; j < WIDE; ++j)
         store(total + t + j * L, (sum[0][j] + sum[1][j]) + (sum[2][j] + sum[3][j]));
     }
+  }
+
+  const uint8_t* keep_from(int64_t first) const { return keep_ ? keep_ + first : nullptr; }
+
+  void read_values(int64_t first, int64_t many) {
+    const uint8_t* keep = keep_from(first);
+    ahead_.aim(call_.v, b, h, first + C, s_.value, call_.half);
+    for (int64_t s = 0; s < C; ++s) {
+      const bool real = s < many && (!keep || keep[s]);
+      kept[s] = real;
+      read_value(real ? row_at(call_.v, b, h, first + s, call_.half) : nullptr, s);
+    }
+    if (call_.weighed) read_masses(first, many);
   }
 
   // Row s of the values' panels; zeros where there is none.

@@ -45,8 +45,7 @@ void read_all(const Call& call, Chunks& chunks, const State& state, Part queries
 void run_along(const Call& call, Chunks& chunks, State& state, Part tokens) {
   for (int64_t at = tokens.begin; at < tokens.end; at += C) {
     const int64_t many = std::min<int64_t>(C, tokens.end - at);
-    chunks.read_keys(at, many);
-    chunks.read_queries(at, many);
+    chunks.read_both(at, many);
     chunks.run(state, at, many);
     note(call, chunks, at, many);
   }

@@ -29,11 +29,13 @@ struct Sizes {
   }
 };
 
-// Queries or keys of one chunk: x [C, columns], its transpose, what each token is scaled by, and phi.
+// Queries or keys of one chunk: x [C, columns], its transpose, what each token is scaled by, and phi with rows of
+// zeros up to a whole vector.
 struct Mapped {
-  explicit Mapped(const Sizes& s)
-      : x(C * s.columns), turned(up_to(s.columns, L) * C), phi(s.rows * C) {}
-  Buffer x, turned, phi;
+  Mapped(const Sizes& s, float* turned) : x(C * s.columns), turned(turned), phi(up_to(s.rows, L) * C) {}
+  Buffer x;
+  float* turned;
+  Buffer phi;
   alignas(64) float inverse[C], amplitude[C], peak[C], square[C];
   Ahead ahead;
 };
@@ -62,20 +64,17 @@ class Features {
   // keep: of the tokens of the chunk, null where all are real.  What is not real is never read.
   void map(const Rows& from, int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep,
            Mapped& to) const {
-    for (int64_t t = 0; t < C; ++t) {
-      bool real = t < many && (!keep || keep[t]);
-      float* row = to.x + t * s_.columns;
-      if (real) read_row(row_at(from, b, h, first + t, call_.half), call_.half, row, s_.width);
-      else std::memset(row, 0, size_t(s_.width) * 4);
-      to.amplitude[t] = real ? amplitude() : 0;
-    }
-    to.ahead.aim(from, b, h, first + C, s_.width, call_.half);
-    turn(to.x, s_.columns, s_.columns, to.turned);
-    measure(to);
-    if (call_.map == GAUSSIAN) project<GAUSSIAN>(to);
-    else if (call_.map == ARCCOS) project<ARCCOS>(to);
-    else if (call_.map == FAVOR) project<FAVOR>(to), soften(to);
-    else rise(to);
+    read(from, b, h, first, many, keep, to);
+    lift<1>({&to});
+  }
+
+  // Queries and keys of the same tokens.  A broad tile reads the matrix once for both.
+  void map_both(int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep, Mapped& queries,
+                Mapped& keys) const {
+    read(call_.q, b, h, first, many, nullptr, queries);
+    read(call_.k, b, h, first, many, keep, keys);
+    if constexpr (PANELS == 2) lift<2>({&queries, &keys});
+    else lift<1>({&queries}), lift<1>({&keys});
   }
 
   // grad: of phi [rows, C]; grad_mass: of the log mass of every token, or null. Writes the gradient of x and
@@ -99,6 +98,28 @@ class Features {
   }
 
  private:
+  void read(const Rows& from, int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep,
+            Mapped& to) const {
+    for (int64_t t = 0; t < C; ++t) {
+      bool real = t < many && (!keep || keep[t]);
+      float* row = to.x + t * s_.columns;
+      if (real) read_row(row_at(from, b, h, first + t, call_.half), call_.half, row, s_.width);
+      else std::memset(row, 0, size_t(s_.width) * 4);
+      to.amplitude[t] = real ? amplitude() : 0;
+    }
+    to.ahead.aim(from, b, h, first + C, s_.width, call_.half);
+    turn(to.x, s_.columns, s_.columns, to.turned);
+    measure(to);
+  }
+
+  template <int N>
+  void lift(Mapped* const (&to)[N]) const {
+    if (call_.map == GAUSSIAN) return project<GAUSSIAN>(to);
+    if (call_.map == ARCCOS) return project<ARCCOS>(to);
+    if (call_.map == FAVOR) project<FAVOR>(to);
+    for (Mapped* one : to) call_.map == FAVOR ? soften(*one) : rise(*one);
+  }
+
   float amplitude() const { return call_.map == ELU ? 1.0f : 1.0f / std::sqrt(float(s_.features)); }
 
   void measure(Mapped& to) const {
@@ -118,30 +139,39 @@ class Features {
       to.inverse[t] = call_.unit ? 1 / std::max(std::sqrt(to.square[t]), SHORTEST) : 1;
   }
 
-  template <int MAP>
-  void project(Mapped& to) const {
-    for (int64_t r = 0; r < s_.block; r += TALL)
+  template <int MAP, int N>
+  void project(Mapped* const (&to)[N]) const {
+    constexpr int ROWS = TALL / N;
+    const int64_t apart = to[N - 1]->turned - to[0]->turned;
+    for (int64_t r = 0; r < s_.block; r += ROWS)
       for (int t = 0; t < C; t += P) {
-        Tile tile;
+        Broad<N> tile;
         tile.clear();
-        tile.template add<1, TALL>(by_feature_ + r * s_.width, to.turned + t, C, s_.width);
-        if (MAP != FAVOR) tile.scale_columns(to.inverse + t);
-        finish<MAP>(tile, to, r, t);
-        to.ahead.fetch(C * TALL / s_.block + 1);
+        const float* rows = by_feature_ + r / TALL * TALL * s_.width + r % TALL;
+        tile.template add<1, TALL>(rows, to[0]->turned + t, C, s_.width, apart);
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) {
+          finish<MAP>(tile, n, *to[n], r, t);
+          to[n]->ahead.fetch(C * ROWS / s_.block + 1);
+        }
       }
-    for (int64_t r = s_.features; r < s_.block; ++r) std::memset(to.phi + r * C, 0, C * 4);
-    if (s_.paired)
-      for (int64_t r = s_.block + s_.features; r < s_.rows; ++r) std::memset(to.phi + r * C, 0, C * 4);
+    for (Mapped* one : to) {
+      for (int64_t r = s_.features; r < s_.block; ++r) std::memset(one->phi + r * C, 0, C * 4);
+      if (s_.paired)
+        for (int64_t r = s_.block + s_.features; r < s_.rows; ++r) std::memset(one->phi + r * C, 0, C * 4);
+    }
   }
 
-  template <int MAP>
-  QKV_INLINE void finish(const Tile& tile, Mapped& to, int64_t r, int t) const {
+  // The features of panel n of the tile.
+  template <int MAP, int N>
+  QKV_INLINE void finish(const Broad<N>& tile, int n, Mapped& to, int64_t r, int t) const {
     float* phi = to.phi + r * C + t;
 #pragma GCC unroll 16
-    for (int i = 0; i < TALL; ++i)
+    for (int i = 0; i < TALL / N; ++i)
       for (int j = 0; j < WIDE; ++j) {
         float* place = phi + i * C + j * L;
-        Floats amplitude = load(to.amplitude + t + j * L), logit = tile.at[i][j];
+        Floats amplitude = load(to.amplitude + t + j * L), logit = tile.at[i][n * WIDE + j];
+        if (MAP != FAVOR) logit *= load(to.inverse + t + j * L);
         if (MAP == GAUSSIAN) {
           Floats sine, cosine;
           sin_cos(logit, amplitude, sine, cosine);

@@ -20,17 +20,19 @@ inline void Chunks::divide() {
 }
 
 // Columns e ... of the averages; `own`: the queries also see keys of this chunk.
-inline void Chunks::read_panel(const State& state, int64_t e, int64_t many, bool own) {
-  for (int64_t t = 0; t < many; t += TALL) {
-    Tile tile;
+template <int N>
+inline void Chunks::read_panels(const State& state, int64_t e, int64_t many, bool own) {
+  constexpr int ROWS = TALL / N;
+  for (int64_t t = 0; t < many; t += ROWS) {
+    Broad<N> tile;
     tile.clear();
-    tile.template add<1, C>(queries.phi + t, state.sums + e * s_.rows, P, s_.rows);
+    tile.template add<1, C>(queries.phi + t, state.sums + e * s_.rows, P, s_.rows, s_.rows * P);
     if (own) {
       if (call_.weighed) tile.scale_rows(rest + t);
-      tile.template add<1, C>(seen + t, values + e * C, P, std::min(t + TALL, many));
+      tile.template add<1, C>(seen + t, values + e * C, P, std::min(t + ROWS, many), C * P);
     }
     tile.scale_rows(inverse_ + t);
-    tile.write(average_ + t * s_.values + e, int(s_.values));
+    tile.write(average_ + t * s_.values + e, int(s_.values), P);
   }
 }
 
@@ -56,21 +58,25 @@ inline void Chunks::sum_plain(const State& state, int64_t t, bool own) {
   }
 }
 
-inline void Chunks::absorb_panel(State& state, int64_t e, int64_t many) {
-  const float* panel = values + e * C;
+template <int N>
+inline void Chunks::absorb_panels(State& state, int64_t e, int64_t many) {
+  constexpr int ROWS = TALL / N;
+  const float* panels = values + e * C;
   if (call_.weighed) {
-    for (int s = 0; s < many; ++s)
-      for (int j = 0; j < P; j += L) store(scaled_ + s * P + j, load(panel + s * P + j) * at_end[s]);
-    panel = scaled_;
+    for (int n = 0; n < N; ++n)
+      for (int s = 0; s < many; ++s)
+        for (int64_t i = n * C * P + s * P, j = 0; j < P; j += L)
+          store(scaled_ + i + j, load(panels + i + j) * at_end[s]);
+    panels = scaled_;
   }
-  for (int64_t f = 0; f < s_.rows; f += TALL) {
-    Tile tile;
+  for (int64_t f = 0; f < s_.rows; f += ROWS) {
+    Broad<N> tile;
     float* place = state.sums + e * s_.rows + f * P;
-    tile.read(place, P);
+    tile.read(place, P, s_.rows * P);
     if (call_.weighed) tile.scale(rest_at_end);
-    tile.template add<C, 1>(keys.phi + f * C, panel, P, many);
-    tile.write(place, P);
-    ahead_.fetch(C * TALL / s_.rows + 1);
+    tile.template add<C, 1>(keys.phi + f * C, panels, P, many, C * P);
+    tile.write(place, P, s_.rows * P);
+    ahead_.fetch(C * ROWS / s_.rows + 1);
   }
 }
 
@@ -85,10 +91,10 @@ inline void Chunks::absorb_rest(State& state, int64_t many) {
   }
   for (int64_t f = 0; f < s_.rows; f += L) {
     Floats row[L];
+#pragma GCC unroll 16
     for (int i = 0; i < L; ++i) {
-      row[i] = Floats{};
-      if (f + i < s_.rows)
-        for (int t = 0; t < C; t += L) row[i] += load(keys.phi + (f + i) * C + t) * load(at_end + t);
+      row[i] = load(keys.phi + (f + i) * C) * load(at_end);
+      for (int t = L; t < C; t += L) row[i] += load(keys.phi + (f + i) * C + t) * load(at_end + t);
     }
     store(state.ones + f, load(state.ones + f) * rest_at_end + row_sums(row));
   }
@@ -101,17 +107,17 @@ inline void Chunks::absorb_rest(State& state, int64_t many) {
   state.scale = last;
 }
 
-// Queries and keys of a chunk one after the other; a panel of the sums is read and then added to while it is
+// Queries and keys of a chunk one after the other; panels of the sums are read and then added to while they are
 // in the cache.
 inline void Chunks::run(State& state, int64_t first, int64_t many) {
   weigh(state);
   score(state, many);
   weigh_last(many);
   divide();
-  for (int64_t e = 0; e < s_.values; e += P) {
-    read_panel(state, e, many, true);
-    absorb_panel(state, e, many);
-  }
+  by_panels(s_.values, [&](auto panels, int64_t e) {
+    read_panels<panels>(state, e, many, true);
+    absorb_panels<panels>(state, e, many);
+  });
   write(state, first, many, true);
   absorb_rest(state, many);
 }
@@ -119,7 +125,7 @@ inline void Chunks::run(State& state, int64_t first, int64_t many) {
 inline void Chunks::read(const State& state, int64_t first, int64_t many) {
   score_state(state);
   divide();
-  for (int64_t e = 0; e < s_.values; e += P) read_panel(state, e, many, false);
+  by_panels(s_.values, [&](auto panels, int64_t e) { read_panels<panels>(state, e, many, false); });
   write(state, first, many, false);
 }
 
@@ -130,7 +136,7 @@ inline void Chunks::absorb(State& state, int64_t many) {
 
 // The state after these keys, whose shares at the end are known.
 inline void Chunks::add(State& state, int64_t many) {
-  for (int64_t e = 0; e < s_.values; e += P) absorb_panel(state, e, many);
+  by_panels(s_.values, [&](auto panels, int64_t e) { absorb_panels<panels>(state, e, many); });
   absorb_rest(state, many);
 }
 
