@@ -68,6 +68,19 @@ def test_a_mistake_is_one_line(refused: tiny.Refused, arguments: list[str], said
     assert said in refused("bench", *arguments)
 
 
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_where_nothing_can_be_written_nothing_is_measured(
+    refused: tiny.Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr("qkv.cli.benching.measure", lambda *_: pytest.fail("measured first"))
+    folder, file = tmp_path / "taken.png", tmp_path / "file"
+    folder.mkdir()
+    file.touch()
+    assert f"cannot write {folder}: it is a folder" in refused("bench", "rfa", option, folder)
+    assert "cannot write" in refused("bench", "rfa", option, file / "bench.png")
+    assert sorted(tmp_path.iterdir()) == [file, folder]
+
+
 @pytest.mark.parametrize("arguments", [["--what", "sideways"], ["--dtype", "fp8"], ["--repeats", "0"], []])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.call("bench", *(["rfa"] if arguments else []), *arguments) == 2

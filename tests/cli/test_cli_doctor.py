@@ -20,7 +20,7 @@ def test_it_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert f"qkv {qkv.__version__}" in lines[0]
     checks = [line for line in lines if "relative error" in line]
-    assert len(checks) == 4
+    assert len(checks) == 5
     assert all("  ok  " in line for line in checks)
 
 
@@ -29,7 +29,7 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["healthy"] is True
     assert told["native"] == native.about()
-    assert {check["kernel"] for check in told["checks"]} == {"softmax", "rfa", "favor", "elu"}
+    assert {check["part"] for check in told["checks"]} == {"softmax", "rfa", "favor", "elu", "additive"}
     assert all(0 <= check["error"] < 1e-5 for check in told["checks"])
 
 
@@ -39,7 +39,7 @@ def test_a_wrong_result_is_noticed(
     forward = qkv.Attention.forward
     monkeypatch.setattr(qkv.Attention, "forward", lambda self, *given: forward(self, *given) * 1.001)
     assert tiny.call("doctor") == 1
-    assert capsys.readouterr().out.count("FAILED") == 4
+    assert capsys.readouterr().out.count("FAILED") == 5
 
 
 def test_a_result_that_is_no_number_is_wrong() -> None:

@@ -12,6 +12,8 @@ import torch
 from qkv.attention import Attention
 from qkv.bench.machine import GIB, Machine, this_machine
 from qkv.kernel import KERNELS, native
+from qkv.part import Part
+from qkv.score import Additive
 
 BUILD = "pip install --force-reinstall --no-cache-dir qkv, where there is a C++17 compiler and CMake"
 # float32 has 24 bits; the sums and the division of a short sequence lose a few of them.
@@ -21,9 +23,9 @@ POSITIONS = 64
 
 @dataclass(frozen=True)
 class Check:
-    """A kernel in float32 by its fast route against torch in float64, as the largest relative error."""
+    """An attention in float32 by its fast route against torch in float64, as the largest relative error."""
 
-    kernel: str
+    part: str
     route: str
     error: float
 
@@ -67,7 +69,7 @@ def examine() -> Health:
         native=native.about(),
         triton=_version("triton"),
         extras=_extras(),
-        checks=[_checked(name) for name in KERNELS],
+        checks=[_checked(part) for part in (*(kernel() for kernel in KERNELS.values()), Additive())],
     )
 
 
@@ -87,7 +89,7 @@ def lines_of(found: Health) -> Iterator[str]:
         told = f"missing {', '.join(missing)}: pip install 'qkv[{extra}]'" if missing else "present"
         yield f"{'' if number else 'extras':<10}{extra:<7}{told}"
     for number, check in enumerate(found.checks):
-        told = f"{check.kernel:<8}relative error {check.error:.1e}  {'ok' if check.ok else 'FAILED'}"
+        told = f"{check.part:<9}relative error {check.error:.1e}  {'ok' if check.ok else 'FAILED'}"
         yield f"{'' if number else 'check':<10}{told}  ({check.route} against float64)"
 
 
@@ -136,16 +138,16 @@ def _version(package: str) -> str:
 
 
 @torch.no_grad()
-def _checked(kernel: str) -> Check:
-    """Causal attention of the kernel on a short input in float32, against the same in float64."""
+def _checked(part: Part) -> Check:
+    """Causal attention with this part on a short input in float32, against the same in float64."""
     rng_state = torch.get_rng_state()
     torch.manual_seed(0)
-    layer = Attention(32, heads=2, kernel=KERNELS[kernel](), causal=True).eval()
+    chosen: dict[str, Any] = {part.axis: part}
+    layer = Attention(32, heads=2, **chosen, causal=True).eval()
     x = torch.randn(2, POSITIONS, 32)
     torch.set_rng_state(rng_state)
-    by_engine = not layer.spec.kernel.forms_weights and native.available()
-    route = "native engine" if by_engine else "torch"
+    engine = native.available() and part.name != "softmax"
     out = layer(x)
     expected = layer.double().attend(x.double()).out
     error = (out - expected).abs().max() / expected.abs().max()
-    return Check(kernel, route, error.item())
+    return Check(part.name, "native engine" if engine else "torch", error.item())

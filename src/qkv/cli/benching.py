@@ -15,7 +15,7 @@ from qkv.bench import plot as picture
 from qkv.bench.table import lines_of
 from qkv.errors import BadRecipe
 from qkv.progress import progress
-from qkv.task.files import write_text
+from qkv.task.files import check_writable, write_text
 from qkv.view.page import check
 
 
@@ -27,6 +27,13 @@ class Output(NamedTuple):
     dark: bool
     memory: bool
     quiet: bool
+
+    def check(self) -> None:
+        """BadData for what could not be written in the end."""
+        if self.plot is not None:
+            check(self.plot)
+        for path in filter(None, (self.json, self.plot)):
+            check_writable(path)
 
 
 def run_bench(
@@ -41,8 +48,7 @@ def run_bench(
     counts = _lengths(lengths)
     contenders = read(written, setting)
     _check_device(setting.device)
-    if to.plot is not None:
-        check(to.plot)
+    to.check()
     if threads is not None:
         torch.set_num_threads(threads)
     machine = this_machine()

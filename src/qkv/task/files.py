@@ -16,11 +16,7 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
 
     Raises BadData where it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise BadData(f"cannot write {path}: {error.strerror}") from None
+    handle, name = _beside(path)
     try:
         with open(handle, "w", encoding="utf-8") as file:
             yield file
@@ -34,6 +30,23 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """BadData for a file that cannot be written there: before the work whose result it is to hold."""
+    if path.is_dir():
+        raise BadData(f"cannot write {path}: it is a folder")
+    handle, name = _beside(path)
+    os.close(handle)
+    Path(name).unlink()
+
+
+def _beside(path: Path) -> tuple[int, str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise BadData(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:
