@@ -9,24 +9,29 @@ g memory of 131,072 tokens.  `--quick` runs all of it with tiny sizes, to see th
 """
 
 import argparse
-import contextlib
 import datetime
-import importlib
-import io
 import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from peer_routes import (
+    FEATURES,
+    HEADS,
+    NEAR,
+    WIDTH,
+    Route,
+    additive_routes,
+    feature_routes,
+    layer_routes,
+    layers,
+    window_routes,
+)
 
-import qkv
 from qkv.bench import (
     FULL,
     Setting,
@@ -42,19 +47,11 @@ from qkv.bench import (
     this_machine,
 )
 from qkv.bench.table import figure
-from qkv.kernel import linear
-from qkv.kernel.given import Given
-from qkv.rules import Choice
-from qkv.shapes import Dims
 
-MISSING = "not installed: pip install 'qkv[bench]'"
-HEADS, WIDTH, FEATURES, NEAR = 8, 64, 64, 128
-USUAL = Dims(HEADS, WIDTH, WIDTH, WIDTH)
 NOTES = (
     "performer without CUDA falls back on cumulative sums; in linear-attention-transformer no query sees its "
     "own block of 64",
 )
-Route = Callable[[], Any] | str  # what to time, or why not
 
 
 class Sizes(NamedTuple):
@@ -110,52 +107,6 @@ def feature_maps(options: Options) -> Iterator[Table]:
         yield table(f"a. Feature maps, {passes}: {what}", found, pairs, NOTES)
 
 
-def feature_routes(length: int, backward: bool) -> dict[str, Route]:
-    q, k, v = inputs = [torch.randn(1, HEADS, length, WIDTH, requires_grad=backward) for _ in range(3)]
-    gate = torch.randn(1, HEADS, length) + 3
-
-    def ours(part: Any, causal: bool = True, gated: bool = False) -> Route:
-        core = core_of(part, causal)
-        return lambda: core(*inputs, Given(gate=gate if gated else None))
-
-    def performer(module: Any, features: int | None = FEATURES) -> Route:
-        attention = module.FastAttention(WIDTH, nb_features=features, causal=True).eval()
-        return lambda: attention(*inputs)
-
-    def blocks(module: Any) -> Route:
-        return lambda: module.causal_linear_attn(*inputs)
-
-    routes: dict[str, Route] = {
-        "SDPA causal": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        "SDPA both ways": lambda: F.scaled_dot_product_attention(q, k, v),
-        "RFA causal": ours(qkv.RFA(FEATURES)),
-        "RFA causal, torch route": by_torch(ours(qkv.RFA(FEATURES))),
-        "RFA gated": ours(qkv.RFA(FEATURES, gate=True), gated=True),
-        "RFA arccos": ours(qkv.RFA(FEATURES, "arccos")),
-        "RFA both ways": ours(qkv.RFA(FEATURES), causal=False),
-        "Favor causal": ours(qkv.Favor(FEATURES)),
-        "performer causal": peer("performer_pytorch", performer),
-        "performer causal, its own 266": peer("performer_pytorch", partial(performer, features=None)),
-        "linear-attention-transformer": peer(
-            "linear_attention_transformer.linear_attention_transformer", blocks
-        ),
-    }
-    return {name: with_backward(route, inputs) if backward else route for name, route in routes.items()}
-
-
-def by_torch(route: Any) -> Route:
-    """The same without the engines."""
-
-    def call() -> Tensor:
-        engines, linear.ENGINES = linear.ENGINES, ()
-        try:
-            return route()
-        finally:
-            linear.ENGINES = engines
-
-    return call
-
-
 def window(options: Options) -> Iterator[Table]:
     made = {n: window_routes(n) for n in options.sizes.lengths}
     ours, theirs = (made[options.sizes.lengths[0]][name] for name in ("Window", "local-attention"))
@@ -169,50 +120,15 @@ def window(options: Options) -> Iterator[Table]:
     yield table(heading, found, pairs, notes)
 
 
-def window_routes(length: int) -> dict[str, Route]:
-    q, k, v = (torch.randn(1, HEADS, length, WIDTH) for _ in range(3))
-    core = core_of(qkv.Softmax(), True, qkv.Window(NEAR))
-
-    def local(module: Any) -> Route:
-        near = {"look_backward": 1, "causal": True, "exact_windowsize": True}
-        attention = module.LocalAttention(NEAR, use_rotary_pos_emb=False, autopad=True, **near)
-        return lambda: attention(q, k, v)
-
-    return {
-        "SDPA causal, all keys": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        "Window": lambda: core(q, k, v, Given(own=True)),
-        "local-attention": peer("local_attention", local),
-    }
-
-
 def layer(options: Options) -> Iterator[Table]:
-    width = HEADS * WIDTH
-    layers = (
-        nn.MultiheadAttention(width, HEADS, batch_first=True),
-        qkv.MultiheadAttention(width, HEADS, batch_first=True),
-        qkv.Attention(width, HEADS),
-    )
-    names = ("nn.MultiheadAttention", "qkv.MultiheadAttention", "qkv.Attention")
-    pairs = [(names[0], name) for name in names[1:]]
+    made = layers()
+    torchs, *ours = made
+    pairs = [(torchs, name) for name in ours]
     for backward in (False, True):
-        routes = {n: layer_routes(n, layers, backward) for n in options.sizes.layer}
-        found = {n: times(dict(zip(names, made, strict=True)), options) for n, made in routes.items()}
+        found = {n: times(layer_routes(n, made, backward), options) for n in options.sizes.layer}
         passes = "forward and backward" if backward else "forward"
-        heading = f"c. A layer of width {width}, {HEADS} heads, {passes}: batch 1, fp32, ms"
+        heading = f"c. A layer of width {HEADS * WIDTH}, {HEADS} heads, {passes}: batch 1, fp32, ms"
         yield table(heading, found, pairs)
-
-
-def layer_routes(length: int, layers: Sequence[nn.Module], backward: bool) -> list[Route]:
-    torchs, same, ours = (layer.train(backward) for layer in layers)
-    x = torch.randn(1, length, HEADS * WIDTH, requires_grad=backward)
-    routes: list[Route] = [
-        lambda: torchs(x, x, x, need_weights=False)[0],
-        lambda: same(x, x, x, need_weights=False)[0],
-        lambda: ours(x),
-    ]
-    leaves = [[x, *layer.parameters()] for layer in layers]
-    pairs = zip(routes, leaves, strict=True)
-    return [with_backward(route, of) if backward else route for route, of in pairs]
 
 
 def decoding(options: Options) -> Iterator[Table]:
@@ -244,27 +160,13 @@ def decoding(options: Options) -> Iterator[Table]:
 
 def additive(options: Options) -> Iterator[Table]:
     batch, length, hidden = options.sizes.additive
-    routes = additive_routes(options.sizes)
+    routes = additive_routes(options.sizes.additive)
     took = times(dict(routes), options)
     rows = [[name, shown(took[name]), alone(name, options)] for name in routes]
     heading = (
         f"e. Additive score, forward: batch {batch}, 1 head, {length:,} × {length:,}, hidden {hidden}, fp32"
     )
     yield Table(heading, ("route", "ms", "peak memory, MB"), rows)
-
-
-def additive_routes(sizes: Sizes) -> dict[str, Callable[[], Tensor]]:
-    """Naive: the [B,T,S,hidden] tensor that the formula names, as tutorials write it."""
-    batch, length, hidden = sizes.additive
-    q, k, v = (torch.randn(batch, 1, length, hidden) for _ in range(3))
-    w_q, w_k, u = (nn.Linear(hidden, out, bias=False) for out in (hidden, hidden, 1))
-    core = core_of(None, False, score=qkv.Additive(hidden), dims=Dims(1, hidden, hidden, hidden))
-
-    def naive() -> Tensor:
-        scores = u(torch.tanh(w_q(q)[:, :, :, None] + w_k(k)[:, :, None]))
-        return scores[..., 0].softmax(-1) @ v
-
-    return {"naive": naive, "qkv": lambda: core(q, k, v, Given())}
 
 
 def growth(options: Options) -> Iterator[Table]:
@@ -303,40 +205,6 @@ SECTIONS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "f": growth,
     "g": longest,
 }
-
-
-def core_of(
-    kernel: Any,
-    causal: bool,
-    scope: Any = None,
-    score: Any = None,
-    dims: Dims = USUAL,
-) -> nn.Module:
-    kernel = kernel or qkv.Softmax()
-    score = score or (qkv.ScaledDot() if kernel.forms_weights else None)
-    choice = Choice(score, scope or qkv.Global(), qkv.Soft(), kernel, causal)
-    return kernel.build_core(dims, choice, torch.Generator().manual_seed(0)).eval()
-
-
-def peer(module: str, make: Callable[[Any], Route]) -> Route:
-    """The route of another library, which may print while it is set up; or that it is not here."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return make(importlib.import_module(module))
-    except ImportError:
-        return MISSING
-
-
-def with_backward(route: Route, leaves: Sequence[Tensor]) -> Route:
-    if isinstance(route, str):
-        return route
-
-    @torch.enable_grad()
-    def call() -> None:
-        out = route()
-        torch.autograd.grad(out, leaves, torch.ones_like(out), allow_unused=True)
-
-    return call
 
 
 def times(routes: dict[str, Route], options: Options) -> dict[str, float | str]:
@@ -408,8 +276,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     if given.alone:
         with bounded("cpu"):
-            additive_routes(QUICK)[given.alone]()  # loads code and starts threads
-            print(f"{taken(additive_routes(options.sizes)[given.alone]) / 1e6:,.0f}")
+            additive_routes(QUICK.additive)[given.alone]()  # loads code and starts threads
+            print(f"{taken(additive_routes(options.sizes.additive)[given.alone]) / 1e6:,.0f}")
         return
     command = shlex.join(["python", *sys.argv])
     lines = [f"{this_machine()}, {datetime.date.today()}", f"\n    {command}"]
