@@ -164,8 +164,8 @@ MUTANTS = (
     Mutant(
         "keep forgotten in the denominator",
         "kernel/linear.py",
-        "v1 * keep[:, None, :, None]",
-        "torch.cat([v1[..., :-1] * keep[:, None, :, None], v1[..., -1:]], -1)",
+        "phi, v1 = (x * given.keep[:, None, :, None] for x in (phi, v1))",
+        "phi, v1 = phi, torch.cat([v1[..., :-1] * given.keep[:, None, :, None], v1[..., -1:]], -1)",
         STEPS,
     ),
     Mutant(
@@ -185,16 +185,30 @@ MUTANTS = (
     Mutant(
         "the plain sums have no cumsum",
         "kernel/sums.py",
-        "count = own.sum(-1, keepdim=True)",
-        "count = own[:, :, -1:].sum(-1, keepdim=True)",
+        "values[..., -1:].cumsum(2)",
+        "values[..., -1:].sum(2, keepdim=True)",
+        LINEAR,
+    ),
+    Mutant(
+        "tiles forget those before them",
+        "kernel/sums.py",
+        "*seen[:-1]",
+        "*[before] * (len(seen) - 1)",
+        LINEAR,
+    ),
+    Mutant(
+        "nothing fades from tile to tile",
+        "kernel/sums.py",
+        "left = before.scale if fade is None else before.scale + fade",
+        "left = before.scale",
         LINEAR,
     ),
     Mutant("sums in half precision", "kernel/linear.py", "else x.float()", "else x", LINEAR),
     Mutant(
         "the state is changed in place",
         "kernel/sums.py",
-        "before.features + phi.mT @ values",
-        "before.features.add_(phi.mT @ values)",
+        "before.features + after.features",
+        "before.features.add_(after.features)",
         STEPS,
     ),
     Mutant(

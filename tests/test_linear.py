@@ -101,7 +101,9 @@ def routed(core: Linear, short: bool, monkeypatch: pytest.MonkeyPatch) -> Linear
 
 
 @every_map
-@pytest.mark.parametrize(("length", "masked"), [(1, False), (64, True), (65, False), (130, True)])
+@pytest.mark.parametrize(
+    ("length", "masked"), [(1, False), (64, True), (65, False), (130, True), (325, False)]
+)
 def test_chunks_and_pairs_equal_the_recurrence(
     part: RFA, length: int, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,9 +116,9 @@ def test_chunks_and_pairs_equal_the_recurrence(
 
 @every_map
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])
-@pytest.mark.parametrize("chunk", [1, 5, 40])
+@pytest.mark.parametrize(("chunk", "tile"), [(1, 1), (5, 5), (40, 40), (12, 4), (10, 2)])
 def test_the_chunk_changes_nothing(
-    part: RFA, causal: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+    part: RFA, causal: bool, chunk: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = core_of(part)
     q, k, v, given = inputs(part, 13, masked=True)
@@ -130,6 +132,7 @@ def test_the_chunk_changes_nothing(
 
     expected = results()
     monkeypatch.setattr(chunks, "CHUNK", chunk)
+    monkeypatch.setattr(chunks, "TILE", tile)
     close(results(), expected)
 
 
@@ -239,6 +242,7 @@ def test_gradients_are_those_of_the_recurrence(
     leaves += core.parameters()
     routed(core, route, monkeypatch)
     monkeypatch.setattr(chunks, "CHUNK", 32)
+    monkeypatch.setattr(chunks, "TILE", 8)
     mask = doubles(B, H, 70, E)
     found = torch.autograd.grad((core(q, k, v, given) * mask).sum(), leaves)
     expected = torch.autograd.grad((recurrence(core, q, k, v, given) * mask).sum(), leaves)

@@ -3,7 +3,7 @@ there for all of them at once.  Training keeps only what goes from chunk to chun
 on its way back.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import repeat
 from typing import Any
 
@@ -11,30 +11,34 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Pairs within a chunk cost as much as its sums where it is about as long as there are features, and what the
-# operators make of a chunk of 8 heads stays near a core.
-CHUNK = 128
+# Pairs within a tile cost as much as its sums where it is about as long as there are features.  All tiles of
+# a chunk go through each operator at once, and what the operators make of 8 heads of it stays near a core.
+TILE = 64
+CHUNK = 256
 
 Step = Callable[..., tuple[Any, Any]]
 
 
 def fold(step: Step, state: Any, *tensors: Tensor | None) -> tuple[list[Any], Any]:
     """What `step(state, positions, *chunks) -> (out, state)` gives for every chunk of tensors [B,H,N,*], and
-    the state after the last.
+    the state after the last.  A chunk is whole tiles, or shorter than one.
     """
     length = next(x.shape[2] for x in tensors if x is not None)
-    anew = length > CHUNK and torch.is_grad_enabled()
-    starts, outs = range(0, length, CHUNK), []
-    for begin, *chunks in zip(starts, *map(_chunks, tensors), strict=False):
-        now = slice(begin, begin + CHUNK)
+    anew, sizes = length > CHUNK and torch.is_grad_enabled(), _sizes(length)
+    begin, outs = 0, []
+    # Not slices: the backward pass of each would fill a tensor of the whole length.
+    pieces = (repeat(None) if x is None else x.split(sizes, 2) for x in tensors)
+    for size, *chunks in zip(sizes, *pieces, strict=False):
+        now = slice(begin, begin + size)
         out, state = _anew(step, state, now, *chunks) if anew else step(state, now, *chunks)
+        begin += size
         outs.append(out)
     return outs, state
 
 
-def _chunks(x: Tensor | None) -> Iterable[Tensor | None]:
-    # Not slices: the backward pass of each would fill a tensor of the whole length.
-    return repeat(None) if x is None else x.split(CHUNK, 2)
+def _sizes(length: int) -> list[int]:
+    left = length % CHUNK
+    return [CHUNK] * (length // CHUNK) + [size for size in (left - left % TILE, left % TILE) if size]
 
 
 def _anew(step: Step, *given: Any) -> Any:

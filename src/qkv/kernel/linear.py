@@ -165,12 +165,11 @@ class Linear(nn.Module):
 
     def _mapped(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Mapped:
         phi, log_mass = self.features.keys(_wide(repeat_heads(k, self.heads)), projections)
-        gate = None if given.gate is None else _wide(given.gate)
-        return Mapped(phi, self._values(v, given.keep), given.keep, weigh(log_mass, gate, given.keep))
-
-    def _values(self, v: Value, keep: Tensor | None) -> Tensor:
         v1 = F.pad(_wide(repeat_heads(v, self.heads)), (0, 1), value=1.0)
-        return v1 if keep is None else v1 * keep[:, None, :, None]
+        if given.keep is not None:
+            phi, v1 = (x * given.keep[:, None, :, None] for x in (phi, v1))
+        gate = None if given.gate is None else _wide(given.gate)
+        return Mapped(phi, v1, weigh(log_mass, gate, given.keep))
 
     def _read_all(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Sums:
         def step(before: Sums, now: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:

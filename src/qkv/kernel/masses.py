@@ -55,6 +55,11 @@ def joined(before: Masses, after: Masses) -> Masses:
     return _logwise(lambda *parts: torch.cat(parts, 2), before, after)
 
 
+def split(masses: Masses, size: int) -> Masses:
+    """The masses of keys, every `size` of them those of a head of its own: [B,H,N] -> [B,H·N/size,size]."""
+    return _logwise(lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), masses)
+
+
 def at_end(masses: Masses) -> LogMasses:
     """Log masses [B,H,1,S] after the last key."""
     left = masses.written if masses.decay is None else masses.written + _faded(masses.decay)

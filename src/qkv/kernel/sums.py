@@ -13,6 +13,8 @@ which is safe whatever the sign, keeps constants constant, and is still an avera
 shown.
 """
 
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qkv import masks
-from qkv.kernel.masses import NOTHING, Masses, at_end, at_queries, highest, relative
+from qkv.kernel import chunks
+from qkv.kernel.masses import NOTHING, Masses, at_end, at_queries, highest, relative, split
 from qkv.shapes import Weights
 
 Features = Float[Tensor, "B H N F"]
@@ -29,15 +32,14 @@ Plain = Float[Tensor, "B H #N E2"]
 
 
 class Mapped(NamedTuple):
-    """Keys and values ready to be summed.
+    """Keys and values ready to be summed, rows of padding 0.
 
-    phi: φ(k) [B,H,S,F].  values: [v, 1] [B,H,S,E+1], rows of padding 0.
-    keep: [B,S], None where all are real.  masses: None where every real key has mass 1.
+    phi: φ(k) [B,H,S,F].  values: [v, 1] [B,H,S,E+1].
+    masses: None where every real key has mass 1.
     """
 
     phi: Tensor
     values: Tensor
-    keep: Any
     masses: Any
 
 
@@ -56,14 +58,15 @@ class Sums(NamedTuple):
 class Shares(NamedTuple):
     """How much counts at each of T queries, by the largest mass that it has met.
 
-    own: [#B,#H,T,S], the share of every key, 0 where it is still to come.  rest: [B,H,T,1], what all sums
-    before them are multiplied by.  top: [B,H,T,1], the log of that mass.  Where every real key has mass 1,
-    rest and top are None.
+    own: [#B,#H,T,S], the share of every key, 0 where it is still to come.  count, squares: [B,H,T,1], the sum
+    of the shares of real keys, and of their squares.  rest: [B,H,T,1], what all sums before them are
+    multiplied by; None where every real key has mass 1.
     """
 
     own: Tensor
+    count: Tensor
+    squares: Tensor
     rest: Any
-    top: Any
 
 
 def implied_weights(
@@ -112,42 +115,69 @@ def nothing(keys: Mapped) -> Sums:
 
 def add_up(keys: Mapped, before: Sums) -> Sums:
     """`before` and the sums over all these keys."""
-    phi, values, _, masses = keys
-    if masses is None:
-        plain = torch.cat([values, values[..., -1:]], -1).sum(2, keepdim=True)
-        return Sums(before.features + phi.mT @ values, before.plain + plain, None)
-    logs, left = at_end(masses), _left(before, masses)[:, :, -1:]
-    top = torch.maximum(highest(logs), left.detach())
-    return _after(keys, before, Shares(relative(logs, top), relative(left, top), top))
+    return _joined(before, _alone(keys), _fade(keys.masses))
 
 
 def running(q: Features, keys: Mapped, before: Sums, floor: float) -> tuple[Float[Tensor, "B H T E"], Sums]:
     """The averages of the T queries of a chunk, each over `before` and the keys up to its own, and the sums
-    after the last key; O(T²) memory.
+    after the last key.  T is a multiple of TILE, or smaller; O(T·TILE) memory.
     """
-    k, v, _, masses = keys
-    shares = _shares_of_ones(keys, q.shape[2]) if masses is None else _shares(keys, before, q.shape[2])
-    own, rest = shares.own, shares.rest
+    heads, length = q.shape[1:3]
+    if length <= chunks.TILE:
+        return _within(q, keys, before, floor), add_up(keys, before)
+    masses = None if keys.masses is None else split(keys.masses, chunks.TILE)
+    tiles = Mapped(_apart(keys.phi), _apart(keys.values), masses)
+    befores, after = _along(tiles, before)
+    return _within(_apart(q), tiles, befores, floor).unflatten(1, (heads, -1)).flatten(2, 3), after
+
+
+def _apart(x: Float[Tensor, "B H N _"]) -> Float[Tensor, "B HG C _"]:
+    """The tiles of a chunk as further heads, so that each operator takes them all at once."""
+    return x.unflatten(2, (-1, chunks.TILE)).flatten(1, 2)
+
+
+def _along(tiles: Mapped, before: Sums) -> tuple[Sums, Sums]:
+    """The sums before every tile, and after the last."""
+    heads = before.features.shape[1]
+    seen, parts = [before], (*_alone(tiles), _fade(tiles.masses))
+    for *after, fade in zip(*(_by_tile(x, heads) for x in parts), strict=False):
+        seen.append(_joined(seen[-1], Sums(*after), fade))
+    return Sums(*(_as_heads(*field) for field in zip(*seen[:-1], strict=True))), seen[-1]
+
+
+def _by_tile(x: Tensor | None, heads: int) -> Iterable[Any]:
+    return repeat(None) if x is None else x.unflatten(1, (heads, -1)).unbind(2)
+
+
+def _as_heads(*tiles: Any) -> Any:
+    return None if tiles[0] is None else torch.stack(tiles, 2).flatten(1, 2)
+
+
+def _within(q: Features, keys: Mapped, before: Sums, floor: float) -> Float[Tensor, "B H T E"]:
+    """The averages of the queries of a tile, each over `before` and the keys up to its own."""
+    k, v, masses = keys
+    own, count, squares, rest = _shares_of_ones(v) if masses is None else _shares(masses, before)
     scores, old, plain = (q @ k.mT) * own, _faded(q @ before.features, rest), _faded(before.plain, rest)
-    count = own.sum(-1, keepdim=True) + plain[..., -2:-1]
-    squares = own.square().sum(-1, keepdim=True) + _faded(plain[..., -1:], rest)
+    count, squares = count + plain[..., -2:-1], squares + _faded(plain[..., -1:], rest)
     gap = _gap(scores.sum(-1, keepdim=True) + old[..., -1:], squares, floor)
     some = count > 0
     fill = gap / torch.where(some, count, 1)
     rows = torch.addcmul(scores, fill, own) @ v + torch.addcmul(old, fill, plain[..., :-1])
-    return rows[..., :-1] / torch.where(some, rows[..., -1:], 1), _after(keys, before, shares)
+    return rows[..., :-1] / torch.where(some, rows[..., -1:], 1)
 
 
-def _shares_of_ones(keys: Mapped, queries: int) -> Shares:
-    own = masks.causal(queries, keys.phi.shape[2], keys.phi.device)[None, None]
-    own = own if keys.keep is None else own & keys.keep[:, None, None]
-    return Shares(own.to(keys.phi.dtype), None, None)
+def _shares_of_ones(values: Rows) -> Shares:
+    length, count = values.shape[2], values[..., -1:].cumsum(2)
+    own = masks.causal(length, length, values.device)[None, None].to(values.dtype)
+    return Shares(own, count, count, None)
 
 
-def _shares(keys: Mapped, before: Sums, queries: int) -> Shares:
-    logs, left = at_queries(keys.masses, queries), _left(before, keys.masses)
+def _shares(masses: Masses, before: Sums) -> Shares:
+    logs, left = at_queries(masses, masses.written.shape[2]), _left(before, masses)
     top = torch.maximum(highest(logs), left.detach())
-    return Shares(relative(logs, top), relative(left, top), top)
+    own = relative(logs, top)
+    count, squares = own.sum(-1, keepdim=True), own.square().sum(-1, keepdim=True)
+    return Shares(own, count, squares, relative(left, top))
 
 
 def _left(before: Sums, masses: Masses) -> Tensor:
@@ -155,16 +185,38 @@ def _left(before: Sums, masses: Masses) -> Tensor:
     return before.scale if masses.decay is None else before.scale + masses.decay.cumsum(2)[..., None]
 
 
+def _fade(masses: Masses | None) -> Tensor | None:
+    """The log of what these keys multiply all sums before by, [B,H,1,1]; None for 0."""
+    return None if masses is None or masses.decay is None else masses.decay.sum(2)[..., None, None]
+
+
 def _faded(x: Tensor, rest: Tensor | None) -> Tensor:
     return x if rest is None else rest * x
 
 
-def _after(keys: Mapped, before: Sums, shares: Shares) -> Sums:
-    """The sums as they are at the last query."""
-    k, v, _, masses = keys
+def _alone(keys: Mapped) -> Sums:
+    """The sums over all these keys and nothing before."""
+    k, v, masses = keys
     if masses is None:
-        return add_up(keys, before)
-    share, rest = shares.own[:, :, -1:], shares.rest[:, :, -1:]
+        plain = v.sum(2, keepdim=True)
+        return Sums(k.mT @ v, torch.cat([plain, plain[..., -1:]], -1), None)
+    logs = at_end(masses)
+    top = highest(logs)
+    share = relative(logs, top)
     plain = torch.cat([share @ v, share.square().sum(-1, keepdim=True)], -1)
-    kept = torch.cat([rest * before.plain[..., :-1], rest.square() * before.plain[..., -1:]], -1)
-    return Sums((k.mT * share) @ v + rest * before.features, plain + kept, shares.top[:, :, -1:])
+    return Sums((k.mT * share) @ v, plain, top)
+
+
+def _joined(before: Sums, after: Sums, fade: Tensor | None) -> Sums:
+    """The sums over keys and over those that follow, which fade what was before by `fade`."""
+    if after.scale is None:
+        return Sums(before.features + after.features, before.plain + after.plain, None)
+    left = before.scale if fade is None else before.scale + fade
+    top = torch.maximum(after.scale, left.detach())
+    rest, share = relative(left, top), relative(after.scale, top)
+    features = rest * before.features + share * after.features
+    return Sums(features, _rescaled(before.plain, rest) + _rescaled(after.plain, share), top)
+
+
+def _rescaled(plain: Plain, by: Tensor) -> Plain:
+    return torch.cat([by * plain[..., :-1], by.square() * plain[..., -1:]], -1)
