@@ -1,16 +1,20 @@
 """Known defects are planted in a copy of the source, one at a time, and the tests demand to see each."""
 
+import shutil
+
 import pytest
 
-from mutate import MUTANTS, ROOT, Mutant, caught, passes
+from mutants import MUTANTS, Mutant
+from mutate import ROOT, caught, passes
+from native_mutants import NATIVE_MUTANTS
 
 SOURCE = ROOT / "src" / "qkv"
-HEALTHY = sorted({mutant.tests for mutant in MUTANTS})
+HEALTHY = sorted({mutant.tests for mutant in (*MUTANTS, *NATIVE_MUTANTS)})
 
 
 def test_there_is_something_to_plant() -> None:
     assert len(MUTANTS) >= 12
-    for mutant in MUTANTS:
+    for mutant in (*MUTANTS, *NATIVE_MUTANTS):
         assert mutant.text in (SOURCE / mutant.file).read_text(), f"rewrite the mutant: {mutant.defect}"
 
 
@@ -23,4 +27,13 @@ def test_the_healthy_source_passes(tests: tuple[str, str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.defect)
 def test_a_defect_is_caught(mutant: Mutant) -> None:
+    assert caught(mutant, SOURCE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("cmake") is None, reason="cmake, which builds the native engine, is not here"
+)
+@pytest.mark.parametrize("mutant", NATIVE_MUTANTS, ids=lambda mutant: mutant.defect)
+def test_a_defect_of_the_native_engine_is_caught(mutant: Mutant) -> None:
     assert caught(mutant, SOURCE)

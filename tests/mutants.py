@@ -1,0 +1,268 @@
+"""Known defects, and the tests that should see each."""
+
+from typing import NamedTuple
+
+NEAR = "scaled_dot-global-soft or additive-global-soft or window-soft or predictive or rfa_gaussian"
+FORMULA = ("tests/contracts/test_contract_formula.py", f"equals and ({NEAR})")
+REACH = (
+    "tests/contracts/test_contract_visibility.py",
+    "(reaches or all_masks or before_the_first) and scaled_dot-global-soft",
+)
+EMPTY = (
+    "tests/contracts/test_contract_visibility.py",
+    "(empty or before_the_first) and scaled_dot-global-soft",
+)
+STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
+SDPA = ("tests/test_attention.py", "parity")
+RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
+LINEAR = ("tests/test_linear.py", "")
+ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
+SELECT = ("tests/test_select.py", "not compile")
+TERMS = ("tests/test_train_terms.py", "")
+RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
+DROP_IN = ("tests/test_multihead.py", "not compile")
+
+
+class Mutant(NamedTuple):
+    """In which file which text becomes which, and the tests (file, -k expression) that should see it."""
+
+    defect: str
+    file: str
+    text: str
+    broken: str
+    tests: tuple[str, str]
+
+
+MUTANTS = (
+    Mutant(
+        "causal sees one key too many",
+        "masks.py",
+        ".tril(keys - queries)",
+        ".tril(keys - queries + 1)",
+        REACH,
+    ),
+    Mutant(
+        "causal sees one key too few", "masks.py", ".tril(keys - queries)", ".tril(keys - queries - 1)", REACH
+    ),
+    Mutant("causal aligned upper left", "masks.py", ".tril(keys - queries)", ".tril()", REACH),
+    Mutant(
+        "the caller's allow is dropped", "kernel/exact.py", "given.allow, reach)", "None, reach)", FORMULA
+    ),
+    Mutant(
+        "the fused route drops keep",
+        "kernel/exact.py",
+        "if given.keep is None and queries == k.shape[2]:",
+        "if queries == k.shape[2]:",
+        FORMULA,
+    ),
+    Mutant(
+        "the fused route drops the window",
+        "kernel/exact.py",
+        "given.allow is None and at is None",
+        "given.allow is None",
+        FORMULA,
+    ),
+    Mutant(
+        "a step forgets how many went before",
+        "kernel/exact.py",
+        "state._replace(steps=state.steps + q.shape[2])",
+        "state",
+        STEPS,
+    ),
+    Mutant(
+        "head groups interleaved",
+        "kernel/given.py",
+        "x.repeat_interleave(heads // x.shape[1], dim=1)",
+        "x.repeat(1, heads // x.shape[1], 1, 1)",
+        FORMULA,
+    ),
+    Mutant(
+        "heads merged without transpose",
+        "attention.py",
+        "out.transpose(1, 2).flatten(2)",
+        "out.reshape(len(out), out.shape[2], -1)",
+        FORMULA,
+    ),
+    Mutant("additive maps queries as keys", "score/additive.py", "q, self.w)", "q, self.u)", FORMULA),
+    Mutant("the dot product is not scaled", "score/dot.py", "* q.shape[-1] ** -0.5", "* 1.0", SDPA),
+    Mutant(
+        "the window is one key too narrow", "scope/window.py", "(ahead <= right)", "(ahead < right)", FORMULA
+    ),
+    Mutant("a band is one key too narrow", "kernel/bands.py", "(ahead <= right)", "(ahead < right)", ROUTES),
+    Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
+    Mutant(
+        "a block misses its last key", "kernel/pairs.py", "+ rows.stop, 0)", "+ rows.stop - 1, 0)", ROUTES
+    ),
+    Mutant(
+        "room is given away twice",
+        "kernel/cache.py",
+        "self.used += more.shape[2]",
+        "self.used += 0",
+        ROUTES,
+    ),
+    Mutant(
+        "a window forgets what a padded query sees",
+        "kernel/exact.py",
+        "self.reach[0] + 1",
+        "self.reach[0]",
+        ROUTES,
+    ),
+    Mutant(
+        "positions count padding",
+        "places.py",
+        "keep.cumsum(1) - 1",
+        "keep.new_ones(keep.shape).cumsum(1) - 1",
+        FORMULA,
+    ),
+    Mutant(
+        "local-p is renormalised unasked",
+        "scope/predictive.py",
+        "    if renormalise:",
+        "    if True:",
+        FORMULA,
+    ),
+    Mutant(
+        "the Gaussian is twice as wide", "scope/predictive.py", "torch.exp(-2 *", "torch.exp(-0.5 *", FORMULA
+    ),
+    Mutant(
+        "an empty row averages what it may not see",
+        "select/soft.py",
+        ".softmax(-1) * allow",
+        ".softmax(-1)",
+        EMPTY,
+    ),
+    Mutant(
+        "1.5-entmax keeps a key too few",
+        "select/sparse.py",
+        "threshold <= ordered",
+        "threshold + 0.1 <= ordered",
+        SELECT,
+    ),
+    Mutant(
+        "sparsemax does not square", "select/sparse.py", ".clamp_min(0).square()", ".clamp_min(0)", SELECT
+    ),
+    Mutant(
+        "prefix sums forget the newest key",
+        "kernel/sums.py",
+        "(q @ k.mT) * own",
+        "(q @ k.mT) * own.tril(-1)",
+        LINEAR,
+    ),
+    Mutant(
+        "keep forgotten in the denominator",
+        "kernel/linear.py",
+        "phi, v1 = (x * given.keep[:, None, :, None] for x in (phi, v1))",
+        "phi, v1 = phi, torch.cat([v1[..., :-1] * given.keep[:, None, :, None], v1[..., -1:]], -1)",
+        STEPS,
+    ),
+    Mutant(
+        "gaps are not filled",
+        "kernel/sums.py",
+        "(floor * torch.where(squares > 0, squares, 1).sqrt() - total).clamp_min(0)",
+        "0 * total",
+        FORMULA,
+    ),
+    Mutant(
+        "gaps are clamped, not filled",
+        "kernel/sums.py",
+        "sums[..., :-1] + gap * mean",
+        "sums[..., :-1]",
+        RANDOM,
+    ),
+    Mutant(
+        "the plain sums have no cumsum",
+        "kernel/sums.py",
+        "values[..., -1:].cumsum(2)",
+        "values[..., -1:].sum(2, keepdim=True)",
+        LINEAR,
+    ),
+    Mutant(
+        "tiles forget those before them",
+        "kernel/sums.py",
+        "*seen[:-1]",
+        "*[before] * (len(seen) - 1)",
+        LINEAR,
+    ),
+    Mutant(
+        "nothing fades from tile to tile",
+        "kernel/sums.py",
+        "left = before.scale if fade is None else before.scale + fade",
+        "left = before.scale",
+        LINEAR,
+    ),
+    Mutant("sums in half precision", "kernel/linear.py", "else x.float()", "else x", LINEAR),
+    Mutant(
+        "the state is changed in place",
+        "kernel/sums.py",
+        "before.features + after.features",
+        "before.features.add_(after.features)",
+        STEPS,
+    ),
+    Mutant(
+        "keys and queries drawn apart",
+        "kernel/linear.py",
+        "self._mapped(k, v, given, projections)\n            weights",
+        "self._mapped(k, v, given, self.features.draw())\n            weights",
+        RANDOM,
+    ),
+    Mutant(
+        "the bandwidth is ignored",
+        "kernel/rfa.py",
+        "(self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)",
+        "projections.to(x.dtype) / self.temperature",
+        FORMULA,
+    ),
+    Mutant("vectors are not normalised", "kernel/rfa.py", "unit(x) if self.normalise else x", "x", FORMULA),
+    Mutant(
+        "the gate forgets on padding", "kernel/masses.py", "decay.masked_fill(padded, 0)", "decay", FORMULA
+    ),
+    Mutant(
+        "the gate writes everything",
+        "kernel/masses.py",
+        "factors.append(F.logsigmoid(-gate))",
+        "factors.append(0 * gate)",
+        FORMULA,
+    ),
+    Mutant(
+        "the gate is not applied to the past",
+        "kernel/sums.py",
+        "scale + masses.decay.cumsum(2)[..., None]",
+        "scale + 0 * masses.decay[..., None]",
+        LINEAR,
+    ),
+    Mutant(
+        "reordering forgets a field",
+        "state.py",
+        "[inside(part) for part in state]",
+        "[p if len(state) > 2 and i == 1 else inside(p) for i, p in enumerate(state)]",
+        STEPS,
+    ),
+    Mutant(
+        "choices are rewarded for the past",
+        "train/terms.py",
+        "surplus.flip(1).cumsum(1).flip(1)",
+        "surplus.cumsum(1)",
+        TERMS,
+    ),
+    Mutant(
+        "the baseline is forgotten",
+        "train/terms.py",
+        "(log_likelihood - baseline) * real",
+        "log_likelihood * real",
+        TERMS,
+    ),
+    Mutant(
+        "input feeding feeds nothing",
+        "model/decoders.py",
+        "self.cell(gate, out, cell)",
+        "self.cell(gate, None, cell)",
+        RNN,
+    ),
+    Mutant(
+        "the drop-in reads torch's masks upside down",
+        "torch_masks.py",
+        "return ~mask, None",
+        "return mask, None",
+        DROP_IN,
+    ),
+)

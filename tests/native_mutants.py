@@ -1,0 +1,92 @@
+"""Known defects of the native engine, and the tests that should see each."""
+
+from mutants import Mutant
+
+ENGINE = ("tests/test_native.py", "")
+ADDITIVE = ("tests/test_native_additive.py", "")
+NATIVE_MUTANTS = (
+    Mutant(
+        "keys of the chunk are seen before their time",
+        "kernel/native/chunks.h",
+        "? all(kept[s]) : Floats{}",
+        "? all(kept[s]) : all(kept[s])",
+        ENGINE,
+    ),
+    Mutant(
+        "padding has features",
+        "kernel/native/features.h",
+        "to.amplitude[t] = real ? amplitude() : 0;",
+        "to.amplitude[t] = amplitude();",
+        ENGINE,
+    ),
+    Mutant(
+        "the gate fades nothing that was summed",
+        "kernel/native/forward.h",
+        "if (call_.weighed) tile.scale(rest_at_end);",
+        "",
+        ENGINE,
+    ),
+    Mutant(
+        "no gap is filled",
+        "kernel/native/forward.h",
+        "return std::max(floor * std::sqrt(squares > 0 ? squares : 1) - total, 0.0f);",
+        "return 0.0f;",
+        ENGINE,
+    ),
+    Mutant(
+        "the count forgets what came before",
+        "kernel/native/forward.h",
+        "state.count = state.count * rest_at_end + sum;",
+        "state.count = sum;",
+        ENGINE,
+    ),
+    Mutant(
+        "the second panel is the first",
+        "kernel/native/tile.h",
+        "return vector / WIDE * apart +",
+        "return",
+        ENGINE,
+    ),
+    Mutant(
+        "a row's tail is not read",
+        "kernel/native/rows.h",
+        "for (; i < width; ++i) to[i] = from[i];",
+        "for (; i < width; ++i) to[i] = 0;",
+        ENGINE,
+    ),
+    Mutant(
+        "runs of a head do not follow one another",
+        "kernel/native/engine.cpp",
+        "if (i % parts > 0) follow(",
+        "if (false) follow(",
+        ENGINE,
+    ),
+    Mutant(
+        "a decoding step does not fade",
+        "kernel/native/step.h",
+        "scale + (call_.decay ? call_.decay[at] : 0)",
+        "scale",
+        ENGINE,
+    ),
+    Mutant(
+        "the gradient of the final sums of ones is lost",
+        "kernel/native/backward.h",
+        "back.ones[s_.row_of(f)] = from[s_.value];",
+        "",
+        ENGINE,
+    ),
+    Mutant(
+        "the gradient of a unit vector keeps what lies along it",
+        "kernel/native/features.h",
+        "if (call_.unit) straighten(at);",
+        "",
+        ENGINE,
+    ),
+    Mutant(
+        "additive scores: a part of the queries overwrites what others gave the keys",
+        "kernel/native/additive.cpp",
+        "grad_k[a] = (part ? grad_k[a] : 0.0f) +",
+        "grad_k[a] =",
+        ADDITIVE,
+    ),
+)
