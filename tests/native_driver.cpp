@@ -11,6 +11,7 @@
 
 extern "C" int qkv_forward(const qkv::Call*);
 extern "C" int qkv_backward(const qkv::Call*);
+extern "C" int qkv_few(const qkv::Few*);
 extern "C" int qkv_additive(const qkv::Additive*);
 extern "C" int qkv_additive_backward(const qkv::Additive*);
 
@@ -117,6 +118,13 @@ bool run_additive(int64_t width, int64_t queries, int64_t keys, int64_t batch, i
   return ran && finite(scores) && finite(grad_q) && finite(grad_k) && finite(grad_v);
 }
 
+bool run_few(int64_t rows, int64_t columns, int64_t width, bool bias, int64_t threads) {
+  Floats x = random(rows * width), matrix = random(columns * width), added = random(columns);
+  Floats out = random(rows * columns);
+  const qkv::Few call{rows, columns, width, threads, x.data(), matrix.data(), bias ? added.data() : nullptr, out.data()};
+  return qkv_few(&call) == 0 && finite(out);
+}
+
 }  // namespace
 
 int main(int many, char** given) {
@@ -144,6 +152,10 @@ int main(int many, char** given) {
           fine = run_additive(width, queries, keys, 1 + count % 2, 1 + count % 3) && fine;
           ++count;
         }
+  for (int64_t width : widths)
+    for (int64_t columns : lengths)
+      for (int64_t rows = 1; rows < 20; ++rows, ++count)
+        fine = run_few(rows, columns, width, count % 2, 1 + count % 3) && fine;
   std::printf("%s\n", fine ? "fine" : "wrong");
   return fine ? 0 : 1;
 }

@@ -11,6 +11,7 @@ from qkv import masks, nan
 from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.given import Given
+from qkv.kernel.native import few
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Key, Query, Value
@@ -216,14 +217,14 @@ class Attention(nn.Module):
 
     def _queries(self, x: Tensor) -> Query:
         _check_width(x, self.spec.width, "x")
-        return self._split(self.to_q(x), self.dims.heads) if self.spec.project else x[:, None]
+        return self._split(few.linear(self.to_q, x), self.dims.heads) if self.spec.project else x[:, None]
 
     def _keys_values(self, memory: Tensor) -> tuple[Key, Value]:
         spec = self.spec
         _check_width(memory, spec.d_memory or spec.width, "memory")
         if not spec.project:
             return memory[:, None], memory[:, None]
-        k, v = self.to_kv(memory).chunk(2, -1)
+        k, v = few.linear(self.to_kv, memory).chunk(2, -1)
         shared = spec.kv_heads or self.dims.heads
         return self._split(k, shared), self._split(v, shared)
 
@@ -236,7 +237,7 @@ class Attention(nn.Module):
 
     def _merge(self, out: Tensor) -> Tensor:
         flat = out.transpose(1, 2).flatten(2)
-        return self.to_out(flat) if self.spec.project else flat
+        return few.linear(self.to_out, flat) if self.spec.project else flat
 
 
 def _gate(width: int, heads: int) -> nn.Linear:

@@ -32,4 +32,11 @@ struct Call {
   float *grad_sums0, *grad_plain0;
 };
 
+// out = x matrix^T + bias of few rows x; contiguous float32, and no bias where it is null.
+struct Few {
+  int64_t rows, columns, width, threads;
+  const float *x, *matrix, *bias;  // [rows, width], [columns, width], [columns]
+  float* out;                      // [rows, columns]
+};
+
 }  // namespace qkv

@@ -4,6 +4,7 @@
 
 #include "backward_parts.h"
 #include "ceiling.h"
+#include "few.h"
 #include "forward.h"
 #include "step.h"
 #include "threads.h"

@@ -23,10 +23,11 @@ namespace qkv {
   void backward(const Call&, Spread);         \
   void additive(const Additive&, Spread);     \
   void additive_backward(const Additive&, Spread); \
+  void few(const Few&, Spread);               \
   void ceilings(double*);                     \
   }
 #define QKV_ENGINE(ISA, RUNS) \
-  {#ISA, ISA::forward, ISA::backward, ISA::additive, ISA::additive_backward, ISA::ceilings, RUNS}
+  {#ISA, ISA::forward, ISA::backward, ISA::additive, ISA::additive_backward, ISA::few, ISA::ceilings, RUNS}
 QKV_DECLARE(generic)
 #ifdef QKV_X86
 QKV_DECLARE(avx2)
@@ -41,6 +42,7 @@ struct Engine {
   void (*backward)(const Call&, Spread);
   void (*additive)(const Additive&, Spread);
   void (*additive_backward)(const Additive&, Spread);
+  void (*few)(const Few&, Spread);
   void (*ceilings)(double*);
   bool runs;
 };
@@ -195,6 +197,7 @@ QKV_EXPORT int qkv_additive(const qkv::Additive* call) { return qkv::guarded(qkv
 QKV_EXPORT int qkv_additive_backward(const qkv::Additive* call) {
   return qkv::guarded(qkv::engine().additive_backward, *call);
 }
+QKV_EXPORT int qkv_few(const qkv::Few* call) { return qkv::guarded(qkv::engine().few, *call); }
 QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) {
   qkv::prepare();
   qkv::parallel = of_torch;
@@ -203,5 +206,7 @@ QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) {
 QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
 QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }
 QKV_EXPORT const char* qkv_compiler() { return QKV_COMPILER; }
-QKV_EXPORT int64_t qkv_call_bytes() { return int64_t(sizeof(qkv::Call) + sizeof(qkv::Additive)); }
+QKV_EXPORT int64_t qkv_call_bytes() {
+  return int64_t(sizeof(qkv::Call) + sizeof(qkv::Additive) + sizeof(qkv::Few));
+}
 }

@@ -64,11 +64,21 @@ class Additive(ctypes.Structure):
     )
 
 
+class Few(ctypes.Structure):
+    """Everything that one call of a matrix and few rows needs; mirrors struct Few of call.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "width", "threads")),
+        *((name, ctypes.c_void_p) for name in ("x", "matrix", "bias", "out")),
+    )
+
+
 CALLS = {
     "qkv_forward": Call,
     "qkv_backward": Call,
     "qkv_additive": Additive,
     "qkv_additive_backward": Additive,
+    "qkv_few": Few,
 }
 
 
@@ -77,7 +87,7 @@ def _load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(FILE))
         library.qkv_call_bytes.restype = ctypes.c_int64
-        known = library.qkv_call_bytes() == ctypes.sizeof(Call) + ctypes.sizeof(Additive)
+        known = library.qkv_call_bytes() == sum(map(ctypes.sizeof, (Call, Additive, Few)))
     except (OSError, AttributeError):
         return None
     if not known:

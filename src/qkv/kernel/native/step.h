@@ -57,8 +57,10 @@ class Steps {
 
   void map(const Rows& from, int64_t t, float* phi, float& peak, float& square) {
     read_row(row_at(from, b_, h_, t, call_.half), call_.half, x_, s_.width);
+    Floats squares{};
+    for (int64_t d = 0; d < s_.width; d += L) squares += load(x_ + d) * load(x_ + d);
     square = 0;
-    for (int64_t d = 0; d < s_.width; ++d) square += x_[d] * x_[d];
+    for (int i = 0; i < L; ++i) square += squares[i];
     const Floats amplitude = all(call_.map == ELU ? 1.0f : 1.0f / std::sqrt(float(s_.features)));
     if (call_.map != ELU) project(call_.unit ? 1 / std::max(std::sqrt(square), SHORTEST) : 1);
     peak = call_.map == FAVOR ? *std::max_element(&logit_[0], &logit_[s_.features]) : 0;
@@ -97,42 +99,65 @@ class Steps {
     to[wide_] = (from ? rest_ * rest_ * from[wide_] : 0) + own_ * own_;
   }
 
-  // to = rest * from + own * phi(k) (x) [v, 1] and sum_ = phi(q) to, some rows at a time, so that the columns that
-  // are no whole vector find them in the nearest cache.
+  // to = rest * from + own * phi(k) (x) [v, 1] and sum_ = phi(q) to, some rows at a time, so that their further
+  // columns are found in the nearest cache.
   template <bool BEFORE>
   void add_and_read(const float* from, float* to) {
-    constexpr int64_t ROWS = 16;
+    constexpr int64_t ROWS = 32;
     std::memset(sum_, 0, size_t(wide_) * 4);
     for (int64_t f = 0; f < s_.outside(); f += ROWS) {
       const int64_t end = std::min(f + ROWS, s_.outside());
       int64_t e = 0;
-      for (; e + 4 * L <= wide_; e += 4 * L) add_columns<BEFORE, 4>(from, to, e, f, end);
-      for (; e + L <= wide_; e += L) add_columns<BEFORE, 1>(from, to, e, f, end);
-      for (; e < wide_; ++e)
-        for (int64_t i = f; i < end; ++i) {
-          const int64_t at = i * wide_ + e;
-          to[at] = (BEFORE ? rest_ * from[at] : 0) + own_ * key_[i] * value_[e];
-          sum_[e] += query_[i] * to[at];
-        }
+      for (; e + 4 * L <= s_.value; e += 4 * L) add_columns<BEFORE, 4>(from, to, e, f, end);
+      for (; e + L <= s_.value; e += L) add_columns<BEFORE, 1>(from, to, e, f, end);
+      if (e < s_.value)
+        for (; e < wide_; ++e) add_column<BEFORE>(from, to, e, f, end);
     }
   }
 
+  // So many vectors of columns, and with the last of them the column of ones, whose rows are then at hand.
   template <bool BEFORE, int MANY>
   QKV_INLINE void add_columns(const float* from, float* to, int64_t e, int64_t f, int64_t end) {
+    if (e + MANY * L == s_.value) add_vectors<BEFORE, MANY, true>(from, to, e, f, end);
+    else add_vectors<BEFORE, MANY, false>(from, to, e, f, end);
+  }
+
+  template <bool BEFORE, int MANY, bool ONES>
+  QKV_INLINE void add_vectors(const float* from, float* to, int64_t e, int64_t f, int64_t end) {
+    // What is stored might be a member, for all that the compiler knows: it would read them again for every row.
+    const float *key = key_, *query = query_;
+    const float rest = rest_, own = own_;
+    const int64_t wide = wide_, ones = s_.value;
     Floats value[MANY], sum[MANY];
     for (int j = 0; j < MANY; ++j) value[j] = load(value_ + e + j * L), sum[j] = load(sum_ + e + j * L);
+    float total = sum_[ones];
     for (; f < end; ++f) {
-      const float key = own_ * key_[f], query = query_[f];
+      const float write = own * key[f], read = query[f];
 #pragma GCC unroll 4
       for (int j = 0; j < MANY; ++j) {
-        const int64_t at = f * wide_ + e + j * L;
-        Floats row = value[j] * key;
-        if (BEFORE) row += load(from + at) * rest_;
+        const int64_t at = f * wide + e + j * L;
+        Floats row = value[j] * write;
+        if (BEFORE) row += load(from + at) * rest;
         store(to + at, row);
-        sum[j] += row * query;
+        sum[j] += row * read;
       }
+      if (!ONES) continue;
+      const float one = (BEFORE ? rest * from[f * wide + ones] : 0) + write;
+      to[f * wide + ones] = one, total += one * read;
     }
     for (int j = 0; j < MANY; ++j) store(sum_ + e + j * L, sum[j]);
+    sum_[ones] = total;
+  }
+
+  template <bool BEFORE>
+  QKV_INLINE void add_column(const float* from, float* to, int64_t e, int64_t f, int64_t end) {
+    float sum = sum_[e];
+    for (; f < end; ++f) {
+      const int64_t at = f * wide_ + e;
+      to[at] = (BEFORE ? rest_ * from[at] : 0) + own_ * key_[f] * value_[e];
+      sum += query_[f] * to[at];
+    }
+    sum_[e] = sum;
   }
 
   void write(int64_t t, int64_t row, const float* plain, float scale) {
