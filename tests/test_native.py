@@ -180,8 +180,11 @@ def decoded(core: Linear, inputs: Inputs) -> tuple[Tensor, Any]:
 
 @every_map
 @pytest.mark.parametrize("masked", [True, False])
-def test_steps_equal_the_torch_route_and_leave_the_state_they_began_with(name: str, masked: bool) -> None:
-    dims = Dims(3, 5, 5, 7)
+@pytest.mark.parametrize(("width", "value"), [(5, 7), (16, 16), (37, 64), (64, 148)])
+def test_steps_equal_the_torch_route_and_leave_the_state_they_began_with(
+    name: str, width: int, value: int, masked: bool
+) -> None:
+    dims = Dims(3, width, width, value)
     core, reference = cores(name, dims, True)
     whole = inputs(name, dims, 2, 40, 40, masked)
     q, k, v, given = whole
