@@ -46,10 +46,10 @@ struct Block {
     for (int i = 0; i < ROWS; ++i)
       for (int j = 0; j < VECTORS; ++j) at[i][j] *= by;
   }
-  QKV_INLINE void scale_columns(const float* by, int64_t apart = 0) {
+  QKV_INLINE void scale_columns(const float* by) {
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i)
-      for (int j = 0; j < VECTORS; ++j) at[i][j] *= load(by + place(j, apart));
+      for (int j = 0; j < VECTORS; ++j) at[i][j] *= load(by + j * L);
   }
   QKV_INLINE void scale_rows(const float* by) {
 #pragma GCC unroll 16
