@@ -231,6 +231,13 @@ MUTANTS = (
         LINEAR,
     ),
     Mutant(
+        "memory is lent while it is in use",
+        "kernel/native/pages.py",
+        "weakref.finalize(view, _keep, pages).atexit = False",
+        "_keep(pages)",
+        ("tests/test_native_pages.py", ""),
+    ),
+    Mutant(
         "reordering forgets a field",
         "state.py",
         "[inside(part) for part in state]",

@@ -48,6 +48,13 @@ NATIVE_MUTANTS = (
         ENGINE,
     ),
     Mutant(
+        "a block of features forgets those before it",
+        "kernel/native/forward.h",
+        "if (part.begin == 0) tile.clear();",
+        "if (true) tile.clear();",
+        ENGINE,
+    ),
+    Mutant(
         "a row's tail is not read",
         "kernel/native/rows.h",
         "for (; i < width; ++i) to[i] = from[i];",

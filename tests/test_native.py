@@ -25,6 +25,9 @@ MAPS = {
     "lengths": RFA(4, normalise=False),
     "arccos": RFA(19, "arccos"),
     "arccos-lengths": RFA(11, "arccos", normalise=False),
+    "many": RFA(50),
+    "gate-many": RFA(41, gate=True, temperature=0.7),
+    "favor-many": Favor(70),
     "gate": RFA(7, gate=True, temperature=0.7),
     "gate-lengths": RFA(4, gate=True, normalise=False),
     "favor": Favor(13),
@@ -113,8 +116,10 @@ def test_it_equals_the_torch_route(name: str, causal: bool, length: int, masked:
     as_close(lambda: core(q, k, v, given), reference(q.double(), k.double(), v.double(), doubled(given)))
 
 
-@pytest.mark.parametrize("name", ["rfa", "gate-lengths", "favor", "elu"])
-@pytest.mark.parametrize(("width", "value"), [(1, 1), (3, 33), (16, 16), (17, 31), (40, 64), (33, 70)])
+@pytest.mark.parametrize("name", ["rfa", "gate-lengths", "gate-many", "favor", "elu"])
+@pytest.mark.parametrize(
+    ("width", "value"), [(1, 1), (3, 33), (16, 16), (17, 31), (40, 64), (33, 70), (64, 32)]
+)
 @pytest.mark.parametrize("length", [1, 33])
 def test_any_width_fits(name: str, width: int, value: int, length: int) -> None:
     dims = Dims(2, width, width, value)

@@ -20,7 +20,7 @@ from qkv import masks
 from qkv.errors import BadMask
 from qkv.kernel import native, triton
 from qkv.kernel.chunks import CHUNK, fold
-from qkv.kernel.given import Given, repeat_heads
+from qkv.kernel.given import Given, repeat_heads, wide
 from qkv.kernel.linear_state import LinearState, Seen, seen_too, sums_of
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, relative, weigh
 from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
@@ -61,7 +61,7 @@ class Linear(nn.Module):
         self._check(given)
         with _without_autocast(q):
             projections = self.features.draw()
-            phi_q, keys = self.features.queries(_wide(q), projections), self._mapped(k, v, given, projections)
+            phi_q, keys = self.features.queries(wide(q), projections), self._mapped(k, v, given, projections)
             weights = self._shown(phi_q, keys.phi, masks.over_keys(given.keep), keys.masses, self.causal)
             out = weights @ keys.values[..., :-1]
         return Attended(out.to(v.dtype), weights.to(v.dtype))
@@ -97,7 +97,7 @@ class Linear(nn.Module):
             out, after = self._run_along(sums_of(state, q), (q, k, v), given, projections)
             seen, weights = state.seen, None
             if seen is not None:
-                phi_q = self.features.queries(_wide(q), projections)
+                phi_q = self.features.queries(wide(q), projections)
                 seen = seen_too(seen, self._mapped(k, v, given, projections))
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=True)
         return Attended(out, _like(weights, v)), LinearState(*after, state.projections, seen)
@@ -114,7 +114,7 @@ class Linear(nn.Module):
         with _without_autocast(q):
             projections, seen, weights = state.projections.value, state.seen, None
             if seen is not None:
-                phi_q = self.features.queries(_wide(q), projections)
+                phi_q = self.features.queries(wide(q), projections)
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=False)
             out = self._read_from(sums_of(state, q), q, projections)
         return Attended(out, _like(weights, q)), state
@@ -154,8 +154,8 @@ class Linear(nn.Module):
     ) -> tuple[Tensor, Sums]:
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
         with _without_autocast(q):
-            gate = None if given.gate is None else _wide(given.gate)
-            masses = weigh(self.features.log_mass(_wide(k)), gate, given.keep)
+            gate = None if given.gate is None else wide(given.gate)
+            masses = weigh(self.features.log_mass(k), gate, given.keep)
             kind = self.features.kind(projections)
             return engine.attend(kind, (q, k, v), (masses, given.keep), before, causal, self.floor)
 
@@ -164,11 +164,11 @@ class Linear(nn.Module):
         return queries * keys * (width + value) <= (queries + keys) * width * value
 
     def _mapped(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Mapped:
-        phi, log_mass = self.features.keys(_wide(repeat_heads(k, self.heads)), projections)
-        v1 = F.pad(_wide(repeat_heads(v, self.heads)), (0, 1), value=1.0)
+        phi, log_mass = self.features.keys(wide(repeat_heads(k, self.heads)), projections)
+        v1 = F.pad(wide(repeat_heads(v, self.heads)), (0, 1), value=1.0)
         if given.keep is not None:
             phi, v1 = (x * given.keep[:, None, :, None] for x in (phi, v1))
-        gate = None if given.gate is None else _wide(given.gate)
+        gate = None if given.gate is None else wide(given.gate)
         return Mapped(phi, v1, weigh(log_mass, gate, given.keep))
 
     def _read_all(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Sums:
@@ -183,7 +183,7 @@ class Linear(nn.Module):
     ) -> tuple[Tensor, Sums]:
         def step(before: Sums, now: slice, q: Query, k: Key, v: Value, gate: Any) -> tuple[Tensor, Sums]:
             keys = self._mapped(k, v, _of_chunk(given, now, gate), projections)
-            out, after = running(self.features.queries(_wide(q), projections), keys, before, self.floor)
+            out, after = running(self.features.queries(wide(q), projections), keys, before, self.floor)
             return out.to(v.dtype), after
 
         outs, after = fold(step, before, *tensors, given.gate)
@@ -191,7 +191,7 @@ class Linear(nn.Module):
 
     def _read_from(self, sums: Sums, q: Query, projections: Tensor | None) -> Tensor:
         def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
-            phi_q = self.features.queries(_wide(q), projections)
+            phi_q = self.features.queries(wide(q), projections)
             return normalise(phi_q @ sums.features, sums.plain, self.floor).to(q.dtype), sums
 
         return _joined(fold(step, sums, q)[0], q, self.value, q.dtype)
@@ -256,10 +256,6 @@ def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
     # Where there is none, leaving it out is faster than leaving it, which a decoding step notices.
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:

@@ -20,6 +20,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from qkv.kernel.given import wide
 from qkv.kernel.kind import Kind
 from qkv.kernel.linear import Linear
 from qkv.kernel.projections import Projections, RandomFeatures
@@ -73,6 +74,7 @@ class GaussianMap(RandomFeatures):
         """|σ∘k|² / 2τ² of keys with a length."""
         if self.normalise:
             return None
+        x = wide(x)
         return (self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2
 
     def kind(self, projections: Projections) -> Kind:
@@ -104,7 +106,7 @@ class ArccosMap(RandomFeatures):
 
     def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
         """log |k| of keys with a length."""
-        return None if self.normalise else x.norm(dim=-1).clamp_min(SHORTEST).log()
+        return None if self.normalise else wide(x).norm(dim=-1).clamp_min(SHORTEST).log()
 
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""

@@ -5,7 +5,9 @@
 namespace qkv {
 namespace QKV_ISA {
 
-// A run of tokens.
+constexpr int64_t DEEP = 64;  // rows of sums that are read and added to at a time
+
+// A run of tokens, or of rows.
 struct Part {
   int64_t begin, end;
 };
@@ -186,11 +188,22 @@ class Chunks {
  protected:
   void divide();
   template <int N>
-  void read_panels(const State& state, int64_t e, int64_t many, bool own);
+  void read_panels(const State& state, int64_t e, Part part, int64_t many, bool own);
   void write(const State& state, int64_t first, int64_t many, bool own);
   void sum_plain(const State& state, int64_t t, bool own);
   template <int N>
-  void absorb_panels(State& state, int64_t e, int64_t many);
+  void scale_panels(const float* panels, int64_t many);
+  template <int N>
+  void absorb_panels(State& state, int64_t e, Part part, int64_t many);
+
+  // `body(panels, column, rows)` for blocks of the sums that stay in the nearest cache beside what meets them.
+  template <typename F>
+  QKV_INLINE void by_block(F&& body) const {
+    by_panels(s_.values, [&](auto panels, int64_t e) {
+      for (int64_t f = 0; f < s_.rows; f += DEEP) body(panels, e, Part{f, std::min(f + DEEP, s_.rows)});
+    });
+  }
+
   void absorb_rest(State& state, int64_t many);
 
   // total = phi(q).ones, in independent sums, for one would wait for itself.
@@ -263,7 +276,7 @@ class Chunks {
   bool alike_ = false;  // share is that of a chunk of real keys already
   Buffer average_, plain_, scaled_;
   alignas(64) float inverse_[C], fill_[C];
-  Ahead ahead_;
+  Ahead ahead_, place_;  // the next values, and where this chunk's averages go
   const uint8_t* keep_ = nullptr;
   const float *written_ = nullptr, *decay_ = nullptr;
 };

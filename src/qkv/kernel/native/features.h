@@ -43,7 +43,7 @@ struct Mapped {
 class Features {
  public:
   Features(const Call& call, bool backward)
-      : call_(call), s_(call), by_feature_(s_.block * s_.width),
+      : call_(call), s_(call), whole_(!backward && !call.half && s_.width == s_.columns), by_feature_(s_.block * s_.width),
         by_width_(backward ? s_.block * s_.columns : 0), logit_(backward ? s_.rows * C : 0),
         slope_(backward ? s_.columns * C : 0), grad_(backward ? s_.block * s_.columns : 0),
         rows_(backward ? C * s_.columns : 0) {}
@@ -100,6 +100,12 @@ class Features {
  private:
   void read(const Rows& from, int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep,
             Mapped& to) const {
+    to.ahead.aim(from, b, h, first + C, s_.width, call_.half);
+    if (whole_ && many == C && !keep) {
+      for (int t = 0; t < C; ++t) to.amplitude[t] = amplitude();
+      turn(reinterpret_cast<const float*>(row_at(from, b, h, first, false)), from.position, s_.columns, to.turned);
+      return measure(to);
+    }
     for (int64_t t = 0; t < C; ++t) {
       bool real = t < many && (!keep || keep[t]);
       float* row = to.x + t * s_.columns;
@@ -107,7 +113,6 @@ class Features {
       else std::memset(row, 0, size_t(s_.width) * 4);
       to.amplitude[t] = real ? amplitude() : 0;
     }
-    to.ahead.aim(from, b, h, first + C, s_.width, call_.half);
     turn(to.x, s_.columns, s_.columns, to.turned);
     measure(to);
   }
@@ -264,6 +269,7 @@ class Features {
 
   const Call& call_;
   Sizes s_;
+  bool whole_;  // rows can be turned where they lie; the gradient wants them beside each other
   Buffer by_feature_, by_width_, logit_, slope_, grad_, rows_;
 };
 

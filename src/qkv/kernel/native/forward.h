@@ -21,18 +21,23 @@ inline void Chunks::divide() {
 
 // Columns e ... of the averages; `own`: the queries also see keys of this chunk.
 template <int N>
-inline void Chunks::read_panels(const State& state, int64_t e, int64_t many, bool own) {
+inline void Chunks::read_panels(const State& state, int64_t e, Part part, int64_t many, bool own) {
   constexpr int ROWS = TALL / N;
+  const float* sums = state.sums + e * s_.rows + part.begin * P;
   for (int64_t t = 0; t < many; t += ROWS) {
     Broad<N> tile;
-    tile.clear();
-    tile.template add<1, C>(queries.phi + t, state.sums + e * s_.rows, P, s_.rows, s_.rows * P);
-    if (own) {
-      if (call_.weighed) tile.scale_rows(rest + t);
-      tile.template add<1, C>(seen + t, values + e * C, P, std::min(t + ROWS, many), C * P);
+    float* place = average_ + t * s_.values + e;
+    if (part.begin == 0) tile.clear();
+    else tile.read(place, int(s_.values), P);
+    tile.template add<1, C>(queries.phi + part.begin * C + t, sums, P, part.end - part.begin, s_.rows * P);
+    if (part.end == s_.rows) {
+      if (own) {
+        if (call_.weighed) tile.scale_rows(rest + t);
+        tile.template add<1, C>(seen + t, values + e * C, P, std::min(t + ROWS, many), C * P);
+      }
+      tile.scale_rows(inverse_ + t);
     }
-    tile.scale_rows(inverse_ + t);
-    tile.write(average_ + t * s_.values + e, int(s_.values), P);
+    tile.write(place, int(s_.values), P);
   }
 }
 
@@ -58,18 +63,24 @@ inline void Chunks::sum_plain(const State& state, int64_t t, bool own) {
   }
 }
 
+// scaled_ = the values of these panels, each key's times its share at the end.
 template <int N>
-inline void Chunks::absorb_panels(State& state, int64_t e, int64_t many) {
+inline void Chunks::scale_panels(const float* panels, int64_t many) {
+  for (int n = 0; n < N; ++n)
+    for (int s = 0; s < many; ++s)
+      for (int64_t i = n * C * P + s * P, j = 0; j < P; j += L)
+        store(scaled_ + i + j, load(panels + i + j) * at_end[s]);
+}
+
+template <int N>
+inline void Chunks::absorb_panels(State& state, int64_t e, Part part, int64_t many) {
   constexpr int ROWS = TALL / N;
   const float* panels = values + e * C;
   if (call_.weighed) {
-    for (int n = 0; n < N; ++n)
-      for (int s = 0; s < many; ++s)
-        for (int64_t i = n * C * P + s * P, j = 0; j < P; j += L)
-          store(scaled_ + i + j, load(panels + i + j) * at_end[s]);
+    if (part.begin == 0) scale_panels<N>(panels, many);
     panels = scaled_;
   }
-  for (int64_t f = 0; f < s_.rows; f += ROWS) {
+  for (int64_t f = part.begin; f < part.end; f += ROWS) {
     Broad<N> tile;
     float* place = state.sums + e * s_.rows + f * P;
     tile.read(place, P, s_.rows * P);
@@ -77,6 +88,7 @@ inline void Chunks::absorb_panels(State& state, int64_t e, int64_t many) {
     tile.template add<C, 1>(keys.phi + f * C, panels, P, many, C * P);
     tile.write(place, P, s_.rows * P);
     ahead_.fetch(C * ROWS / s_.rows + 1);
+    place_.fetch<1>(C * ROWS / s_.rows + 1);
   }
 }
 
@@ -112,11 +124,12 @@ inline void Chunks::absorb_rest(State& state, int64_t many) {
 inline void Chunks::run(State& state, int64_t first, int64_t many) {
   weigh(state);
   score(state, many);
+  place_.aim(call_.out, b, h, first, s_.value, call_.half);
   weigh_last(many);
   divide();
-  by_panels(s_.values, [&](auto panels, int64_t e) {
-    read_panels<panels>(state, e, many, true);
-    absorb_panels<panels>(state, e, many);
+  by_block([&](auto panels, int64_t e, Part part) {
+    read_panels<panels>(state, e, part, many, true);
+    absorb_panels<panels>(state, e, part, many);
   });
   write(state, first, many, true);
   absorb_rest(state, many);
@@ -125,7 +138,7 @@ inline void Chunks::run(State& state, int64_t first, int64_t many) {
 inline void Chunks::read(const State& state, int64_t first, int64_t many) {
   score_state(state);
   divide();
-  by_panels(s_.values, [&](auto panels, int64_t e) { read_panels<panels>(state, e, many, false); });
+  by_block([&](auto panels, int64_t e, Part part) { read_panels<panels>(state, e, part, many, false); });
   write(state, first, many, false);
 }
 
@@ -136,7 +149,7 @@ inline void Chunks::absorb(State& state, int64_t many) {
 
 // The state after these keys, whose shares at the end are known.
 inline void Chunks::add(State& state, int64_t many) {
-  by_panels(s_.values, [&](auto panels, int64_t e) { absorb_panels<panels>(state, e, many); });
+  by_block([&](auto panels, int64_t e, Part part) { absorb_panels<panels>(state, e, part, many); });
   absorb_rest(state, many);
 }
 

@@ -3,6 +3,7 @@
 A backward pass recomputes the features chunk by chunk and keeps nothing of size N×F.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from qkv.kernel.kind import MAPS
 from qkv.kernel.native.library import call, flat, rows
+from qkv.kernel.native.pages import empty
 
 # q, k, v, matrix, keep, written, decay, sums, plain, scale; and map, unit, causal, square, floor.
 Inputs = tuple[Any, ...]
@@ -54,7 +56,7 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
     """
     q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
     map, unit, causal, square, floor = numbers
-    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    out = empty((*q.shape[:3], v.shape[-1]), q.dtype)
     after = _state_like(q, v, _features(k, matrix, map))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
@@ -153,7 +155,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917
     scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, matrix [B,H,R,D], written, decay, sums and plain; empty where none."""
-    grads = _grads(q, k, v, matrix, written, decay, sums0, plain0)
+    grads = _grads(empty, q, k, v, matrix, written, decay, sums0, plain0)
     names = ("grad_matrix", "grad_written", "grad_decay", "grad_sums0", "grad_plain0")
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums0), "plain0": flat(plain0), "scale0": flat(scale0), "out": rows(out)}
@@ -176,13 +178,15 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917
 @linear_attention_backward.register_fake
 def _(*given: Any) -> tuple[Tensor, ...]:
     q, k, v, matrix, _, written, decay, sums0, plain0 = given[3:12]
-    return _grads(q, k, v, matrix, written, decay, sums0, plain0)
+    return _grads(q.new_empty, q, k, v, matrix, written, decay, sums0, plain0)
 
 
-def _grads(q: Tensor, k: Tensor, v: Tensor, matrix: Tensor | None, *others: Tensor | None) -> Any:
+def _grads(
+    new: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, matrix: Tensor | None, *others: Tensor | None
+) -> Any:
     def like(x: Tensor | None) -> Tensor:
         none = q.new_empty(0, dtype=torch.float32)  # not one for all: outputs of an operator are no aliases
-        return none if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+        return none if x is None else new(x.shape, dtype=x.dtype)
 
     of_rows = None if matrix is None else matrix.new_empty(len(q), *matrix.shape)
     return tuple(like(x) for x in (q, k, v, of_rows, *others))

@@ -43,9 +43,11 @@ struct Ahead {
     row = reinterpret_cast<uintptr_t>(row_at(rows, b, h, first, half));
     step = rows.position * (half ? 2 : 4), bytes = width * (half ? 2 : 4), left = C;
   }
+  template <int WRITE = 0>
   QKV_INLINE void fetch(int64_t many) {
     for (; many > 0 && left > 0; --many, --left, row += uintptr_t(step))
-      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const void*>(row + uintptr_t(i)));
+      for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(reinterpret_cast<const void*>(row + uintptr_t(i)), WRITE);
   }
 };
 
