@@ -11,6 +11,7 @@ from qkv import masks, nan
 from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.given import Given
+from qkv.kernel.linear import Linear
 from qkv.kernel.native import few
 from qkv.scope import Global
 from qkv.select import Soft
@@ -159,8 +160,12 @@ class Attention(nn.Module):
         nan.check(x=x)
         single = x.dim() == 2
         x = x[:, None] if single else x
-        q = self._queries(x)
+        _check_width(x, self.spec.width, "x")
         _check_rows(len(x), batch_of(state))
+        if keep is None and isinstance(state, Growing) and (done := self._at_once(x, state.core)):
+            out, core = done
+            return Attended(out[:, 0] if single else out, None), Growing(core)
+        q = self._queries(x)
         if isinstance(state, Fixed):
             if keep is not None:
                 raise BadMask(
@@ -173,6 +178,12 @@ class Attention(nn.Module):
             attended, core = self.core.extend(state.core, q, k, v, given)
         out = self._merge(attended.out)
         return attended._replace(out=out[:, 0] if single else out), type(state)(core)
+
+    def _at_once(self, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
+        shared = self.spec.kv_heads in (None, self.dims.heads)
+        if not (self.spec.project and shared and isinstance(self.core, Linear)):
+            return None
+        return self.core.step((self.to_q, self.to_kv, self.to_out), x, state)
 
     def explain(self, queries: int, keys: int) -> str:
         """In words: which route runs for T queries and S keys, and why."""

@@ -23,6 +23,7 @@ from qkv.kernel.chunks import CHUNK, fold
 from qkv.kernel.given import Given, repeat_heads, wide
 from qkv.kernel.linear_state import LinearState, Seen, seen_too, sums_of
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, relative, weigh
+from qkv.kernel.native import whole
 from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
@@ -101,6 +102,19 @@ class Linear(nn.Module):
                 seen = seen_too(seen, self._mapped(k, v, given, projections))
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=True)
         return Attended(out, _like(weights, v)), LinearState(*after, state.projections, seen)
+
+    def step(
+        self, layers: tuple[nn.Module, nn.Module, nn.Module], x: Tensor, state: LinearState
+    ) -> tuple[Tensor, LinearState] | None:
+        """A layer's whole step from x [B,t,M] to its output, where one call can do it: see `native.whole`."""
+        if state.seen is not None or state.sums.dtype != torch.float32 or not whole.takes(layers, x):
+            return None
+        kind = self.features.kind(state.projections.value)
+        if self.gated or (state.scale is not None and kind.map != "favor"):
+            return None
+        before = Sums(state.sums, state.plain, state.scale)
+        out, after = whole.step(layers, x, self.heads, kind, before, self.floor)
+        return out, LinearState(*after, state.projections)
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from further queries to everything the state has read, which leaves it as it is."""

@@ -39,4 +39,11 @@ struct Few {
   float* out;                      // [rows, columns]
 };
 
+// A decoding step of a layer: x becomes queries and, side by side, keys and values; the sums are read and added to;
+// and `out` is made of the averages.  `call` has sizes, state and map; what is between the parts is left out.
+struct Whole {
+  Few query, keys, out;
+  Call call;
+};
+
 }  // namespace qkv

@@ -4,10 +4,11 @@
 
 #include "backward_parts.h"
 #include "ceiling.h"
-#include "few.h"
 #include "forward.h"
+#include "jobs.h"
 #include "step.h"
 #include "threads.h"
+#include "whole.h"
 
 namespace qkv {
 namespace QKV_ISA {
@@ -59,10 +60,10 @@ void open(const Call& call, Chunks& chunks, int64_t head) {
 
 // Every head by itself, token by token.
 void by_step(const Call& call, Spread spread, int threads) {
-  std::atomic<int64_t> next{0};
+  Jobs jobs(call.batch * call.heads, threads);
   auto body = [&] {
     Steps steps(call);
-    for (int64_t i; (i = next++) < call.batch * call.heads;) steps.run(i / call.heads, i % call.heads);
+    jobs.each([&](int64_t i) { steps.run(i / call.heads, i % call.heads); });
   };
   on_threads(spread, threads, body);
 }

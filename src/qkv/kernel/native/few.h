@@ -1,8 +1,7 @@
 // A matrix times few rows: what the projections of a decoding step are.  Packing for a general product would take
 // longer than the work, so every number is a sum along two rows, as many of them side by side as a vector has lanes.
 #pragma once
-#include <atomic>
-
+#include "jobs.h"
 #include "rows.h"
 #include "threads.h"
 
@@ -20,7 +19,6 @@ inline void dots(const Few& call, int64_t i, int64_t o) {
   // Every tile of x fetches one of the next rows of the matrix into the cache.
   const float* next = call.matrix + std::min(o + ACROSS + i / DOWN % ACROSS, call.columns - 1) * call.width;
   Floats sum[L] = {};
-  float rest[L] = {};
   int64_t d = 0;
   for (; d + L <= call.width; d += L) {
     Floats part[ACROSS];
@@ -34,23 +32,40 @@ inline void dots(const Few& call, int64_t i, int64_t o) {
       for (int c = 0; c < ACROSS; ++c) sum[r * ACROSS + c] += part[c] * from;
     }
   }
-  for (; d < call.width; ++d)
-    for (int at = 0; at < L; ++at) rest[at] += x[at / ACROSS][d] * row[at % ACROSS][d];
-  store(rest, row_sums(sum) + load(rest));
-  for (int64_t r = 0; r < std::min<int64_t>(DOWN, call.rows - i); ++r)
-    for (int64_t c = 0; c < std::min<int64_t>(ACROSS, call.columns - o); ++c)
-      call.out[(i + r) * call.columns + o + c] = rest[r * ACROSS + c] + (call.bias ? call.bias[o + c] : 0);
+  Floats total = row_sums(sum);
+  alignas(64) float found[L];
+  if (d < call.width) {
+    float rest[L] = {};
+    for (; d < call.width; ++d)
+      for (int at = 0; at < L; ++at) rest[at] += x[at / ACROSS][d] * row[at % ACROSS][d];
+    total += load(rest);
+  }
+  store(found, total);
+  const int64_t down = std::min<int64_t>(DOWN, call.rows - i);
+  float* out = call.out + i * call.columns + o;
+  if (o + ACROSS <= call.columns) {
+    float bias[ACROSS] = {};
+    if (call.bias) std::memcpy(bias, call.bias + o, sizeof bias);
+    for (int64_t r = 0; r < down; ++r, out += call.columns)
+      for (int c = 0; c < ACROSS; ++c) out[c] = found[r * ACROSS + c] + bias[c];
+    return;
+  }
+  for (int64_t r = 0; r < down; ++r, out += call.columns)
+    for (int64_t c = 0; c < call.columns - o; ++c)
+      out[c] = found[r * ACROSS + c] + (call.bias ? call.bias[o + c] : 0);
 }
 
 void few(const Few& call, Spread spread) {
   const int64_t runs = (call.columns + RUN - 1) / RUN;
-  std::atomic<int64_t> next{0};
+  const int threads = int(std::min(call.threads, runs));
+  Jobs jobs(runs, threads);
   auto body = [&] {
-    for (int64_t at; (at = RUN * next++) < call.columns;)
-      for (int64_t o = at; o < std::min(at + RUN, call.columns); o += ACROSS)
+    jobs.each([&](int64_t run) {
+      for (int64_t o = run * RUN; o < std::min((run + 1) * RUN, call.columns); o += ACROSS)
         for (int64_t i = 0; i < call.rows; i += DOWN) dots(call, i, o);
+    });
   };
-  on_threads(spread, int(std::min(call.threads, runs)), body);
+  on_threads(spread, threads, body);
 }
 
 }  // namespace QKV_ISA

@@ -1,5 +1,7 @@
 """A linear layer of few rows, as decoding calls it: too few for all that a general product prepares."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -12,28 +14,34 @@ from qkv.kernel.native.ops import seen_by_none
 LEAST, MOST = 3, 32
 
 
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x): by the native engine where there are few rows and nobody sees more of it than its result."""
-    if torch.compiler.is_compiling() or not _takes(layer, x):
+    if torch.compiler.is_compiling() or not (LEAST <= rows_of(x) <= MOST and wanted(x) and plain(layer)):
         return layer(x)
     out = x.new_empty(*x.shape[:-1], layer.out_features)
-    sizes = {"rows": x.numel() // x.shape[-1], "columns": layer.out_features, "width": x.shape[-1]}
+    sizes = {"rows": rows_of(x), "columns": layer.out_features, "width": x.shape[-1]}
     call("qkv_few", **sizes, x=flat(x), matrix=flat(layer.weight), bias=flat(layer.bias), out=out)
     return out
 
 
-def _takes(layer: nn.Linear, x: Tensor) -> bool:
+def rows_of(x: Tensor) -> int:
+    """How many vectors x holds."""
+    return x.numel() // x.shape[-1] if x.shape[-1] else 0
+
+
+def wanted(x: Tensor) -> bool:
+    """Whether the engine is there, and all that anyone sees of what is done with x is the result."""
     if not library.BUILT or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    if not LEAST * x.shape[-1] <= x.numel() <= MOST * x.shape[-1] or not seen_by_none((x,)):
-        return False
-    return _plain(layer) and all(_plainly_held(part) for part in (x, layer.weight, layer.bias))
+    return seen_by_none((x,)) and _plainly_held(x)
 
 
-def _plain(layer: nn.Linear) -> bool:
-    """Whether calling it does what nn.Linear does, and nothing besides."""
+def plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether calling the layer does what nn.Linear does in float32 on a CPU, and nothing besides."""
     hooked = layer._forward_hooks or layer._forward_pre_hooks or _has_any_global_hook()
-    return type(layer) is nn.Linear and not hooked and "forward" not in layer.__dict__
+    if hooked or type(layer) is not nn.Linear or "forward" in layer.__dict__:
+        return False
+    return _plainly_held(layer.weight) and _plainly_held(layer.bias)
 
 
 def _plainly_held(part: Tensor | None) -> bool:

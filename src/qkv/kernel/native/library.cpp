@@ -24,10 +24,11 @@ namespace qkv {
   void additive(const Additive&, Spread);     \
   void additive_backward(const Additive&, Spread); \
   void few(const Few&, Spread);               \
+  void whole(const Whole&, Spread);           \
   void ceilings(double*);                     \
   }
 #define QKV_ENGINE(ISA, RUNS) \
-  {#ISA, ISA::forward, ISA::backward, ISA::additive, ISA::additive_backward, ISA::few, ISA::ceilings, RUNS}
+  {#ISA, ISA::forward, ISA::backward, ISA::additive, ISA::additive_backward, ISA::few, ISA::whole, ISA::ceilings, RUNS}
 QKV_DECLARE(generic)
 #ifdef QKV_X86
 QKV_DECLARE(avx2)
@@ -43,6 +44,7 @@ struct Engine {
   void (*additive)(const Additive&, Spread);
   void (*additive_backward)(const Additive&, Spread);
   void (*few)(const Few&, Spread);
+  void (*whole)(const Whole&, Spread);
   void (*ceilings)(double*);
   bool runs;
 };
@@ -166,6 +168,11 @@ void in_large_pages(const Call& call, const Rows& rows, int64_t positions, int64
   in_large_pages(rows.data, call.batch * call.heads * positions * width * (call.half ? 2 : 4));
 }
 
+void sums_in_large_pages(const Call& call) {
+  const int64_t rows = (call.map == GAUSSIAN ? 2 : 1) * call.features;
+  in_large_pages(call.sums, call.batch * call.heads * rows * (call.value + 1) * 4);
+}
+
 template <typename C>
 int guarded(void (*run)(const C&, Spread), const C& call) {
   try {
@@ -182,9 +189,8 @@ int guarded(void (*run)(const C&, Spread), const C& call) {
 extern "C" {
 #define QKV_EXPORT __attribute__((visibility("default")))
 QKV_EXPORT int qkv_forward(const qkv::Call* call) {
-  const int64_t rows = (call->map == qkv::GAUSSIAN ? 2 : 1) * call->features;
   qkv::in_large_pages(*call, call->out, call->queries, call->value);
-  qkv::in_large_pages(call->sums, call->batch * call->heads * rows * (call->value + 1) * 4);
+  qkv::sums_in_large_pages(*call);
   return qkv::guarded(qkv::engine().forward, *call);
 }
 QKV_EXPORT int qkv_backward(const qkv::Call* call) {
@@ -198,6 +204,10 @@ QKV_EXPORT int qkv_additive_backward(const qkv::Additive* call) {
   return qkv::guarded(qkv::engine().additive_backward, *call);
 }
 QKV_EXPORT int qkv_few(const qkv::Few* call) { return qkv::guarded(qkv::engine().few, *call); }
+QKV_EXPORT int qkv_whole(const qkv::Whole* call) {
+  qkv::sums_in_large_pages(call->call);
+  return qkv::guarded(qkv::engine().whole, *call);
+}
 QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) {
   qkv::prepare();
   qkv::parallel = of_torch;
@@ -207,6 +217,6 @@ QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
 QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }
 QKV_EXPORT const char* qkv_compiler() { return QKV_COMPILER; }
 QKV_EXPORT int64_t qkv_call_bytes() {
-  return int64_t(sizeof(qkv::Call) + sizeof(qkv::Additive) + sizeof(qkv::Few));
+  return int64_t(sizeof(qkv::Call) + sizeof(qkv::Additive) + sizeof(qkv::Few) + sizeof(qkv::Whole));
 }
 }

@@ -73,12 +73,19 @@ class Few(ctypes.Structure):
     )
 
 
+class Whole(ctypes.Structure):
+    """Everything that a decoding step of a layer needs; mirrors struct Whole of call.h."""
+
+    _fields_ = (*((name, Few) for name in ("query", "keys", "out")), ("call", Call))
+
+
 CALLS = {
     "qkv_forward": Call,
     "qkv_backward": Call,
     "qkv_additive": Additive,
     "qkv_additive_backward": Additive,
     "qkv_few": Few,
+    "qkv_whole": Whole,
 }
 
 
@@ -87,7 +94,7 @@ def _load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(FILE))
         library.qkv_call_bytes.restype = ctypes.c_int64
-        known = library.qkv_call_bytes() == sum(map(ctypes.sizeof, (Call, Additive, Few)))
+        known = library.qkv_call_bytes() == sum(map(ctypes.sizeof, (Call, Additive, Few, Whole)))
     except (OSError, AttributeError):
         return None
     if not known:
@@ -116,14 +123,19 @@ BUILT = LIBRARY is not None
 
 def call(name: str, **fields: int | float | Rows | Tensor | None) -> None:
     """Fill in a Call and run it; tensors without strides of their own must be contiguous."""
+    made = CALLS[name](threads=torch.get_num_threads())
+    for field, value in fields.items():
+        setattr(made, field, value.data_ptr() if isinstance(value, Tensor) else value)
+    run(name, made)
+
+
+def run(name: str, made: ctypes.Structure) -> None:
+    """Run a call that is filled in."""
     if LIBRARY is None:
         raise RuntimeError(
             f"this needs the native engine, which is not built here ({FILE}): install qkv where there is a "
             "C++ compiler, or export the model anew on this machine"
         )
-    made = CALLS[name](threads=torch.get_num_threads())
-    for field, value in fields.items():
-        setattr(made, field, value.data_ptr() if isinstance(value, Tensor) else value)
     if getattr(LIBRARY, name)(ctypes.byref(made)) != 0:
         raise MemoryError(
             "the native engine had no memory for its blocks: use fewer threads or smaller batches"

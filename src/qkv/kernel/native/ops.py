@@ -57,7 +57,7 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
     q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
     map, unit, causal, square, floor = numbers
     out = empty((*q.shape[:3], v.shape[-1]), q.dtype)
-    after = _state_like(q, v, _features(k, matrix, map))
+    after = state_like(empty, (q.shape[0], q.shape[1], _features(k, matrix, map)[1], v.shape[-1]))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
     fields |= {"sums": after[0], "plain": after[1], "scale": after[2]}
@@ -85,7 +85,8 @@ def _(
     q: Tensor, k: Tensor, v: Tensor, matrix: Any, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     noted = q.new_empty(4, *q.shape[:3], dtype=torch.float32)
-    return q.new_empty(*q.shape[:3], v.shape[-1]), noted, *_state_like(q, v, _features(k, matrix, rest[6]))
+    sizes = (q.shape[0], q.shape[1], _features(k, matrix, rest[6])[1], v.shape[-1])
+    return q.new_empty(*q.shape[:3], v.shape[-1]), noted, *state_like(q.new_empty, sizes)
 
 
 def _features(k: Tensor, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
@@ -94,10 +95,11 @@ def _features(k: Tensor, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
     return features, 2 * features if map == MAPS["gaussian"] else features
 
 
-def _state_like(q: Tensor, v: Tensor, features: tuple[Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    lead, wide = q.shape[:2], v.shape[-1] + 1
-    shapes = ((*lead, features[1], wide), (*lead, 1, wide + 1), (*lead, 1, 1))
-    sums, plain, scale = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
+def state_like(new: Callable[..., Tensor], sizes: tuple[Any, Any, Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """What sums, plain sums and scale of B, H, F and E will be written to."""
+    batch, heads, features, value = sizes
+    shapes = ((features, value + 1), (1, value + 2), (1, 1))
+    sums, plain, scale = (new((batch, heads, *shape), dtype=torch.float32) for shape in shapes)
     return sums, plain, scale
 
 

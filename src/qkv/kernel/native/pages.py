@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Bytes from which a block is kept, and of all that wait here at most.
-LARGE = 4 << 20
+LARGE = 1 << 20
 MOST = 256 << 20
 
 _waiting: list[mmap.mmap] = []

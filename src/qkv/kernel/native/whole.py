@@ -1,0 +1,60 @@
+"""A decoding step of a whole layer in one call: Python between its parts would take as long as their work."""
+
+from collections.abc import Sequence
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from qkv.kernel.kind import MAPS, Kind
+from qkv.kernel.native.few import MOST, plain, rows_of, wanted
+from qkv.kernel.native.library import Call, Few, Whole, flat, run
+from qkv.kernel.native.ops import state_like
+from qkv.kernel.native.pages import empty
+from qkv.kernel.sums import Sums
+
+
+def takes(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Linear]]:
+    """Whether a step of x [B,t,M] through these layers can be one call: few rows, plain layers."""
+    if torch.compiler.is_compiling() or not 0 < rows_of(x) <= MOST:
+        return False
+    return wanted(x) and all(plain(layer) and layer.weight.is_contiguous() for layer in layers)
+
+
+def step(
+    layers: Sequence[nn.Linear], x: Tensor, heads: int, kind: Kind, before: Sums, floor: float
+) -> tuple[Tensor, Sums]:
+    """The output [B,t,M] of x [B,t,M], and the sums after it.
+
+    layers: to the queries, to the keys and values side by side, and from the averages.  Every position is
+    real, and every key has mass 1 but for what the map itself says.
+    """
+    to_queries, _, to_out = layers
+    batch, queries = x.shape[:2]
+    width, value = to_queries.out_features // heads, to_out.in_features // heads
+    features = width if kind.matrix is None else kind.matrix.shape[1]
+    x, given = x.contiguous(), [flat(part) for part in (kind.matrix, *before)]
+    out = x.new_empty(batch, queries, to_out.out_features)
+    after = state_like(empty, (batch, heads, features * (1 + (kind.map == "gaussian")), value))
+    weighed = kind.map == "favor"
+    call = Call(
+        *(batch, heads, queries, queries, width, value, features),
+        *(MAPS[kind.map], kind.unit, True, False, weighed, torch.get_num_threads(), floor, kind.square),
+    )
+    call.matrix, call.sums0, call.plain0, call.scale0 = map(_address, given)
+    call.sums, call.plain, call.scale = map(_address, after)
+    parts = (_few(layer, batch * queries, call.threads) for layer in layers)
+    made = Whole(*parts, call)
+    made.query.x = made.keys.x = x.data_ptr()
+    made.out.out = out.data_ptr()
+    run("qkv_whole", made)
+    return out, Sums(*after[:2], after[2] if weighed else None)
+
+
+def _few(layer: nn.Linear, rows: int, threads: int) -> Few:
+    sizes = (rows, layer.out_features, layer.in_features, threads)
+    return Few(*sizes, None, _address(layer.weight), _address(layer.bias), None)
+
+
+def _address(part: Tensor | None) -> int | None:
+    return None if part is None else part.data_ptr()

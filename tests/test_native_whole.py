@@ -1,0 +1,148 @@
+"""A decoding step in one native call: the same numbers as through the parts, where nobody looks between."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qkv import RFA, Attention, Elu, Favor
+from qkv.kernel import native
+from qkv.kernel.native import library, whole
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
+KERNELS = {"rfa": RFA(19), "arccos": RFA(5, "arccos"), "favor": Favor(11), "elu": Elu()}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The engine's calls by `whole`."""
+    made: list[str] = []
+
+    def noted(name: str, call: Any) -> None:
+        made.append(name)
+        library.run(name, call)
+
+    monkeypatch.setattr(whole, "run", noted)
+    return made
+
+
+def layer_of(kernel: Any, **given: Any) -> Attention:
+    torch.manual_seed(1)
+    layer = Attention(**{"d_model": 21, "heads": 3, "kernel": kernel, "causal": True, **given}).eval()
+    for bias in (layer.to_q.bias, layer.to_kv.bias, layer.to_out.bias):
+        if bias is not None:
+            nn.init.normal_(bias)
+    return layer
+
+
+@torch.no_grad()
+def stepped(layer: Attention, x: Tensor, sizes: list[int]) -> Tensor:
+    state = layer.start(batch=len(x))
+    outs = []
+    for part in x.split(sizes, 1):
+        out, state = layer.step(part, state)
+        outs.append(out)
+    return torch.cat(outs, 1)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_it_equals_the_whole_sequence_in_float64(calls: list[str], name: str, batch: int) -> None:
+    layer, x = layer_of(KERNELS[name]), torch.randn(batch, 12, 21)
+    found = stepped(layer, x, [1, 1, 2, 1, 5, 2])
+    # More than 32 rows go through the parts.
+    assert calls == ["qkv_whole"] * (5 if batch == 16 else 6)
+    with torch.no_grad():
+        expected = layer.double()(x.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_it_equals_the_parts_on_any_number_of_threads(calls: list[str], threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer, x = layer_of(RFA(64), d_model=512, heads=8, bias=False), torch.randn(4, 3, 512)
+        found = stepped(layer, x, [1, 1, 1])
+        assert calls == ["qkv_whole"] * 3
+        layer.to_q.register_forward_hook(lambda *_: None)
+        torch.testing.assert_close(found, stepped(layer, x, [1, 1, 1]), rtol=1e-4, atol=1e-5)
+        assert calls == ["qkv_whole"] * 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_position_without_its_dimension_is_taken_too(calls: list[str]) -> None:
+    layer, x = layer_of(Elu()), torch.randn(2, 2, 21)
+    with torch.no_grad():
+        out, state = layer.step(x[:, 0], layer.start(batch=2))
+        second, _ = layer.step(x[:, 1].mT.contiguous().mT, state)
+    assert calls == ["qkv_whole"] * 2
+    torch.testing.assert_close(torch.stack([out, second], 1), stepped(layer, x, [2]))
+
+
+def test_the_state_before_stays_as_it_was() -> None:
+    layer, x = layer_of(Favor(8)), torch.randn(2, 2, 21)
+    with torch.no_grad():
+        _, state = layer.step(x[:, :1], layer.start(batch=2))
+        before = [part.clone() for part in state.core[:3]]
+        first, _ = layer.step(x[:, 1:], state)
+        again, _ = layer.step(x[:, 1:], state)
+    assert torch.equal(first, again)
+    assert all(torch.equal(*pair) for pair in zip(before, state.core[:3], strict=True))
+
+
+def hooked(layer: Attention) -> None:
+    layer.to_out.register_forward_hook(lambda *_: None)
+
+
+def replaced(layer: Attention) -> None:
+    layer.to_kv = nn.Sequential(layer.to_kv)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def widened(layer: Attention) -> None:
+    layer.double()
+
+
+@pytest.mark.parametrize("change", [hooked, replaced, widened])
+def test_layers_that_are_not_plain_are_called(calls: list[str], change: Any) -> None:
+    layer = layer_of(RFA(5))
+    change(layer)
+    x = torch.randn(3, 2, 21, dtype=next(layer.parameters()).dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(stepped(layer, x, [1, 1]), layer(x), rtol=1e-4, atol=1e-5)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("kernel", "given"),
+    [
+        (RFA(5, gate=True), {}),
+        (RFA(5, normalise=False), {}),
+        (RFA(5, "arccos", normalise=False), {}),
+        (RFA(5), {"kv_heads": 1}),
+        (RFA(5), {"heads": 1, "project": False}),
+    ],
+)
+def test_what_it_does_not_know_goes_through_the_parts(
+    calls: list[str], kernel: Any, given: dict[str, Any]
+) -> None:
+    sizes = {"d_model": 21, "heads": 3, "causal": True, "kernel": kernel}
+    layer, x = Attention(**{**sizes, **given}).eval(), torch.randn(3, 4, 21)
+    with torch.no_grad():
+        torch.testing.assert_close(stepped(layer, x, [1, 2, 1]), layer(x), rtol=1e-4, atol=1e-5)
+    assert not calls
+
+
+def test_gradients_padding_and_weights_go_through_the_parts(calls: list[str]) -> None:
+    layer, x = layer_of(RFA(5)), torch.randn(2, 2, 21)
+    out, _ = layer.step(x[:, :1], layer.start(batch=2))
+    assert out.requires_grad
+    with torch.no_grad():
+        layer.step(x, layer.start(batch=2), keep=torch.tensor([[True, False], [True, True]]))
+        attended, _ = layer.attend_step(x, layer.start(batch=2, remember=True))
+        assert attended.weights is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            layer.step(x, layer.start(batch=2))
+    assert not calls
