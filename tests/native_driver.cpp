@@ -12,6 +12,7 @@
 extern "C" int qkv_forward(const qkv::Call*);
 extern "C" int qkv_backward(const qkv::Call*);
 extern "C" int qkv_few(const qkv::Few*);
+extern "C" int qkv_whole(const qkv::Whole*);
 extern "C" int qkv_additive(const qkv::Additive*);
 extern "C" int qkv_additive_backward(const qkv::Additive*);
 
@@ -82,7 +83,7 @@ bool run(const Case& c) {
   call.q = rows(q, heads, c.queries, c.width), call.k = rows(k, heads, c.keys, c.width);
   call.v = rows(v, heads, c.keys, c.value), call.out = rows(out, heads, c.queries, c.value);
   call.matrix = c.map == qkv::ELU ? nullptr : matrix.data();
-  call.keep = keep.data();
+  if (c.threads > 1) call.keep = keep.data();
   if (c.gate) call.written = written.data(), call.decay = decay.data();
   if (c.state) call.sums0 = sums0.data(), call.plain0 = plain0.data(), call.scale0 = scale0.data();
   call.total = noted[0].data(), call.count = noted[1].data();
@@ -125,6 +126,26 @@ bool run_few(int64_t rows, int64_t columns, int64_t width, bool bias, int64_t th
   return qkv_few(&call) == 0 && finite(out);
 }
 
+bool run_whole(int64_t batch, int64_t positions, int64_t width, int64_t features, int32_t map, int64_t threads) {
+  const int64_t heads = 2, rows = batch * positions, inner = heads * width, outer = 2 * width + 1;
+  const int64_t made = map == qkv::GAUSSIAN ? 2 * features : features, states = batch * heads;
+  Floats x = random(rows * outer), to_q = random(inner * outer), to_kv = random(2 * inner * outer);
+  Floats to_out = random(outer * inner), bias = random(2 * inner), matrix = random(heads * features * width);
+  Floats sums = random(states * made * (width + 1)), plain = random(states * (width + 2)), scale = random(states);
+  Floats out = random(rows * outer);
+  qkv::Whole call{};
+  call.query = {rows, inner, outer, threads, x.data(), to_q.data(), bias.data(), nullptr};
+  call.keys = {rows, 2 * inner, outer, threads, x.data(), to_kv.data(), bias.data(), nullptr};
+  call.out = {rows, outer, inner, threads, nullptr, to_out.data(), nullptr, out.data()};
+  qkv::Call& core = call.call;
+  core.batch = batch, core.heads = heads, core.queries = core.keys = positions, core.width = core.value = width;
+  core.features = features, core.map = map, core.unit = core.causal = 1, core.threads = int32_t(threads);
+  core.weighed = map == qkv::FAVOR, core.floor = 0.1f, core.square = 0.05f;
+  core.matrix = map == qkv::ELU ? nullptr : matrix.data();
+  core.sums = sums.data(), core.plain = plain.data(), core.scale = scale.data();
+  return qkv_whole(&call) == 0 && finite(out) && finite(sums);
+}
+
 }  // namespace
 
 int main(int many, char** given) {
@@ -156,6 +177,13 @@ int main(int many, char** given) {
     for (int64_t columns : lengths)
       for (int64_t rows = 1; rows < 20; ++rows, ++count)
         fine = run_few(rows, columns, width, count % 2, 1 + count % 3) && fine;
+  for (int32_t map = 0; map < 4; ++map)
+    for (int64_t width : widths)
+      for (int64_t positions : {1, 3, 5})
+        for (int64_t batch : {1, 5}) {
+          const int64_t made = map == qkv::ELU ? width : features[count % 4];
+          fine = run_whole(batch, positions, width, made, map, 1 + ++count % 3) && fine;
+        }
   std::printf("%s\n", fine ? "fine" : "wrong");
   return fine ? 0 : 1;
 }

@@ -55,6 +55,20 @@ NATIVE_MUTANTS = (
         ENGINE,
     ),
     Mutant(
+        "a whole step takes keys for values",
+        "kernel/native/whole.h",
+        "rows_of(keys.out + call.heads * call.width,",
+        "rows_of(keys.out,",
+        ("tests/test_native_whole.py", ""),
+    ),
+    Mutant(
+        "a thread leaves the jobs of others undone",
+        "kernel/native/jobs.h",
+        "for (int i = 0; i < threads; ++i) {",
+        "for (int i = 0; i < 1; ++i) {",
+        ("tests/test_native_whole.py", ""),
+    ),
+    Mutant(
         "a row's tail is not read",
         "kernel/native/rows.h",
         "for (; i < width; ++i) to[i] = from[i];",

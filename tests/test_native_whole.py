@@ -1,5 +1,8 @@
 """A decoding step in one native call: the same numbers as through the parts, where nobody looks between."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -146,3 +149,23 @@ def test_gradients_padding_and_weights_go_through_the_parts(calls: list[str]) ->
         with torch.autocast("cpu", torch.bfloat16):
             layer.step(x, layer.start(batch=2))
     assert not calls
+
+
+def test_threads_whose_numbers_fall_together_leave_nothing_undone() -> None:
+    told = """
+import threading, torch
+from qkv import RFA
+from tests.test_native_whole import layer_of, stepped
+layer, x = layer_of(RFA(64), d_model=512, heads=8), torch.randn(4, 1, 512)
+def at(threads):
+    torch.set_num_threads(threads)
+    return stepped(layer, x, [1])
+expected = at(2)
+for _ in range(2):
+    other = threading.Thread(target=at, args=(1,))
+    other.start(), other.join()
+    for threads in (3, 2, 4):
+        torch.testing.assert_close(at(threads), expected)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
+    subprocess.run([sys.executable, "-c", told], env=env, check=True)
