@@ -190,7 +190,7 @@ MUTANTS = (
         "left = before.scale",
         LINEAR,
     ),
-    Mutant("sums in half precision", "kernel/linear.py", "else x.float()", "else x", LINEAR),
+    Mutant("sums in half precision", "kernel/given.py", "else x.float()", "else x", LINEAR),
     Mutant(
         "the state is changed in place",
         "kernel/sums.py",
@@ -232,10 +232,10 @@ MUTANTS = (
     ),
     Mutant(
         "memory is lent while it is in use",
-        "kernel/native/pages.py",
+        "kernel/pages.py",
         "weakref.finalize(view, _keep, pages).atexit = False",
         "_keep(pages)",
-        ("tests/test_native_pages.py", ""),
+        ("tests/test_pages.py", ""),
     ),
     Mutant(
         "reordering forgets a field",

@@ -203,7 +203,7 @@ def test_explain_names_the_route() -> None:
     assert "forms 3×5 weights" in Attention(8, score=Additive()).explain(3, 5)
     layer = Attention(8, kernel=RFA(4), causal=True)
     assert "pairwise: at 3×5" in layer.explain(3, 5)
-    assert "linear in 900+900: 8 features, summed in chunks of 256" in layer.explain(900, 900)
+    assert "linear in 900+900: 8 features, summed in chunks of 512" in layer.explain(900, 900)
 
 
 def test_the_fused_route_is_taken_for_transformer_attention(monkeypatch: pytest.MonkeyPatch) -> None:

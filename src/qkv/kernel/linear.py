@@ -200,15 +200,15 @@ class Linear(nn.Module):
             out, after = running(self.features.queries(wide(q), projections), keys, before, self.floor)
             return out.to(v.dtype), after
 
-        outs, after = fold(step, before, *tensors, given.gate)
-        return _joined(outs, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
+        out, after = fold(step, before, *tensors, given.gate)
+        return _or_none(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
 
     def _read_from(self, sums: Sums, q: Query, projections: Tensor | None) -> Tensor:
         def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
             phi_q = self.features.queries(wide(q), projections)
             return normalise(phi_q @ sums.features, sums.plain, self.floor).to(q.dtype), sums
 
-        return _joined(fold(step, sums, q)[0], q, self.value, q.dtype)
+        return _or_none(fold(step, sums, q)[0], q, self.value, q.dtype)
 
     def _causal(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
         ahead = k.shape[2] - q.shape[2]
@@ -216,7 +216,7 @@ class Linear(nn.Module):
         state = self.start(k[:, :, :seen], v[:, :, :seen], _of_positions(given, slice(seen)))
         after = _of_positions(given, slice(seen, None))
         attended, _ = self.extend(state, q[:, :, blind:], k[:, :, seen:], v[:, :, seen:], after)
-        return F.pad(attended.out, (0, 0, blind, 0))
+        return F.pad(attended.out, (0, 0, blind, 0)) if blind else attended.out
 
     def _shown(
         self, phi_q: Tensor, phi_k: Tensor, keep: Tensor | None, masses: Masses | None, causal: bool
@@ -258,8 +258,8 @@ def _of_chunk(given: Given, now: slice, gate: Tensor | None) -> Given:
     return given._replace(keep=None if given.keep is None else given.keep[:, now], gate=gate)
 
 
-def _joined(outs: list[Tensor], q: Query, width: int, dtype: torch.dtype) -> Tensor:
-    return torch.cat(outs, 2) if outs else q.new_empty(*q.shape[:3], width, dtype=dtype)
+def _or_none(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> Tensor:
+    return q.new_empty(*q.shape[:3], width, dtype=dtype) if out is None else out
 
 
 def _of_positions(given: Given, part: slice) -> Given:

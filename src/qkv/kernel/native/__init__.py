@@ -9,7 +9,8 @@ from qkv.kernel.kind import MAPS, Kind
 from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
-from qkv.kernel.native.ops import Inputs, compute, linear_attention, seen_by_none, transformed
+from qkv.kernel.native.ops import Inputs, compute, linear_attention
+from qkv.kernel.seen import seen_by_none, transformed
 from qkv.kernel.sums import Sums
 
 # There is nothing in an empty sequence to call it for.

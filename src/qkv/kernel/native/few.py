@@ -8,7 +8,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from qkv.kernel.native import library
 from qkv.kernel.native.library import call, flat
-from qkv.kernel.native.ops import seen_by_none
+from qkv.kernel.seen import seen_by_none
 
 # Below, torch's product of a matrix and a vector is as fast; above, its product of two matrices.
 LEAST, MOST = 3, 32

@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from qkv.kernel.kind import MAPS
 from qkv.kernel.native.library import call, flat, rows
-from qkv.kernel.native.pages import empty
+from qkv.kernel.pages import empty
 
 # q, k, v, matrix, keep, written, decay, sums, plain, scale; and map, unit, causal, square, floor.
 Inputs = tuple[Any, ...]
@@ -65,19 +62,6 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
         fields |= dict(zip(("total", "count", "squares", "top"), noted, strict=True))
     call("qkv_forward", **fields, unit=unit, causal=causal, square=square, floor=floor)
     return [out, *after]
-
-
-def transformed() -> bool:
-    """Whether torch.func or forward-mode derivatives are at work, for which the operators have no rules."""
-    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-def seen_by_none(tensors: Inputs) -> bool:
-    """Whether these are numbers only: nobody wants gradients, traces or counts what is done with them."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if traced or transformed() or is_in_torch_dispatch_mode():
-        return False
-    return all(x is None or (type(x) is Tensor and not x.requires_grad) for x in tensors)
 
 
 @linear_attention.register_fake

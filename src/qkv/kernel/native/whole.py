@@ -10,7 +10,7 @@ from qkv.kernel.kind import MAPS, Kind
 from qkv.kernel.native.few import MOST, plain, rows_of, wanted
 from qkv.kernel.native.library import Call, Few, Whole, flat, run
 from qkv.kernel.native.ops import state_like
-from qkv.kernel.native.pages import empty
+from qkv.kernel.pages import empty
 from qkv.kernel.sums import Sums
 
 

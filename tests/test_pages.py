@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from qkv.kernel.native import pages
+from qkv.kernel import pages
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ pass's time.
 import mmap
 import weakref
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 # Bytes from which a block is kept, and of all that wait here at most.
 LARGE = 1 << 20
 MOST = 256 << 20
+# The largest block that the C library keeps if it is asked to.
+LARGEST = 31 << 20
 
 _waiting: list[mmap.mmap] = []
 
@@ -29,6 +32,14 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     view = memoryview(pages)  # torch holds it for as long as anything uses the memory
     weakref.finalize(view, _keep, pages).atexit = False
     return torch.frombuffer(view, dtype=dtype).view(shape)
+
+
+@cache
+def keep_blocks() -> None:
+    """Have the C library keep smaller blocks, which torch's operators ask for and free in turn: glibc does
+    once it has seen one of nearly 32 MB freed, which here is never touched.
+    """
+    torch.empty(LARGEST, dtype=torch.uint8)
 
 
 def _taken(bytes: int) -> mmap.mmap:
