@@ -16,7 +16,7 @@ from torch import Tensor
 
 # Bytes from which a block is kept, and of all that wait here at most.
 LARGE = 1 << 20
-MOST = 256 << 20
+MOST = 128 << 20
 # The largest block that the C library keeps if it is asked to.
 LARGEST = 31 << 20
 

@@ -41,10 +41,11 @@ def plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     hooked = layer._forward_hooks or layer._forward_pre_hooks or _has_any_global_hook()
     if hooked or type(layer) is not nn.Linear or "forward" in layer.__dict__:
         return False
-    return _plainly_held(layer.weight) and _plainly_held(layer.bias)
+    held = layer._parameters
+    return "weight" in held and all(map(_plainly_held, held.values()))
 
 
 def _plainly_held(part: Tensor | None) -> bool:
     if part is None:
         return True
-    return type(part) in (Tensor, nn.Parameter) and part.dtype == torch.float32 and part.device.type == "cpu"
+    return type(part) in (Tensor, nn.Parameter) and part.dtype == torch.float32 and part.is_cpu
