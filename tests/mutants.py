@@ -89,6 +89,13 @@ MUTANTS = (
         "the window is one key too narrow", "scope/window.py", "(ahead <= right)", "(ahead < right)", FORMULA
     ),
     Mutant("a band is one key too narrow", "kernel/bands.py", "(ahead <= right)", "(ahead < right)", ROUTES),
+    Mutant(
+        "every run of blocks meets the keys of the first",
+        "kernel/bands.py",
+        "first + begin * band.allow.shape[2]",
+        "first",
+        ROUTES,
+    ),
     Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
     Mutant(
         "a block misses its last key", "kernel/pairs.py", "+ rows.stop, 0)", "+ rows.stop - 1, 0)", ROUTES

@@ -5,6 +5,7 @@ C + left + right keys from p - left on.  So the blocks are a batch of small atte
 right) pairs stand for N·N: time and memory grow as N.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,14 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from qkv.kernel.pages import empty
+from qkv.kernel.seen import seen_by_none
 from qkv.places import Places
 from qkv.shapes import Keep
 
 Whole = Float[Tensor, "B H N D"]
 Blocks = Float[Tensor, "Bn H C D"]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 # Half of the reach wastes little on the corners of a band; fewer queries make products too small to be fast.
 FEWEST, MOST = 32, 128
+# Blocks at a time where nobody sees it: what is made of them stays small and near.
+RUN = 16
 
 
 class Bands(NamedTuple):
@@ -55,36 +61,70 @@ def bands(at: Places, keep: Keep | None, left: int, right: int, in_line: bool) -
     at_block = F.pad(at.queries, (0, -queries % size)).unflatten(1, (-1, size))
     slots = at_block[:, :, :1] - left + torch.arange(size + left + right, device=at.keys.device)
     there = (slots >= 0) & (slots < at.count[:, :, None])
-    ahead = slots[:, :, None] - at_block[..., None]
-    allow = there[:, :, None] & (ahead >= -left) & (ahead <= right)
+    alike = in_line and keep is None  # all blocks are as far from their slots as the first
+    ahead = (
+        (slots[:, :1, None] - at_block[:, :1, :, None]) if alike else slots[:, :, None] - at_block[..., None]
+    )
+    allow = there[:, :, None] & ((ahead >= -left) & (ahead <= right))
     index = slots.clamp(0, keys - 1)
     if keep is not None:  # the real keys in their order, wherever padding stands between them
         order = (~keep).sort(dim=1, stable=True).indices
         index = order.gather(1, index.flatten(1)).view_as(index)
-    first = keys - queries - left if in_line and keep is None else None
+    first = keys - queries - left if alike else None
     return Bands(index, allow, first)
 
 
-def queries_of(x: Whole, size: int) -> Blocks:
+def attended(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Whole:
+    """out [B,H,T,E], where attend(q, k, v, allow) gives that of blocks of queries and their keys."""
+    if band.first is None or not seen_by_none((q, k, v)) or q.device.type != "cpu":
+        return _at_once(attend, q, k, v, band)
+    batch, heads, queries = q.shape[:3]
+    out = empty((batch, queries, heads, v.shape[3]), v.dtype).transpose(1, 2)
+    blocks, size = band.allow.shape[1:3]
+    for begin in range(0, blocks, RUN):
+        now = slice(begin * size, (begin + RUN) * size)
+        out[:, :, now] = _at_once(attend, q[:, :, now], k, v, _cut(band, begin))
+    return out
+
+
+def _cut(band: Bands, begin: int) -> Bands:
+    """RUN blocks of the band from here on, or as many as there are."""
+    now, first = slice(begin, begin + RUN), band.first
+    first = None if first is None else first + begin * band.allow.shape[2]
+    return Bands(band.keys[:, now], band.allow[:, now], first)
+
+
+def _at_once(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Whole:
+    (batch, _, queries, _), size = q.shape, band.allow.shape[2]
+    allow = band.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+    out = attend(_queries_of(q, size), _keys_of(k, band), _keys_of(v, band), allow)
+    return _merged(out, batch, queries)
+
+
+def _queries_of(x: Whole, size: int) -> Blocks:
     """[B,H,T,D] -> the blocks as a batch [B·n,H,C,D], the last one filled up with zeros."""
     rows, short = x.transpose(1, 2), -x.shape[2] % size
     rows = F.pad(rows, (0, 0, 0, 0, 0, short)) if short else rows
     return rows.reshape(-1, size, *rows.shape[2:]).transpose(1, 2)
 
 
-def keys_of(x: Whole, band: Bands) -> Blocks:
+def _keys_of(x: Whole, band: Bands) -> Blocks:
     """[B,H,S,D] -> the keys or values of every block [B·n,H,W,D]."""
     blocks, width = band.keys.shape[1:]
     rows = x.transpose(1, 2)
     if band.first is None:
         return _gathered(rows, band.keys).transpose(1, 2)
     size = band.allow.shape[2]
-    end = band.first + (blocks - 1) * size + width
-    padded = F.pad(rows, (0, 0, 0, 0, -band.first, end - x.shape[2]))
-    return padded.unfold(1, width, size).permute(0, 1, 2, 4, 3).flatten(0, 1)
+    all_slots = (blocks - 1) * size + width
+    begin, end = (min(max(place, 0), x.shape[2]) for place in (band.first, band.first + all_slots))
+    before = min(max(-band.first, 0), all_slots)
+    after = all_slots - before - (end - begin)
+    rows = rows[:, begin:end]
+    rows = F.pad(rows, (0, 0, 0, 0, before, after)) if before or after else rows
+    return rows.unfold(1, width, size).permute(0, 1, 2, 4, 3).flatten(0, 1)
 
 
-def merged(out: Blocks, batch: int, queries: int) -> Whole:
+def _merged(out: Blocks, batch: int, queries: int) -> Whole:
     """The blocks [B·n,H,C,E] as one sequence [B,H,T,E]."""
     rows = out.transpose(1, 2).reshape(batch, -1, out.shape[1], out.shape[3])
     return rows[:, :queries].transpose(1, 2)

@@ -128,16 +128,13 @@ class Exact(nn.Module):
         return bands.bands(at, given.keep, *self._window(), in_line=self.causal or given.own)
 
     def _banded(self, q: Query, k: Key, v: Value, band: Bands) -> Tensor:
-        batch, queries = len(q), q.shape[2]
-        q = bands.queries_of(q, band.allow.shape[2])
-        allow = band.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+        k = k if self.fused else self.prepare(k)
+        return bands.attended(self._of_blocks, q, k, v, band)
+
+    def _of_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
         if self.fused:
-            out = self._fused(q, bands.keys_of(k, band), bands.keys_of(v, band), allow)
-        else:
-            keys, values = (bands.keys_of(x, band) for x in (self.prepare(k), v))
-            met = Pairs(q, keys, values, Given(allow=allow), None, causal=False)
-            out = self._average(met, shown=False).out
-        return bands.merged(out, batch, queries)
+            return self._fused(q, k, v, allow)
+        return self._average(Pairs(q, k, v, Given(allow=allow), None, causal=False), shown=False).out
 
     def _softly(self, met: Pairs) -> Tensor:
         """The fused route: at once where no mask has a row for every query, else block after block."""
