@@ -147,6 +147,7 @@ class Features {
   template <int MAP, int N>
   void project(Mapped* const (&to)[N]) const {
     constexpr int ROWS = TALL / N;
+    const int64_t share = C * ROWS / s_.block + 1;
     const int64_t apart = to[N - 1]->turned - to[0]->turned;
     for (int64_t r = 0; r < s_.block; r += ROWS)
       for (int t = 0; t < C; t += P) {
@@ -157,7 +158,7 @@ class Features {
 #pragma GCC unroll 2
         for (int n = 0; n < N; ++n) {
           finish<MAP>(tile, n, *to[n], r, t);
-          to[n]->ahead.fetch(C * ROWS / s_.block + 1);
+          to[n]->ahead.fetch(share);
         }
       }
     for (Mapped* one : to) {

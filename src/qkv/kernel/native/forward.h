@@ -80,6 +80,7 @@ inline void Chunks::absorb_panels(State& state, int64_t e, Part part, int64_t ma
     if (part.begin == 0) scale_panels<N>(panels, many);
     panels = scaled_;
   }
+  const int64_t share = C * ROWS / s_.rows + 1;
   for (int64_t f = part.begin; f < part.end; f += ROWS) {
     Broad<N> tile;
     float* place = state.sums + e * s_.rows + f * P;
@@ -87,8 +88,8 @@ inline void Chunks::absorb_panels(State& state, int64_t e, Part part, int64_t ma
     if (call_.weighed) tile.scale(rest_at_end);
     tile.template add<C, 1>(keys.phi + f * C, panels, P, many, C * P);
     tile.write(place, P, s_.rows * P);
-    ahead_.fetch(C * ROWS / s_.rows + 1);
-    place_.fetch<1>(C * ROWS / s_.rows + 1);
+    ahead_.fetch(share);
+    place_.fetch<1>(share);
   }
 }
 
