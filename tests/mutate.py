@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 def passes(package: Path, tests: tuple[str, str]) -> bool:
     """Whether these tests pass with the package found in this folder."""
-    file, chosen = tests
+    files, chosen = tests
     command = [
         sys.executable,
         "-m",
@@ -32,7 +32,7 @@ def passes(package: Path, tests: tuple[str, str]) -> bool:
         "-q",
         "-p",
         "no:cacheprovider",
-        file,
+        *files.split(),
         *(["-k", chosen] * bool(chosen)),
     ]
     environment = {
@@ -43,7 +43,7 @@ def passes(package: Path, tests: tuple[str, str]) -> bool:
     }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
-        raise SystemExit(f"pytest could not run {file} -k {chosen!r}:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"pytest could not run {files} -k {chosen!r}:\n{done.stdout}{done.stderr}")
     return done.returncode == 0
 
 

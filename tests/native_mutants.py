@@ -13,10 +13,10 @@ NATIVE_MUTANTS = (
         ENGINE,
     ),
     Mutant(
-        "padding has features",
-        "kernel/native/features.h",
-        "to.amplitude[t] = real ? amplitude() : 0;",
-        "to.amplitude[t] = amplitude();",
+        "padding is summed",
+        "kernel/native/chunks.h",
+        "const bool real = s < many && (!keep || keep[s]);",
+        "const bool real = s < many;",
         ENGINE,
     ),
     Mutant(

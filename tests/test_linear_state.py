@@ -1,0 +1,116 @@
+"""The linear evaluator's states: split anywhere, kept over padding, detached and reordered."""
+
+import pytest
+import torch
+
+from linear_cases import MAPS, B, D, E, H, T, close, core_of, cut, doubles, every_map, inputs
+from qkv.kernel import RFA
+from qkv.kernel.given import Given
+from qkv.kernel.linear_state import LinearState
+from qkv.state import Shared, detach, select_rows
+from reference.loops import weights_of
+
+
+@every_map
+@pytest.mark.parametrize("at", [(0,), (3,), (1, 2, 6), (70,)], ids=str)
+def test_a_state_can_be_split_anywhere(part: RFA, at: tuple[int, ...]) -> None:
+    core = core_of(part)
+    length = 100 if max(at) > T else T
+    q, k, v, given = inputs(part, length, masked=True)
+    shown = core.attend(q, k, v, given)
+    state, begin = core.start(k[:, :, :0], v[:, :, :0], cut(given, slice(0)), remember=True), 0
+    for end in (*at, length):
+        now = slice(begin, end)
+        step, state = core.extend(state, q[:, :, now], k[:, :, now], v[:, :, now], cut(given, now))
+        close(step.out, shown.out[:, :, now])
+        close(weights_of(step), weights_of(shown)[:, :, now, :end])
+        begin = end
+    whole = core.start(k, v, given, remember=True)
+    close(core.read(q, state), core.read(q, whole))
+    close(state[:3], whole[:3])
+
+
+@every_map
+def test_padding_keeps_the_state_as_it_is(part: RFA) -> None:
+    core = core_of(part)
+    q, k, v, given = inputs(part)
+    state = core.start(k, v, given)
+    nothing = given._replace(keep=torch.zeros(B, T, dtype=torch.bool))
+    _, after = core.extend(state, q, 30 * doubles(B, H, T, D), v, nothing)
+    close(after, state)
+    empty = core.start(k, v, nothing)
+    read, _ = core.read(q, empty)
+    assert not read.out.any()
+    _, late = core.extend(empty, q, k, v, given)
+    close(core.read(q, late), core.read(q, state))
+
+
+@pytest.mark.parametrize("route", ["parallel", "step"])
+@pytest.mark.parametrize("name", ["rfa", "lengths", "gate", "favor"])
+def test_sums_stay_exact_over_thousands_of_positions_under_autocast(name: str, route: str) -> None:
+    """A running count in bfloat16 stops growing at 256: the average of a constant would drift from it."""
+    part, length = MAPS[name], 5000
+    core = core_of(part).float()
+    k = torch.randn(1, 1, 1, D, dtype=torch.bfloat16).expand(1, H, length, D)
+    v = torch.full((1, H, length, E), 3.0, dtype=torch.bfloat16)
+    v[:, :, 4000:, 1] = -5.0
+    # The gate is nearly open: all 5000 positions count, and 1 - g is far below what bfloat16 tells from 0.
+    logits = torch.full((1, H, length), 16.0, dtype=torch.bfloat16)
+    given = Given(gate=logits) if name == "gate" else Given()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if route == "parallel":
+            out = core(k, k, v, given)
+        else:
+            early, late = slice(4999), slice(4999, None)
+            state = core.start(k[:, :, early], v[:, :, early], cut(given, early))
+            attended, state = core.extend(
+                state, k[:, :, late], k[:, :, late], v[:, :, late], cut(given, late)
+            )
+            out = attended.out
+            assert state.sums.dtype == state.plain.dtype == torch.float32
+    assert out.dtype == torch.bfloat16
+    close(out[:, :, -1].float(), torch.tensor([3.0, (4000 * 3 - 1000 * 5) / 5000]).expand(1, H, E), 1e-2)
+    close(out[..., 0].float(), torch.full_like(out[..., 0], 3.0).float(), 1e-2)
+
+
+@pytest.mark.parametrize("name", ["lengths", "favor", "gate"])
+def test_a_detached_state_starts_a_segment_of_its_own(name: str) -> None:
+    part = MAPS[name]
+    core = core_of(part)
+    q, k, v, given = inputs(part, 9)
+    leaf = k.requires_grad_()
+    early, late = slice(4), slice(4, None)
+    state = core.start(leaf[:, :, early], v[:, :, early], cut(given, early), remember=True)
+    cutoff = detach(state)
+    assert isinstance(cutoff, LinearState)
+    close(cutoff, state, 0)
+    seen = cutoff.seen
+    assert seen is not None
+    tensors = [cutoff.sums, cutoff.plain, cutoff.projections.value, seen.phi]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    assert seen.masses is None or not seen.masses.written.requires_grad
+    attended, _ = core.extend(cutoff, q[:, :, late], leaf[:, :, late], v[:, :, late], cut(given, late))
+    close(attended.out, core(q, leaf, v, given)[:, :, late])
+    gradient, *learned = torch.autograd.grad(attended.out.square().sum(), [leaf, *core.parameters()])
+    assert not gradient[:, :, early].any()
+    assert gradient[:, :, late].any()
+    assert all(g.any() for g in learned), "the bandwidth learns in every segment"
+
+
+def test_detach_reaches_into_what_is_shared_and_leaves_numbers_alone() -> None:
+    leaf = doubles(2).requires_grad_()
+    found = detach((Shared(leaf * 2), {"a": leaf * 3}, 7, None))
+    assert not found[0].value.requires_grad
+    assert not found[1]["a"].requires_grad
+    assert found[2:] == (7, None)
+    with pytest.raises(TypeError, match="not list"):
+        detach((leaf, [leaf]))
+
+
+def test_rows_of_a_state_with_masses_can_be_reordered() -> None:
+    core = core_of(MAPS["gate-lengths"])
+    q, k, v, given = inputs(MAPS["gate-lengths"], masked=True)
+    rows = torch.tensor([1, 0, 1])
+    state = select_rows(core.start(k, v, given, remember=True), rows)
+    again = core.start(k[rows], v[rows], Given(given.keep[rows], gate=given.gate[rows]), remember=True)  # pyright: ignore[reportOptionalSubscript]
+    close(core.read(q[rows], state)[0], core.read(q[rows], again)[0])
