@@ -2,7 +2,7 @@
 
 from mutants import Mutant
 
-ENGINE = ("tests/test_native.py", "")
+ENGINE = ("tests/test_native.py tests/test_native_gradient.py", "")
 ADDITIVE = ("tests/test_native_additive.py", "")
 NATIVE_MUTANTS = (
     Mutant(

@@ -1,103 +1,32 @@
 """The native engine against the torch route in float64, at sizes that cross the edges of its chunks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from qkv.kernel import RFA, Elu, Favor, native
-from qkv.kernel.given import Given
-from qkv.kernel.kind import MAPS as NUMBERS
+from native_cases import (
+    SPLIT,
+    Inputs,
+    as_close,
+    cores,
+    doubled,
+    every_map,
+    every_route,
+    gradients,
+    gradients_are_close,
+    inputs,
+    part,
+)
+from qkv.kernel import native
 from qkv.kernel.linear import Linear
-from qkv.rules import Choice
-from qkv.scope import Global
-from qkv.select import Soft
 from qkv.shapes import Dims
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
-
-MAPS = {
-    "rfa": RFA(11, temperature=0.7),
-    "sharp": RFA(5, temperature=0.3),
-    "lengths": RFA(4, normalise=False),
-    "arccos": RFA(19, "arccos"),
-    "arccos-lengths": RFA(11, "arccos", normalise=False),
-    "many": RFA(50),
-    "gate-many": RFA(41, gate=True, temperature=0.7),
-    "favor-many": Favor(70),
-    "gate": RFA(7, gate=True, temperature=0.7),
-    "gate-lengths": RFA(4, gate=True, normalise=False),
-    "favor": Favor(13),
-    "elu": Elu(),
-}
-every_map = pytest.mark.parametrize("name", MAPS)
-# A gate is causal: what comes before and what comes after is the whole point.
-every_route = pytest.mark.parametrize(
-    ("name", "causal"),
-    [(name, causal) for name in MAPS for causal in (True, False) if causal or "gate" not in name],
-)
-Inputs = tuple[Tensor, Tensor, Tensor, Given]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def cores(name: str, dims: Dims, causal: bool) -> tuple[Linear, Linear]:
-    """The same attention in float32 and in float64, where torch computes it."""
-    made = []
-    for _ in range(2):
-        choice = Choice(None, Global(), Soft(), MAPS[name], causal)
-        made.append(MAPS[name].build_core(dims, choice, torch.Generator().manual_seed(3)).eval())
-    torch.manual_seed(4)
-    with torch.no_grad():
-        for one, other in zip(made[0].parameters(), made[1].parameters(), strict=True):
-            one += 0.3 * torch.randn_like(one)
-            other.copy_(one)
-    return made[0], made[1].double()
-
-
-def inputs(name: str, dims: Dims, batch: int, queries: int, keys: int, masked: bool = False) -> Inputs:
-    torch.manual_seed(queries + keys)
-    q = torch.randn(batch, dims.heads, queries, dims.query)
-    k, v = torch.randn(batch, dims.heads, keys, dims.key), torch.randn(batch, dims.heads, keys, dims.value)
-    keep = torch.rand(batch, keys) < 0.7 if masked else None
-    gate = 2 * torch.randn(batch, dims.heads, keys) + 1 if "gate" in name else None
-    return q, k, v, Given(keep=keep, gate=gate)
-
-
-def doubled(given: Given) -> Given:
-    return given._replace(gate=None if given.gate is None else given.gate.double())
-
-
-def part(inputs: Inputs, now: slice) -> Inputs:
-    q, k, v, given = inputs
-    keep = None if given.keep is None else given.keep[:, now]
-    gate = None if given.gate is None else given.gate[:, :, now]
-    return q[:, :, now], k[:, :, now], v[:, :, now], Given(keep=keep, gate=gate)
-
-
-def by_torch(call: Callable[[], Any]) -> Any:
-    """What float32 gives along the torch route."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "FEWEST", 1 << 60)
-        return call()
-
-
-def as_close(call: Callable[[], Tensor], expected: Tensor) -> None:
-    """The native route is within 2e-5, or no further off than twice what float32 costs torch itself: a small
-    denominator magnifies every rounding.
-    """
-    least = 2 * (by_torch(call).double() - expected).abs().max().item()
-    torch.testing.assert_close(call().double(), expected, rtol=2e-5, atol=max(least, 2e-5))
-
+pytestmark = [
+    pytest.mark.skipif(not native.available(), reason="the native engine is not built here"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 # Lengths at the edges of a chunk of 32 tokens and of a decoding step of 4.
 LENGTHS = [
@@ -202,9 +131,6 @@ def test_steps_equal_the_torch_route_and_leave_the_state_they_began_with(
         assert torch.equal(now, then)
 
 
-SPLIT = [("rfa", True), ("rfa", False), ("gate-lengths", True), ("favor", True), ("favor", False)]
-
-
 @pytest.mark.parametrize(("name", "causal"), SPLIT)
 def test_few_heads_are_split_over_the_sequence(name: str, causal: bool) -> None:
     dims = Dims(1, 5, 5, 7)
@@ -214,26 +140,6 @@ def test_few_heads_are_split_over_the_sequence(name: str, causal: bool) -> None:
     torch.set_num_threads(3)
     as_close(lambda: core(q, k, v, given), reference(q.double(), k.double(), v.double(), doubled(given)))
     assert not torch.equal(core(q, k, v, given), alone)  # summed in another order
-
-
-@pytest.mark.parametrize(("name", "causal"), SPLIT)
-@pytest.mark.parametrize("keys", [600, 1000])
-def test_gradients_of_few_heads_are_split_over_the_sequence(name: str, causal: bool, keys: int) -> None:
-    dims = Dims(1, 5, 5, 7)
-    core, reference = cores(name, dims, causal)
-    queries = keys if causal else 800
-    given = inputs(name, dims, 1, queries, keys, masked=True)
-    weights = torch.randn(1, 1, queries, 7)
-    alone = gradients(core, given, weights)
-    torch.set_num_threads(3)
-    gradients_are_close(core, reference, given, weights)
-    assert not all(map(torch.equal, gradients(core, given, weights), alone))  # summed in another order
-
-
-@pytest.mark.parametrize("name", ["rfa", "gate-lengths", "favor"])
-def test_gradients_of_few_heads_run_through_a_state(name: str) -> None:
-    torch.set_num_threads(3)
-    compare_through_a_state(name, Dims(1, 5, 5, 7), 1600)
 
 
 def test_heads_are_spread_over_threads() -> None:
@@ -270,89 +176,3 @@ def test_padding_is_never_read(name: str) -> None:
     assert name == "gate-lengths" or torch.equal(junk, expected)
     nothing = core(q, k, v, given._replace(keep=torch.zeros_like(given.keep)))
     assert not nothing.any()
-
-
-def gradients(core: Linear, inputs: Inputs, weights: Tensor) -> list[Tensor]:
-    """Of a weighted sum of the outputs: q, k, v, the gate's logits where there is one, and the bandwidth."""
-    q, k, v, given = inputs
-    dtype = weights.dtype
-    leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-    gate = None if given.gate is None else given.gate.to(dtype).requires_grad_()
-    out = core(*leaves, given._replace(gate=gate))
-    wanted = [*leaves, *([] if gate is None else [gate]), *core.parameters()]
-    return list(torch.autograd.grad((out * weights).sum(), wanted))
-
-
-def gradients_are_close(core: Linear, reference: Linear, inputs: Inputs, weights: Tensor) -> None:
-    """The native route is within 1e-4, or no further off than three times what float32 costs torch itself."""
-    found, expected = gradients(core, inputs, weights), gradients(reference, inputs, weights.double())
-    by_float = by_torch(lambda: gradients(core, inputs, weights))
-    for a, e, t in zip(found, expected, by_float, strict=True):
-        # Where all value columns cancel, as for a query that sees one key, their roundings are left.
-        left = 1e-6 * (8 + weights.shape[-1])
-        most = max(3 * (t - e).abs().max().item(), 1e-4 * e.abs().max().item(), left)
-        torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=most)
-
-
-@every_route
-@pytest.mark.parametrize(
-    ("queries", "keys", "masked"),
-    [(1, 1, False), (3, 3, True), (8, 8, False), (65, 65, True), (100, 131, True)],
-)
-def test_its_gradients_equal_those_of_the_torch_route(
-    name: str, causal: bool, queries: int, keys: int, masked: bool
-) -> None:
-    dims = Dims(3, 5, 5, 7)
-    core, reference = cores(name, dims, causal)
-    given = inputs(name, dims, 2, queries, keys, masked)
-    gradients_are_close(core, reference, given, torch.randn(2, 3, queries, 7))
-
-
-def compare_through_a_state(name: str, dims: Dims, length: int) -> None:
-    """Gradients of outputs and of the last state, that reach the keys before through the state."""
-    half = length // 2
-    weights = torch.randn(2, dims.heads, half, 7)
-
-    def through(core: Linear, dtype: torch.dtype) -> list[Tensor]:
-        q, k, v, given = inputs(name, dims, 2, length, length, masked=True)
-        q, k, v = (x.to(dtype).requires_grad_() for x in (q, k, v))
-        gate = None if given.gate is None else given.gate.to(dtype)
-        whole = (q, k, v, given._replace(gate=gate))
-        out, state = core.extend(core.start(*part(whole, slice(half))[1:]), *part(whole, slice(half, None)))
-        loss = (out.out * weights.to(dtype)).sum() + state.sums.square().sum() + state.plain.square().sum()
-        return list(torch.autograd.grad(loss, [k, v, *core.parameters()]))
-
-    core, reference = cores(name, dims, True)
-    for found, expected in zip(through(core, torch.float32), through(reference, torch.float64), strict=True):
-        torch.testing.assert_close(
-            found.double(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()
-        )
-
-
-@pytest.mark.parametrize("name", ["rfa", "gate-lengths", "favor"])
-@pytest.mark.parametrize("length", [4, 140])
-def test_gradients_run_through_a_state(name: str, length: int) -> None:
-    compare_through_a_state(name, Dims(3, 5, 5, 7), length)
-
-
-@pytest.mark.parametrize("name", ["rfa", "gate", "favor", "elu"])
-def test_the_operators_keep_torchs_rules(name: str) -> None:
-    dims = Dims(3, 5, 5, 7)
-    q, k, v, _ = inputs(name, dims, 2, 10, 10)
-    features = cores(name, dims, True)[0].features
-    kind = features.kind(features.draw())
-    masses = [(-torch.rand(2, 3, 10)).requires_grad_() for _ in range(2)] if name == "gate" else [None, None]
-    leaves = [x.requires_grad_() for x in (q, k, v)]
-    numbers = (NUMBERS[kind.map], kind.unit, True, kind.square, 1e-2)
-    matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
-    given = (*leaves, matrix, None, *masses, None, None, None, *numbers)
-    torch.library.opcheck(native.linear_attention, given)
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, on the way
-def test_forward_mode_derivatives_go_through_torch() -> None:
-    core, _ = cores("elu", Dims(1, 5, 5, 7), True)
-    q, k, v, given = inputs("elu", Dims(1, 5, 5, 7), 1, 20, 20)
-    with forward_ad.dual_level():
-        moved = forward_ad.make_dual(q, torch.randn_like(q))
-        assert forward_ad.unpack_dual(core(moved, k, v, given)).tangent is not None

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from native_cases import Inputs, cores, doubled, every_map, inputs, part
 from qkv.kernel import triton
 from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
@@ -21,7 +22,6 @@ from qkv.kernel.masses import weigh
 from qkv.kernel.sums import Sums
 from qkv.kernel.triton import call
 from qkv.shapes import Dims
-from test_native import Inputs, cores, doubled, every_map, inputs, part
 
 INSTALLED = find_spec("triton") is not None
 INTERPRETED = triton.interpreted()
