@@ -1,6 +1,5 @@
-"""Comparisons: what is read, what is called, how it is timed, and what curves and tables say."""
+"""Comparisons: what is read, what is called, and how it is timed."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -10,25 +9,17 @@ from torch import Tensor
 
 import qkv
 from qkv.bench import (
-    Cell,
-    Comparison,
     Contender,
     Setting,
     compare,
-    crossing,
-    exponent,
     in_turn,
     peak,
     read,
-    this_machine,
     timing,
 )
 from qkv.bench.calls import STEPS, draw, ready, state_bytes
 from qkv.bench.memory import FULL, Unmeasured, bounded, reason
-from qkv.bench.plot import draw as draw_picture
-from qkv.bench.scales import axis_of, duration, spread, thinned, time_ticks
-from qkv.bench.table import lines_of
-from qkv.errors import BadData, BadRecipe, IncompatibleParts, UnknownName
+from qkv.errors import BadRecipe, IncompatibleParts, UnknownName
 from qkv.kernel.pairs import BLOCK
 from qkv.state import Shared
 
@@ -263,158 +254,3 @@ def test_peak_memory_of_what_forms_no_weights_is_small() -> None:
 def test_peak_memory_says_why_there_is_none() -> None:
     with pytest.raises(Unmeasured, match="knows 64 positions, got 70 keys"):
         peak("forward", one("location"), 70, SMALL)
-
-
-# What the curves say
-
-
-def test_the_exponent_is_that_of_the_longest_lengths() -> None:
-    assert exponent([(n, 3e-6 * n**1.5) for n in (64, 128, 512)]) == pytest.approx(1.5)
-    bent = [(n, 1.0 + 0 * n) for n in (1, 2, 4)] + [(n, float(n) ** 2) for n in (128, 256, 1024)]
-    assert exponent(bent) == pytest.approx(2.0)
-    assert exponent([(64, 1.0)]) is None
-    assert exponent([]) is None
-    assert exponent([(8, 1.0), (1024, 2.0)]) is None
-
-
-def test_a_crossing_is_found_between_lengths() -> None:
-    square, line = [[(n, a * n**p) for n in (128, 256, 512)] for a, p in ((1e-6, 2), (2e-4, 1))]
-    met = crossing(square, line)
-    assert met is not None
-    assert met.length == pytest.approx(200)
-    assert met.faster_above
-    other_way = crossing(line, square)
-    assert other_way is not None
-    assert (round(other_way.length), other_way.faster_above) == (200, False)
-    assert crossing(square[:1], line) is None
-    assert crossing(line, [(n, 2 * s) for n, s in line]) is None
-
-
-def test_the_last_crossing_counts() -> None:
-    flat = [(n, 1.0) for n in (1, 2, 4, 8)]
-    met = crossing(flat, [(1, 0.5), (2, 2.0), (4, 2.0), (8, 0.5)])
-    assert met is not None
-    assert met.length == pytest.approx(4 * math.sqrt(2))
-    assert met.rounded == 5
-
-
-# How it is told
-
-
-def made(*cells: Cell, labels: tuple[str, ...] = ("sdpa", "rfa")) -> Comparison:
-    return Comparison(this_machine(), SMALL, read(labels, SMALL), cells)
-
-
-def test_the_table_of_passes() -> None:
-    cells = [Cell("forward", "sdpa", n, 1e-9 * n * n) for n in (512, 1024)]
-    cells += [Cell("forward", "rfa", 512, 5.12e-4), Cell("forward", "rfa", 1024, why="out of memory")]
-    assert list(lines_of(made(*cells))) == [
-        "  rfa   {kernel: rfa}",
-        "",
-        "forward: one pass over the whole sequence; milliseconds, how many times as fast as sdpa",
-        "  tokens     sdpa            rfa",
-        "     512    0.262   0.512  0.51×",
-        "   1,024     1.05              –",
-        "grows as   N^2.00              –",
-        "rfa is slower than sdpa at every length measured",
-        "",
-        "– forward, rfa, 1,024 tokens: out of memory",
-    ]
-
-
-def test_the_table_of_steps_and_of_memory() -> None:
-    cells = [
-        Cell("decode", "sdpa", 2048, 1e-3, state=8_388_608, peak=20_000_000),
-        Cell("decode", "rfa", 2048, 2.5e-4, state=266_240, peak=40_000),
-    ]
-    told = list(lines_of(made(*cells)))[2:]
-    assert told == [
-        "decode: one step of the whole layer after so many tokens; tokens per second, how many times as fast "
-        "as sdpa, bytes of state",
-        "  tokens             sdpa                     rfa",
-        "   2,048   2,000  8.39 MB   8,000   4.0×   266 kB",
-        "grows as                –                       –",
-        "rfa is faster than sdpa at every length measured",
-        "",
-        "decode: peak memory beyond what was there before the call",
-        "tokens      sdpa         rfa",
-        " 2,048   20.0 MB   < 1.00 MB",
-    ]
-
-
-def test_wide_tables_are_folded() -> None:
-    labels = ("sdpa", "rfa", "favor", "elu", "cosine")
-    cells = [Cell("forward", label, 512, 1e-3) for label in labels]
-    told = list(lines_of(made(*cells, labels=labels), 50))
-    assert [line.split() for line in told if line.startswith("  tokens")] == [
-        ["tokens", "sdpa", "rfa", "favor"],
-        ["tokens", "elu", "cosine"],
-    ]
-    assert max(len(line) for line in told if line.startswith(("  tokens", "     512"))) <= 50
-
-
-def test_json_holds_everything() -> None:
-    cells = [Cell("forward", label, n, n**p * 1e-6) for label, p in (("sdpa", 2), ("rfa", 1)) for n in (1, 8)]
-    told = made(*cells).to_dict()
-    assert told["machine"]["torch"] == torch.__version__
-    assert told["setting"]["width"] == 32
-    assert [c["label"] for c in told["contenders"]] == ["sdpa", "rfa"]
-    assert told["cells"][0]["seconds"] == 1e-6
-    assert told["curves"][1]["exponent"] == pytest.approx(1.0)
-
-
-# How it is drawn
-
-
-def test_a_picture_in_both_themes(tmp_path: Path) -> None:
-    from PIL import Image
-
-    cells = [Cell(what, "sdpa", n, n**2 * 1e-8) for what in ("forward", "backward") for n in (64, 1024, 4096)]
-    cells += [Cell("forward", "rfa", n, n * 1e-6) for n in (64, 1024, 4096)]
-    cells += [Cell("backward", "rfa", 64, 1e-5)]
-    corners = {}
-    for dark in (False, True):
-        path = draw_picture(made(*cells), tmp_path / f"{dark}.png", dark)
-        with Image.open(path) as picture:
-            corners[dark] = picture.convert("L").getpixel((3, 3)), picture.width > picture.height
-    assert corners == {False: (255, True), True: (pytest.approx(23, abs=2), True)}
-
-
-def test_a_picture_of_nothing_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="nothing was measured"):
-        draw_picture(made(Cell("forward", "sdpa", 8, why="out of memory")), tmp_path / "p.png")
-    with pytest.raises(BadData, match="change the suffix"):
-        draw_picture(made(), tmp_path / "p.gif")
-
-
-def test_names_keep_apart_and_in_order() -> None:
-    assert spread([1.0, 5.0], 1.0) == [1.0, 5.0]
-    assert spread([2.0, 2.0, 2.0], 1.0) == [1.0, 2.0, 3.0]
-    assert spread([5.0, 1.0, 1.2], 1.0) == pytest.approx([5.0, 0.6, 1.6])
-    assert spread([0.0, 0.9, 1.0, 4.0], 1.0) == pytest.approx([-0.3667, 0.6333, 1.6333, 4.0], abs=1e-3)
-    assert spread([], 1.0) == []
-
-
-def test_labels_without_room_are_left_out() -> None:
-    places = {1: 0.0, 2: 1.0, 4: 1.1, 8: 2.0}
-    assert thinned([1, 2, 4, 8], places, dict.fromkeys(places, 0.5)) == [1, 4, 8]
-
-
-def test_ticks_are_round_and_on_the_axis() -> None:
-    axis, marks = time_ticks([1.1e-4, 0.9])
-    assert [name for _, name in marks] == ["100 µs", "1 ms", "10 ms", "100 ms", "1 s"]
-    assert all(0 <= axis.share(math.log10(seconds)) <= 1 for seconds, _ in marks)
-    assert len(time_ticks([1e-3, 1.3e-3])[1]) >= 2
-    assert axis_of([3.0]).share(3.0) == pytest.approx(0.5)
-
-
-def test_durations() -> None:
-    told = [duration(s) for s in (2.0, 1.0, 0.1, 1e-3, 1.5e-6, 2e-8)]
-    assert told == ["2 s", "1 s", "100 ms", "1 ms", "1.5 µs", "20 ns"]
-
-
-def test_the_machine_is_told() -> None:
-    machine = this_machine()
-    assert machine.cores >= 1
-    assert machine.free <= machine.memory
-    assert f"torch {torch.__version__}" in str(machine)
