@@ -215,15 +215,11 @@ class Attention(nn.Module):
         q, (k, v) = self._queries(x), self._keys_values(source)
         if len(x) != len(source):
             raise BadShape(f"x and memory must have one batch size, got {len(x)} and {len(source)}")
-        bias = masks.as_bias(bias)
-        given = Given(
-            masks.checked_keep(keep, source),
-            masks.as_allow(allow),
-            bias,
-            memory is None or memory is x,
-            self._gates(source),
-        )
-        masks.check_pairs(given.allow, bias, (len(x), self.dims.heads, x.shape[1], source.shape[1]))
+        own, gate = memory is None or memory is x, self._gates(source)
+        if keep is None and allow is None and bias is None:
+            return q, k, v, Given(own=own, gate=gate)
+        given = Given(masks.checked_keep(keep, source), masks.as_allow(allow), masks.as_bias(bias), own, gate)
+        masks.check_pairs(given.allow, given.bias, (len(x), self.dims.heads, x.shape[1], source.shape[1]))
         return q, k, v, given
 
     def _queries(self, x: Tensor) -> Query:
@@ -244,7 +240,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def _split(x: Tensor, heads: int) -> Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], heads, x.shape[2] // heads).transpose(1, 2)
 
     def _merge(self, out: Tensor) -> Tensor:
         flat = out.transpose(1, 2).flatten(2)

@@ -1,7 +1,5 @@
 """torch's fused attention: dot product, softmax and average in one kernel that never stores a weight."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
@@ -16,11 +14,12 @@ def fused(
     causal: query t sees keys 0 … t, with as many queries as keys and no `allow`.
     """
     shared = q.shape[1] != k.shape[1]
-    how: dict[str, Any] = {"is_causal": causal, "scale": scale, "enable_gqa": shared}
-    if q.device.type != "cpu" or q.dtype in (torch.float32, torch.float64):
-        return F.scaled_dot_product_attention(q, k, v, allow, dropout, **how)
+    if not q.is_cpu or q.dtype in (torch.float32, torch.float64):
+        return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, scale=scale, enable_gqa=shared)
     # On a CPU torch's fused kernel is several times slower in half precision than in float32.
     with torch.autocast("cpu", enabled=False):
         q, k, wide = q.float(), k.float(), v.float()
-        out = F.scaled_dot_product_attention(q, k, wide, allow, dropout, **how)
+        out = F.scaled_dot_product_attention(
+            q, k, wide, allow, dropout, causal, scale=scale, enable_gqa=shared
+        )
     return out.to(v.dtype)

@@ -3,6 +3,7 @@
 from typing import TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -16,8 +17,10 @@ LEAST, MOST = 3, 32
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x): by the native engine where there are few rows and nobody sees more of it than its result."""
-    if torch.compiler.is_compiling() or not (LEAST <= rows_of(x) <= MOST and wanted(x) and plain(layer)):
+    if torch.compiler.is_compiling() or not usual(layer):
         return layer(x)
+    if not (LEAST <= rows_of(x) <= MOST and wanted(x) and held_plainly(layer)):
+        return F.linear(x, layer.weight, layer.bias)  # what calling the layer comes to, sooner
     out = x.new_empty(*x.shape[:-1], layer.out_features)
     sizes = {"rows": rows_of(x), "columns": layer.out_features, "width": x.shape[-1]}
     call("qkv_few", **sizes, x=flat(x), matrix=flat(layer.weight), bias=flat(layer.bias), out=out)
@@ -38,9 +41,19 @@ def wanted(x: Tensor) -> bool:
 
 def plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling the layer does what nn.Linear does in float32 on a CPU, and nothing besides."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or _has_any_global_hook()
-    if hooked or type(layer) is not nn.Linear or "forward" in layer.__dict__:
+    return usual(layer) and held_plainly(layer)
+
+
+def usual(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether calling the layer does what nn.Linear does, and nothing besides."""
+    if type(layer) is not nn.Linear or _has_any_global_hook() or "forward" in layer.__dict__:
         return False
+    before = layer._forward_pre_hooks or layer._backward_pre_hooks
+    return not (before or layer._forward_hooks or layer._backward_hooks)
+
+
+def held_plainly(layer: nn.Linear) -> bool:
+    """Whether its weights are float32 numbers on a CPU."""
     held = layer._parameters
     return "weight" in held and all(map(_plainly_held, held.values()))
 
