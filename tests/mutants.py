@@ -92,8 +92,8 @@ MUTANTS = (
     Mutant(
         "every run of blocks meets the keys of the first",
         "kernel/bands.py",
-        "first + begin * band.allow.shape[2]",
-        "first",
+        "band.first + begin * size",
+        "band.first",
         ROUTES,
     ),
     Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),

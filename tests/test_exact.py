@@ -114,6 +114,14 @@ def test_bands_take_any_score_and_selection(small_blocks: None, score: Any, sele
         close(attention(x), attention.attend(x).out)
 
 
+@pytest.mark.parametrize("wanted", [True, False], ids=["gradients", "numbers"])
+def test_bands_have_the_type_that_autocast_gives(small_blocks: None, wanted: bool) -> None:
+    attention = Attention(WIDTH, 1, scope=Window(3), project=False)
+    with torch.set_grad_enabled(wanted), torch.autocast("cpu", torch.bfloat16):
+        out = attention(torch.randn(B, 50, WIDTH, requires_grad=wanted))
+    assert out.dtype == torch.bfloat16
+
+
 def test_a_window_never_makes_a_tensor_of_all_pairs() -> None:
     attention, length = layer(scope=Window(8), causal=True), 2048
     for half_width in (8, 64):

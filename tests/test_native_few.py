@@ -77,6 +77,22 @@ def test_fewer_and_more_rows_are_left_to_torch(calls: list[str], rows: int) -> N
     assert not calls
 
 
+@needs_engine
+def test_a_layer_without_columns_gives_none() -> None:
+    layer = layer_of(8, 1)
+    layer.weight, layer.bias = nn.Parameter(torch.empty(0, 8)), nn.Parameter(torch.empty(0))
+    with torch.no_grad():
+        assert few.linear(layer, torch.randn(4, 8)).shape == (4, 0)
+
+
+def test_what_a_layer_was_compiled_to_is_called(calls: list[str]) -> None:
+    layer, x = layer_of(8, 6), torch.randn(4, 8)
+    layer._compiled_call_impl = lambda x: x[:, :1]
+    with torch.no_grad():
+        assert torch.equal(few.linear(layer, x), x[:, :1])
+    assert not calls
+
+
 def test_hooks_are_called(calls: list[str]) -> None:
     seen: list[int] = []
     layer = layer_of(8, 6)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qkv import RFA, Attention, Elu, Favor
+from qkv.errors import BadShape
 from qkv.kernel import native
 from qkv.kernel.native import library, whole
 
@@ -149,6 +150,36 @@ def test_gradients_padding_and_weights_go_through_the_parts(calls: list[str]) ->
         with torch.autocast("cpu", torch.bfloat16):
             layer.step(x, layer.start(batch=2))
     assert not calls
+
+
+def test_what_does_not_fit_is_refused_as_through_the_parts(unchecked: None) -> None:
+    layer, x = layer_of(RFA(5), d_memory=9), torch.randn(2, 21)
+    with torch.no_grad(), pytest.raises(BadShape, match=r"memory must be \[batch, positions, 9\]"):
+        layer.step(x, layer.start(batch=2))
+
+
+def test_a_state_of_another_map_is_refused() -> None:
+    layer, other = layer_of(RFA(5)), layer_of(RFA(6))
+    with torch.no_grad(), pytest.raises(BadShape, match="go on from a state that it started itself"):
+        layer.step(torch.randn(2, 1, 21), other.start(batch=2))
+
+
+def test_biases_that_do_not_lie_side_by_side_are_read_right(calls: list[str]) -> None:
+    layer, x = layer_of(RFA(5)), torch.randn(2, 2, 21)
+    layer.to_out.bias = nn.Parameter(torch.randn(21, 2)[:, 0])
+    with torch.no_grad():
+        torch.testing.assert_close(stepped(layer, x, [1, 1]), layer(x), rtol=1e-4, atol=1e-5)
+    assert not calls
+
+
+def test_a_default_device_does_not_reach_the_engine() -> None:
+    layer, x = layer_of(RFA(5)), torch.randn(2, 40, 21)
+    with torch.no_grad():
+        state = layer.start(batch=2)
+        with torch.device("meta"):
+            out, _ = layer.step(x[:, :1], state)
+            whole = layer(x)
+    torch.testing.assert_close(out, whole[:, :1], rtol=1e-4, atol=1e-5)
 
 
 def test_threads_whose_numbers_fall_together_leave_nothing_undone() -> None:

@@ -1,18 +1,23 @@
 """Memory of large results that is kept: never while anyone uses it, and never too much."""
 
 import gc
+import multiprocessing
+import threading
 
 import pytest
 import torch
 
 from qkv.kernel import pages
 
+BLOCK = 4096
+
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "LARGE", 4096)
-    monkeypatch.setattr(pages, "MOST", 3 * 4096)
-    monkeypatch.setattr(pages, "_waiting", [])
+    pages.keep_blocks()
+    monkeypatch.setattr(pages, "LARGEST", BLOCK - 1)
+    monkeypatch.setattr(pages, "MOST", 3 * BLOCK)
+    monkeypatch.setattr(pages, "_waiting", type(pages._waiting)())
 
 
 def test_a_large_result_has_its_shape_and_type_and_can_be_written() -> None:
@@ -30,6 +35,13 @@ def test_memory_is_used_again_once_nobody_has_it() -> None:
     assert pages.empty((512, 2), torch.float32).data_ptr() == place
 
 
+def test_lengths_that_differ_a_little_find_the_same_memory() -> None:
+    first = pages.empty((1100,), torch.float32)
+    place = first.data_ptr()
+    del first
+    assert pages.empty((1130,), torch.float32).data_ptr() == place
+
+
 def test_memory_is_not_used_again_while_a_view_or_a_graph_has_it() -> None:
     first = pages.empty((1024,), torch.float32).fill_(1)
     part = first[1000:]
@@ -45,13 +57,67 @@ def test_memory_is_not_used_again_while_a_view_or_a_graph_has_it() -> None:
 
 
 def test_no_more_is_kept_than_agreed() -> None:
-    lent = [pages.empty((1024 * many,), torch.float32) for many in (1, 2, 1, 5, 1)]
+    lent = [pages.empty((1024 * many,), torch.float32) for many in (1, 2, 1, 1)]
     del lent
-    kept = [len(block) for block in pages._waiting]
-    assert sum(kept) <= 3 * 4096
-    assert kept
+    assert 0 < sum(map(len, pages._waiting)) <= 3 * BLOCK
+
+
+def test_what_is_larger_than_all_that_may_be_kept_drives_nothing_out() -> None:
+    small, large = pages.empty((1024,), torch.float32), pages.empty((4 * 1024,), torch.float32)
+    del small, large
+    assert [len(block) for block in pages._waiting] == [BLOCK]
 
 
 def test_small_results_are_torchs_own() -> None:
     pages.empty((1023,), torch.float32)
     assert not pages._waiting
+
+
+def test_a_default_device_changes_nothing() -> None:
+    with torch.device("meta"):
+        assert pages.empty((3,), torch.float32).device.type == "cpu"
+        assert pages.empty((2048,), torch.float32).device.type == "cpu"
+
+
+def test_what_cannot_be_had_is_said() -> None:
+    with pytest.raises(MemoryError, match="use shorter or fewer sequences"):
+        pages.empty((1 << 55,), torch.float32)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_of_fork_has_its_own() -> None:
+    mine, waits = pages.empty((1024,), torch.float32).fill_(1), pages.empty((1024,), torch.float32)
+    del waits
+
+    def child() -> None:
+        mine.fill_(7)
+        pages.empty((1024,), torch.float32).fill_(7)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    again = pages.empty((1024,), torch.float32).fill_(2)
+    process.join()
+    assert process.exitcode == 0
+    assert mine.tolist() == [1.0] * 1024
+    assert again.tolist() == [2.0] * 1024
+
+
+def test_threads_take_and_bring_at_once() -> None:
+    wrong: list[object] = []
+
+    def use(number: int) -> None:
+        try:
+            for i in range(300):
+                made = pages.empty((1024 * (1 + i % 3),), torch.float32).fill_(number)
+                if not bool((made == number).all()):
+                    wrong.append(number)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=use, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

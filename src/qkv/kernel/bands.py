@@ -79,19 +79,15 @@ def attended(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Wh
     if band.first is None or not seen_by_none((q, k, v)) or q.device.type != "cpu":
         return _at_once(attend, q, k, v, band)
     batch, heads, queries = q.shape[:3]
-    out = empty((batch, queries, heads, v.shape[3]), v.dtype).transpose(1, 2)
-    blocks, size = band.allow.shape[1:3]
+    out, (blocks, size) = None, band.allow.shape[1:3]
     for begin in range(0, blocks, RUN):
-        now = slice(begin * size, (begin + RUN) * size)
-        out[:, :, now] = _at_once(attend, q[:, :, now], k, v, _cut(band, begin))
-    return out
-
-
-def _cut(band: Bands, begin: int) -> Bands:
-    """RUN blocks of the band from here on, or as many as there are."""
-    now, first = slice(begin, begin + RUN), band.first
-    first = None if first is None else first + begin * band.allow.shape[2]
-    return Bands(band.keys[:, now], band.allow[:, now], first)
+        here, now = slice(begin, begin + RUN), slice(begin * size, (begin + RUN) * size)
+        some = Bands(band.keys[:, here], band.allow[:, here], band.first + begin * size)
+        part = _at_once(attend, q[:, :, now], k, v, some)
+        if out is None:  # autocast may have changed the type
+            out = empty((batch, queries, heads, v.shape[3]), part.dtype).transpose(1, 2)
+        out[:, :, now] = part
+    return q.new_zeros(batch, heads, 0, v.shape[3]) if out is None else out
 
 
 def _at_once(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Whole:

@@ -27,7 +27,7 @@ def fold(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, Any]:
     joined along N, and the state after the last.  A chunk is whole tiles, or shorter than one.
     """
     length = next(x.shape[2] for x in tensors if x is not None)
-    if length > CHUNK:
+    if length > CHUNK and not torch.compiler.is_compiling():
         keep_blocks()
     anew, sizes = length > CHUNK and torch.is_grad_enabled(), _sizes(length)
     begin, outs = 0, Outs(length)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkv import masks
-from qkv.errors import BadMask
+from qkv.errors import BadMask, BadShape
 from qkv.kernel import native, triton
 from qkv.kernel.chunks import CHUNK, fold
 from qkv.kernel.given import Given, repeat_heads, wide
@@ -88,6 +88,7 @@ class Linear(nn.Module):
     ) -> tuple[Attended, LinearState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
         self._check(given)
+        self._check_state(state)
         engine = None if state.seen is not None else _engine_of(q, k, v)
         if engine is not None and state.sums.dtype == torch.float32:
             before = Sums(state.sums, state.plain, state.scale)
@@ -107,10 +108,13 @@ class Linear(nn.Module):
         self, layers: tuple[nn.Module, nn.Module, nn.Module], x: Tensor, state: LinearState
     ) -> tuple[Tensor, LinearState] | None:
         """A layer's whole step from x [B,t,M] to its output, where one call can do it: see `native.whole`."""
-        if state.seen is not None or state.sums.dtype != torch.float32 or not whole.takes(layers, x):
+        if self.gated or state.seen is not None or state.sums.dtype != torch.float32:
             return None
+        if not whole.takes(layers, x):
+            return None
+        self._check_state(state)
         kind = self.features.kind(state.projections.value)
-        if self.gated or (state.scale is not None and kind.map != "favor"):
+        if state.scale is not None and kind.map != "favor":
             return None
         before = Sums(state.sums, state.plain, state.scale)
         out, after = whole.step(layers, x, self.heads, kind, before, self.floor)
@@ -118,6 +122,7 @@ class Linear(nn.Module):
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from further queries to everything the state has read, which leaves it as it is."""
+        self._check_state(state)
         engine = None if state.seen is not None else _engine_of(q)
         if engine is not None and state.sums.dtype == torch.float32:
             none = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
@@ -229,6 +234,14 @@ class Linear(nn.Module):
             logs = at_queries(masses, queries) if causal else at_end(masses)
             seen = relative(logs, highest(logs))
         return implied_weights(phi_q, phi_k, seen, self.floor)
+
+    def _check_state(self, state: LinearState) -> None:
+        sizes = (self.heads, self.features.width, self.value + 1)
+        if tuple(state.sums.shape[1:]) != sizes:
+            raise BadShape(
+                f"the state holds sums of {list(state.sums.shape[1:])} a row, this attention makes "
+                f"{list(sizes)} [heads, features, value width + 1]: go on from a state that it started itself"
+            )
 
     def _check(self, given: Given) -> None:
         for name in ("allow", "bias"):

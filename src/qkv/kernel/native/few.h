@@ -57,7 +57,7 @@ inline void dots(const Few& call, int64_t i, int64_t o) {
 
 void few(const Few& call, Spread spread) {
   const int64_t runs = (call.columns + RUN - 1) / RUN;
-  const int threads = int(std::min(call.threads, runs));
+  const int threads = int(std::max<int64_t>(std::min(call.threads, runs), 1));
   Jobs jobs(runs, threads);
   auto body = [&] {
     jobs.each([&](int64_t run) {

@@ -19,10 +19,12 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x): by the native engine where there are few rows and nobody sees more of it than its result."""
     if torch.compiler.is_compiling() or not usual(layer):
         return layer(x)
-    if not (LEAST <= rows_of(x) <= MOST and wanted(x) and held_plainly(layer)):
+    fits = LEAST <= rows_of(x) <= MOST and x.shape[-1] == layer.weight.shape[1]
+    if not (fits and wanted(x) and held_plainly(layer)):
         return F.linear(x, layer.weight, layer.bias)  # what calling the layer comes to, sooner
-    out = x.new_empty(*x.shape[:-1], layer.out_features)
-    sizes = {"rows": rows_of(x), "columns": layer.out_features, "width": x.shape[-1]}
+    columns, width = layer.weight.shape
+    out = x.new_empty(*x.shape[:-1], columns)
+    sizes = {"rows": rows_of(x), "columns": columns, "width": width}
     call("qkv_few", **sizes, x=flat(x), matrix=flat(layer.weight), bias=flat(layer.bias), out=out)
     return out
 
@@ -46,7 +48,9 @@ def plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 def usual(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling the layer does what nn.Linear does, and nothing besides."""
-    if type(layer) is not nn.Linear or _has_any_global_hook() or "forward" in layer.__dict__:
+    if type(layer) is not nn.Linear or _has_any_global_hook():
+        return False
+    if "forward" in layer.__dict__ or layer._compiled_call_impl is not None:
         return False
     before = layer._forward_pre_hooks or layer._backward_pre_hooks
     return not (before or layer._forward_hooks or layer._backward_hooks)
@@ -54,8 +58,7 @@ def usual(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 def held_plainly(layer: nn.Linear) -> bool:
     """Whether its weights are float32 numbers on a CPU."""
-    held = layer._parameters
-    return "weight" in held and all(map(_plainly_held, held.values()))
+    return _plainly_held(layer.weight) and _plainly_held(layer.bias)
 
 
 def _plainly_held(part: Tensor | None) -> bool:

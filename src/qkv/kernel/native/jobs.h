@@ -8,9 +8,9 @@ namespace qkv {
 namespace QKV_ISA {
 
 // A number of the calling thread's own, for as long as it lives.
-inline int own_number() {
-  static std::atomic<int> numbers{0};
-  thread_local const int own = numbers++;
+inline unsigned own_number() {
+  static std::atomic<unsigned> numbers{0};
+  thread_local const unsigned own = numbers++;
   return own;
 }
 
@@ -25,7 +25,7 @@ class Jobs {
   // f(job) for all jobs, with all threads that call this.
   template <typename F>
   void each(F&& f) {
-    const int threads = int(runs_.size()), own = own_number() % threads;
+    const int threads = int(runs_.size()), own = int(own_number() % unsigned(threads));
     for (int i = 0; i < threads; ++i) {
       const int run = (own + i) % threads;
       for (int64_t job; (job = runs_[size_t(run)].next++) < begin(run + 1);) f(job);

@@ -42,7 +42,7 @@ def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and
     causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
     """
     tensors = (q, k, v, matrix, keep, written, decay, sums, plain, scale)
-    noted = torch.empty(4, *q.shape[:3], dtype=torch.float32)
+    noted = torch.empty(4, *q.shape[:3], dtype=torch.float32, device="cpu")
     out, *after = compute(tensors, (map, unit, causal, square, floor), noted)
     return out, noted, after[0], after[1], after[2]
 

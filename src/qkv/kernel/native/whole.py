@@ -1,7 +1,7 @@
 """A decoding step of a whole layer in one call: Python between its parts would take as long as their work."""
 
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,20 @@ from qkv.kernel.sums import Sums
 
 
 def takes(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Linear]]:
-    """Whether a step of x [B,t,M] through these layers can be one call: few rows, plain layers."""
+    """Whether a step of x [B,t,M] through these layers can be one call: few rows, plain layers that fit."""
     if torch.compiler.is_compiling() or not 0 < rows_of(x) <= MOST:
         return False
-    return wanted(x) and all(plain(layer) and layer.weight.is_contiguous() for layer in layers)
+    return wanted(x) and all(plain(layer) and _contiguous(layer) for layer in layers) and _fit(layers, x)
+
+
+def _contiguous(layer: Any) -> bool:
+    return layer.weight.is_contiguous() and (layer.bias is None or layer.bias.is_contiguous())
+
+
+def _fit(layers: Sequence[Any], x: Tensor) -> bool:
+    """Keys and values side by side, of x as the queries are, and an output of the values."""
+    (queries, width), (both, memory), (_, values) = (layer.weight.shape for layer in layers)
+    return width == memory == x.shape[-1] and both == queries + values
 
 
 def step(
@@ -31,10 +41,10 @@ def step(
     """
     to_queries, _, to_out = layers
     batch, queries = x.shape[:2]
-    width, value = to_queries.out_features // heads, to_out.in_features // heads
+    width, value = to_queries.weight.shape[0] // heads, to_out.weight.shape[1] // heads
     features = width if kind.matrix is None else kind.matrix.shape[1]
     x, given = x.contiguous(), [flat(part) for part in (kind.matrix, *before)]
-    out = x.new_empty(batch, queries, to_out.out_features)
+    out = x.new_empty(batch, queries, to_out.weight.shape[0])
     after = state_like(empty, (batch, heads, features * (1 + (kind.map == "gaussian")), value))
     weighed = kind.map == "favor"
     call = Call(
@@ -52,8 +62,8 @@ def step(
 
 
 def _few(layer: nn.Linear, rows: int, threads: int) -> Few:
-    sizes = (rows, layer.out_features, layer.in_features, threads)
-    return Few(*sizes, None, _address(layer.weight), _address(layer.bias), None)
+    columns, width = layer.weight.shape
+    return Few(rows, columns, width, threads, None, _address(layer.weight), _address(layer.bias), None)
 
 
 def _address(part: Tensor | None) -> int | None:
