@@ -12,6 +12,7 @@ from qkv.attention import Attention
 from qkv.errors import TooLarge
 from qkv.kernel import bands, pairs
 from qkv.kernel.cache import Cache
+from qkv.kernel.fused import fused
 from qkv.kernel.given import Given
 from qkv.scope import Predictive, Window
 from qkv.score import Additive, Cosine, General, Location
@@ -268,6 +269,22 @@ def test_steps_show_weights_only_where_asked() -> None:
     assert silent.weights is None
     close(weights_of(shown), weights_of(attention.attend(x)))
     close(silent.out, shown.out)
+
+
+@pytest.mark.parametrize(("queries", "near"), [(1, False), (64, False), (512, True)])
+def test_only_keys_that_many_queries_read_are_laid_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, queries: int, near: bool
+) -> None:
+    seen: list[bool] = []
+
+    def noted(q: Tensor, k: Tensor, v: Tensor, *given: Any, **more: Any) -> Tensor:
+        seen.append(k.is_contiguous() and v.is_contiguous())
+        return q
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    q, k = (torch.randn(1, n, 2, 4).transpose(1, 2) for n in (queries, 700))
+    fused(q, k, k, None, False, None, 0.0)
+    assert seen == [near]
 
 
 @pytest.mark.parametrize("causal", [False, True])
