@@ -15,6 +15,10 @@ from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Dims
 
+pytestmark = [
+    pytest.mark.skipif(not native.available(), reason="the native engine is not built here"),
+    pytest.mark.usefixtures("one_thread"),
+]
 MAPS = {
     "rfa": RFA(11, temperature=0.7),
     "sharp": RFA(5, temperature=0.3),

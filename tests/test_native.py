@@ -18,15 +18,10 @@ from native_cases import (
     gradients_are_close,
     inputs,
     part,
+    pytestmark,  # noqa: F401 -- pytest reads it
 )
-from qkv.kernel import native
 from qkv.kernel.linear import Linear
 from qkv.shapes import Dims
-
-pytestmark = [
-    pytest.mark.skipif(not native.available(), reason="the native engine is not built here"),
-    pytest.mark.usefixtures("one_thread"),
-]
 
 # Lengths at the edges of a chunk of 32 tokens and of a decoding step of 4.
 LENGTHS = [

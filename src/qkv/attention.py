@@ -179,12 +179,6 @@ class Attention(nn.Module):
         out = self._merge(attended.out)
         return attended._replace(out=out[:, 0] if single else out), type(state)(core)
 
-    def _at_once(self, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
-        shared = self.spec.kv_heads in (None, self.dims.heads)
-        if not (self.spec.project and shared and isinstance(self.core, Linear)):
-            return None
-        return self.core.step((self.to_q, self.to_kv, self.to_out), x, state)
-
     def explain(self, queries: int, keys: int) -> str:
         """In words: which route runs for T queries and S keys, and why."""
         heads = self.dims.heads
@@ -221,6 +215,12 @@ class Attention(nn.Module):
         given = Given(masks.checked_keep(keep, source), masks.as_allow(allow), masks.as_bias(bias), own, gate)
         masks.check_pairs(given.allow, given.bias, (len(x), self.dims.heads, x.shape[1], source.shape[1]))
         return q, k, v, given
+
+    def _at_once(self, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
+        shared = self.spec.kv_heads in (None, self.dims.heads)
+        if not (self.spec.project and shared and isinstance(self.core, Linear)):
+            return None
+        return self.core.step((self.to_q, self.to_kv, self.to_out), x, state)
 
     def _queries(self, x: Tensor) -> Query:
         _check_width(x, self.spec.width, "x")

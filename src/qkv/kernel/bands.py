@@ -6,7 +6,7 @@ right) pairs stand for N·N: time and memory grow as N.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,8 @@ def attended(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Wh
     if band.first is None or not seen_by_none((q, k, v)) or q.device.type != "cpu":
         return _at_once(attend, q, k, v, band)
     batch, heads, queries = q.shape[:3]
-    out, (blocks, size) = None, band.allow.shape[1:3]
+    out: Any = None
+    blocks, size = band.allow.shape[1:3]
     for begin in range(0, blocks, RUN):
         here, now = slice(begin, begin + RUN), slice(begin * size, (begin + RUN) * size)
         some = Bands(band.keys[:, here], band.allow[:, here], band.first + begin * size)
@@ -87,7 +88,7 @@ def attended(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Wh
         if out is None:  # autocast may have changed the type
             out = empty((batch, queries, heads, v.shape[3]), part.dtype).transpose(1, 2)
         out[:, :, now] = part
-    return q.new_zeros(batch, heads, 0, v.shape[3]) if out is None else out
+    return out
 
 
 def _at_once(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Whole:

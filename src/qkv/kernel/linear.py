@@ -206,14 +206,14 @@ class Linear(nn.Module):
             return out.to(v.dtype), after
 
         out, after = fold(step, before, *tensors, given.gate)
-        return _or_none(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
+        return _or_empty(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
 
     def _read_from(self, sums: Sums, q: Query, projections: Tensor | None) -> Tensor:
         def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
             phi_q = self.features.queries(wide(q), projections)
             return normalise(phi_q @ sums.features, sums.plain, self.floor).to(q.dtype), sums
 
-        return _or_none(fold(step, sums, q)[0], q, self.value, q.dtype)
+        return _or_empty(fold(step, sums, q)[0], q, self.value, q.dtype)
 
     def _causal(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
         ahead = k.shape[2] - q.shape[2]
@@ -271,7 +271,7 @@ def _of_chunk(given: Given, now: slice, gate: Tensor | None) -> Given:
     return given._replace(keep=None if given.keep is None else given.keep[:, now], gate=gate)
 
 
-def _or_none(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> Tensor:
+def _or_empty(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> Tensor:
     return q.new_empty(*q.shape[:3], width, dtype=dtype) if out is None else out
 
 

@@ -79,8 +79,8 @@ class GaussianMap(RandomFeatures):
 
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""
-        scale = self.bandwidth.float() if self.temperature == 1 else self.bandwidth.float() / self.temperature
-        return Kind("gaussian", scale * projections.float(), self.normalise)
+        projections = projections.float()
+        return Kind("gaussian", self._scaled(projections, projections), self.normalise)
 
     def _scaled(self, projections: Projections, x: Tensor) -> Projections:
         # Projections are drawn without σ, so that it learns also from what is read after a detached state.

@@ -3,9 +3,9 @@
 #include "additive.h"
 
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
+#include "jobs.h"
 #include "threads.h"
 #include "vector.h"
 
@@ -125,12 +125,13 @@ void read_keys(const Additive& call, const Work& work, Buffers& at, int64_t firs
 template <typename F>
 void each_job(const Additive& call, Spread spread, bool backward, F run) {
   const Split split(call);
-  std::atomic<int64_t> next{0};
+  const int threads = int(std::max<int64_t>(std::min(call.threads, split.jobs), 1));
+  Jobs jobs(split.jobs, threads);
   auto body = [&] {
     Buffers at(call.width, backward);
-    for (int64_t i; (i = next++) < split.jobs;) run(split, split.work(call, i), at);
+    jobs.each([&](int64_t i) { run(split, split.work(call, i), at); });
   };
-  on_threads(spread, int(std::min(call.threads, split.jobs)), body);
+  on_threads(spread, threads, body);
 }
 
 }  // namespace

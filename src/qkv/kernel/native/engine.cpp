@@ -1,6 +1,5 @@
 // The engine for one instruction set: compiled once for each.
 #include <algorithm>
-#include <atomic>
 
 #include "backward_parts.h"
 #include "ceiling.h"
@@ -70,11 +69,11 @@ void by_step(const Call& call, Spread spread, int threads) {
 
 // Every head by itself.
 void by_head(const Call& call, Spread spread, int threads) {
-  std::atomic<int64_t> next{0};
+  Jobs jobs(call.batch * call.heads, threads);
   auto body = [&] {
     Chunks chunks(call);
     State state{Sizes(call)};
-    for (int64_t i; (i = next++) < call.batch * call.heads;) {
+    jobs.each([&](int64_t i) {
       open(call, chunks, i);
       chunks.begin(state);
       if (call.causal) {
@@ -84,7 +83,7 @@ void by_head(const Call& call, Spread spread, int threads) {
         read_all(call, chunks, state, {0, call.queries});
       }
       chunks.give(state, call.sums, call.plain, call.scale);
-    }
+    });
   };
   on_threads(spread, threads, body);
 }
@@ -93,21 +92,21 @@ void by_head(const Call& call, Spread spread, int threads) {
 // sums the last is left out, for nobody reads it.
 std::vector<State> ends_of(const Call& call, Spread spread, int threads, int64_t parts) {
   const Sizes sizes(call);
-  const int64_t jobs = call.batch * call.heads * parts;
+  const int64_t runs = call.batch * call.heads * parts;
   std::vector<State> states;
-  for (int64_t i = 0; i < jobs; ++i) states.emplace_back(sizes);
-  std::atomic<int64_t> next{0};
+  for (int64_t i = 0; i < runs; ++i) states.emplace_back(sizes);
+  Jobs jobs(runs, threads);
   auto sum = [&] {
     Chunks chunks(call);
-    for (int64_t i; (i = next++) < jobs;) {
+    jobs.each([&](int64_t i) {
       open(call, chunks, i / parts);
       if (i % parts == 0) chunks.begin(states[size_t(i)]);
       if (!call.causal || i % parts < parts - 1)
         add_up(chunks, states[size_t(i)], part_of(call.keys, parts, i % parts));
-    }
+    });
   };
   on_threads(spread, threads, sum);
-  for (int64_t i = 0; i < jobs; ++i)
+  for (int64_t i = 0; i < runs; ++i)
     if (i % parts > 0) follow(sizes, call.weighed, states[size_t(i - 1)], states[size_t(i)]);
   return states;
 }
@@ -115,13 +114,12 @@ std::vector<State> ends_of(const Call& call, Spread spread, int threads, int64_t
 // Fewer heads than threads: every run goes on from what the ones before it add up to.
 void by_part(const Call& call, Spread spread, int threads, int64_t parts) {
   const Sizes sizes(call);
-  const int64_t jobs = call.batch * call.heads * parts;
   const std::vector<State> states = ends_of(call, spread, threads, parts);
-  std::atomic<int64_t> next{0};
+  Jobs jobs(call.batch * call.heads * parts, threads);
   auto read = [&] {
     Chunks chunks(call);
     State state(sizes);
-    for (int64_t i; (i = next++) < jobs;) {
+    jobs.each([&](int64_t i) {
       open(call, chunks, i / parts);
       const bool ends = i % parts == parts - 1;
       if (call.causal) {
@@ -133,7 +131,7 @@ void by_part(const Call& call, Spread spread, int threads, int64_t parts) {
         read_all(call, chunks, states[i - i % parts + parts - 1], part_of(call.queries, parts, i % parts));
         if (ends) chunks.give(states[i], call.sums, call.plain, call.scale);
       }
-    }
+    });
   };
   on_threads(spread, threads, read);
 }
@@ -147,11 +145,11 @@ int64_t parts_of(const Call& call) {
 
 void back_by_head(const Call& call, Spread spread, int threads) {
   const Sizes sizes(call);
-  std::atomic<int64_t> next{0};
+  Jobs jobs(call.batch * call.heads, threads);
   auto body = [&] {
     Backward chunks(call);
     Slopes slopes(call.queries + C);
-    for (int64_t i; (i = next++) < call.batch * call.heads;) {
+    jobs.each([&](int64_t i) {
       chunks.open(i / call.heads, i % call.heads, slopes);
       chunks.begin_state();
       chunks.begin_back();
@@ -160,21 +158,20 @@ void back_by_head(const Call& call, Spread spread, int threads) {
       chunks.run_keys({0, call.keys}, written);
       chunks.finish_state();
       if (call.grad_matrix) chunks.finish_matrix(call.grad_matrix + i * sizes.features * sizes.width);
-    }
+    });
   };
   on_threads(spread, threads, body);
 }
 
 void back_by_part(const Call& call, Spread spread, int threads, int64_t parts) {
-  const int64_t jobs = call.batch * call.heads * parts;
   std::vector<State> ends;
   if (call.causal) ends = ends_of(call, spread, threads, parts);
   BackwardParts all(call, parts, ends);
   auto each = [&](void (BackwardParts::*work)(Backward&, int64_t)) {
-    std::atomic<int64_t> next{0};
+    Jobs jobs(call.batch * call.heads * parts, threads);
     auto body = [&] {
       Backward chunks(call);
-      for (int64_t i; (i = next++) < jobs;) (all.*work)(chunks, i);
+      jobs.each([&](int64_t i) { (all.*work)(chunks, i); });
     };
     on_threads(spread, threads, body);
   };

@@ -43,7 +43,7 @@ inline void dots(const Few& call, int64_t i, int64_t o) {
   store(found, total);
   const int64_t down = std::min<int64_t>(DOWN, call.rows - i);
   float* out = call.out + i * call.columns + o;
-  if (o + ACROSS <= call.columns) {
+  if (o + ACROSS <= call.columns) {  // of a width that the compiler knows
     float bias[ACROSS] = {};
     if (call.bias) std::memcpy(bias, call.bias + o, sizeof bias);
     for (int64_t r = 0; r < down; ++r, out += call.columns)

@@ -54,7 +54,7 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
     q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
     map, unit, causal, square, floor = numbers
     out = empty((*q.shape[:3], v.shape[-1]), q.dtype)
-    after = state_like(empty, (q.shape[0], q.shape[1], _features(k, matrix, map)[1], v.shape[-1]))
+    after = state_like(empty, (q.shape[0], q.shape[1], features_of(k.shape[-1], matrix, map)[1], v.shape[-1]))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
     fields |= {"sums": after[0], "plain": after[1], "scale": after[2]}
@@ -69,13 +69,13 @@ def _(
     q: Tensor, k: Tensor, v: Tensor, matrix: Any, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     noted = q.new_empty(4, *q.shape[:3], dtype=torch.float32)
-    sizes = (q.shape[0], q.shape[1], _features(k, matrix, rest[6])[1], v.shape[-1])
+    sizes = (q.shape[0], q.shape[1], features_of(k.shape[-1], matrix, rest[6])[1], v.shape[-1])
     return q.new_empty(*q.shape[:3], v.shape[-1]), noted, *state_like(q.new_empty, sizes)
 
 
-def _features(k: Tensor, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
-    """R, and the F features that it makes; symbolic where torch traces."""
-    features = k.shape[-1] if matrix is None else matrix.shape[1]
+def features_of(width: Any, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
+    """R, and the F features that it makes of vectors so wide; symbolic where torch traces."""
+    features = width if matrix is None else matrix.shape[1]
     return features, 2 * features if map == MAPS["gaussian"] else features
 
 
@@ -106,7 +106,7 @@ def _fields(
     }
     sizes |= {
         "value": v.shape[3],
-        "features": _features(k, matrix, map)[0],
+        "features": features_of(k.shape[-1], matrix, map)[0],
     }
     given = {"matrix": flat(matrix), "keep": flat(keep), "written": flat(written), "decay": flat(decay)}
     weighed = written is not None or map == MAPS["favor"]

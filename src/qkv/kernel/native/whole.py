@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qkv.kernel.kind import MAPS, Kind
 from qkv.kernel.native.few import MOST, plain, rows_of, wanted
 from qkv.kernel.native.library import Call, Few, Whole, flat, run
-from qkv.kernel.native.ops import state_like
+from qkv.kernel.native.ops import features_of, state_like
 from qkv.kernel.pages import empty
 from qkv.kernel.sums import Sums
 
@@ -42,17 +42,17 @@ def step(
     to_queries, _, to_out = layers
     batch, queries = x.shape[:2]
     width, value = to_queries.weight.shape[0] // heads, to_out.weight.shape[1] // heads
-    features = width if kind.matrix is None else kind.matrix.shape[1]
+    map, weighed = MAPS[kind.map], kind.map == "favor"
+    features, made_of_them = features_of(width, kind.matrix, map)
     x, given = x.contiguous(), [flat(part) for part in (kind.matrix, *before)]
     out = x.new_empty(batch, queries, to_out.weight.shape[0])
-    after = state_like(empty, (batch, heads, features * (1 + (kind.map == "gaussian")), value))
-    weighed = kind.map == "favor"
+    after = state_like(empty, (batch, heads, made_of_them, value))
     call = Call(
         *(batch, heads, queries, queries, width, value, features),
-        *(MAPS[kind.map], kind.unit, True, False, weighed, torch.get_num_threads(), floor, kind.square),
+        *(map, kind.unit, True, False, weighed, torch.get_num_threads(), floor, kind.square),
     )
-    call.matrix, call.sums0, call.plain0, call.scale0 = map(_address, given)
-    call.sums, call.plain, call.scale = map(_address, after)
+    call.matrix, call.sums0, call.plain0, call.scale0 = (_address(part) for part in given)
+    call.sums, call.plain, call.scale = (_address(part) for part in after)
     parts = (_few(layer, batch * queries, call.threads) for layer in layers)
     made = Whole(*parts, call)
     made.query.x = made.keys.x = x.data_ptr()
