@@ -13,7 +13,7 @@ EMPTY = (
     "(empty or before_the_first) and scaled_dot-global-soft",
 )
 STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
-SDPA = ("tests/test_attention.py", "parity")
+SDPA = ("tests/test_layer.py", "parity")
 RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
 LINEAR = ("tests/test_linear.py tests/test_linear_state.py tests/test_linear_masses.py", "")
 ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
@@ -78,7 +78,7 @@ MUTANTS = (
     ),
     Mutant(
         "heads merged without transpose",
-        "attention.py",
+        "layer.py",
         "out.transpose(1, 2).flatten(2)",
         "out.reshape(len(out), out.shape[2], -1)",
         FORMULA,

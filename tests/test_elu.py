@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.functional import attend
 from qkv.kernel import Elu
 from qkv.kernel.elu import elu_features
+from qkv.layer import Attention
 from reference.loops import weights_of
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qkv.attention import Attention
 from qkv.errors import TooLarge
 from qkv.kernel import bands, pairs
 from qkv.kernel.cache import Cache
 from qkv.kernel.fused import fused
 from qkv.kernel.given import Given
+from qkv.layer import Attention
 from qkv.scope import Predictive, Window
 from qkv.score import Additive, Cosine, General, Location
 from qkv.select import Entmax, Hard, Sparsemax, TopK

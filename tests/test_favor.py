@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.functional import attend
 from qkv.kernel import Favor
 from qkv.kernel.favor import positive_features
 from qkv.kernel.projections import draw_projections
+from qkv.layer import Attention
 from reference.loops import weights_of
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.kernel import native
+from qkv.layer import Attention
 from qkv.score import Additive
 from qkv.score.additive import additive
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.errors import BadRecipe
 from qkv.functional import attend
 from qkv.kernel import RFA, linear
 from qkv.kernel.projections import draw_projections
 from qkv.kernel.rfa import arccos_features, fourier_features
+from qkv.layer import Attention
 from qkv.rules import Choice
 from qkv.scope import Global
 from qkv.select import Soft

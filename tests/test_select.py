@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.errors import BadRecipe
+from qkv.layer import Attention
 from qkv.select import SELECTS, Entmax, Hard, Soft, Sparsemax, TopK
 from qkv.select.soft import softmax
 from qkv.select.sparse import entmax, sparsemax

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.errors import BadRecipe
+from qkv.layer import Attention
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.select import Hard
 from qkv.shapes import Attended, Dims

@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qkv.attention import Attention as Attention
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
     from qkv.kernel import RFA as RFA
     from qkv.kernel import Elu as Elu
     from qkv.kernel import Favor as Favor
     from qkv.kernel import Softmax as Softmax
+    from qkv.layer import Attention as Attention
     from qkv.multihead import MultiheadAttention as MultiheadAttention
     from qkv.nan import debug_nan as debug_nan
     from qkv.scope import Global as Global
@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Additive": "qkv.score",
     "Attended": "qkv.shapes",
-    "Attention": "qkv.attention",
+    "Attention": "qkv.layer",
     "AttentionSpec": "qkv.spec",
     "Cosine": "qkv.score",
     "Dot": "qkv.score",

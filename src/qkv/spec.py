@@ -113,7 +113,7 @@ class AttentionSpec:
 
     def build(self) -> Any:
         """The `Attention` layer of this spec."""
-        from qkv.attention import Attention
+        from qkv.layer import Attention
 
         return Attention.from_spec(self)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from qkv import rules
-from qkv.attention import Attention
 from qkv.kernel import RFA, Favor
+from qkv.layer import Attention
 from qkv.part import Part, options_of
 from qkv.rules import Choice
 from qkv.scope import Predictive, Window

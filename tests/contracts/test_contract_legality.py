@@ -7,8 +7,8 @@ import pytest
 from cases import CASES, EXAMPLES, ILLEGAL, LEGAL, build, filled, inputs
 
 from qkv import kernel, rules, scope, score, select
-from qkv.attention import Attention
 from qkv.errors import IncompatibleParts
+from qkv.layer import Attention
 from qkv.rules import Choice
 from qkv.spec import AttentionSpec
 

@@ -7,8 +7,8 @@ import torch
 from cases import OUTER, B, Case, T, all_masks, build, close, inputs
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.errors import IncompatibleParts
+from qkv.layer import Attention
 from qkv.state import Shared, select_rows
 from reference.loops import weights_of
 

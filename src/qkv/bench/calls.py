@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qkv.attention import Attention
 from qkv.bench.sdpa import FusedSoftmax
 from qkv.bench.specs import DTYPES, Contender, Setting
 from qkv.kernel.given import Given
+from qkv.layer import Attention
 from qkv.state import Shared
 
 WHATS = {

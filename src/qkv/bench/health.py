@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from qkv.attention import Attention
 from qkv.bench.machine import GIB, Machine, this_machine
 from qkv.kernel import KERNELS, native
+from qkv.layer import Attention
 from qkv.part import Part
 from qkv.score import Additive
 

@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qkv.attention import Attention
+from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qkv.attention import Attention
+from qkv.layer import Attention
 from qkv.model.annotations import Annotated
 from qkv.model.cells import Cell
 from qkv.shapes import Attended

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from qkv.attention import Attention
 from qkv.errors import BadRecipe
+from qkv.layer import Attention
 from qkv.model.annotations import Encoder
 from qkv.model.decoders import BahdanauDecoder, DecoderState, LuongDecoder, PlainDecoder
 from qkv.model.stepper import Step

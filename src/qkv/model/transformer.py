@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from qkv.attention import Attention
 from qkv.errors import BadRecipe
+from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
 from qkv.model.positions import LearnedPositions, Sinusoids

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qkv
-from qkv.attention import Attention
 from qkv.errors import BadMask, BadRecipe, BadShape, IncompatibleParts, UnknownName
 from qkv.functional import attend
 from qkv.kernel import RFA, Softmax
+from qkv.layer import Attention
 from qkv.scope import Window
 from qkv.score import Additive
 from reference.loops import weights_of
