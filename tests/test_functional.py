@@ -54,10 +54,11 @@ def test_attention_is_attend_without_weights(choice: Choice, place: str) -> None
     allow, bias = torch.rand(4, 5, k.shape[2]) < 0.8, torch.randn(5, k.shape[2])
     pairwise = {"allow": allow[None], "bias": bias.double()} if choice.kernel.forms_weights else {}
     for masks in ({}, {"keep": keep}, {"keep": keep, **pairwise}):
+        options: dict[str, Any] = parts_of(choice) | masks
         torch.manual_seed(1)
-        attended = attend(q, k, v, **parts_of(choice), **masks)
+        attended = attend(q, k, v, **options)
         torch.manual_seed(1)
-        close(attention(q, k, v, **parts_of(choice), **masks), attended.out)
+        close(attention(q, k, v, **options), attended.out)
         close(weights_of(attended) @ v.repeat_interleave(4 // v.shape[1], 1), attended.out)
 
 
@@ -66,9 +67,9 @@ def test_attention_is_attend_without_weights(choice: Choice, place: str) -> None
 def test_gradients_are_those_of_attend(kernel: Any, causal: bool) -> None:
     inputs = random_inputs(1, 2, 9, 4)
     grads = []
-    for run in (attention, lambda *qkv, **parts: attend(*qkv, **parts).out):
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        grads.append(torch.autograd.grad(run(*leaves, kernel=kernel, causal=causal).square().sum(), leaves))
+    for run in (attention, lambda q, k, v, **parts: attend(q, k, v, **parts).out):
+        q, k, v = leaves = tuple(x.clone().requires_grad_() for x in inputs)
+        grads.append(torch.autograd.grad(run(q, k, v, kernel=kernel, causal=causal).square().sum(), leaves))
     for actual, expected in zip(*grads, strict=True):
         close(actual, expected)
 
