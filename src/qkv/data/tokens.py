@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from qkv.errors import BadData, BadRun
+from qkv.files import open_text_output
 from qkv.strict import Strict
 from qkv.symbols import BOS as BOS
 from qkv.symbols import EOS as EOS
@@ -125,7 +126,8 @@ class TokenizerPair(NamedTuple):
         ]
         content = {"format": FORMAT, "kind": self.source.kind, "joint": self.joint}
         content |= {"source": sides[0], "target": sides[1]}
-        _write_whole(Path(path), json.dumps(content, ensure_ascii=False))
+        with open_text_output(path) as file:
+            file.write(json.dumps(content, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | Path) -> "TokenizerPair":
@@ -155,18 +157,6 @@ def _restored(kind: Any, content: Any) -> Tokenizer:
     if kind not in _PIECE:
         raise ValueError(f"unknown kind {kind!r}")
     return Tokenizer(kind, Backend.from_str(json.dumps(content)))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def train_tokenizers(pairs: Sequence[tuple[str, str]], config: TokenizerConfig) -> TokenizerPair:
