@@ -83,6 +83,11 @@ class Tokenizer:
                 found += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
         return found
 
+    def normalise(self, text: str) -> str:
+        """The text as the tokenizer reads it: what decoding gives back where every character is known."""
+        text = self.backend.normalizer.normalize_str(text)
+        return text if self.kind == "char" else text.removeprefix(" ")
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids.  PAD, BOS and EOS vanish; UNK reads "<unk>"."""
         text = "".join(self._text[number] for number in ids)

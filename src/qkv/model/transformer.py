@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from qkv.errors import BadRecipe
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
+from qkv.model.capacity import Capacity, Limit, attention_limit, narrowest
 from qkv.model.dropout import dropout
 from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.stepper import Step
@@ -44,6 +45,15 @@ class TransformerConfig(Strict):
         default=AttentionSpec(causal=True), description="the decoder's causal self-attention"
     )
     cross: WrittenSpec = Field(default=AttentionSpec(), description="the decoder's attention to the source")
+
+    @property
+    def capacity(self) -> Capacity:
+        """How long a source and a target may be."""
+        table = Limit(self.max_length, "model.max_length") if self.positions == "learned" else None
+        encoder, decoder, cross = (
+            attention_limit(getattr(self, name), f"model.{name}") for name in ("encoder", "decoder", "cross")
+        )
+        return Capacity(narrowest(table, encoder, cross), narrowest(table, decoder))
 
     def place(self, name: Literal["encoder", "decoder", "cross"]) -> AttentionSpec:
         """The attention of a place with the widths, and where it names none the heads, of this model."""
@@ -119,6 +129,11 @@ class Transformer(nn.Module):
         for i, block in enumerate(self.decoder):
             x, seen[f"decoder.{i}"], seen[f"cross.{i}"] = block(x, memory, keep, capture=True)
         return self.decoder_norm(x), seen
+
+    @property
+    def capacity(self) -> Capacity:
+        """How long a source and a target may be."""
+        return self.config.capacity
 
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "encoder.i", "decoder.i", "cross.i"."""
