@@ -124,15 +124,19 @@ class TokenizerPair(NamedTuple):
         """Whether both sides share one vocabulary."""
         return self.source is self.target
 
-    def save(self, path: str | Path) -> None:
-        """Write both into one JSON file, which appears whole or not at all."""
+    def to_json(self) -> str:
+        """Both as the content of one JSON file."""
         sides = [
             None if self.joint and side == 1 else json.loads(self[side].backend.to_str()) for side in (0, 1)
         ]
         content = {"format": FORMAT, "kind": self.source.kind, "joint": self.joint}
         content |= {"source": sides[0], "target": sides[1]}
+        return json.dumps(content, ensure_ascii=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write both into one JSON file, which appears whole or not at all."""
         with open_text_output(path) as file:
-            file.write(json.dumps(content, ensure_ascii=False))
+            file.write(self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "TokenizerPair":
