@@ -43,12 +43,17 @@ def attend(  # noqa: PLR0913 -- the fixed public signature
         if getattr(part, "learns", False) or getattr(part, "gate", False):
             raise IncompatibleParts(f"{part!r} learns its weights: use qkv.Attention, or a part without any")
     _check_heads(q, k, v)
+    own = q is k
+    if keep is not None:
+        masks.checked_keep(keep, k[:, 0])
+        k, v = masks.hide_keys(k, keep[:, None]), masks.hide_keys(v, keep[:, None])
+        q = masks.bound_queries(q, keep[:, None]) if own else q
     nan.check(q=q, k=k, v=v, bias=bias)
     dims = Dims(q.shape[1], q.shape[-1], k.shape[-1], v.shape[-1])
     generator = generator or torch.Generator().manual_seed(0)
     core = spec.kernel.build_core(dims, spec.choice, generator).to(q.device).eval().requires_grad_(False)
     bias = masks.as_bias(bias)
-    given = Given(masks.checked_keep(keep, k[:, 0]), masks.as_allow(allow), bias, own=q is k)
+    given = Given(keep, masks.as_allow(allow), bias, own)
     masks.check_pairs(given.allow, bias, (*q.shape[:3], k.shape[2]))
     return core.attend(q, k, v, given)
 
