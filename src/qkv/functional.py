@@ -74,7 +74,7 @@ def attention(  # noqa: PLR0913 -- the fixed public signature
     """
     parts = (score, scope, select, kernel)
     evaluator = _evaluator(q, k, v, parts, causal, generator)
-    return evaluator(q, k, v, _inputs(q, k, v, keep, allow, bias))
+    return evaluator(*_inputs(q, k, v, keep, allow, bias))
 
 
 def attend(  # noqa: PLR0913 -- the fixed public signature
@@ -106,18 +106,23 @@ def attend(  # noqa: PLR0913 -- the fixed public signature
     """
     parts = (score, scope, select, kernel)
     evaluator = _evaluator(q, k, v, parts, causal, generator)
-    return evaluator.attend(q, k, v, _inputs(q, k, v, keep, allow, bias))
+    return evaluator.attend(*_inputs(q, k, v, keep, allow, bias))
 
 
 def _inputs(
     q: Query, k: Key, v: Value, keep: Tensor | None, allow: Tensor | None, bias: Tensor | None
-) -> Given:
+) -> tuple[Tensor, Tensor, Tensor, Given]:
+    own = q is k
+    if keep is not None:
+        masks.checked_keep(keep, k[:, 0])
+        real = keep[:, None]
+        k, v = masks.hide_keys(k, real), masks.hide_keys(v, real)
+        q = masks.bound_queries(q, real) if own else q
     nan.check(q=q, k=k, v=v, bias=bias)
-    if keep is None and allow is None and bias is None:
-        return Given(own=q is k)
-    keep, allow, bias = masks.checked_keep(keep, k[:, 0]), masks.as_allow(allow), masks.as_bias(bias)
-    masks.check_pairs(allow, bias, (*q.shape[:3], k.shape[2]))
-    return Given(keep, allow, bias, own=q is k)
+    if allow is not None or bias is not None:
+        allow, bias = masks.as_allow(allow), masks.as_bias(bias)
+        masks.check_pairs(allow, bias, (*q.shape[:3], k.shape[2]))
+    return q, k, v, Given(keep, allow, bias, own)
 
 
 def _evaluator(
