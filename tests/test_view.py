@@ -368,7 +368,7 @@ def test_nothing_to_draw(tmp_path):
 
 def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(QKVError, match=r"pip install 'qkv\[plot\]'"):
+    with pytest.raises(QKVError, match=r"not installed: \S+ -m pip install matplotlib$"):
         heatmap(trace_of(), path=tmp_path / "p.png")
 
 
