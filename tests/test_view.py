@@ -243,6 +243,7 @@ def test_word_pieces_are_merged_and_rows_stay_distributions(tmp_path, panels):
         (["▁เธอ", "ไป", "โ", "รง", "เ", "ร", "ียน", "น้", "ำ"], [[0], [1], [2, 3], [4, 5, 6], [7, 8]]),
         (["▁한", "국어", "▁책"], [[0, 1], [2]]),
         (["▁", "日", "本"], [[0, 1], [2]]),
+        (["▁20", "16", "\u2009–", "\u2009Feb", "\u202f%"], [[0, 1], [2], [3], [4]]),
         ([], []),
     ],
 )
@@ -309,6 +310,8 @@ def test_colours_span_the_weights(weights, lowest, highest):
         ("▁", "␣"),
         ("", "␣"),
         ("a\tb\n", "a␣b␣"),
+        ("\u2009–", "–"),
+        ("\u00a0", "␣"),
         ("▁New▁York", "New York"),
         ("x" * 40, "x" * 27 + "…"),
         ("می\u200cخواهم", "می\u200cخواهم"),
@@ -368,7 +371,7 @@ def test_nothing_to_draw(tmp_path):
 
 def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(QKVError, match=r"pip install 'qkv\[plot\]'"):
+    with pytest.raises(QKVError, match=r"not installed: \S+ -m pip install matplotlib$"):
         heatmap(trace_of(), path=tmp_path / "p.png")
 
 

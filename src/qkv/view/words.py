@@ -34,7 +34,7 @@ def side(tokens: Sequence[str], name: str = "") -> Side:
     groups = words(tokens)
     if len(groups) == len(tokens):
         return Side(tuple(map(label, tokens)), name)
-    labels = ((OPENS if len(token) > 1 and token.startswith(MARK) else "") + label(token) for token in tokens)
+    labels = ((OPENS if len(token) > 1 and _opens(token) else "") + label(token) for token in tokens)
     return Side(tuple(labels), name, tuple(group[0] for group in groups))
 
 
@@ -46,7 +46,7 @@ def label(token: str) -> str:
     """
     if token in SPECIAL:
         return SPECIAL[token]
-    text = token.removeprefix(MARK).replace(MARK, " ")
+    text = (token[1:] if _opens(token) else token).replace(MARK, " ")
     text = "".join(c if c.isprintable() or c in "\u200c\u200d" else "␣" for c in text)
     if not text.strip():
         return "␣"
@@ -56,8 +56,9 @@ def label(token: str) -> str:
 def words(tokens: Sequence[str]) -> list[list[int]]:
     """The places of the tokens that make up every word.
 
-    A word begins at a "▁", around special tokens, and between pieces of a script without spaces (see
-    `scripts.may_begin_word`).  Tokens of which none has the mark (characters, complete words) stay separate.
+    A word begins at a "▁" or another space, around special tokens, and between pieces of a script without
+    spaces (see `scripts.may_begin_word`).  Tokens of which none has the mark (characters, complete words)
+    stay separate.
 
     >>> words(["▁the", "▁hou", "se", "</s>"])
     [[0], [1, 2], [3]]
@@ -88,8 +89,13 @@ def merge_words(
     return merged, _joined(rows, down), _joined(columns, across)
 
 
+def _opens(token: str) -> bool:
+    """Whether a space leads the token: "▁" for the plain one, any other as it is."""
+    return token.startswith(MARK) or token[:1].isspace()
+
+
 def _begins_word(before: str, token: str) -> bool:
-    if token.startswith(MARK) or token in SPECIAL or before in SPECIAL:
+    if _opens(token) or token in SPECIAL or before in SPECIAL:
         return True
     if not token or before in ("", MARK):
         return False
