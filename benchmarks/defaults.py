@@ -17,7 +17,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,7 +123,9 @@ def plan(name: str, words: str, recipe: Path, seconds: float, folder: Path) -> l
     return json.loads(place.read_text())
 
 
-def measure(name: str, words: str, corpus: Corpus, recipe: Path, minutes: float, folder: Path) -> dict[str, Any]:
+def measure(
+    name: str, words: str, corpus: Corpus, recipe: Path, minutes: float, folder: Path
+) -> dict[str, Any]:
     """Train one row within its budget and score it."""
     changes = plan(name, words, recipe, 60 * minutes, folder)
     run = folder / "run"
@@ -131,11 +133,23 @@ def measure(name: str, words: str, corpus: Corpus, recipe: Path, minutes: float,
     seconds = float(run.with_suffix(".seconds").read_text())
     dev = {side: corpus.path.replace("{split}", corpus.dev).replace("{side}", side) for side in ("en", "fr")}
     report = qkv.load(run).evaluate(read_pairs(ParallelData(source=dev["en"], target=dev["fr"])))
-    return {"name": name, "minutes": seconds / 60, "updates": result.steps, "epochs": result.epochs, "bleu": report.scores["bleu"], "chrf": report.scores["chrf"], "held_out": result.scores, "best": result.best, "changes": changes}
+    return {
+        "name": name,
+        "minutes": seconds / 60,
+        "updates": result.steps,
+        "epochs": result.epochs,
+        "bleu": report.scores["bleu"],
+        "chrf": report.scores["chrf"],
+        "held_out": result.scores,
+        "best": result.best,
+        "changes": changes,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", choices=CORPORA)
     parser.add_argument("--rows", default="*", help="names or patterns, separated by commas")
     parser.add_argument("--add", action="append", default=[], metavar="'NAME KEY=VALUE ...'")
@@ -159,7 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not place.exists():
             place.write_text(json.dumps(measure(name, words, corpus, recipe, minutes, folder), indent=1))
         row = json.loads(place.read_text())
-        print(f"| {name} | {row['minutes']:.1f} | {row['updates']:,} | {row['epochs']} | {row['bleu']:.2f} | {row['chrf']:.2f} |", flush=True)
+        print(
+            f"| {name} | {row['minutes']:.1f} | {row['updates']:,} | {row['epochs']} | {row['bleu']:.2f} | {row['chrf']:.2f} |",
+            flush=True,
+        )
     return 0
 
 

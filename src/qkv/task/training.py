@@ -1,5 +1,6 @@
 """Train a recipe into a run directory."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import torch
 
 from qkv.data import BatchPlan
-from qkv.progress import progress
-from qkv.task.pairs import batches_of, read_splits
+from qkv.progress import Progress, progress
+from qkv.task.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
+from qkv.task.pairs import Lines, batches_of, read_splits
 from qkv.task.recipe import Recipe, read_recipe
-from qkv.task.runs import check_start, leads, nothing_halfway, prepare
+from qkv.task.runs import check_start, leads, nothing_halfway, prepare, recipe_of
 from qkv.task.translation import build_model, start_at_frequencies
 from qkv.task.validator import Validator
-from qkv.train import Result, Translation
+from qkv.train import STATE, Result, TrainConfig, Translation
 from qkv.train import fit as train
+from qkv.train.engine import choose_device, multiplies_bf16
 
 
 def fit(
@@ -28,15 +31,20 @@ def fit(
     """Train `recipe` (a value, a file or a built-in name, with `a.b=value` changes) into the run directory
     `out`.
 
+    Keys that the recipe leaves out follow from the size of the data: each is printed with its reason, and the
+    recipe in `out` holds them all.
+
     `resume` goes on where an interrupted training stopped, and ends with the same weights. Raises a QKVError
     for bad recipes, data and run directories; KeyboardInterrupt after Ctrl-C, with all saved.
     """
     quiet = quiet or not leads()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
     run = Path(out).expanduser()
+    if resume and (run / STATE).is_file():
+        recipe = take_defaults(recipe, recipe_of(run))
     check_start(run, recipe, resume)
     with nothing_halfway(run):
-        objective, batches, validate = _wired(run, recipe, resume, quiet)
+        recipe, objective, batches, validate = _wired(run, recipe, resume, quiet)
         return train(
             objective,
             batches,
@@ -49,9 +57,12 @@ def fit(
         )
 
 
-def _wired(run: Path, recipe: Recipe, resume: bool, quiet: bool) -> tuple[Translation, BatchPlan, Validator]:
+def _wired(
+    run: Path, recipe: Recipe, resume: bool, quiet: bool
+) -> tuple[Recipe, Translation, BatchPlan, Validator]:
     with progress("prepare", quiet=quiet) as report:
         splits = read_splits(recipe.data, recipe.train.seed)
+        recipe = _completed(recipe, splits.train, report)
         tokens = prepare(run, recipe, splits.train, resume)
         batches = batches_of(splits.train, tokens, recipe, report)
         torch.manual_seed(recipe.train.seed)
@@ -63,5 +74,32 @@ def _wired(run: Path, recipe: Recipe, resume: bool, quiet: bool) -> tuple[Transl
             f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
             f"{batches.steps(0):,} updates an epoch"
         )
+        _warn_of_few_updates(recipe, batches, report)
         objective = Translation(model, recipe.train.smoothing, recipe.objective)
-        return objective, batches, Validator(objective, tokens, splits.valid, recipe, report)
+        return recipe, objective, batches, Validator(objective, tokens, splits.valid, recipe, report)
+
+
+def _completed(recipe: Recipe, pairs: Lines, report: Progress) -> Recipe:
+    """The recipe with its defaults for these pairs, after saying which they are and why."""
+    recipe, defaults = fill_defaults(recipe, measure(pairs), _machine(recipe.train))
+    if defaults:
+        report.say(f"not in the recipe, so chosen for {len(pairs):,} pairs:")
+    width = max((len(default.setting) for default in defaults), default=0)
+    for default in defaults:
+        report.say(f"    {default.setting:<{width}}  {default.reason}")
+    return recipe
+
+
+def _machine(config: TrainConfig) -> Machine:
+    device = choose_device(config.device)
+    return Machine(device, torch.get_num_threads(), multiplies_bf16(device))
+
+
+def _warn_of_few_updates(recipe: Recipe, batches: BatchPlan, report: Progress) -> None:
+    steps, epochs = recipe.train.steps, recipe.train.epochs
+    updates = min(steps or math.inf, batches.steps(0) * (epochs or math.inf))
+    if updates < FEW_UPDATES and recipe.data.phrases is None:
+        report.say(
+            f"this training makes only {updates:,} updates, and translation seldom succeeds with fewer than "
+            f"about {FEW_UPDATES:,}: raise train.epochs or lower batch.batch_tokens"
+        )
