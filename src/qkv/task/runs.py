@@ -8,6 +8,7 @@ import yaml
 
 from qkv.data import TokenizerPair, train_tokenizers
 from qkv.errors import BadRecipe, BadRun
+from qkv.task.defaults import take_defaults
 from qkv.task.origin import digest_of, refuse_another_recipe
 from qkv.task.pairs import Lines
 from qkv.task.recipe import Recipe, parse_recipe
@@ -76,6 +77,14 @@ def refuse_unstarted(run: Path) -> None:
             f"there is no training to resume in {run}: {run / STATE} is missing. "
             "Leave out --resume to start one."
         )
+
+
+def complete_as_trained(run: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the keys that it leaves out as the training to resume in `run` has them, if any."""
+    if not (run / STATE).is_file():
+        return recipe
+    trained = read_state(run)["origin"].get("recipe")
+    return take_defaults(recipe, parse_recipe(trained, str(run / STATE)) if trained else recipe_of(run))
 
 
 def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:

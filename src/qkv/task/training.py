@@ -11,7 +11,7 @@ import torch
 from qkv.data import BatchPlan, TokenizerPair
 from qkv.errors import BadRun
 from qkv.progress import Progress, progress
-from qkv.task.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
+from qkv.task.defaults import FEW_UPDATES, Machine, fill_defaults, measure
 from qkv.task.lock import hold
 from qkv.task.origin import data_of, digest_of, refuse_other_data
 from qkv.task.pairs import Lines, Splits, batches_of, read_splits
@@ -20,16 +20,16 @@ from qkv.task.runs import (
     RECIPE,
     TOKENIZER,
     check_start,
+    complete_as_trained,
     label_of,
     leads,
-    recipe_of,
     refuse_another_tokenizer,
     refuse_unstarted,
     tokenizers_of,
 )
 from qkv.task.translation import build_model, start_at_frequencies
 from qkv.task.validator import Validator
-from qkv.train import STATE, Directory, Result, TrainConfig, Translation
+from qkv.train import Directory, Result, TrainConfig, Translation
 from qkv.train import fit as train
 from qkv.train.engine import choose_device, multiplies_bf16
 
@@ -56,8 +56,8 @@ def fit(
     run = Path(out).expanduser()
     if leading and resume:
         refuse_unstarted(run)
-    if resume and (run / STATE).is_file():
-        recipe = take_defaults(recipe, recipe_of(run))
+    if resume:
+        recipe = complete_as_trained(run, recipe)
     with hold(run) if leading else nullcontext():
         before = check_start(run, recipe, resume) if leading else {}
         recipe, directory, objective, batches, validate = _wired(
