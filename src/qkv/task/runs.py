@@ -6,10 +6,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qkv.data import TokenizerPair, train_tokenizers
 from qkv.errors import BadRun
+from qkv.files import expand_home
 from qkv.task.files import write_text
 from qkv.task.pairs import Lines
 from qkv.task.recipe import Recipe, parse_recipe
@@ -17,6 +16,7 @@ from qkv.task.translation import build_model
 from qkv.train import METRICS, STATE, WEIGHTS, load_weights
 from qkv.train.checkpoint import refuse_started
 from qkv.train.config import changed_keys
+from qkv.yaml_input import load_yaml, read_yaml_text
 
 RECIPE, TOKENIZER = "recipe.yaml", "tokenizer.json"
 FIXED = ("data", "tokens", "batch", "model")
@@ -26,11 +26,11 @@ def recipe_of(run: Path) -> Recipe:
     """The recipe a run was trained with.  Raises BadRun where it is missing or damaged."""
     path = run / RECIPE
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = load_yaml(read_yaml_text(path))
     except OSError as error:
         raise BadRun(_not_a_run(run, f"{path.name}: {error.strerror}")) from None
-    except (yaml.YAMLError, ValueError):
-        raise BadRun(f"{path} is damaged: it is not valid YAML") from None
+    except ValueError as error:
+        raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
     if not isinstance(told, dict):
         raise BadRun(f"{path} is damaged: it holds no keys and values")
     lacking = [name for name in Recipe.model_fields if name not in told]
@@ -46,7 +46,7 @@ def load(run: str | Path) -> Any:
     """
     from qkv.task.translator import Translator
 
-    folder = Path(run).expanduser()
+    folder = expand_home(run)
     recipe = recipe_of(folder)
     for name in (TOKENIZER, WEIGHTS):
         if not (folder / name).exists():

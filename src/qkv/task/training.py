@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from qkv.data import BatchPlan
+from qkv.files import expand_home
 from qkv.progress import progress
 from qkv.task.pairs import batches_of, read_splits
 from qkv.task.recipe import Recipe, read_recipe
@@ -33,7 +34,7 @@ def fit(
     """
     quiet = quiet or not leads()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
-    run = Path(out).expanduser()
+    run = expand_home(out)
     check_start(run, recipe, resume)
     with nothing_halfway(run):
         objective, batches, validate = _wired(run, recipe, resume, quiet)

@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise BadRun(f"{path} is missing: no weights were saved there")
     try:
-        return safetensors.torch.load_file(path)
+        return safetensors.torch.load(path.read_bytes())  # load_file refuses paths that are not UTF-8
     except (SafetensorError, OSError) as error:
         raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
 
