@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qkv.data import TokenizerPair, train_tokenizers
+from qkv.data import TokenizerPair, longest_text, train_tokenizers
 from qkv.errors import BadRun
 from qkv.files import expand_home
 from qkv.task.files import write_text
@@ -95,7 +95,10 @@ def prepare(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> TokenizerP
 
     Raises BadRun where the directory cannot be written.
     """
-    tokens = TokenizerPair.load(run / TOKENIZER) if resume else train_tokenizers(pairs, recipe.tokens)
+    longest = longest_text(recipe.batch.max_length)
+    tokens = (
+        TokenizerPair.load(run / TOKENIZER) if resume else train_tokenizers(pairs, recipe.tokens, longest)
+    )
     if not leads():
         return tokens
     try:

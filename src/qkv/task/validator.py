@@ -21,7 +21,7 @@ class Validator:
         self, objective: nn.Module, tokens: TokenizerPair, pairs: Lines, recipe: Recipe, report: Progress
     ) -> None:
         check_tokenize(recipe.validation.tokenize)
-        encoded = encode(pairs, tokens)
+        encoded = encode(pairs, tokens, recipe.batch.max_length)
         try:
             kept, _ = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
         except BadData as error:
