@@ -84,6 +84,11 @@ class Tokenizer:
                 found += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
         return found
 
+    def normalise(self, text: str) -> str:
+        """The text as the tokenizer reads it: what decoding gives back where every character is known."""
+        text = self.backend.normalizer.normalize_str(text)
+        return text if self.kind == "char" else text.removeprefix(" ")
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids.  PAD, BOS and EOS vanish; UNK reads "<unk>"."""
         text = "".join(self._text[number] for number in ids)
@@ -134,15 +139,19 @@ class TokenizerPair(NamedTuple):
         """Whether both sides share one vocabulary."""
         return self.source is self.target
 
-    def save(self, path: str | Path) -> None:
-        """Write both into one JSON file, which appears whole or not at all."""
+    def to_json(self) -> str:
+        """Both as the content of one JSON file."""
         sides = [
             None if self.joint and side == 1 else json.loads(self[side].backend.to_str()) for side in (0, 1)
         ]
         content = {"format": FORMAT, "kind": self.source.kind, "joint": self.joint}
         content |= {"source": sides[0], "target": sides[1]}
+        return json.dumps(content, ensure_ascii=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write both into one JSON file, which appears whole or not at all."""
         with open_text_output(path) as file:
-            file.write(json.dumps(content, ensure_ascii=False))
+            file.write(self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "TokenizerPair":
@@ -181,7 +190,8 @@ def train_tokenizers(
 
     BPE merges the most frequent neighbours first (Sennrich et al. 2016); a pair seen once is never merged.
     Where the text has more different characters than the vocabulary has room for, the commonest are known.
-    Pairs with a side of more than `longest` characters are passed over.  Raises BadData where there is no text.
+    Pairs with a side of more than `longest` characters are passed over.
+    Raises BadData where there is no text.
     """
     short = [pair for pair in pairs if max(map(len, pair)) <= longest]
     if pairs and not short:

@@ -9,6 +9,7 @@ from qkv.data import UNK, BatchPlan, Tokenizer, TokenizerPair, clean_pairs, long
 from qkv.data.phrases import PhraseData, Split, generate, split
 from qkv.errors import BadData
 from qkv.progress import Progress
+from qkv.task.capacity import check_capacity
 from qkv.task.recipe import DataConfig, Recipe
 
 Lines = list[tuple[str, str]]
@@ -71,7 +72,8 @@ class Encoded(NamedTuple):
 def encode(pairs: Lines, tokens: TokenizerPair, max_length: int) -> Encoded:
     """Both sides of the pairs as token ids; a side that is only white space has none.
 
-    A side with too many characters for `max_length` tokens is not tokenised: it is max_length + 1 unknown ones.
+    A side with too many characters for `max_length` tokens is not tokenised: it has max_length + 1 unknown
+    ones.
     """
     return Encoded(*(_encode_side([pair[i] for pair in pairs], tokens[i], max_length) for i in (0, 1)))
 
@@ -92,6 +94,7 @@ def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: Recipe, report: Prog
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
+    check_capacity(recipe.model.capacity, *encoded, kept)
     return BatchPlan(
         [encoded.source[i] for i in kept], [encoded.target[i] for i in kept], recipe.batch, recipe.train.seed
     )

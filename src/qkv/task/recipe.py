@@ -1,6 +1,6 @@
 """A recipe: the YAML file that describes a training run, complete and checked before anything is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from qkv.strict import Strict, explain
 from qkv.train import AttentionTerms, TrainConfig
 from qkv.yaml_input import load_yaml, read_yaml_text
 
-EPOCHS = 20  # where a recipe names neither epochs nor steps
+EPOCHS = 20  # until `defaults` sets them, where a recipe names neither epochs nor steps
 ModelConfig = Annotated[TransformerConfig | RNNConfig, Field(discriminator="kind")]
 
 
@@ -74,11 +74,13 @@ class Recipe(Strict):
     validation: ValidationConfig = ValidationConfig()
     decode: SearchConfig = SearchConfig()
 
-    @field_validator("train", mode="before")
+    @field_validator("train", mode="wrap")
     @classmethod
-    def _has_an_end(cls, told: Any) -> Any:
-        unset = isinstance(told, dict) and not {"epochs", "steps"} & told.keys()
-        return {**told, "epochs": EPOCHS} if unset else told
+    def _has_an_end(cls, value: Any, build: Callable[[Any], TrainConfig]) -> TrainConfig:
+        if not isinstance(value, dict) or {"epochs", "steps"} & value.keys():
+            return build(value)
+        train = build({**value, "epochs": EPOCHS})
+        return TrainConfig.model_construct(_fields_set=set(value), **dict(train))
 
     def to_yaml(self) -> str:
         """The complete recipe, defaults included, as YAML."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from qkv.errors import BadData, QKVError
 from qkv.files import open_output, write_errors
+from qkv.requirements import Unmet, install_command
 from qkv.view.colours import Theme
 from qkv.view.fonts import Fonts
 
@@ -24,7 +25,8 @@ def check(path: Path) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise QKVError("pictures need matplotlib, which is not installed: pip install 'qkv[plot]'") from None
+        command = install_command([Unmet("matplotlib", "")])
+        raise QKVError(f"pictures need matplotlib, which is not installed: {command}") from None
 
 
 class Page:
