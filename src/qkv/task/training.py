@@ -10,6 +10,7 @@ import torch
 
 from qkv.data import BatchPlan, TokenizerPair
 from qkv.errors import BadRun
+from qkv.files import expand_home
 from qkv.progress import Progress, progress
 from qkv.task.defaults import FEW_UPDATES, Machine, fill_defaults, measure
 from qkv.task.lock import hold
@@ -53,7 +54,7 @@ def fit(
     """
     leading = leads()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
-    run = Path(out).expanduser()
+    run = expand_home(out)
     if leading and resume:
         refuse_unstarted(run)
     if resume:
