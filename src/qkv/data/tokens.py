@@ -74,7 +74,10 @@ class Tokenizer:
         return len(self._text)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without BOS and EOS.  Text that spells a control token stays text."""
+        """The token ids of each line, without BOS and EOS; a string is one line.  Text that spells a control
+        token stays text.
+        """
+        lines = [lines] if isinstance(lines, str) else lines
         found: list[list[int]] = []
         with _no_threads():
             for start in range(0, len(lines), _LINES_AT_ONCE):
@@ -189,7 +192,8 @@ def train_tokenizers(pairs: Sequence[tuple[str, str]], config: TokenizerConfig) 
 
 
 def train_tokenizer(lines: Sequence[str], config: TokenizerConfig) -> Tokenizer:
-    """Learn one vocabulary from the lines; see `train_tokenizers`."""
+    """Learn one vocabulary from the lines, or from the one line of a string; see `train_tokenizers`."""
+    lines = [lines] if isinstance(lines, str) else lines
     if not any(line.strip(" ") for line in lines):
         raise BadData("there is no text to learn a vocabulary from: every line is empty")
     with _no_threads():

@@ -95,7 +95,8 @@ def builtin_recipes() -> dict[str, str]:
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, or the built-in one of that name, with `a.b=value` changes applied.
+    """The recipe in a file, or the built-in one of that name, with `a.b=value` changes applied; a string is
+    one change.
 
     Raises BadRecipe: no such recipe, not YAML, an unknown key ("did you mean"), a value out of range.
     """
@@ -106,7 +107,7 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise BadRecipe(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(told, dict):
         raise BadRecipe(f"{where} must hold keys and values, such as `data:`, got {type(told).__name__}")
-    for change in changes:
+    for change in [changes] if isinstance(changes, str) else changes:
         _apply(told, change)
     return parse_recipe(told, where)
 

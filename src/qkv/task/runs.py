@@ -10,6 +10,7 @@ import yaml
 
 from qkv.data import TokenizerPair, train_tokenizers
 from qkv.errors import BadRun
+from qkv.task.devices import find_device
 from qkv.task.files import write_text
 from qkv.task.pairs import Lines
 from qkv.task.recipe import Recipe, parse_recipe
@@ -39,13 +40,16 @@ def recipe_of(run: Path) -> Recipe:
     return parse_recipe(told, str(path))
 
 
-def load(run: str | Path) -> Any:
+def load(run: str | Path, *, device: Any = "cpu") -> Any:
     """A trained run, ready to use: it has `.translate`.
 
-    Raises BadRun for a directory that is no run, or lacks a file, or holds a damaged one.
+    device: where to compute, as torch names it, or "auto": a GPU if there is one.
+    Raises BadRun for a directory that is no run, or lacks a file, or holds a damaged one; UnknownName for a
+    device that is not there.
     """
     from qkv.task.translator import Translator
 
+    place = find_device(device)
     folder = Path(run).expanduser()
     recipe = recipe_of(folder)
     for name in (TOKENIZER, WEIGHTS):
@@ -54,7 +58,7 @@ def load(run: str | Path) -> Any:
     tokens = TokenizerPair.load(folder / TOKENIZER)
     model = build_model(recipe.model, tokens)
     load_weights(model, folder / WEIGHTS)
-    return Translator(recipe, tokens, model.eval())
+    return Translator(recipe, tokens, model.to(place).eval())
 
 
 def leads() -> bool:

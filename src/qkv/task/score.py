@@ -19,12 +19,15 @@ Lines = Sequence[str]
 class Report(NamedTuple):
     """scores: name -> value in percent.  signatures: how sacrebleu computed them.  buckets: one per source
     length.  normalised: what was done to translations and references before they were compared.
+    truncated, empty: numbers of the source lines that were cut, and of those left without a translation.
     """
 
     scores: dict[str, float]
     signatures: dict[str, str]
     buckets: list[dict[str, Any]]
     normalised: str
+    truncated: Sequence[int] = ()
+    empty: Sequence[int] = ()
 
 
 def check_tokenize(name: str) -> None:
