@@ -84,6 +84,7 @@ def test_bad_lines_count_in_the_scores_and_are_named(
     assert "2 of 3 lines could not be translated as they stand" in err
     told = json.loads((tmp_path / "j").read_text())
     assert (told["truncated"], told["empty"]) == ([3], [2])
-    assert told["normalised"].startswith("Unicode NFC")
+    assert "compared in Unicode NFC" in told["comparison"]
+    assert told["comparison"] in out
     assert "line 2 holds nothing this model knows" in refused(*files, "--strict")
     assert "no device 'gpu'" in refused(*files, "--device", "gpu")

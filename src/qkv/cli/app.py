@@ -80,6 +80,8 @@ def train(
 
     run = out or Path("runs") / Path(recipe).stem
     changes = change or []
+    if out is None and leads() and not quiet:
+        print(f"writing to {run}; choose another place with --out", file=sys.stderr)
     again = shlex.join(["qkv", "train", recipe, *(f"--set={c}" for c in changes), f"--out={run}", "--resume"])
     try:
         result = fit(recipe, run, changes=changes, resume=resume, quiet=quiet)
@@ -133,7 +135,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     target: Annotated[Path | None, typer.Option(help="their translations")] = None,
     beam: Beam = None,
     tokenize: Annotated[
-        str | None, typer.Option(help="sacrebleu's tokeniser: 13a, intl, zh, char, none …")
+        str | None,
+        typer.Option(
+            help="sacrebleu's tokeniser: auto, 13a, intl, zh, char, none …", show_default="the recipe's"
+        ),
     ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the scores as JSON")
@@ -170,15 +175,16 @@ def view(
 
 
 @app.command()
-def recipes() -> None:
-    """List the recipes that ship with qkv."""
-    from qkv.task.recipe import builtin_recipes
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="a recipe to print, to copy and change", show_default="all"),
+    ] = None,
+) -> None:
+    """List the recipes that ship with qkv, or print one of them: qkv recipes NAME > mine.yaml."""
+    from qkv.cli.listing import list_recipes
 
-    found = builtin_recipes()
-    width = max(map(len, found))
-    for name, what in found.items():
-        print(f"{name:<{width}}  {what}")
-    print("\nTrain one: qkv train NAME --out runs/NAME    Change a setting: --set train.epochs=3")
+    list_recipes(name)
 
 
 @app.command()

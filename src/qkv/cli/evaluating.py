@@ -59,13 +59,12 @@ def _show(report: Report, sentences: int) -> None:
     for lines, what in ((report.truncated, "cut"), (report.empty, "left empty")):
         if lines:
             print(f"source lines that were {what}: {len(lines):,} ({_some(lines)})")
-    print(f"translations and references compared in {report.normalised}")
-    print("by words in the source")
+    print(report.comparison)
+    print(f"by {report.unit} in the source")
     for row in report.buckets:
-        print(
-            f"  {row['words']:>6} words {row['sentences']:>6} sentences   BLEU {row['bleu']:6.2f}   "
-            f"exact {row['exact']:6.2f}"
-        )
+        length = f"{row[report.unit]:>6} {report.unit}"
+        scores = f"BLEU {row['bleu']:6.2f}   exact {row['exact']:6.2f}"
+        print(f"  {length} {row['sentences']:>6} sentences   {scores}")
 
 
 def _some(numbers: Sequence[int]) -> str:

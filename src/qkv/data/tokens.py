@@ -21,6 +21,7 @@ from qkv.symbols import PAD as PAD
 from qkv.symbols import UNK as UNK
 
 CONTROL = ("<pad>", "<unk>", "<s>", "</s>")
+NO_BREAK_SPACES = "\u00a0\u202f"
 FORMAT = "qkv-tokenizer/1"
 
 Kind = Literal["bpe", "word", "char"]
@@ -37,13 +38,16 @@ _LINES_AT_ONCE = 8192
 class TokenizerConfig(Strict):
     """How text is cut: `kind`, the largest vocabulary (the 4 control tokens included), one vocabulary or two.
 
-    `min_count` leaves out words seen less often (kind: word only).
+    `lowercase` and `plain_spaces` change the text that is read, and so what is written: all in lower case,
+    and no-break spaces (U+00A0, U+202F) as plain ones.  `min_count` leaves out words seen less often (kind:
+    word only).
     """
 
     kind: Kind = "bpe"
     vocab: int = Field(default=8000, gt=len(CONTROL))
     joint: bool = True
     lowercase: bool = False
+    plain_spaces: bool = False
     min_count: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -56,7 +60,8 @@ class TokenizerConfig(Strict):
 
 
 class Tokenizer:
-    """The vocabulary of one language.  Text becomes NFC, and lower case if asked; no more.
+    """The vocabulary of one language.  Text becomes NFC, in lower case and with plain spaces if asked; no
+    more.
 
     Decoding what was encoded gives that text back exactly, provided that its characters are known (its words,
     for kind: word); except for kind: char, runs of plain spaces become one and those at the ends go.
@@ -243,6 +248,8 @@ def _fit(lines: Sequence[str], config: TokenizerConfig, trainer: Any) -> Tokeniz
     )
     steps: list[Any] = [normalizers.Lowercase()] if config.lowercase else []
     steps.append(normalizers.NFC())
+    if config.plain_spaces:
+        steps.append(normalizers.Replace(Regex(f"[{NO_BREAK_SPACES}]"), " "))
     if config.kind != "char":
         steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), " ")]
         steps.append(normalizers.Prepend(" "))

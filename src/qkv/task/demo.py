@@ -88,7 +88,7 @@ def _relay(name: str, child: subprocess.Popen[str]) -> None:
 def _show_examples(translator: Any, trace_file: Path, picture: Path) -> None:
     pairs = _varied(test_pairs(translator.recipe.data))
     said = translator.translate([source for source, _ in pairs])
-    scoring = translator.scoring()
+    scoring = translator.scoring([target for _, target in pairs])
     for (source, target), text in zip(pairs, said, strict=True):
         print(f"    {'✓' if scoring.is_match(text, target) else '✗'} {source}  →  {text}")
     longest = max(pairs, key=lambda pair: len(pair[0].split()))

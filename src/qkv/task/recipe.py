@@ -54,7 +54,17 @@ class ValidationConfig(Strict):
     )
     samples: int = Field(default=2, ge=0, description="how many of those are printed")
     tokenize: str = Field(
-        default="13a", description="sacrebleu's tokeniser; none for text that is tokenised already"
+        default="auto",
+        description="sacrebleu's tokeniser; auto: by the script of the references; none for text that is "
+        "tokenised already",
+    )
+    lowercase: bool = Field(
+        default=False, description="scores ignore letter case; they always do where tokens.lowercase"
+    )
+    plain_spaces: bool = Field(
+        default=False,
+        description="scores take no-break spaces (U+00A0, U+202F) for plain ones; they always do where "
+        "tokens.plain_spaces",
     )
 
 
@@ -92,6 +102,17 @@ def builtin_recipes() -> dict[str, str]:
             told = yaml.safe_load(entry.read_text(encoding="utf-8"))
             found[entry.name.removesuffix(".yaml")] = str(told.get("description", "")).partition("\n")[0]
     return found
+
+
+def recipe_text(name: str) -> str:
+    """The text of a built-in recipe, as its author wrote it.
+
+    Raises BadRecipe, with the nearest known name, where there is none of that name.
+    """
+    known = builtin_recipes()
+    if name not in known:
+        raise BadRecipe(f"no built-in recipe {name!r}. {did_you_mean(name, known)}")
+    return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -133,7 +154,7 @@ def _recipe_text(name: str | Path) -> tuple[str, str]:
     known = builtin_recipes()
     if str(name) not in known:
         raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), known)}")
-    return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
+    return recipe_text(str(name)), f"recipe {name}"
 
 
 def _apply(told: dict[str, Any], change: str) -> None:

@@ -14,6 +14,7 @@ from qkv.task.capacity import source_limit
 from qkv.task.pairs import Lines, test_pairs
 from qkv.task.recipe import Recipe
 from qkv.task.score import Report, Scoring
+from qkv.task.scoring import scoring_for
 from qkv.task.sources import OnProblem, Problem, as_lines, encode_line, lines_of, refuse, warn
 from qkv.task.tracing import example_of, unnormalised
 from qkv.task.translation import decode_ids
@@ -133,8 +134,9 @@ class Translator:
         length.  A line that cannot be translated as it stands counts with what was made of it, and the report
         names it; where `strict`, it raises BadData.
         """
-        scoring = self.scoring(tokenize)
         pairs = test_pairs(self.recipe.data) if pairs is None else pairs
+        references = [target for _, target in pairs]
+        scoring = self.scoring(references, tokenize)
         sources = [source for source, _ in pairs]
         problems: list[Problem] = []
 
@@ -143,13 +145,15 @@ class Translator:
             (refuse if strict else on_problem)(problem)
 
         said = [best[0].text for best in self.n_best(sources, beam=beam, done=done, on_problem=note)]
-        report = scoring.report(said, [target for _, target in pairs], sources)
+        report = scoring.report(said, references, sources)
         return report._replace(truncated=lines_of(problems, "too long"), empty=lines_of(problems, "unknown"))
 
-    def scoring(self, tokenize: str | None = None) -> Scoring:
-        """How this run's translations are compared with references; by the recipe's tokeniser, or another."""
-        tokenize = tokenize or self.recipe.validation.tokenize
-        return Scoring.like(self.tokens.target, self.recipe.tokens, tokenize)
+    def scoring(self, references: Sequence[str], tokenize: str | None = None) -> Scoring:
+        """How this run's translations are compared with references: with the recipe's tokeniser, or another.
+
+        Raises BadRecipe for a tokeniser that sacrebleu does not have or cannot use here.
+        """
+        return scoring_for(self.recipe, self.tokens.target, references, tokenize)
 
     def search_config(self, beam: int | None = None, n: int = 1) -> SearchConfig:
         """The recipe's search with another beam width and number of answers."""
