@@ -351,6 +351,10 @@ def test_a_line_of_a_megabyte_is_cut_before_it_is_tokenised(translator: Translat
         assert translator.translate("one " * 250_000) == translator.translate(" ".join(["one"] * 12))
 
 
+def test_spaces_do_not_make_a_line_too_long(translator: Translator) -> None:
+    assert translator.translate(" " * 9000 + "one" + " " * 9000 + "two" + " " * 9000) == "un deux"
+
+
 def test_a_source_longer_than_the_model_can_hold_is_cut() -> None:
     translator = untrained({**SMALL, "positions": "learned", "max_length": 6})
     message = r"has 7 tokens, more than the 5 tokens this model can hold \(model.max_length\)"

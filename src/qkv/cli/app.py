@@ -80,8 +80,6 @@ def train(
 
     run = out or Path("runs") / Path(recipe).stem
     changes = change or []
-    if out is None and leads() and not quiet:
-        print(f"writing to {run}; choose another place with --out", file=sys.stderr)
     again = shlex.join(["qkv", "train", recipe, *(f"--set={c}" for c in changes), f"--out={run}", "--resume"])
     try:
         result = fit(recipe, run, changes=changes, resume=resume, quiet=quiet)

@@ -38,11 +38,13 @@ def run_demo(out: Path, source: str, target: str, changes: Sequence[str] = ()) -
         translator = load(out / name)
         report = translator.evaluate()
         rows.append((name, report.scores["exact"], report.scores["bleu"]))
+        comparison = report.comparison
         _show_examples(translator, out / f"{name}.npz", out / f"{name}.png")
     print(f"\nunseen phrases, {source} to {target}\n{'':<10} {'exact match':>12} {'BLEU':>8}")
     for name, exact, bleu in rows:
         print(f"{name:<10} {exact:>10.1f} % {bleu:>8.1f}")
     first = next(iter(RUNS))
+    print(comparison)
     print(f"\ntry:  echo 'July 4, 2031' | qkv translate {out / first}")
 
 

@@ -29,7 +29,7 @@ class Script(NamedTuple):
 SPACED = Script("a script with spaces between words", ("13a",))
 CHINESE = Script("Chinese", ("zh",), spaced=False, asian=True)
 JAPANESE = Script("Japanese", ("ja-mecab", "char"), spaced=False, asian=True, needs="ja")
-KOREAN = Script("Korean", ("ko-mecab", "char"), asian=True, needs="ko")
+KOREAN = Script("Korean", ("ko-mecab", "char"), needs="ko")
 
 
 def script_of(lines: Iterable[str]) -> Script:

@@ -1,5 +1,6 @@
 """Lines to translate as token ids; a line that is too long or unknown is a problem of that line alone."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
@@ -9,8 +10,8 @@ from qkv.errors import BadData
 from qkv.model.capacity import Limit
 from qkv.task.capacity import TRAINED
 
-# A piece of text seldom has more characters.  What lies beyond this many per token is not even tokenised.
-CHARACTERS_PER_TOKEN = 64
+# What lies beyond these is not even tokenised: a token seldom has as many characters, a word hardly ever.
+CHARACTERS_PER_TOKEN, LONGEST_WORD = 64, 4096
 
 
 Kind = Literal["too long", "unknown"]
@@ -49,7 +50,10 @@ def encode_line(
     """
     if not line.strip():
         return [], []
-    begin = line[: CHARACTERS_PER_TOKEN * (limit.positions + 1)]
+    most = CHARACTERS_PER_TOKEN * limit.positions + LONGEST_WORD
+    if len(line) > most and tokenizer.kind != "char":  # the tokenizer drops these spaces, which may be many
+        line = re.sub(" +", " ", line).strip(" ")
+    begin = line[:most]
     ids = tokenizer.encode([begin])[0]
     kept = ids[: limit.positions]
     if tokenizer.unknown(kept):
