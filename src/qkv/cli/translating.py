@@ -1,14 +1,13 @@
 """`qkv translate`: lines from a file or stdin to lines in a file or on stdout."""
 
-import codecs
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qkv.cli.output import opened
+from qkv.cli.output import STANDARD, opened
 from qkv.cli.problems import Problems
-from qkv.data import read_lines
+from qkv.data import decode_lines, decode_stream, read_lines
 from qkv.errors import BadData
 from qkv.progress import progress
 from qkv.task.runs import load
@@ -31,8 +30,9 @@ def translate_lines(  # noqa: PLR0913 -- one for each option
 ) -> None:
     """Translate, and write what was asked for."""
     translator = load(run, device=device)
-    interactive = file is None and sys.stdin.isatty()
-    lines = list(read_lines(file)) if file else _stdin()
+    file = None if file == STANDARD else file
+    interactive = file is None and sys.stdin is not None and sys.stdin.isatty()
+    lines = list(read_lines(file)) if file else _stdin(interactive)
     if trace is not None:
         lines = _few(list(lines))
     total = len(lines) if isinstance(lines, list) else None
@@ -66,14 +66,13 @@ def _write(out: Any, answers: Iterable[list[Translated]], n_best: int, *, flush:
     return number
 
 
-def _stdin() -> Iterator[str]:
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
-        if number == 1:
-            raw = raw.removeprefix(codecs.BOM_UTF8)
-        try:
-            yield raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadData(f"stdin, line {number}: byte {error.start} is not UTF-8") from None
+def _stdin(interactive: bool) -> Iterator[str]:
+    """The lines of stdin; those of a terminal as they come."""
+    if sys.stdin is None:
+        raise BadData("stdin is closed: name a file, or pipe lines in")
+    binary = sys.stdin.buffer
+    lines = decode_lines(binary, "stdin") if interactive else decode_stream(binary, "stdin")
+    return (line.text for line in lines)
 
 
 def _few(lines: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from qkv import masks
 from qkv.errors import BadRecipe
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
@@ -18,6 +19,7 @@ from qkv.model.written import CausalSpec, WrittenSpec
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
+from qkv.symbols import PAD
 
 Tokens = Int[Tensor, "B N"]
 Real = Bool[Tensor, "B N"]
@@ -167,7 +169,9 @@ class Transformer(nn.Module):
     def _encode(
         self, source: Tokens, keep: Real, capture: bool = False
     ) -> tuple[Tensor, dict[str, Attended]]:
-        x, seen = self._embed(self.source, source), {}
+        # The residual stream carries padding past every layer: normalised, it would reach the weights.
+        x = masks.hide_keys(self._embed(self.source, source.masked_fill(~keep, PAD)), keep)
+        seen: dict[str, Attended] = {}
         for i, block in enumerate(self.encoder):
             x, look = block(x, keep, capture)
             if capture:

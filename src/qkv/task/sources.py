@@ -5,13 +5,10 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from qkv.data import Tokenizer
+from qkv.data import Tokenizer, longest_text
 from qkv.errors import BadData
 from qkv.model.capacity import Limit
 from qkv.task.capacity import TRAINED
-
-# What lies beyond these is not even tokenised: a token seldom has as many characters, a word hardly ever.
-CHARACTERS_PER_TOKEN, LONGEST_WORD = 64, 4096
 
 
 Kind = Literal["too long", "unknown"]
@@ -50,7 +47,7 @@ def encode_line(
     """
     if not line.strip():
         return [], []
-    most = CHARACTERS_PER_TOKEN * limit.positions + LONGEST_WORD
+    most = longest_text(limit.positions)
     if len(line) > most and tokenizer.kind != "char":  # the tokenizer drops these spaces, which may be many
         line = re.sub(" +", " ", line).strip(" ")
     begin = line[:most]

@@ -1,18 +1,21 @@
 """What is measured on the held-out pairs while training."""
 
+import math
 from typing import Any
 
 from torch import nn
 
 from qkv.data import TokenizerPair, clean_pairs, evaluation_batches
 from qkv.decode.search import SearchConfig
-from qkv.errors import BadData
+from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
 from qkv.task.capacity import fitting_pairs
 from qkv.task.pairs import Encoded, Lines, encode
 from qkv.task.recipe import Recipe
 from qkv.task.scoring import scoring_for
 from qkv.task.translation import decode_ids
+
+TRANSLATED = ("bleu", "chrf", "exact")  # scores of translations
 
 
 class Validator:
@@ -21,8 +24,9 @@ class Validator:
     def __init__(
         self, objective: nn.Module, tokens: TokenizerPair, pairs: Lines, recipe: Recipe, report: Progress
     ) -> None:
+        _check_monitor(recipe)
         self.scoring = scoring_for(recipe, tokens.target, [target for _, target in pairs])
-        encoded = encode(pairs, tokens)
+        encoded = encode(pairs, tokens, recipe.batch.max_length)
         kept = _usable(encoded, recipe, report)
         self.encoded = Encoded([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
         self.pairs = [pairs[i] for i in kept]
@@ -34,7 +38,11 @@ class Validator:
         """The scores of the model as it is now."""
         scores = self._likelihood()
         count = min(self.recipe.validation.decode, len(self.pairs))
-        return {**scores, **self._translated(count)} if count else scores
+        if not count:
+            return scores
+        if not math.isfinite(scores["nll"]):  # there is no best continuation to search for
+            return {**scores, **dict.fromkeys(TRANSLATED, math.nan)}
+        return {**scores, **self._translated(count)}
 
     def _likelihood(self) -> dict[str, float]:
         total, count = {"nll": 0.0, "accuracy": 0.0}, 0
@@ -56,6 +64,14 @@ class Validator:
             self.report.say(f"    {source}\n  → {text}\n  = {target}")
         references = [target for _, target in self.pairs[:count]]
         return self.scoring.scores(said, references, ter=False)
+
+
+def _check_monitor(recipe: Recipe) -> None:
+    if recipe.validation.monitor in TRANSLATED and not recipe.validation.decode:
+        raise BadRecipe(
+            f"validation.monitor is '{recipe.validation.monitor}', which needs translations, but "
+            "validation.decode is 0: set it to a number of sentences, or monitor 'nll'"
+        )
 
 
 def _usable(encoded: Encoded, recipe: Recipe, report: Progress) -> list[int]:

@@ -9,7 +9,8 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,32 +18,61 @@ from torch import nn
 
 from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
+from qkv.train.ranks import Ranks, launched
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def start_engine(config: TrainConfig) -> Any:
-    """A launched Fabric on this process's device; one of many where torchrun started them."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    """A launched Fabric on this process's device; one of many where torchrun started them.
+
+    Raises BadRecipe where the device is not there, or not once for each process; BadRun for an environment
+    that describes the processes wrongly.
+    """
+    ranks = launched()
     device = choose_device(config.device)
-    with warnings.catch_warnings():
+    _check_device_count(device, ranks)
+    with warnings.catch_warnings(), _without_overrides():
         # advice to users of Lightning (idle devices, SLURM) and its own deprecations
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning_fabric.strategies.ddp import DDPStrategy
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        several = ranks.world > 1
         fabric = Fabric(
             accelerator=device,
-            devices=local,
-            num_nodes=world // local,
+            devices=ranks.local_world,
+            num_nodes=ranks.machines,
             # no broadcasts in forward: a process without rows would miss them
-            strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+            strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision=choose_precision(config.precision, device),
+            # named, so that Fabric does not look for schedulers in the environment by itself
+            plugins=TorchElasticEnvironment() if several else LightningEnvironment(),
         )
         fabric.launch()
     return fabric
+
+
+@contextmanager
+def _without_overrides() -> Iterator[None]:
+    """Hide the options of `fabric run`, which Fabric would compare with ours and refuse."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("LT_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _check_device_count(device: str, ranks: Ranks) -> None:
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, ranks.local_world)
+    if ranks.local_world > available:
+        raise BadRecipe(
+            f"torchrun started {ranks.local_world} processes on this machine, which has {available} {device} "
+            "device(s): start as many processes, or set train.device to 'cpu'"
+        )
 
 
 def set_up(fabric: Any, objective: nn.Module, config: TrainConfig) -> tuple[Any, Any]:
@@ -51,6 +81,17 @@ def set_up(fabric: Any, objective: nn.Module, config: TrainConfig) -> tuple[Any,
         # torch is renaming the option; the new name still broadcasts once, the old one works in all versions
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
         return fabric.setup(objective, make_optimizer(objective, config, fabric.device.type))
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` CPU threads in the block; None leaves the number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_device(wanted: str) -> str:
@@ -68,7 +109,7 @@ def choose_device(wanted: str) -> str:
 def choose_precision(wanted: str, device: str) -> Any:
     """Fabric's name of the number format; `auto` is bf16 where the device multiplies it in hardware."""
     if wanted == "auto":
-        wanted = "bf16" if _multiplies_bf16(device) else "32"
+        wanted = "bf16" if multiplies_bf16(device) else "32"
     if wanted == "16" and device != "cuda":
         raise BadRecipe(
             f"train.precision '16' needs a CUDA device, and this is '{device}'. Use 'bf16', '32' or 'auto'."
@@ -76,7 +117,8 @@ def choose_precision(wanted: str, device: str) -> Any:
     return PRECISIONS[wanted]
 
 
-def _multiplies_bf16(device: str) -> bool:
+def multiplies_bf16(device: str) -> bool:
+    """Whether this kind of device, as it is here, has instructions for bfloat16."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and any(_cpu_features().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

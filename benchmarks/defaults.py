@@ -1,0 +1,188 @@
+"""Which settings learn most in a given CPU time?  Trains settings under one budget and scores their BLEU.
+
+    QKV_DATA=... python benchmarks/defaults.py tatoeba-12000 [--rows 't128-*,rnn-*'] [--out runs/defaults]
+
+A short probe measures the CPU seconds of an update; from these follows the number of updates that fits the
+budget, so every learning-rate schedule ends inside it.  The seconds in the table are those of the process for
+everything that `qkv train` does: reading, learning the vocabulary, updates and validation.  Scoring is not
+counted: the development set, with the recipe's beam search.  One thread, one seed.  A row whose result is
+already in `--out` is not trained again.
+
+The rows named `defaults` set nothing but the files: their updates follow from the defaults themselves.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import qkv
+from qkv.data import ParallelData, read_pairs
+from qkv.task.pairs import Lines
+from qkv.task.training import fit
+from qkv.train import STATE
+
+SEED, PROBE, VALIDATIONS, FOR_VALIDATION = 1, 20, 8, 0.06
+TATOEBA = "${QKV_DATA}/tatoeba-eng-fra/{split}.{side}.gz"
+MULTI30K = "${QKV_DATA}/multi30k/raw/{split}.{side}.gz"
+
+
+class Corpus(NamedTuple):
+    """Where the pairs come from, how many are drawn of them (None: all), the budget in CPU minutes."""
+
+    path: str
+    pairs: int | None
+    minutes: float
+    dev: str = "dev"
+
+
+CORPORA = {
+    "tatoeba-3000": Corpus(TATOEBA, 3_000, 3),
+    "tatoeba-12000": Corpus(TATOEBA, 12_000, 8),
+    "tatoeba-130000": Corpus(TATOEBA, 130_000, 12),
+    "multi30k": Corpus(MULTI30K, None, 12, dev="val"),
+}
+
+OLD = "batch.batch_tokens=4096 tokens.vocab=8000 train.schedule=inverse_sqrt train.warmup=400 train.lr=0.001"
+SMALL = (
+    "model.kind=transformer model.encoder_layers=2 model.decoder_layers=2 train.schedule=cosine "
+    "tokens.vocab=4000"
+)
+T1000 = f"{SMALL} batch.batch_tokens=1000 train.lr=0.003"
+RNN = "model.kind=rnn train.schedule=cosine tokens.vocab=4000 batch.batch_tokens=1000 train.lr=0.002"
+SETTINGS: dict[str, str] = {
+    "old": OLD,
+    "t128-2": T1000,
+    "t128-2-drop.3": f"{T1000} model.dropout=0.3",
+    "rnn": RNN,
+}
+
+
+def setting(words: str) -> list[str]:
+    """The changes that a row makes to the recipe; a later word replaces an earlier one with the same key."""
+    return [f"{key}={value}" for key, value in dict(word.split("=", 1) for word in words.split()).items()]
+
+
+def draw_pairs(corpus: Corpus) -> Lines:
+    """The training pairs: the same ones in every run."""
+    paths = {side: corpus.path.replace("{split}", "train").replace("{side}", side) for side in ("en", "fr")}
+    pairs = read_pairs(ParallelData(source=paths["en"], target=paths["fr"]))
+    return pairs if corpus.pairs is None else random.Random(SEED).sample(pairs, corpus.pairs)
+
+
+def write_pairs(pairs: Lines, folder: Path) -> dict[str, str]:
+    """Write the two sides into the results' folder, as a user's own files would be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"source": folder / "train.en", "target": folder / "train.fr"}
+    for side, path in enumerate(files.values()):
+        path.write_text("".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8")
+    return {side: str(path) for side, path in files.items()}
+
+
+def train(recipe: Path, changes: Sequence[str], run: Path) -> Any:
+    """Train into `run`, or go on where a stopped benchmark left it; adds the CPU seconds to `seconds_of`."""
+    began = time.process_time()
+    try:
+        return fit(recipe, run, changes=changes, resume=(run / STATE).exists(), quiet=True)
+    finally:
+        place = run.with_suffix(".seconds")
+        before = float(place.read_text()) if place.exists() else 0.0
+        place.write_text(str(before + time.process_time() - began))
+
+
+def planned_updates(recipe: Path, changes: Sequence[str], seconds: float, run: Path) -> int:
+    """Updates that fit `seconds`, with a share kept back for validation."""
+    short = [*changes, "validation.decode=0", "train.warmup=10", "train.validate_every=1000000"]
+    spent = []
+    for name, steps in (("probe-1", PROBE), ("probe-3", 3 * PROBE)):
+        shutil.rmtree(run / name, ignore_errors=True)
+        train(recipe, [*short, f"train.steps={steps}"], run / name)
+        spent.append(float((run / f"{name}.seconds").read_text()))
+    update = (spent[1] - spent[0]) / (2 * PROBE)
+    return int(((1 - FOR_VALIDATION) * seconds - (spent[0] - PROBE * update)) / update)
+
+
+def plan(name: str, words: str, recipe: Path, seconds: float, folder: Path) -> list[str]:
+    """The changes of a row, with an end inside the budget; the same when asked again."""
+    place = folder / "changes.json"
+    if not place.exists():
+        changes = ["validation.samples=0", *setting(words)]
+        if "train.steps" not in words and name != "defaults":
+            changes.append(f"train.steps={planned_updates(recipe, changes, seconds, folder)}")
+        steps = next((int(c.split("=")[1]) for c in changes if c.startswith("train.steps=")), None)
+        if steps and "train.warmup" not in words:
+            changes.append(f"train.warmup={steps // 10}")
+        if steps:
+            changes.append(f"train.validate_every={max(1, steps // VALIDATIONS)}")
+        place.write_text(json.dumps(changes))
+    return json.loads(place.read_text())
+
+
+def measure(
+    name: str, words: str, corpus: Corpus, recipe: Path, minutes: float, folder: Path
+) -> dict[str, Any]:
+    """Train one row within its budget and score it."""
+    changes = plan(name, words, recipe, 60 * minutes, folder)
+    run = folder / "run"
+    result = train(recipe, changes, run)
+    seconds = float(run.with_suffix(".seconds").read_text())
+    dev = {side: corpus.path.replace("{split}", corpus.dev).replace("{side}", side) for side in ("en", "fr")}
+    report = qkv.load(run).evaluate(read_pairs(ParallelData(source=dev["en"], target=dev["fr"])))
+    return {
+        "name": name,
+        "minutes": seconds / 60,
+        "updates": result.steps,
+        "epochs": result.epochs,
+        "bleu": report.scores["bleu"],
+        "chrf": report.scores["chrf"],
+        "held_out": result.scores,
+        "best": result.best,
+        "changes": changes,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus", choices=CORPORA)
+    parser.add_argument("--rows", default="*", help="names or patterns, separated by commas")
+    parser.add_argument("--add", action="append", default=[], metavar="'NAME KEY=VALUE ...'")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    corpus = CORPORA[options.corpus]
+    minutes = options.minutes or corpus.minutes
+    out = options.out / f"{options.corpus}-{minutes:g}min"
+    files = write_pairs(draw_pairs(corpus), out)
+    recipe = out / "recipe.yaml"
+    recipe.write_text(f"data: {{train: {json.dumps(files)}}}\n", encoding="utf-8")
+    settings = SETTINGS | dict(words.split(" ", 1) for words in options.add)
+    for name, words in settings.items():
+        if not any(fnmatchcase(name, pattern) for pattern in options.rows.split(",")):
+            continue
+        folder = out / name
+        folder.mkdir(exist_ok=True)
+        place = folder / "result.json"
+        if not place.exists():
+            place.write_text(json.dumps(measure(name, words, corpus, recipe, minutes, folder), indent=1))
+        row = json.loads(place.read_text())
+        print(
+            f"| {name} | {row['minutes']:.1f} | {row['updates']:,} | {row['epochs']} "
+            f"| {row['bleu']:.2f} | {row['chrf']:.2f} |",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
