@@ -20,7 +20,7 @@ from qkv.kernel.reset import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Query, Value
-from qkv.spec import AttentionSpec
+from qkv.spec import AttentionSpec, read_part
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -60,6 +60,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         kernel: Any = Softmax(),
     ) -> None:
         _check_sizes(embed_dim, num_heads, kdim, vdim)
+        kernel, select = read_part("kernel", kernel), read_part("select", select)
         _refuse_parts(kernel, select)
         parts = {"score": score, "scope": scope, "select": select, "kernel": kernel}
         spec = AttentionSpec(embed_dim, num_heads, **parts, dropout=dropout, bias=bias)

@@ -23,6 +23,7 @@ from qkv.symbols import PAD as PAD
 from qkv.symbols import UNK as UNK
 
 CONTROL = ("<pad>", "<unk>", "<s>", "</s>")
+NO_BREAK_SPACES = "\u00a0\u202f"
 FORMAT = "qkv-tokenizer/1"
 
 Kind = Literal["bpe", "word", "char"]
@@ -40,13 +41,16 @@ _LINES_AT_ONCE, _CHARACTERS_AT_ONCE = 8192, 1_000_000  # a token takes a hundred
 class TokenizerConfig(Strict):
     """How text is cut: `kind`, the largest vocabulary (the 4 control tokens included), one vocabulary or two.
 
-    `min_count` leaves out words seen less often (kind: word only).
+    `lowercase` and `plain_spaces` change the text that is read, and so what is written: all in lower case,
+    and no-break spaces (U+00A0, U+202F) as plain ones.  `min_count` leaves out words seen less often (kind:
+    word only).
     """
 
     kind: Kind = "bpe"
     vocab: int = Field(default=8000, gt=len(CONTROL))
     joint: bool = True
     lowercase: bool = False
+    plain_spaces: bool = False
     min_count: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -59,7 +63,8 @@ class TokenizerConfig(Strict):
 
 
 class Tokenizer:
-    """The vocabulary of one language.  Text becomes NFC, and lower case if asked; no more.
+    """The vocabulary of one language.  Text becomes NFC, in lower case and with plain spaces if asked; no
+    more.
 
     Decoding what was encoded gives that text back exactly, provided that its characters are known (its words,
     for kind: word); except for kind: char, runs of plain spaces become one and those at the ends go.
@@ -77,7 +82,10 @@ class Tokenizer:
         return len(self._text)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without BOS and EOS.  Text that spells a control token stays text."""
+        """The token ids of each line, without BOS and EOS; a string is one line.  Text that spells a control
+        token stays text.
+        """
+        lines = [lines] if isinstance(lines, str) else lines
         found: list[list[int]] = []
         with _no_threads():
             for some in _portions(lines):
@@ -206,7 +214,8 @@ def train_tokenizers(
 
 
 def train_tokenizer(lines: Sequence[str], config: TokenizerConfig) -> Tokenizer:
-    """Learn one vocabulary from the lines; see `train_tokenizers`."""
+    """Learn one vocabulary from the lines, or from the one line of a string; see `train_tokenizers`."""
+    lines = [lines] if isinstance(lines, str) else lines
     if not any(line.strip(" ") for line in lines):
         raise BadData("there is no text to learn a vocabulary from: every line is empty")
     with _no_threads():
@@ -256,6 +265,8 @@ def _fit(lines: Sequence[str], config: TokenizerConfig, trainer: Any) -> Tokeniz
     )
     steps: list[Any] = [normalizers.Lowercase()] if config.lowercase else []
     steps.append(normalizers.NFC())
+    if config.plain_spaces:
+        steps.append(normalizers.Replace(Regex(f"[{NO_BREAK_SPACES}]"), " "))
     if config.kind != "char":
         # In this order: a pattern for spaces at the end takes quadratic time over spaces in between.
         steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Replace(Regex("^ | $"), "")]

@@ -56,7 +56,17 @@ class ValidationConfig(Strict):
     )
     samples: int = Field(default=2, ge=0, description="how many of those are printed")
     tokenize: str = Field(
-        default="13a", description="sacrebleu's tokeniser; none for text that is tokenised already"
+        default="auto",
+        description="sacrebleu's tokeniser; auto: by the script of the references; none for text that is "
+        "tokenised already",
+    )
+    lowercase: bool = Field(
+        default=False, description="scores ignore letter case; they always do where tokens.lowercase"
+    )
+    plain_spaces: bool = Field(
+        default=False,
+        description="scores take no-break spaces (U+00A0, U+202F) for plain ones; they always do where "
+        "tokens.plain_spaces",
     )
 
 
@@ -98,8 +108,20 @@ def builtin_recipes() -> dict[str, str]:
     return found
 
 
+def recipe_text(name: str) -> str:
+    """The text of a built-in recipe, as its author wrote it.
+
+    Raises BadRecipe, with the nearest known name, where there is none of that name.
+    """
+    known = builtin_recipes()
+    if name not in known:
+        raise BadRecipe(f"no built-in recipe {name!r}. {did_you_mean(name, known)}")
+    return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, or the built-in one of that name, with `a.b=value` changes applied.
+    """The recipe in a file, or the built-in one of that name, with `a.b=value` changes applied; a string is
+    one change.
 
     Raises BadRecipe: no such recipe, not YAML, an unknown key ("did you mean"), a value out of range.
     """
@@ -110,7 +132,7 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise BadRecipe(f"{where} is not valid YAML: {error}") from None
     if not isinstance(told, dict):
         raise BadRecipe(f"{where} must hold keys and values, such as `data:`, got {type(told).__name__}")
-    for change in changes:
+    for change in [changes] if isinstance(changes, str) else changes:
         _apply(told, change)
     return parse_recipe(told, where)
 
@@ -136,7 +158,7 @@ def _recipe_text(name: str | Path) -> tuple[str, str]:
     known = builtin_recipes()
     if str(name) not in known:
         raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), known)}")
-    return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
+    return recipe_text(str(name)), f"recipe {name}"
 
 
 def _apply(told: dict[str, Any], change: str) -> None:

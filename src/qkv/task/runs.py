@@ -8,6 +8,7 @@ from qkv.data import TokenizerPair, longest_text, train_tokenizers
 from qkv.errors import BadRecipe, BadRun
 from qkv.files import expand_home
 from qkv.task.defaults import take_defaults
+from qkv.task.devices import find_device
 from qkv.task.origin import digest_of, refuse_another_recipe
 from qkv.task.pairs import Lines
 from qkv.task.recipe import Recipe, parse_recipe
@@ -39,14 +40,16 @@ def recipe_of(run: Path) -> Recipe:
     return parse_recipe(told, str(path))
 
 
-def load(run: str | Path) -> Any:
+def load(run: str | Path, *, device: Any = "cpu") -> Any:
     """A trained run, ready to use: it has `.translate`.
 
+    device: where to compute, as torch names it, or "auto": a GPU if there is one.
     Raises BadRun for a directory that is no run, or lacks a file, or holds a damaged one, or one of another
-    run.
+    run; UnknownName for a device that is not there.
     """
     from qkv.task.translator import Translator
 
+    place = find_device(device)
     folder = expand_home(run)
     recipe = recipe_of(folder)
     for name in (TOKENIZER, WEIGHTS):
@@ -56,7 +59,7 @@ def load(run: str | Path) -> Any:
     tokens = TokenizerPair.load(folder / TOKENIZER)
     model = build_model(recipe.model, tokens)
     load_weights(model, folder / WEIGHTS)
-    return Translator(recipe, tokens, model.eval())
+    return Translator(recipe, tokens, model.to(place).eval())
 
 
 def leads() -> bool:

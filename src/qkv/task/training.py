@@ -86,6 +86,7 @@ class _Parts(NamedTuple):
 
 def _wired(run: Path, recipe: Recipe, before: dict[str, Any], resume: bool, quiet: bool) -> _Parts:
     with progress("prepare", quiet=quiet) as report:
+        report.say(f"writing to {run}")
         splits = read_splits(recipe.data, recipe.train.seed)
         if before:
             refuse_other_data(run, before.get("data"), splits, recipe.data)
