@@ -26,8 +26,10 @@ def recipe_of(run: Path) -> Recipe:
     path = run / RECIPE
     try:
         told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadRun(_not_a_run(run, f"{path.name}: {error.strerror}")) from None
+    except OSError as error:
+        raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError):
         raise BadRun(f"{path} is damaged: it is not valid YAML") from None
     if not isinstance(told, dict):
@@ -71,7 +73,7 @@ def label_of(recipe: Recipe, tokenizer: bytes) -> dict[str, Any]:
 
 def refuse_unstarted(run: Path) -> None:
     """Raise BadRun where there is no training to resume; nothing is written."""
-    if not (run / STATE).is_file():
+    if not (run / STATE).exists():
         raise BadRun(
             f"there is no training to resume in {run}: {run / STATE} is missing. "
             "Leave out --resume to start one."
