@@ -193,6 +193,9 @@ def test_a_model_edited_in_the_recipe_is_refused(tmp_path: Path) -> None:
     path.write_text(text.replace("lowercase: false", "lowercase: true"))
     with pytest.raises(BadRun, match=r"says tokens.lowercase = True, but it was trained with False"):
         qkv.load(tmp_path / "run")
+    path.write_text(text.replace("  seed: 1", "  seed: 2"))
+    with pytest.raises(BadRun, match=r"says train\.seed = 2, but it was trained with 1"):
+        qkv.load(tmp_path / "run")
     path.write_text(text.replace("length_penalty:", "length_penalty: 0.5 #"))
     qkv.load(tmp_path / "run")
 

@@ -14,11 +14,12 @@ from qkv.task.recipe import Recipe, parse_recipe
 from qkv.task.translation import build_model
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
+from qkv.train.config import MAY_CHANGE
 from qkv.train.ranks import launched
 
 RECIPE, TOKENIZER = "recipe.yaml", "tokenizer.json"
 FILES = (RECIPE, TOKENIZER)
-LABELLED = ("model", "tokens")  # sections of the recipe without which the weights mean something else
+LABELLED = ("model", "tokens", "objective", "train")  # sections of the recipe that make the weights
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -68,6 +69,7 @@ def leads() -> bool:
 def label_of(recipe: Recipe, tokenizer: bytes) -> dict[str, Any]:
     """What the weights of a run belong to: `load` compares it with the files beside them."""
     sections = recipe.model_dump(mode="json", include=set(LABELLED))
+    sections["train"] = {key: value for key, value in sections["train"].items() if key not in MAY_CHANGE}
     return {**sections, "tokenizer": digest_of(tokenizer)}
 
 
@@ -122,12 +124,15 @@ def _check_label(run: Path, recipe: Recipe, label: dict[str, Any]) -> None:
 
     Weights of earlier versions have no label, and are taken as they are.
     """
+    now = recipe.model_dump(mode="json")
     sections = {name: label[name] for name in LABELLED if name in label}
+    if isinstance(sections.get("train"), dict):
+        sections["train"] = {**now["train"], **sections["train"]}
     try:
-        trained = parse_recipe({**recipe.model_dump(mode="json"), **sections}, str(run / WEIGHTS))
+        trained = parse_recipe({**now, **sections}, str(run / WEIGHTS))
     except BadRecipe as error:
         raise BadRun(f"{run / WEIGHTS} is damaged: {error}") from None
-    changed = list(_differing("", recipe.model_dump(mode="json"), trained.model_dump(mode="json")))
+    changed = list(_differing("", now, trained.model_dump(mode="json")))
     if changed:
         raise BadRun(
             f"{run / WEIGHTS} belongs to another model: {run / RECIPE} says {'; '.join(changed[:3])}. Put "
