@@ -1,7 +1,6 @@
 """A run directory belongs to one training at a time, and files of somebody else are not overwritten."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,40 +22,31 @@ with hold(Path(sys.argv[1])):
 """
 
 
-@pytest.fixture
-def holder(tmp_path: Path):
-    """Another process that holds the lock of `run`."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_directory_in_use_is_refused_before_anything_is_written(
-    resume: bool, holder: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_a_directory_in_use_is_refused_before_anything_is_written(resume: bool, tmp_path: Path) -> None:
     recipe, run = tiny.recipe_in(tmp_path), tmp_path / "run"
-    if resume:  # a state to resume, whose content nobody looks at
-        (run / "training/state.pt").write_bytes(b"")
-    before = tiny.tree(tmp_path)
-    with pytest.raises(BadRun, match=rf"{run} is in use: another process is training into it") as caught:
-        fit(recipe, run, resume=resume, quiet=True)
-    assert "\n" not in str(caught.value)
-    assert tiny.tree(tmp_path) == before
+    with hold(run):
+        if resume:  # a state to resume, whose content nobody looks at
+            (run / "training/state.pt").write_bytes(b"")
+        before = tiny.tree(tmp_path)
+        with pytest.raises(BadRun, match=rf"{run} is in use: another process is training into it") as caught:
+            fit(recipe, run, resume=resume, quiet=True)
+        assert "\n" not in str(caught.value)
+        assert tiny.tree(tmp_path) == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_death_releases_the_lock(holder: subprocess.Popen[str], tmp_path: Path) -> None:
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    assert (tmp_path / "run" / LOCK).exists()
-    fit(tiny.recipe_in(tmp_path), tmp_path / "run", changes=["train.steps=1"], quiet=True)
-    assert not (tmp_path / "run" / LOCK).exists()
+def test_death_releases_the_lock(tmp_path: Path) -> None:
+    recipe, run = tiny.recipe_in(tmp_path), tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(BadRun, match="is in use"):
+            fit(recipe, run, quiet=True)
+        process.kill()
+    assert (run / LOCK).exists()
+    fit(recipe, run, changes=["train.steps=1"], quiet=True)
+    assert not (run / LOCK).exists()
 
 
 def test_the_lock_leaves_nothing(tmp_path: Path) -> None:

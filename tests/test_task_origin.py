@@ -18,13 +18,15 @@ from qkv.task.training import fit
 from qkv.train.checkpoint import STATE
 from qkv.train.update import Updater
 
-TRAIN = {"epochs": 2, "lr": 0.02, "warmup": 5, "precision": "32"}
+TRAIN = {"epochs": 1, "lr": 0.02, "warmup": 5, "precision": "32"}
 FILES = ("recipe.yaml", "tokenizer.json", "model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def finished() -> Path:
-    return tiny.trained()
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    fit(tiny.recipe_in(folder, train=TRAIN), folder / "run", quiet=True)
+    return folder / "run"
 
 
 @pytest.fixture

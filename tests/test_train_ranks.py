@@ -130,7 +130,7 @@ def test_launchers_start_two_processes(launcher: str, tmp_path: Path) -> None:
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "qkv"]
     else:
         (tmp_path / "start.py").write_text("from qkv.cli import main\nmain()\n")
-        start = ["-m", "lightning_fabric.cli", "run", "--accelerator", "cpu", "--devices", "2"]
+        start = ["-m", "lightning_fabric.cli", "--accelerator", "cpu", "--devices", "2"]
         start += [str(tmp_path / "start.py")]
     command = [sys.executable, *start, "train", str(recipe), "--out", str(tmp_path / "run"), "--quiet"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
