@@ -15,12 +15,13 @@ from qkv.task.recipe import Recipe, parse_recipe
 from qkv.task.translation import build_model
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
+from qkv.train.config import MAY_CHANGE
 from qkv.train.ranks import launched
 from qkv.yaml_input import load_yaml, read_yaml_text
 
 RECIPE, TOKENIZER = "recipe.yaml", "tokenizer.json"
 FILES = (RECIPE, TOKENIZER)
-LABELLED = ("model", "tokens")  # sections of the recipe without which the weights mean something else
+LABELLED = ("model", "tokens", "objective", "train")  # sections of the recipe that make the weights
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -28,8 +29,10 @@ def recipe_of(run: Path) -> Recipe:
     path = run / RECIPE
     try:
         told = load_yaml(read_yaml_text(path))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadRun(_not_a_run(run, f"{path.name}: {error.strerror}")) from None
+    except OSError as error:
+        raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
     if not isinstance(told, dict):
@@ -70,12 +73,13 @@ def leads() -> bool:
 def label_of(recipe: Recipe, tokenizer: bytes) -> dict[str, Any]:
     """What the weights of a run belong to: `load` compares it with the files beside them."""
     sections = recipe.model_dump(mode="json", include=set(LABELLED))
+    sections["train"] = {key: value for key, value in sections["train"].items() if key not in MAY_CHANGE}
     return {**sections, "tokenizer": digest_of(tokenizer)}
 
 
 def refuse_unstarted(run: Path) -> None:
     """Raise BadRun where there is no training to resume; nothing is written."""
-    if not (run / STATE).is_file():
+    if not (run / STATE).exists():
         raise BadRun(
             f"there is no training to resume in {run}: {run / STATE} is missing. "
             "Leave out --resume to start one."
@@ -132,12 +136,15 @@ def _check_label(run: Path, recipe: Recipe, label: dict[str, Any]) -> None:
 
     Weights of earlier versions have no label, and are taken as they are.
     """
+    now = recipe.model_dump(mode="json")
     sections = {name: label[name] for name in LABELLED if name in label}
+    if isinstance(sections.get("train"), dict):
+        sections["train"] = {**now["train"], **sections["train"]}
     try:
-        trained = parse_recipe({**recipe.model_dump(mode="json"), **sections}, str(run / WEIGHTS))
+        trained = parse_recipe({**now, **sections}, str(run / WEIGHTS))
     except BadRecipe as error:
         raise BadRun(f"{run / WEIGHTS} is damaged: {error}") from None
-    changed = list(_differing("", recipe.model_dump(mode="json"), trained.model_dump(mode="json")))
+    changed = list(_differing("", now, trained.model_dump(mode="json")))
     if changed:
         raise BadRun(
             f"{run / WEIGHTS} belongs to another model: {run / RECIPE} says {'; '.join(changed[:3])}. Put "

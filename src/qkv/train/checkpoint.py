@@ -80,7 +80,7 @@ def save_state(run: Path, state: dict[str, Any]) -> None:
 def load_state(run: Path) -> dict[str, Any]:
     """Read what `save_state` wrote.  Raises BadRun where there is none or it is damaged."""
     path = run / STATE
-    if not path.is_file():
+    if not path.exists():
         raise BadRun(
             f"there is no training to resume in {run}: {path} is missing. Leave out --resume to start one."
         )

@@ -45,7 +45,7 @@ def read_state(run: Path) -> dict[str, Any]:
     Raises BadRun where there is none, where it is damaged, or where another version of qkv wrote it.
     """
     state = load_state(run)
-    if state.get("format") != FORMAT:
+    if repr(state.get("format")) != repr(FORMAT):  # anything may stand there
         raise BadRun(
             f"{run / STATE} was written by another version of qkv (format {state.get('format', 1)!r:.20}, "
             f"expected {FORMAT}): resume it with that version, or train anew in another directory"
@@ -113,6 +113,8 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, steps: int) -
     groups = saved["param_groups"]
     if not isinstance(groups, list) or [_params(group) for group in groups] != wanted:
         raise Misfit("optimizer.param_groups does not list the model's parameters")
+    for number, group in enumerate(groups):
+        _check_numbers(f"optimizer.param_groups.{number}", {"lr": group.get("lr")})
     moments = saved["state"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if moments or not isinstance(moments, dict):  # before the first update there are none

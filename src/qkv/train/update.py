@@ -110,10 +110,13 @@ class Updater:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave, checked by `saved.check_fit`.
 
-        The options of the optimizer's groups are those of the configuration, not those that were saved.
+        The options of the optimizer's groups, the rate aside, are those of the configuration.
         """
-        fresh = self.optimizer.optimizer.state_dict()
-        self.optimizer.load_state_dict({**fresh, "state": self._own_moments(state["optimizer"]["state"])})
+        groups = self.optimizer.optimizer.state_dict()["param_groups"]
+        for group, before in zip(groups, state["optimizer"]["param_groups"], strict=True):
+            group["lr"] = before["lr"]
+        moments = self._own_moments(state["optimizer"]["state"])
+        self.optimizer.load_state_dict({"param_groups": groups, "state": moments})
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
     def _own_moments(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:

@@ -1,0 +1,183 @@
+"""A saved state that does not fit the training is refused in one line, before any of it is used."""
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qkv.errors import BadRun
+from qkv.train import fit
+from qkv.train.checkpoint import STATE, save_state
+from qkv.train.saved import read_state
+from test_train_resume import assert_same
+from test_train_toy import ToyBatches, config_of, scores_of, toy
+
+CONFIG = config_of(steps=7, validate_every=3, average=2)
+Damage = Callable[[dict[str, Any]], object]
+
+
+def train(run: Path, resume: bool) -> None:
+    objective = toy()
+    fit(
+        objective,
+        ToyBatches(),
+        CONFIG,
+        run=run,
+        validate=lambda: scores_of(objective),
+        resume=resume,
+        quiet=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("run")
+    train(run, resume=False)
+    return read_state(run)
+
+
+def put(*path: Any) -> Damage:
+    """Put the last of these where the others lead."""
+    *keys, last, value = path
+
+    def damage(state: dict[str, Any]) -> None:
+        for key in keys:
+            state = state[key]
+        state[last] = value
+
+    return damage
+
+
+def without(*path: Any) -> Damage:
+    *keys, last = path
+
+    def damage(state: dict[str, Any]) -> None:
+        for key in keys:
+            state = state[key]
+        del state[last]
+
+    return damage
+
+
+def moments(change: Callable[[torch.Tensor], Any]) -> Damage:
+    def damage(state: dict[str, Any]) -> None:
+        for values in state["optimizer"]["state"].values():
+            values["exp_avg"], values["exp_avg_sq"] = change(values["exp_avg"]), change(values["exp_avg_sq"])
+
+    return damage
+
+
+EMBEDDING = "model.embedding.weight"
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "moments of one number": (
+        moments(lambda m: torch.zeros(1)),
+        r"optimizer\.state\.0\.exp_avg has shape \[1\], expected \[12, 8\]",
+    ),
+    "moments that are too large": (moments(lambda m: torch.zeros(99, *m.shape)), "has shape"),
+    "moments in float64": (moments(torch.Tensor.double), "has dtype torch.float64"),
+    "moments of integers": (moments(lambda m: m.long()), "has dtype torch.int64"),
+    "moments that are lists": (moments(lambda m: m.tolist()), "of type list, expected a tensor"),
+    "sparse moments": (moments(lambda m: m.to_sparse()), "no plain tensor"),
+    "one parameter without moments": (without("optimizer", "state", 1), r"optimizer\.state lacks 1"),
+    "moments of a parameter too many": (put("optimizer", "state", 9, {}), "has the unknown 9"),
+    "no exp_avg_sq": (without("optimizer", "state", 0, "exp_avg_sq"), "lacks exp_avg_sq"),
+    "a moment too many": (put("optimizer", "state", 0, "max_exp_avg_sq", torch.zeros(2)), "unknown max_exp"),
+    "a step that is a number": (put("optimizer", "state", 0, "step", 7), "of type int, expected a tensor"),
+    "a step that is NaN": (put("optimizer", "state", 0, "step", torch.tensor(math.nan)), "step is nan"),
+    "a step from the future": (put("optimizer", "state", 0, "step", torch.tensor(8.0)), "at most 7"),
+    "parameters in another order": (
+        put("optimizer", "param_groups", 0, "params", [1, 0]),
+        "does not list the model's parameters",
+    ),
+    "groups that are no list": (put("optimizer", "param_groups", 3), "does not list"),
+    "a group without a rate": (without("optimizer", "param_groups", 0, "lr"), "lr is None"),
+    "an optimizer that is a list": (put("optimizer", []), "optimizer is of type list"),
+    "an optimizer without state": (without("optimizer", "state"), "optimizer lacks state"),
+    "a weight too few": (without("weights", EMBEDDING), "another model: its state lacks"),
+    "a weight of another shape": (put("weights", EMBEDDING, torch.zeros(12, 9)), "another model"),
+    "a weight of integers": (put("weights", EMBEDDING, torch.zeros(12, 8).long()), "another model"),
+    "a weight that is text": (put("weights", EMBEDDING, "zeros"), "of type str, expected a tensor"),
+    "weights that are None": (put("weights", None), "weights is of type NoneType"),
+    "last weights too many": (lambda s: s["last"].append(s["last"][0]), "at most 2"),
+    "last weights of another shape": (put("last", 0, EMBEDDING, torch.zeros(1)), r"last\.0\.model"),
+    "last weights that are a tensor": (put("last", 0, torch.zeros(1)), r"last\.0 is of type Tensor"),
+    "kept weights that are missing": (without("kept"), "the state lacks kept"),
+    "kept weights of another shape": (put("kept", "inner.bias", torch.zeros(1)), r"kept\.inner\.bias"),
+    "kept weights that are a list": (put("kept", []), "kept is of type list"),
+    "a step that is text": (put("standing", "step", "7"), "standing.step is '7'"),
+    "a step that is a tensor": (put("standing", "step", torch.tensor(7)), "standing.step is tensor"),
+    "a step that is true": (put("standing", "step", True), "standing.step is True"),
+    "a step below zero": (put("standing", "step", -1), "standing.step is -1"),
+    "an epoch that is a fraction": (put("standing", "epoch", 0.5), "standing.epoch is 0.5"),
+    "an update the epoch does not have": (put("standing", "index", 5), "the training data does not have"),
+    "a score that is text": (put("standing", "best", "good"), "standing.best is 'good'"),
+    "scores that are a list": (put("standing", "scores", [1]), "standing.scores is of type list"),
+    "a field too few": (without("standing", "bad"), "standing lacks bad"),
+    "a field too many": (put("standing", "worst", 1), "standing has the unknown worst"),
+    "a standing that is None": (put("standing", None), "standing is of type NoneType"),
+    "a tally of text": (put("tally", {"loss": "low"}), "tally.loss is 'low'"),
+    "a tally with numbers for names": (put("tally", {3: 4}), "tally.3 is 4"),
+    "bytes below zero": (put("metrics_bytes", -1), "metrics_bytes is -1"),
+    "bytes that are a float": (put("metrics_bytes", 1.5), "metrics_bytes is of type float"),
+    "a configuration of tensors": (put("config", "lr", torch.zeros(2)), "config does not hold plain values"),
+    "a configuration with numbers for names": (put("config", 3, 4), "config does not hold plain values"),
+    "a configuration that is a list": (put("config", []), "config is of type list"),
+    "a loss scale": (put("precision", {"scale": 2.0}), "precision has the unknown scale"),
+    "a key too many": (put("more", 1), "the state has the unknown more"),
+    "a key too few": (without("tally"), "the state lacks tally"),
+    "an earlier version": (without("format"), r"written by another version of qkv \(format 1, expected 2\)"),
+    "a later version": (put("format", 9), "format 9, expected 2"),
+    "a version that is a tensor": (put("format", torch.zeros(2)), "written by another version"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_state_that_does_not_fit_is_refused(name: str, state: dict[str, Any], tmp_path: Path) -> None:
+    damage, said = DAMAGES[name]
+    damaged = copy.deepcopy(state)
+    damage(damaged)
+    save_state(tmp_path, damaged)
+    before = (tmp_path / STATE).read_bytes()
+    with pytest.raises(BadRun, match=said) as caught:
+        train(tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert (tmp_path / STATE).read_bytes() == before
+
+
+def test_the_state_itself_is_taken(state: dict[str, Any], tmp_path: Path) -> None:
+    save_state(tmp_path, {**copy.deepcopy(state), "config": OrderedDict(state["config"])})
+    train(tmp_path, resume=True)
+    assert_same({**read_state(tmp_path), "config": dict(state["config"])}, state)
+
+
+def test_moments_get_memory_of_their_own(state: dict[str, Any], tmp_path: Path) -> None:
+    """Expanded or shared moments are legal tensors, and the fused step would write past their memory."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for run, change in ((whole, torch.zeros_like), (parts, lambda m: torch.zeros(1).expand(m.shape))):
+        damaged = copy.deepcopy(state)
+        moments(change)(damaged)
+        damaged["standing"].update(step=3, epoch=0, index=3, validated=3)
+        for values in damaged["optimizer"]["state"].values():
+            values["step"] = torch.tensor(3.0)
+        save_state(run, damaged)
+        train(run, resume=True)
+    assert_same(read_state(parts), read_state(whole))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8])
+def test_a_flipped_bit_is_noticed(share: float, state: dict[str, Any], tmp_path: Path) -> None:
+    save_state(tmp_path, state)
+    content = bytearray((tmp_path / STATE).read_bytes())
+    for start in range(int(share * len(content)), len(content)):  # the next byte that is no padding
+        if content[start] not in b"\0Z":
+            content[start] ^= 1
+            break
+    (tmp_path / STATE).write_bytes(content)
+    with pytest.raises(BadRun, match=r"state\.pt is damaged"):
+        train(tmp_path, resume=True)
