@@ -98,9 +98,10 @@ def _machine(config: TrainConfig) -> Machine:
 def _warn_of_few_updates(recipe: Recipe, batches: BatchPlan, report: Progress) -> None:
     steps, epochs = recipe.train.steps or math.inf, recipe.train.epochs or math.inf
     in_epochs = epochs * batches.steps(0)
-    if min(steps, in_epochs) < FEW_UPDATES and recipe.data.phrases is None:
+    updates = min(steps, in_epochs)
+    if updates < FEW_UPDATES and recipe.data.phrases is None:
         more = "raise train.steps" if steps < in_epochs else "raise train.epochs or lower batch.batch_tokens"
         report.say(
-            f"this training makes only {min(steps, in_epochs):,} updates, and translation seldom succeeds with "
-            f"fewer than about {FEW_UPDATES:,}: {more}"
+            f"this training makes only {updates:,} updates, and translation seldom succeeds with fewer than "
+            f"about {FEW_UPDATES:,}: {more}"
         )
