@@ -2,25 +2,26 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TOOLS := .venv/.tools
 
 .PHONY: demo test slow check format native clean
 
 demo: $(STAMP)
 	$(BIN)/qkv demo
 
-test: $(STAMP)
+test: $(TOOLS)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-slow: $(STAMP)
+slow: $(TOOLS)
 	$(BIN)/python -m pytest -m slow
 
-check: $(STAMP)
+check: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: $(STAMP)
+format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -29,9 +30,14 @@ native:
 	cmake -S . -B build/native
 	cmake --build build/native
 
+# The demo needs the library and matplotlib; the tools for tests and checks take twice the disk.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "qkv needs Python 3.11 or newer; say PYTHON=/path/to/python3.11 make ..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot]'
+	touch $@
+
+$(TOOLS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 

@@ -85,7 +85,7 @@ def main() -> None:
     ask.add_argument("--backward", action="store_true", help="time forward and backward together")
     given = ask.parse_args()
     if not (by_triton.available() and torch.cuda.is_available()):
-        ask.error("this needs a CUDA device, and Triton: pip install 'qkv[triton]'")
+        ask.error("this needs a CUDA device, and Triton: pip install triton")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {vars(given)}")
     print("  length", *(f"{route:>10} {'peak':>8}" for route in given.routes), sep="  ")
     for length in given.lengths:

@@ -17,7 +17,7 @@ from qkv.kernel.given import Given
 from qkv.rules import Choice
 from qkv.shapes import Dims
 
-MISSING = "not installed: pip install 'qkv[bench]'"
+MISSING = "not installed: pip install '.[bench]'"
 HEADS, WIDTH, FEATURES, NEAR = 8, 64, 64, 128
 USUAL = Dims(HEADS, WIDTH, WIDTH, WIDTH)
 Route = Callable[[], Any] | str  # what to time, or why not

@@ -1,6 +1,6 @@
 """qkv beside torch and three published libraries: same inputs, in one process, in turn, medians.
 
-    pip install 'qkv[bench]'
+    pip install '.[bench]'
     python benchmarks/peers.py --markdown peers.md
     python benchmarks/peers.py --sections a c --repeats 9 --threads 2
 

@@ -184,8 +184,8 @@ def _transport() -> Iterator[str]:
         yield f"- `{what}` takes {rest}."
     yield (
         "\nA feature map chooses its route by the lengths and unrolls its chunks, so that it is compiled "
-        "anew for every length, and exported for one. `qkv.attend`, which builds its parts at every call, "
-        "cannot be compiled as a whole."
+        "anew for every length, and exported for one. `qkv.attention` and `qkv.attend` compile as a whole "
+        'too; make their parts outside the compiled function, or write them by name: `kernel="rfa"`.'
     )
 
 

@@ -23,8 +23,8 @@ from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Soft, Sparsemax, TopK
 from qkv.shapes import Dims
 from qkv.view.colours import LIGHT, Scale, scale_of
-from qkv.view.figure import DPI, Page
 from qkv.view.fonts import fonts_for
+from qkv.view.page import DPI, Page
 
 STEPS, ROUND, HARMONICS = 24, 16, 3
 LENGTH = 2.8  # of every query
@@ -213,8 +213,8 @@ def _panel(page: Page, picture: Picture, place: tuple[float, float, float], scal
     page.axes(left, bottom, side, side).imshow(
         _root(picture.weights.numpy()),
         cmap=scale.colours,
-        vmin=_root(scale.bottom),
-        vmax=_root(scale.top),
+        vmin=_root(scale.ends[0]),
+        vmax=_root(scale.ends[1]),
         interpolation="nearest",
     )
     page.write(picture.title, left, bottom + side + 0.165, NAME)
@@ -237,12 +237,18 @@ def _ticks(page: Page, place: tuple[float, float, float], *, down: bool, across:
 
 def _bar(page: Page, bottom: float, height: float, scale: Scale) -> None:
     left = WIDTH - MARGIN - RIGHT + 0.14
+    lowest, highest = _root(scale.lowest), _root(scale.highest)
     axes = page.axes(left, bottom, 0.09, height)
-    axes.imshow(np.linspace(1, 0, 256)[:, None], cmap=scale.colours, aspect="auto")
-    lowest, highest = _root(scale.bottom), _root(scale.top)
-    for value in sorted({scale.bottom, scale.bottom / 4, 0.0, scale.top / 4, scale.top}):
+    axes.imshow(
+        np.linspace(highest, lowest, 256)[:, None],
+        cmap=scale.colours,
+        vmin=_root(scale.ends[0]),
+        vmax=_root(scale.ends[1]),
+        aspect="auto",
+    )
+    for value in sorted({scale.lowest, scale.lowest / 4, 0.0, scale.highest / 4, scale.highest}):
         at = (_root(value) - lowest) / (highest - lowest) * height
-        text = f"{value:g}".replace("-", "\N{MINUS SIGN}")
+        text = f"{value:.2g}".replace("-", "\N{MINUS SIGN}")
         page.write(text, left + 0.13, bottom + at, TICK, "left", 0, "center_baseline")
 
 

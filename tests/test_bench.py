@@ -17,7 +17,7 @@ from qkv.bench import (
     read,
     timing,
 )
-from qkv.bench.calls import STEPS, draw, ready, state_bytes
+from qkv.bench.calls import STEPS, allocated_bytes, draw, ready, state_bytes
 from qkv.bench.memory import FULL, Unmeasured, bounded, reason
 from qkv.errors import BadRecipe, IncompatibleParts, UnknownName
 from qkv.kernel.pairs import BLOCK
@@ -151,6 +151,44 @@ def test_decoding_goes_on_from_the_context(name: str) -> None:
         assert state_bytes(after) == 2 * 2 * (12 + STEPS) * 32 * 4
     else:
         assert made.state == state_bytes(after) == ready("decode", one(name), draw(24, SMALL), SMALL).state
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "width"),
+    [
+        ("sdpa", 48, 64),
+        ("additive", 48, 64),
+        ("{kv_heads: 2}", 48, 32),
+        ("{scope: {name: window, half_width: 8}}", 9, 64),
+        ("{scope: {name: window, half_width: 8}, score: additive}", 9, 64),
+        ("{scope: {name: window, half_width: 8}, score: {name: location, length: 300}}", 48, 32),
+    ],
+)
+def test_a_state_is_as_large_as_what_decoding_keeps(name: str, positions: int, width: int) -> None:
+    inputs = draw(48, SMALL)
+    made = ready("decode", one(name), inputs, SMALL)
+    assert made.state == 2 * positions * width * 4
+    layer = one(name).spec.build().eval()
+    state = layer.start(batch=2)
+    with torch.no_grad():
+        for t in range(48):
+            _, state = layer.step(inputs.q[:, t], state)
+    assert made.state == state_bytes(state)
+    assert made.state <= made.allocated <= 3 * made.state
+
+
+def test_memory_behind_a_state_counts_once_and_with_its_room() -> None:
+    memory = torch.zeros(100)
+    state = (memory[:10], memory[50:60], Shared(torch.zeros(7)), torch.zeros(5))
+    assert state_bytes(state) == 4 * (10 + 10 + 5)
+    assert allocated_bytes(state) == 4 * (100 + 5)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "softmax", "rfa", "favor", "elu", "window", "topk"])
+def test_a_context_of_one_token_can_be_decoded_from(name: str) -> None:
+    made = ready("decode", one(name), draw(1, SMALL), SMALL)
+    made.call()
+    assert made.state > 0
 
 
 def test_torch_steps_as_it_does_all_at_once() -> None:

@@ -100,6 +100,17 @@ def test_the_table_of_steps_and_of_memory() -> None:
     ]
 
 
+def test_room_that_a_state_reserves_is_reported() -> None:
+    cells = [
+        *(Cell("decode", "sdpa", n, 1e-3, state=1000, allocated=1000) for n in (512, 1024, 2048)),
+        Cell("decode", "rfa", 512, 1e-3, state=1000, allocated=1500),
+        Cell("decode", "rfa", 1024, 1e-3, state=2000, allocated=4000),
+        Cell("decode", "rfa", 2048, why="out of memory"),
+    ]
+    notes = [line for line in lines_of(made(*cells)) if "room" in line]
+    assert notes == ["rfa allocates 4.00 kB for 2.00 kB of state at 1,024 tokens: room for further tokens"]
+
+
 def test_wide_tables_are_folded() -> None:
     labels = ("sdpa", "rfa", "favor", "elu", "cosine")
     cells = [Cell("forward", label, 512, 1e-3) for label in labels]

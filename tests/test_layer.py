@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qkv
-from qkv.errors import BadMask, BadRecipe, BadShape, IncompatibleParts, UnknownName
+from qkv.errors import BadMask, BadRecipe, BadShape, UnknownName
 from qkv.functional import attend
 from qkv.kernel import RFA, Softmax
 from qkv.layer import Attention
@@ -105,31 +105,6 @@ def test_dropout_acts_in_training_alone() -> None:
     assert (weights_of(layer.train().attend(x)).sum(-1) - 1).abs().max() < 1e-5
 
 
-def test_causal_differs_from_not_and_dims_may_differ_in_the_functional_form() -> None:
-    q, k, v = torch.randn(2, 4, 3, 5), torch.randn(2, 2, 7, 5), torch.randn(2, 2, 7, 11)
-    for kernel in (qkv.Softmax(), qkv.RFA()):
-        shown = attend(q, k, v, kernel=kernel, causal=True)
-        assert shown.out.shape == (2, 4, 3, 11)
-        assert weights_of(shown).shape == (2, 4, 3, 7)
-        assert (shown.out - attend(q, k, v, kernel=kernel).out).abs().max() > 1e-3
-        close(shown.out, attend(q, k, v, kernel=kernel, causal=True).out, 0)
-
-
-def test_functional_projections_come_from_the_generator() -> None:
-    q, k, v = (torch.randn(1, 1, 3, 5) for _ in range(3))
-    seeds = [attend(q, k, v, kernel=RFA(8), generator=torch.Generator().manual_seed(s)).out for s in (0, 1)]
-    close(seeds[0], attend(q, k, v, kernel=RFA(8)).out, 0)
-    assert (seeds[0] - seeds[1]).abs().max() > 1e-4
-
-
-def test_functional_refuses_parts_that_learn() -> None:
-    x = torch.randn(1, 1, 3, 5)
-    with pytest.raises(
-        IncompatibleParts, match=r"Additive\(hidden=None\) learns its weights: use qkv.Attention"
-    ):
-        attend(x, x, x, score=Additive())
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -164,11 +139,6 @@ def test_bad_masks_are_refused_with_a_hint(given: dict, message: str, unchecked:
 def test_bad_shapes_are_refused(x: tuple, memory: tuple | None, message: str, unchecked: None) -> None:
     with pytest.raises(BadShape, match=message):
         Attention(8, 2)(torch.randn(x), None if memory is None else torch.randn(memory))
-
-
-def test_functional_shapes_are_refused(unchecked: None) -> None:
-    with pytest.raises(BadShape, match=r"must agree in B, S and D.*got \(1, 2, 3, 4\), \(1, 2, 3, 5\) and"):
-        attend(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 5), torch.randn(1, 2, 3, 5))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,14 @@ def test_commands_and_options_exist(line: str) -> None:
     assert {word for word in words if word.startswith("-")} <= options
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
+def test_pictures_are_small_enough_to_load_quickly() -> None:
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
+    assert sizes
+    assert max(sizes.values()) < 200_000, sizes
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)]+)\)", README))
 def test_links_lead_somewhere(target: str) -> None:
-    assert (ROOT / target).exists()
+    path, _, heading = target.partition("#")
+    assert (ROOT / path).exists()
+    assert not heading or f"# {heading}" in (ROOT / (path or "README.md")).read_text().lower()

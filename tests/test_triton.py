@@ -213,7 +213,7 @@ def test_it_says_why_it_cannot_take_tensors(monkeypatch: pytest.MonkeyPatch) -> 
     )
     monkeypatch.setattr(triton, "installed", lambda: False)
     assert not triton.available()
-    assert triton.why_not(x).startswith("Triton is not installed: pip install 'qkv[triton]'")
+    assert triton.why_not(x).startswith("Triton is not installed: pip install triton")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is about other processes")

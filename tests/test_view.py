@@ -9,9 +9,9 @@ from PIL import Image
 
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
 from qkv.trace import Example, Trace
-from qkv.view import MissingGlyphs, draw, figure, fonts, heatmap, merge_words
+from qkv.view import MissingGlyphs, colours, draw, figure, fonts, heatmap, merge_words, page
 from qkv.view import heatmap as heatmap_module_function
-from qkv.view.words import label, words
+from qkv.view.words import Side, label, side, words
 
 HEATMAP = sys.modules[heatmap_module_function.__module__]
 SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")
@@ -43,8 +43,8 @@ def written(monkeypatch):
     texts = []
     write = figure.Page.write
 
-    def recorded(page, *arguments):
-        texts.append(write(page, *arguments))
+    def recorded(self, *arguments):
+        texts.append(write(self, *arguments))
         return texts[-1]
 
     monkeypatch.setattr(figure.Page, "write", recorded)
@@ -78,7 +78,7 @@ def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, wr
         draw(rows(count, count), target[:count], source[:count], path=path, title="Where it looked") == path
     )
     picture = pixels(path)
-    across, down = picture.shape[1] / figure.DPI, picture.shape[0] / figure.DPI
+    across, down = picture.shape[1] / page.DPI, picture.shape[0] / page.DPI
     assert max(0.1 * count, 1.5) < across < 3 + 0.42 * count
     assert max(0.1 * count, 1.0) < down < 3 + 0.42 * count
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
@@ -108,7 +108,7 @@ def test_labels_are_turned_only_where_they_must(tmp_path, written):
 def test_a_long_matrix_is_not_labelled_at_every_token(tmp_path, written):
     draw(rows(3, 400), ["a"] * 3, ["b"] * 400, path=tmp_path / "p.png")
     assert 30 < len([text for text in written() if text.get_text() == "b"]) < 140
-    assert pixels(tmp_path / "p.png").shape[1] < 13 * figure.DPI
+    assert pixels(tmp_path / "p.png").shape[1] < 13 * page.DPI
 
 
 @pytest.fixture
@@ -117,12 +117,12 @@ def middle_of(monkeypatch):
     places = []
     axes = figure.Page.axes
 
-    def recorded(page, *place):
+    def recorded(self, *place):
         places.append(place)
-        return axes(page, *place)
+        return axes(self, *place)
 
     def pixel(picture, shape, cell):
-        left, bottom, width, height = (length * figure.DPI for length in places[0])
+        left, bottom, width, height = (length * page.DPI for length in places[0])
         down = picture.shape[0] - bottom - height + height * (cell[0] + 0.5) / shape[0]
         return picture[round(down), round(left + width * (cell[1] + 0.5) / shape[1])].astype(int)
 
@@ -144,12 +144,18 @@ def test_rows_go_down_columns_go_right_and_zero_is_paper(tmp_path, middle_of, da
 
 
 def test_negative_weights_get_a_colour_of_their_own(tmp_path, middle_of, written):
-    picture = pixels(draw(np.array([[-0.4, 0.0, 1.4]]), ["a"], ["x", "y", "z"], path=tmp_path / "p.png"))
-    below, zero, above = (middle_of(picture, (1, 3), (0, place)) for place in range(3))
+    weights = np.array([[-0.4, 0.0, 1.4], [0.0, 0.0, 0.0]])
+    picture = pixels(draw(weights, ["a", "b"], ["x", "y", "z"], path=tmp_path / "p.png"))
+    below, zero, above = (middle_of(picture, (2, 3), (0, place)) for place in range(3))
     assert below[0] > below[2] + 20
     assert above[2] > above[0] + 20
     assert np.abs(zero - PAPER).max() <= 2
-    assert [text.get_text() for text in written()][-3:] == ["\N{MINUS SIGN}2", "2", "0"]
+    assert [text.get_text() for text in written()][-4:] == [
+        "0",
+        "\N{MINUS SIGN}0.4",
+        "1.4",
+        "weight",
+    ]
 
 
 def test_mean_head_and_all_heads(tmp_path, panels):
@@ -162,10 +168,15 @@ def test_mean_head_and_all_heads(tmp_path, panels):
     np.testing.assert_allclose(mean[0][0].weights, weights.mean(0))
     np.testing.assert_array_equal(one[0][0].weights, weights[2])
     np.testing.assert_array_equal([panel.weights for panel in every[0]], weights)
-    assert mean[0][0].rows == ["die", "hoh", "en", "Häuser", "⟨end⟩"]
-    assert mean[0][0].columns == ["the", "tall", "house", "s", "⟨end⟩"]
+    assert mean[0][0].rows == Side(
+        ("␣die", "␣hoh", "en", "␣Häuser", "⟨end⟩"), "target (queries)", (0, 1, 3, 4)
+    )
+    assert mean[0][0].columns == Side(
+        ("␣the", "␣tall", "␣house", "s", "⟨end⟩"), "source (keys)", (0, 1, 2, 4)
+    )
+    assert (mean[0][0].title, one[0][0].title) == ("cross.1, mean of 3 heads", "cross.1, head 2")
     assert ([panel.title for panel in every[0]], sides) == (
-        ["cross.1  head 0", "cross.1  head 1", "cross.1  head 2"],
+        ["cross.1, head 0", "cross.1, head 1", "cross.1, head 2"],
         [],
     )
 
@@ -178,8 +189,11 @@ def test_layers_by_heads_are_a_grid(tmp_path, panels):
     assert (sides, [len(row) for row in grid]) == (["cross.0", "cross.1"], [3, 3])
     assert [[panel.title for panel in row] for row in grid] == [["head 0", "head 1", "head 2"], [""] * 3]
     assert names == ["encoder.0", "decoder.0"]
-    assert places[1][0].columns == ["⟨start⟩", "die", "hoh", "en", "Häuser"]
-    assert [[panel.title for panel in row] for row in means] == [
+    assert places[0][0].rows.name == "source (queries)"
+    assert places[1][0].columns.labels == ("⟨start⟩", "␣die", "␣hoh", "en", "␣Häuser")
+    assert places[1][0].columns.name == "target so far (keys)"
+    titles = [[panel.title.removesuffix(", mean of 3 heads") for panel in row] for row in means]
+    assert titles == [
         ["cross.0", "cross.1", "cross.2", "cross.3"],
         ["cross.4", "cross.5", "cross.6", "cross.7"],
         ["cross.8", "cross.9", "cross.10", "cross.11"],
@@ -190,9 +204,11 @@ def test_layers_by_heads_are_a_grid(tmp_path, panels):
 def test_a_grid_labels_its_columns_where_they_change(tmp_path, written):
     heatmap(trace_of(), path=tmp_path / "p.png", heads="all", layers=["encoder", "cross", "decoder"])
     shown = [text.get_text() for text in written()]
-    assert shown.count("tall") == 1 + 3  # at the left of the encoder's row, above its three heads
-    assert shown.count("Häuser") == 3 + 3  # at the left of three rows, above the decoder's heads
+    assert shown.count("␣tall") == 1 + 3  # at the left of the encoder's row, above its three heads
+    assert shown.count("␣Häuser") == 3 + 3  # at the left of three rows, above the decoder's heads
     assert shown.count("⟨start⟩") == 3
+    for name, count in (("source (keys)", 1), ("target so far (keys)", 1), ("target (queries)", 3)):
+        assert shown.count(name) == count
     picture = pixels(tmp_path / "p.png")
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == PAPER).all()
@@ -207,7 +223,7 @@ def test_word_pieces_are_merged_and_rows_stay_distributions(tmp_path, panels):
     heatmap(trace_of(), path=tmp_path / "p.png", merge=True)
     [(grid, _)] = panels
     assert grid[0][0].weights.shape == (4, 4)
-    assert grid[0][0].rows == ["die", "hohen", "Häuser", "⟨end⟩"]
+    assert grid[0][0].rows.labels == ("die", "hohen", "Häuser", "⟨end⟩")
 
 
 @pytest.mark.parametrize(
@@ -218,11 +234,70 @@ def test_word_pieces_are_merged_and_rows_stay_distributions(tmp_path, panels):
         (["<s>", "▁a", "</s>"], [[0], [1], [2]]),
         (["<unk>", "b", "</s>", "▁"], [[0], [1], [2], [3]]),
         (["a", "b", "</s>"], [[0], [1], [2]]),
+        (["▁20", "28", "年", "7", "月", "4", "日"], [[0, 1], [2], [3], [4], [5], [6]]),
+        (["▁我", "喜欢", "Py", "thon", "。"], [[0], [1], [2, 3], [4]]),
+        (
+            ["▁コ", "ンピ", "ュ", "ータ", "を", "買", "っ", "た", "・", "ア"],
+            [[0, 1, 2, 3], [4], [5, 6], [7], [8], [9]],
+        ),
+        (["▁เธอ", "ไป", "โ", "รง", "เ", "ร", "ียน", "น้", "ำ"], [[0], [1], [2, 3], [4, 5, 6], [7, 8]]),
+        (["▁한", "국어", "▁책"], [[0, 1], [2]]),
+        (["▁", "日", "本"], [[0, 1], [2]]),
+        (["▁20", "16", "\u2009–", "\u2009Feb", "\u202f%"], [[0, 1], [2], [3], [4]]),
         ([], []),
     ],
 )
-def test_words_begin_at_marks_and_around_special_tokens(tokens, expected):
+def test_words_begin_at_marks_around_special_tokens_and_in_unspaced_scripts(tokens, expected):
     assert words(tokens) == expected
+
+
+def test_word_starts_are_marked_only_where_words_have_pieces():
+    assert side(["▁the", "▁house"], "source") == Side(("the", "house"), "source")
+    assert side(["▁the", "▁hou", "se", "▁"]) == Side(("␣the", "␣hou", "se", "␣"), "", (0, 1, 3))
+    assert side(["the", "house"]).starts == ()
+
+
+def test_a_picture_marks_where_words_begin(tmp_path, written):
+    plain, pieces = ["▁a", "▁b", "▁c"], ["▁a", "▁b", "c"]
+    pictures = [
+        pixels(draw(np.zeros((3, 3)), names, plain, path=tmp_path / "p.png")) for names in (plain, pieces)
+    ]
+    word = np.array([int(colours.LIGHT.word[i : i + 2], 16) for i in (1, 3, 5)])
+    counts = [int((np.abs(picture.astype(int) - word).max(-1) <= 6).sum()) for picture in pictures]
+    assert counts[1] > counts[0] + 100
+    assert [text.get_text() for text in written()][-9:][:3] == ["␣a", "␣b", "c"]
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_names_fit_beside_small_matrices(tmp_path, written, merge, count):
+    tokens = ["▁a", "▁b"][:count]
+    heatmap(trace_of(tokens, tokens), path=tmp_path / "p.png", heads="all", merge=merge)
+    picture = pixels(tmp_path / "p.png")
+    for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
+        assert (edge == PAPER).all()
+    found = boxes(written())
+    for first, second in itertools.combinations(found, 2):
+        assert not first.overlaps(second)
+
+
+@pytest.mark.parametrize(
+    ("weights", "lowest", "highest"),
+    [
+        ([0.0, 0.113], 0, 0.12),
+        ([0.97, 0.0], 0, 0.97),
+        ([1.0], 0, 1),
+        ([2e-4, 1e-4], 0, 2e-4),
+        ([0.0], 0, 1),
+        ([-0.031, 1.32], -0.031, 1.4),
+        ([-0.2, -0.1], -0.2, 0),
+        ([-1e-7, 0.5], 0, 0.5),
+    ],
+)
+def test_colours_span_the_weights(weights, lowest, highest):
+    scale = colours.scale_of([np.array([weights])], colours.LIGHT)
+    assert (scale.lowest, scale.highest) == pytest.approx((lowest, highest))
+    assert scale.ends == pytest.approx((-max(highest, -lowest) if lowest else 0, max(highest, -lowest)))
 
 
 @pytest.mark.parametrize(
@@ -235,6 +310,8 @@ def test_words_begin_at_marks_and_around_special_tokens(tokens, expected):
         ("▁", "␣"),
         ("", "␣"),
         ("a\tb\n", "a␣b␣"),
+        ("\u2009–", "–"),
+        ("\u00a0", "␣"),
         ("▁New▁York", "New York"),
         ("x" * 40, "x" * 27 + "…"),
         ("می\u200cخواهم", "می\u200cخواهم"),
@@ -245,7 +322,7 @@ def test_labels_are_what_people_read(token, shown):
 
 
 def test_dollar_signs_are_no_formulas(tmp_path, written):
-    draw(rows(2, 2), ["$\\frac{$", "a"], ["▁$x$", "b"], path=tmp_path / "p.png", title="$\\alpha$ $")
+    draw(rows(2, 2), ["$\\frac{$", "a"], ["▁$x$", "▁b"], path=tmp_path / "p.png", title="$\\alpha$ $")
     assert {"$\\frac{$", "$x$", "$\\alpha$ $"} <= {text.get_text() for text in written()}
 
 
@@ -294,7 +371,7 @@ def test_nothing_to_draw(tmp_path):
 
 def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(QKVError, match=r"pip install 'qkv\[plot\]'"):
+    with pytest.raises(QKVError, match=r"not installed: \S+ -m pip install matplotlib$"):
         heatmap(trace_of(), path=tmp_path / "p.png")
 
 

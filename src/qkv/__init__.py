@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
+    from qkv.functional import attention as attention
     from qkv.kernel import RFA as RFA
     from qkv.kernel import Elu as Elu
     from qkv.kernel import Favor as Favor
@@ -63,6 +64,7 @@ _HOMES = {
     "TopK": "qkv.select",
     "Window": "qkv.scope",
     "attend": "qkv.functional",
+    "attention": "qkv.functional",
     "debug_nan": "qkv.nan",
     "fit": "qkv.task.training",
     "load": "qkv.task.runs",

@@ -131,9 +131,10 @@ class Attention(nn.Module):
                 raise IncompatibleParts(
                     "step over a memory: the layer is causal=True, its memory has no steps"
                 )
+            memory = self._hide_padding(memory, keep)
             nan.check(memory=memory)
             k, v = self._keys_values(memory)
-            return Fixed(self.core.start(k, v, Given(masks.checked_keep(keep, memory)), remember))
+            return Fixed(self.core.start(k, v, Given(keep), remember))
         if not self.spec.causal:
             raise IncompatibleParts(
                 "stepping through self-attention needs causal=True: without it every output depends on "
@@ -157,24 +158,24 @@ class Attention(nn.Module):
         self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None
     ) -> tuple[Attended, Any]:
         """`step` with the weights [B,H,t,S so far]; None where the state was started without `remember`."""
-        nan.check(x=x)
         single = x.dim() == 2
         x = x[:, None] if single else x
         _check_width(x, self.spec.width, "x")
         _check_rows(len(x), batch_of(state))
+        if isinstance(state, Fixed) and keep is not None:
+            raise BadMask("step(keep=) marks new positions; a memory's were marked in start(memory, keep=)")
+        source = self._hide_padding(x, keep)
+        x = x if keep is None else masks.bound_queries(x, keep)
+        nan.check(x=x)
         if keep is None and isinstance(state, Growing) and (done := self._at_once(x, state.core)):
             out, core = done
             return Attended(out[:, 0] if single else out, None), Growing(core)
         q = self._queries(x)
         if isinstance(state, Fixed):
-            if keep is not None:
-                raise BadMask(
-                    "step(keep=) marks new positions; a memory's were marked in start(memory, keep=)"
-                )
             attended, core = self.core.read(q, state.core)
         else:
-            k, v = self._keys_values(x)
-            given = Given(masks.checked_keep(keep, x), own=True, gate=self._gates(x))
+            k, v = self._keys_values(source)
+            given = Given(keep, own=True, gate=self._gates(source))
             attended, core = self.core.extend(state.core, q, k, v, given)
         out = self._merge(attended.out)
         return attended._replace(out=out[:, 0] if single else out), type(state)(core)
@@ -204,17 +205,28 @@ class Attention(nn.Module):
     def _prepare(
         self, x: Tensor, memory: Tensor | None, keep: Tensor | None, allow: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Given]:
-        nan.check(x=x, memory=memory, bias=bias)
-        source = x if memory is None else memory
+        own, source = memory is None or memory is x, x if memory is None else memory
+        if keep is not None:
+            _check_width(x, self.spec.width, "x")
+            source = self._hide_padding(source, keep)
+            x = masks.bound_queries(x, keep) if own else x
+        nan.check(x=x, memory=None if own else source, bias=bias)
         q, (k, v) = self._queries(x), self._keys_values(source)
         if len(x) != len(source):
             raise BadShape(f"x and memory must have one batch size, got {len(x)} and {len(source)}")
-        own, gate = memory is None or memory is x, self._gates(source)
+        gate = self._gates(source)
         if keep is None and allow is None and bias is None:
             return q, k, v, Given(own=own, gate=gate)
-        given = Given(masks.checked_keep(keep, source), masks.as_allow(allow), masks.as_bias(bias), own, gate)
+        given = Given(keep, masks.as_allow(allow), masks.as_bias(bias), own, gate)
         masks.check_pairs(given.allow, given.bias, (len(x), self.dims.heads, x.shape[1], source.shape[1]))
         return q, k, v, given
+
+    def _hide_padding(self, source: Tensor, keep: Tensor | None) -> Tensor:
+        if keep is None:
+            return source
+        _check_width(source, self.spec.d_memory or self.spec.width, "memory")
+        masks.checked_keep(keep, source)
+        return masks.hide_keys(source, keep)
 
     def _at_once(self, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
         shared = self.spec.kv_heads in (None, self.dims.heads)

@@ -70,6 +70,24 @@ def checked_keep(keep: Tensor | None, memory: Tensor) -> Tensor | None:
     return keep
 
 
+def hide_keys(x: Tensor, keep: Tensor) -> Tensor:
+    """x with zeros at padding: keep [..,S] marks the real positions of x [..,S,*].
+
+    Apply it before a projection: afterwards the gradient of the weights would be 0 · NaN.
+    """
+    return torch.where(keep[..., None], x, 0)
+
+
+def bound_queries(x: Tensor, keep: Tensor) -> Tensor:
+    """x [..,T,*] with zeros at the padding of queries that is NaN, infinite or too large to be multiplied.
+
+    Other padding stays: a padded query has an output, which its owner may ignore or compare.
+    """
+    bound = torch.finfo(x.dtype).max ** 0.75
+    usable = keep | (torch.linalg.vector_norm(x, dim=-1) < bound)  # False for NaN
+    return torch.where(usable[..., None], x, 0)
+
+
 def check_pairs(allow: Tensor | None, bias: Tensor | None, pairs: tuple[int, ...]) -> None:
     """Raise BadMask where allow or bias, of four dimensions, does not broadcast to `pairs` = [B,H,T,S]."""
     for name, given in (("allow", allow), ("bias", bias)):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkv import nan, torch_masks
+from qkv import masks, nan, torch_masks
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.given import Given
@@ -122,18 +122,21 @@ class MultiheadAttention(nn.MultiheadAttention):
             _check_nested(query, key, value, key_padding_mask, attn_mask)
             return self._nested(query, need_weights, average_attn_weights, is_causal)
         self._check_inputs(query, key, value)
+        own, unbatched = query is key, query.dim() == 2
+        if key_padding_mask is not None:
+            query, key, value = self._hide_padding(query, key, value, key_padding_mask)
         nan.check(query=query, key=key, value=value, attn_mask=attn_mask)
         self._follow_dropout()
         q, k, v = (self._split(x) for x in self._project(query, key, value))
         given = torch_masks.given(q, k, key_padding_mask, attn_mask, is_causal, self.spec.kernel)
-        given = given._replace(own=query is key)
+        given = given._replace(own=own)
         prefix = is_causal and not self.spec.kernel.forms_weights
         attended = (self._over_prefix if prefix else self._over_all)(q, k, v, given, need_weights)
         out = self.out_proj(attended.out.transpose(1, 2).flatten(2))
         weights = attended.weights
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
-        if query.dim() == 2:
+        if unbatched:
             return out[0], None if weights is None else weights[0]
         return out if self.batch_first else out.transpose(0, 1), weights
 
@@ -153,10 +156,26 @@ class MultiheadAttention(nn.MultiheadAttention):
             self.spec = replace(self.spec, dropout=self.dropout)
             self.core.dropout = self.dropout
 
+    def _hide_padding(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        rows, own = 0 if self.batch_first else 1, query is key
+        batch, keys = (1, len(key)) if key.dim() == 2 else (key.shape[rows], key.shape[1 - rows])
+        keep = torch_masks.real_keys(mask, batch, keys)
+        if keep is None:
+            return query, key, value
+        keep = keep[0] if key.dim() == 2 else keep if self.batch_first else keep.mT
+        query = masks.bound_queries(query, keep) if own else query
+        hidden = masks.hide_keys(key, keep)
+        return query, hidden, hidden if value is key else masks.hide_keys(value, keep)
+
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         packed, bias = self.in_proj_weight, self.in_proj_bias
         if packed is not None and query is key and key is value:
             return F.linear(query, packed, bias).chunk(3, -1)
+        if packed is not None and key is value:
+            sizes = (self.embed_dim, 2 * self.embed_dim)
+            biases = (None, None) if bias is None else bias.split(sizes)
+            (of_q, of_kv) = packed.split(sizes)
+            return F.linear(query, of_q, biases[0]), *F.linear(key, of_kv, biases[1]).chunk(2, -1)
         separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         weights = separate if packed is None else packed.chunk(3)
         biases = (None,) * 3 if bias is None else bias.chunk(3)

@@ -39,12 +39,16 @@ class Checked(type):
 
 
 class Part(metaclass=Checked):
-    """Base of every part: `name` is what recipes call it, `formula` and `paper` are what is printed of it."""
+    """Base of every part: `name` is what recipes call it, `formula` and `paper` are what is printed of it.
+
+    key_limit_option: the option that limits how many keys the part serves; None where any number is served.
+    """
 
     axis: ClassVar[str]
     name: ClassVar[str]
     formula: ClassVar[str]
     paper: ClassVar[str]
+    key_limit_option: ClassVar[str | None] = None
 
     def to_dict(self) -> dict[str, Any]:
         """The part as plain data, `{"name": ..., option: value, ...}`; `from_dict` reads it back."""

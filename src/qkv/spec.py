@@ -72,6 +72,19 @@ class AttentionSpec:
         return getattr(self.kernel, "gate", False)
 
     @property
+    def key_limit(self) -> tuple[int, str] | None:
+        """The largest number of keys that every part serves, and the option that sets it ("score.length");
+        None where any number is served.
+        """
+        parts = {axis: getattr(self, axis) for axis in rules.AXES}
+        limits = [
+            (getattr(part, part.key_limit_option), f"{axis}.{part.key_limit_option}")
+            for axis, part in parts.items()
+            if part is not None and part.key_limit_option is not None
+        ]
+        return min(limits, default=None)
+
+    @property
     def width(self) -> int:
         """d_model; BadShape where it was left open."""
         if self.d_model is None:

@@ -40,6 +40,17 @@ def given(
     return Given(keep, allow, added if bias is None else bias if added is None else bias + added)
 
 
+def real_keys(mask: Tensor | None, batch: int, keys: int) -> Tensor | None:
+    """keep [B,S] of a key_padding_mask [B,S] or [S]; None where it hides no key for certain.
+
+    Raises BadMask for a mask of another shape.
+    """
+    padding = _of_keys(mask, (batch, 1, 1, keys))
+    if padding is None or not (padding.dtype == torch.bool or padding.dtype.is_floating_point):
+        return None
+    return (~padding if padding.dtype == torch.bool else ~torch.isneginf(padding))[:, 0, 0]
+
+
 def widened(given: Given, count: int) -> Given:
     """The same, with `count` keys that everyone sees before the others."""
     keep = None if given.keep is None else F.pad(given.keep, (count, 0), value=True)

@@ -3,8 +3,8 @@
 `docs/trace.md` describes the file for every other program.  Nothing here needs more than numpy.
 """
 
+import io
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from qkv.errors import BadData, did_you_mean
+from qkv.files import open_output, write_errors
 
 VERSION = 1
 KINDS = ("translation",)
@@ -97,19 +98,11 @@ class Trace:
 
         Raises BadData if it cannot be written there.
         """
-        path = Path(path)
         entries: dict[str, Any] = dict(_entries(self))
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with open(partial, "wb") as file:
-                np.savez_compressed(file, **entries)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError as error:
-            raise BadData(f"cannot write the trace {path}: {error.strerror or error}") from None
-        finally:
-            partial.unlink(missing_ok=True)
+        content = io.BytesIO()  # pipes cannot seek, as writing an archive must
+        with write_errors(path, "the trace "), open_output(path) as file:
+            np.savez_compressed(content, **entries)
+            file.write(content.getbuffer())
 
     @staticmethod
     def load(path: str | Path) -> "Trace":

@@ -1,14 +1,17 @@
 """`qkv doctor`: what it tells, and what it notices."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 
 import qkv
 import tiny
+from qkv import requirements
 from qkv.bench import health
 from qkv.kernel import native
+from qkv.requirements import Unmet
 
 
 def test_it_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,7 +19,7 @@ def test_it_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     titles = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert [title for title in titles if title != "extras"] == [
-        *("versions", "CPU", "memory", "GPU", "native", "Triton", "check")
+        *("versions", "packages", "CPU", "memory", "GPU", "native", "Triton", "check")
     ]
     assert f"qkv {qkv.__version__}" in lines[0]
     checks = [line for line in lines if "relative error" in line]
@@ -29,6 +32,10 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["healthy"] is True
     assert told["native"] == native.about()
+    assert told["unmet"] == []
+    assert all(
+        set(one) == {"requirement", "installed"} for lacking in told["extras"].values() for one in lacking
+    )
     assert {check["part"] for check in told["checks"]} == {"softmax", "rfa", "favor", "elu", "additive"}
     assert all(0 <= check["error"] < 1e-5 for check in told["checks"])
 
@@ -47,20 +54,39 @@ def test_a_result_that_is_no_number_is_wrong() -> None:
     assert health.Check("rfa", "torch", 1e-7).ok
 
 
-def test_a_missing_engine_is_told_with_the_way_to_get_it() -> None:
+def test_a_missing_engine_is_reported_with_the_command_that_builds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requirements, "rebuild_command", lambda: "python -m pip install --no-deps SOURCE")
     found = replace(health.examine(), native={"built": False, "instruction set": "", "compiler": ""})
     (line,) = (line for line in health.lines_of(found) if line.startswith("native"))
     assert "not built" in line
-    assert "pip install --force-reinstall --no-cache-dir qkv" in line
+    assert line.endswith("this builds it: python -m pip install --no-deps SOURCE")
 
 
-def test_missing_extras_come_with_their_command() -> None:
-    found = replace(health.examine(), extras={"plot": [], "hf": ["transformers"]})
-    told = [line for line in health.lines_of(found) if "plot" in line or "hf" in line]
-    assert told == [
-        "extras    plot   present",
-        "          hf     missing transformers: pip install 'qkv[hf]'",
+def test_missing_and_old_packages_come_with_their_command() -> None:
+    lacking = [Unmet("numpy>=1.26", "1.20"), Unmet("rich>=13.9", "")]
+    found = replace(health.examine(), unmet=lacking, extras={"plot": [], "hf": lacking[1:]})
+    lines = [
+        line for line in health.lines_of(found) if line.split()[-1].strip("'") in ("present", "rich>=13.9")
     ]
+    python = f"{sys.executable} -m pip install"
+    assert lines == [
+        "packages  missing rich>=13.9; numpy>=1.26 is required, not 1.20: "
+        f"{python} 'numpy>=1.26' 'rich>=13.9'",
+        "extras    plot   present",
+        f"          hf     missing rich>=13.9: {python} 'rich>=13.9'",
+    ]
+    assert not found.healthy
+
+
+def test_a_required_package_that_is_missing_ends_it_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(requirements, "unmet", lambda extra="": [Unmet("torch>=2.6", "")])
+    assert tiny.call("doctor") == 1
+    out = capsys.readouterr().out
+    assert out == f"packages  missing torch>=2.6: {sys.executable} -m pip install 'torch>=2.6'\n"
 
 
 @pytest.mark.parametrize(

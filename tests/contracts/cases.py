@@ -162,6 +162,13 @@ def keys(case: Case) -> int:
     return S if case.cross else T
 
 
+def wild(x: Tensor, keep: Tensor) -> Tensor:
+    """x [B,S,.] with NaN, infinity and the largest numbers in turn where keep [B,S] is False."""
+    largest = torch.finfo(x.dtype).max
+    junk = x.new_tensor([torch.nan, torch.inf, largest, -torch.inf, -largest])
+    return torch.where(keep[..., None], x, junk[torch.arange(keep.shape[1]) % len(junk)][:, None])
+
+
 def filled(attention: Attention, x: Tensor, memory: Tensor | None) -> bool:
     """Whether a feature map's denominator is below its floor anywhere in this case."""
     q, k, _, _ = attention._prepare(x, memory, None, None, None)

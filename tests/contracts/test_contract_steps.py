@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import OUTER, B, Case, T, all_masks, build, close, inputs
+from cases import OUTER, B, Case, T, all_masks, build, close, inputs, wild
 from torch import Tensor
 
 from qkv.errors import IncompatibleParts
@@ -53,6 +53,20 @@ def test_steps_equal_all_at_once_however_they_are_split(case: Case) -> None:
         for sizes in splits:
             stepwise, _ = in_parts(attention, x, started(attention, memory, keep), of_steps, sizes)
             close(stepwise, whole)
+
+
+@stepped
+def test_what_stands_in_padding_changes_no_step(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    keep = all_masks(case).keep
+    assert keep is not None
+    expected = attention(x, memory, keep=keep)
+    if memory is None:
+        stepwise, _ = in_parts(attention, wild(x, keep), started(attention, None, None), keep, (1, 2, 2))
+        close(stepwise[keep], expected[keep])
+    else:
+        stepwise, _ = in_parts(attention, x, started(attention, wild(memory, keep), keep), None, (1, 2, 2))
+        close(stepwise, expected)
 
 
 @stepped

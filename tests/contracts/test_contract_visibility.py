@@ -4,7 +4,23 @@ import itertools
 
 import pytest
 import torch
-from cases import CASES, HOME, LAYOUTS, OUTER, B, Case, S, T, all_masks, build, close, inputs, keys
+from cases import (
+    CASES,
+    HOME,
+    LAYOUTS,
+    ONCE,
+    OUTER,
+    B,
+    Case,
+    S,
+    T,
+    all_masks,
+    build,
+    close,
+    inputs,
+    keys,
+    wild,
+)
 from torch import Tensor
 
 from qkv.errors import BadMask
@@ -27,19 +43,36 @@ def test_padding_is_invisible_to_outputs_and_gradients(case: Case) -> None:
     real = torch.ones_like(x[..., :1]) if case.cross else keep[..., None].to(x)
     target = torch.randn_like(x)
 
-    def seen(junk: float) -> list[Tensor]:
+    def seen(junk: float | None) -> list[Tensor]:
         source = x if memory is None else memory
-        source = torch.where(keep[..., None], source, junk * torch.randn_like(source)).requires_grad_()
+        scaled = 0 if junk is None else junk * torch.randn_like(source)
+        source = wild(source, keep) if junk is None else torch.where(keep[..., None], source, scaled)
+        source.requires_grad_()
         leaves = [source, *attention.parameters()]
-        out = (attention(x, source, keep=keep) if case.cross else attention(source, keep=keep)) * real
+        out = attention(x, source, keep=keep) if case.cross else attention(source, keep=keep)
+        out = torch.where(real > 0, out, 0)
         loss = ((out - target) ** 2 * real).sum()
         return [out, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)]
 
     tidy, junk = seen(0.1), seen(30.0)
-    close(junk, tidy, 1e-9)
-    assert not junk[1][~keep].any(), "padding gets a gradient"
+    for other in (junk, seen(None)):
+        close(other, tidy, 1e-9)
+        assert not other[1][~keep].any(), "padding gets a gradient"
     if case.dense and case.choice.scope.name == "global":
         assert junk[1][keep].all(), "a real position gets none"
+
+
+@pytest.mark.parametrize("case", ONCE, ids=str)
+def test_what_stands_in_padding_changes_no_shown_weight(case: Case) -> None:
+    attention, (x, memory) = build(case), inputs(case)
+    keep = PADDED[1:, : keys(case)]
+    real = torch.ones(B, T, dtype=torch.bool) if case.cross else keep
+    source = x if memory is None else memory
+    junk = wild(source, keep)
+    shown = attention.attend(*((x, junk) if case.cross else (junk,)), keep=keep)
+    expected = attention.attend(x, memory, keep=keep)
+    close(shown.out[real], expected.out[real], 1e-9)
+    close(weights_of(shown).transpose(1, 2)[real], weights_of(expected).transpose(1, 2)[real], 1e-9)
 
 
 @outer_case

@@ -1,6 +1,6 @@
 """What is timed: one pass forward, one forward and backward, or steps of decoding, as functions to call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -29,13 +29,16 @@ class Inputs(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """call: what is timed.  passes: how many of what is reported one call makes.  state: bytes of one decode
-    state, 0 where there is none.
+    """call: what is timed.  passes: how many of what is reported one call makes.
+
+    state: bytes that the decode state holds after the context, 0 where there is none.
+    allocated: bytes of the memory behind it, which may have room for further tokens.
     """
 
     call: Callable[[], Any]
     passes: int = 1
     state: int = 0
+    allocated: int = 0
 
 
 def draw(length: int, setting: Setting) -> Inputs:
@@ -63,12 +66,23 @@ def ready(what: str, contender: Contender, inputs: Inputs, setting: Setting) -> 
 
 def state_bytes(state: Any) -> int:
     """Bytes of a decode state that every sequence has for itself: what is Shared does not count."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
+
+
+def allocated_bytes(state: Any) -> int:
+    """Bytes of the memory that the same tensors keep alive: a view of a large tensor keeps all of it."""
+    storages = [tensor.untyped_storage() for tensor in _tensors(state)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor of a decode state except what is Shared."""
     if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, Shared):
-        return 0
-    inside = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
-    return sum(map(state_bytes, inside))
+        yield state
+    elif not isinstance(state, Shared):
+        parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
+        for part in parts:
+            yield from _tensors(part)
 
 
 def _layer(contender: Contender, setting: Setting) -> Attention:
@@ -94,12 +108,9 @@ def _gradients(call: Callable[[], Tensor], wanted: list[Tensor]) -> tuple[Tensor
 
 
 def _decoding(layer: Attention, inputs: Inputs) -> Ready:
-    k, v, gate = _keys_values(layer, inputs)
-    x = inputs.q[:, 0]
-
-    @torch.no_grad()
-    def context() -> Any:
-        return type(layer.start(batch=len(x)))(layer.core.start(k, v, Given(gate=gate)))
+    x = inputs.q[:, -1]
+    before, more = _context(layer, inputs), 0
+    state = before
 
     @torch.no_grad()
     def steps() -> Any:
@@ -113,9 +124,22 @@ def _decoding(layer: Attention, inputs: Inputs) -> Ready:
         more += STEPS
         return state
 
-    before, more = context(), 0
-    state = before
-    return Ready(steps, STEPS, state_bytes(before))
+    return Ready(steps, STEPS, state_bytes(before), allocated_bytes(before))
+
+
+@torch.no_grad()
+def _context(layer: Attention, inputs: Inputs) -> Any:
+    """The decode state after all inputs, as decoding leaves it: the last ones are read step by step, since a
+    step drops the keys that no later step reaches, and the next one reserves room.
+    """
+    k, v, gate = _keys_values(layer, inputs)
+    first = max(k.shape[2] - 2, 0)
+    given = Given(gate=None if gate is None else gate[..., :first])
+    core_state = layer.core.start(k[:, :, :first], v[:, :, :first], given)
+    state = type(layer.start(batch=len(inputs.q)))(core_state)
+    for position in range(first, k.shape[2]):
+        _, state = layer.step(inputs.q[:, position], state)
+    return state
 
 
 def _keys_values(layer: Attention, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:

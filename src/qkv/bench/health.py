@@ -1,21 +1,21 @@
 """What an installation can do, and whether its fast routes compute what torch computes in float64."""
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 import torch
 
+from qkv import requirements
 from qkv.bench.machine import GIB, Machine, this_machine
 from qkv.kernel import KERNELS, native
 from qkv.layer import Attention
 from qkv.part import Part
+from qkv.requirements import Unmet
 from qkv.score import Additive
 
-BUILD = "pip install --force-reinstall --no-cache-dir qkv, where there is a C++17 compiler and CMake"
 # float32 has 24 bits; the sums and the division of a short sequence lose a few of them.
 LARGEST_ERROR = 1e-4
 POSITIONS = 64
@@ -40,25 +40,29 @@ class Health:
     """All that `qkv doctor` tells.
 
     native: as `native.about()`.  triton: its version, or "".
-    extras: of every optional extra the packages that are missing.
+    unmet: the requirements that are missing or too old; None where qkv was imported without an installation.
+    extras: the same for every optional extra.
     """
 
     machine: Machine
     omp: str
     native: dict[str, str | bool]
     triton: str
-    extras: dict[str, list[str]]
+    unmet: list[Unmet] | None
+    extras: dict[str, list[Unmet]]
     checks: list[Check]
 
     @property
     def healthy(self) -> bool:
-        """Whether every check is ok."""
-        return all(check.ok for check in self.checks)
+        """Whether every check is ok and no requirement is unmet."""
+        return all(check.ok for check in self.checks) and not self.unmet
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         checks = [{**asdict(check), "ok": check.ok} for check in self.checks]
-        return {**asdict(self), "checks": checks, "healthy": self.healthy}
+        unmet = None if self.unmet is None else [one._asdict() for one in self.unmet]
+        extras = {name: [one._asdict() for one in missing] for name, missing in self.extras.items()}
+        return {**asdict(self), "unmet": unmet, "extras": extras, "checks": checks, "healthy": self.healthy}
 
 
 def examine() -> Health:
@@ -68,7 +72,8 @@ def examine() -> Health:
         omp=os.environ.get("OMP_NUM_THREADS", ""),
         native=native.about(),
         triton=_version("triton"),
-        extras=_extras(),
+        unmet=requirements.unmet() if requirements.is_installed() else None,
+        extras={name: requirements.unmet(name) for name in requirements.extras()},
         checks=[_checked(part) for part in (*(kernel() for kernel in KERNELS.values()), Additive())],
     )
 
@@ -78,6 +83,7 @@ def lines_of(found: Health) -> Iterator[str]:
     machine = found.machine
     for name, told in (
         ("versions", f"qkv {machine.qkv}, Python {machine.python}, torch {machine.torch}"),
+        ("packages", _packages(found.unmet)),
         ("CPU", f"{machine.cpu}; {_threads(found)}"),
         ("memory", f"{machine.memory / GIB:.1f} GiB, {machine.free / GIB:.1f} GiB free"),
         ("GPU", machine.gpu or "none that torch can use"),
@@ -85,12 +91,18 @@ def lines_of(found: Health) -> Iterator[str]:
         ("Triton", _triton(found)),
     ):
         yield f"{name:<10}{told}"
-    for number, (extra, missing) in enumerate(found.extras.items()):
-        told = f"missing {', '.join(missing)}: pip install 'qkv[{extra}]'" if missing else "present"
-        yield f"{'' if number else 'extras':<10}{extra:<7}{told}"
+    for number, (extra, unmet) in enumerate(found.extras.items()):
+        status = requirements.remedy(unmet) if unmet else "present"
+        yield f"{'' if number else 'extras':<10}{extra:<7}{status}"
     for number, check in enumerate(found.checks):
         told = f"{check.part:<9}relative error {check.error:.1e}  {'ok' if check.ok else 'FAILED'}"
         yield f"{'' if number else 'check':<10}{told}  ({check.route} against float64)"
+
+
+def _packages(unmet: Sequence[Unmet] | None) -> str:
+    if unmet is None:
+        return "not compared: qkv is imported from a folder and not installed"
+    return requirements.remedy(unmet) if unmet else "all that qkv requires, in versions that it accepts"
 
 
 def _threads(found: Health) -> str:
@@ -102,7 +114,9 @@ def _threads(found: Health) -> str:
 
 def _native(about: dict[str, str | bool]) -> str:
     if not about["built"]:
-        return f"not built: feature maps and additive scores run through torch. To get it: {BUILD}"
+        rebuild = requirements.rebuild_command() or "install qkv again from its source"
+        lost = "feature maps and additive scores run through torch"
+        return f"not built: {lost}. With a C++17 compiler this builds it: {rebuild}"
     told = f"built, {about['instruction set']}, {about['compiler']}"
     return f"{told}: takes feature-map kernels and additive scores on the CPU"
 
@@ -114,20 +128,6 @@ def _triton(found: Health) -> str:
         return f"not installed: {lost}"
     ours = "torch.compile and feature-map kernels use it on an NVIDIA GPU of capability 8.0 or later"
     return f"{found.triton}: {ours}{'' if gpu else '; there is none'}"
-
-
-def _extras() -> dict[str, list[str]]:
-    """Of every optional extra of the installed package, the packages that are missing."""
-    try:
-        about = metadata.metadata("qkv")
-    except metadata.PackageNotFoundError:
-        return {}
-    extras: dict[str, list[str]] = {name: [] for name in about.get_all("Provides-Extra", [])}
-    for required in about.get_all("Requires-Dist", []):
-        found = re.match(r"""([\w.-]+).*\bextra\s*==\s*["']([\w-]+)["']""", required)
-        if found and found[1] != "qkv" and not _version(found[1]):
-            extras[found[2]].append(found[1])
-    return extras
 
 
 def _version(package: str) -> str:

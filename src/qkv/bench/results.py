@@ -14,8 +14,10 @@ class Cell:
     """One contender at one length.
 
     seconds: the median of one pass, or of one step of decoding for the whole batch; None where there is none.
-    fastest, slowest: of the repeats.  why: what was in the way.  state: bytes of the decode state of the
-    batch.  peak: bytes that the call took beyond what was there before it, None where not measured.
+    fastest, slowest: of the repeats.  why: what was in the way.
+    state: bytes that the decode state of the batch holds after `length` tokens.  allocated: bytes of the
+    memory behind it, which may have room for further tokens.
+    peak: bytes that the call took beyond what was there before it, None where not measured.
     """
 
     what: str
@@ -26,6 +28,7 @@ class Cell:
     slowest: float | None = None
     why: str = ""
     state: int = 0
+    allocated: int = 0
     peak: int | None = None
 
 

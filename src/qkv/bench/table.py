@@ -21,6 +21,7 @@ def lines_of(comparison: Comparison, columns: int = 120) -> Iterator[str]:
         yield ""
         yield from _times(comparison, what, columns)
         yield from _crossings(comparison, what)
+        yield from _reserved(comparison, what)
         if any(cell.peak is not None for cell in comparison.cells if cell.what == what):
             yield ""
             yield from _peaks(comparison, what, columns)
@@ -117,6 +118,18 @@ def _crossings(comparison: Comparison, what: str) -> Iterator[str]:
         elif shared:
             how = "faster" if shared[-1][0] < shared[-1][1] else "slower"
             yield f"{contender.label} is {how} than {first} at every length measured"
+
+
+def _reserved(comparison: Comparison, what: str) -> Iterator[str]:
+    """What contenders allocate for their longest state beyond what it holds."""
+    for contender in comparison.contenders:
+        cells = comparison.of(what, contender.label)
+        last = next((cell for cell in reversed(cells) if cell.seconds is not None), None)
+        if last is not None and last.allocated > last.state:
+            yield (
+                f"{contender.label} allocates {_size(last.allocated)} for {_size(last.state)} of state at "
+                f"{last.length:,} tokens: room for further tokens"
+            )
 
 
 def _reasons(comparison: Comparison) -> Iterator[str]:

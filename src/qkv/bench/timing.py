@@ -113,7 +113,8 @@ def _cell(
     if not times or made is None:
         return Cell(what, label, length, why=failed.get(label, ""))
     each = [seconds / made.passes for seconds in times]
-    return Cell(what, label, length, statistics.median(each), min(each), max(each), state=made.state)
+    spread = statistics.median(each), min(each), max(each)
+    return Cell(what, label, length, *spread, state=made.state, allocated=made.allocated)
 
 
 def _with_peak(cell: Cell, contender: Contender, setting: Setting) -> Cell:

@@ -10,9 +10,16 @@ def doctor(
 ) -> None:
     """Say what is installed, what this machine offers, and whether fast routes compute the right thing.
 
-    Exit status 1 if they do not.
+    Exit status 1 if they do not, or if a package that qkv requires is missing or too old.
     """
     import json
+
+    from qkv.requirements import remedy, unmet
+
+    lacking = unmet()
+    if not all(one.installed for one in lacking):  # then nothing else can be looked at
+        print(f"packages  {remedy(lacking)}")
+        raise typer.Exit(1)
 
     from qkv.bench.health import examine, lines_of
 

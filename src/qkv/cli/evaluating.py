@@ -46,6 +46,7 @@ def _show(report: Report, sentences: int) -> None:
     print(f"{sentences:,} sentences")
     for name, value in report.scores.items():
         print(f"  {NAMES[name]:<22} {value:6.2f}   {report.signatures.get(name, '')}".rstrip())
+    print(f"translations and references compared in {report.normalised}")
     print("by words in the source")
     for row in report.buckets:
         print(

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from qkv.errors import BadData, BadRun
+from qkv.files import open_text_output
 from qkv.strict import Strict
 from qkv.symbols import BOS as BOS
 from qkv.symbols import EOS as EOS
@@ -82,6 +83,11 @@ class Tokenizer:
                 found += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
         return found
 
+    def normalise(self, text: str) -> str:
+        """The text as the tokenizer reads it: what decoding gives back where every character is known."""
+        text = self.backend.normalizer.normalize_str(text)
+        return text if self.kind == "char" else text.removeprefix(" ")
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids.  PAD, BOS and EOS vanish; UNK reads "<unk>"."""
         text = "".join(self._text[number] for number in ids)
@@ -118,14 +124,19 @@ class TokenizerPair(NamedTuple):
         """Whether both sides share one vocabulary."""
         return self.source is self.target
 
-    def save(self, path: str | Path) -> None:
-        """Write both into one JSON file, which appears whole or not at all."""
+    def to_json(self) -> str:
+        """Both as the content of one JSON file."""
         sides = [
             None if self.joint and side == 1 else json.loads(self[side].backend.to_str()) for side in (0, 1)
         ]
         content = {"format": FORMAT, "kind": self.source.kind, "joint": self.joint}
         content |= {"source": sides[0], "target": sides[1]}
-        _write_whole(Path(path), json.dumps(content, ensure_ascii=False))
+        return json.dumps(content, ensure_ascii=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write both into one JSON file, which appears whole or not at all."""
+        with open_text_output(path) as file:
+            file.write(self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "TokenizerPair":
@@ -155,18 +166,6 @@ def _restored(kind: Any, content: Any) -> Tokenizer:
     if kind not in _PIECE:
         raise ValueError(f"unknown kind {kind!r}")
     return Tokenizer(kind, Backend.from_str(json.dumps(content)))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def train_tokenizers(pairs: Sequence[tuple[str, str]], config: TokenizerConfig) -> TokenizerPair:

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from qkv.decode.largest import largest
 from qkv.errors import BadRun
 from qkv.model.stepper import Stepper
 from qkv.state import select_rows
@@ -40,6 +41,7 @@ class SearchConfig(Strict):
     n_best: hypotheses returned per sentence, at most `beam`.
     length_penalty: alpha of the score, from 0 to 10; 0 sums log-probabilities, 1 nearly averages them.
     max_length: most symbols emitted, end symbol included; None allows 2 x (source tokens) + 10 per sentence.
+
     forbid_unknown: never emit the unknown symbol.
     """
 
@@ -81,13 +83,14 @@ _Links = tuple[list[int], list[float], list[int]]
 
 
 @torch.inference_mode()
-def search(
+def search(  # noqa: PLR0913 -- three of them name the control symbols
     model: Stepper,
     source: Tensor,
     keep: Bool[Tensor, "B S"],
     *,
     config: SearchConfig = DEFAULT,
     capture: bool = False,
+    longest: int | None = None,
     bos: int = BOS,
     eos: int = EOS,
     pad: int = PAD,
@@ -95,13 +98,14 @@ def search(
     """The best hypotheses of every source: outer list = batch, inner list = up to `n_best`, best first.
 
     `source` and `keep` (True = real token) go to `model.start` as they are; dropout belongs in eval mode.
+    `longest`: most symbols that the model can emit, if it has such a limit; it caps the config's.
     PAD, BOS and, where the config says so, UNK are never emitted; other log-probabilities stay the model's.
     Raises BadRun if the model's scores are not numbers.
     """
     if len(keep) == 0:
         return []
     forbidden = torch.tensor([pad, bos] + [UNK] * config.forbid_unknown, device=keep.device)
-    best = _Best(keep, config, eos)
+    best = _Best(keep, config, eos, longest)
     sentences = torch.arange(len(keep), device=keep.device)
     totals = torch.zeros(len(keep), 1, device=keep.device)
     tokens, state = torch.full_like(sentences, bos), model.start(source, keep, capture=capture)
@@ -165,11 +169,15 @@ class _End(NamedTuple):
 class _Best:
     """The n-best list of every sentence, and the rule that says when it cannot change any more."""
 
-    def __init__(self, keep: Bool[Tensor, "B S"], config: SearchConfig, eos: int) -> None:
+    def __init__(
+        self, keep: Bool[Tensor, "B S"], config: SearchConfig, eos: int, longest: int | None
+    ) -> None:
         self.config, self.eos = config, eos
         self.limits = 2 * keep.sum(1) + 10
         if config.max_length is not None:
             self.limits = torch.full_like(self.limits, config.max_length)
+        if longest is not None:
+            self.limits = self.limits.clamp_max(longest)
         most = [_penalty(limit, config.length_penalty) for limit in self.limits.tolist()]
         self.penalties = torch.tensor(most, dtype=torch.float32, device=keep.device)
         self.ends: list[list[_End]] = [[] for _ in keep]
@@ -246,36 +254,13 @@ def _log_probs(
 
 def _extend(totals: Float[Tensor, "A K"], log_probs: Float[Tensor, "N V"], count: int) -> _Candidates:
     sentences, beams = totals.shape
-    own, tokens = _largest(log_probs, count)
+    own, tokens = largest(log_probs, count)
     sums = (totals.view(-1, 1) + own).view(sentences, -1)
-    best, index = _largest(sums, count)
+    best, index = largest(sums, count)
     first = torch.arange(sentences, device=totals.device)[:, None] * beams
     rows = first + index // own.shape[1]
     own, tokens = (field.view(sentences, -1).gather(1, index) for field in (own, tokens))
     return _Candidates(best, rows, tokens, own)
-
-
-def _largest(values: Float[Tensor, "N W"], count: int) -> tuple[Float[Tensor, "N C"], Int[Tensor, "N C"]]:
-    """The `count` largest of every row and where they are; equal values in the order of their index.
-
-    `topk` promises no order among equals, neither inside nor across its border; half precision makes many.
-    """
-    count = min(count, values.shape[1])
-    best, index = values.topk(min(count + 1, values.shape[1]))
-    border, index = best[:, count - 1], index[:, :count]
-    unsure = (best[:, -1] == border) & border.isfinite()
-    if best.shape[1] > count and unsure.any():
-        index[unsure] = _first(values[unsure], border[unsure, None], count)
-    index = index.sort(dim=1).values
-    best, order = values.gather(1, index).sort(dim=1, descending=True, stable=True)
-    return best, index.gather(1, order)
-
-
-def _first(values: Float[Tensor, "N W"], border: Float[Tensor, "N 1"], count: int) -> Int[Tensor, "N C"]:
-    """Where the values above the border are, and as many of the first ones on it as make `count`."""
-    above, equal = values > border, values == border
-    chosen = above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True)))
-    return chosen.nonzero()[:, 1].view(-1, count)
 
 
 def _follow(state: Any, rows: Int[Tensor, "N"], before: int) -> Any:

@@ -1,5 +1,7 @@
 """torch's fused attention: dot product, softmax and average in one kernel that never stores a weight."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -17,17 +19,17 @@ def fused(
 
     causal: query t sees keys 0 … t, with as many queries as keys and no `allow`.
     """
-    shared = q.shape[1] != k.shape[1]
+    options: dict[str, Any] = {"scale": scale}
+    if q.shape[1] != k.shape[1]:  # a branch, because torch.compile may hold a symbolic comparison
+        options["enable_gqa"] = True
     if not q.is_cpu:
-        return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, scale=scale, enable_gqa=shared)
+        return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, **options)
     if q.shape[2] >= LONG and k.shape[2] >= LONG and k.stride(2) > k.shape[3]:
         k, v = k.contiguous(), v.contiguous()
     if q.dtype in (torch.float32, torch.float64):
-        return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, scale=scale, enable_gqa=shared)
+        return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, **options)
     # On a CPU torch's fused kernel is several times slower in half precision than in float32.
     with torch.autocast("cpu", enabled=False):
         q, k, wide = q.float(), k.float(), v.float()
-        out = F.scaled_dot_product_attention(
-            q, k, wide, allow, dropout, causal, scale=scale, enable_gqa=shared
-        )
+        out = F.scaled_dot_product_attention(q, k, wide, allow, dropout, causal, **options)
     return out.to(v.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qkv.errors import BadRecipe
 from qkv.layer import Attention
 from qkv.model.annotations import Encoder
+from qkv.model.capacity import Capacity, attention_limit
 from qkv.model.decoders import BahdanauDecoder, DecoderState, LuongDecoder, PlainDecoder
 from qkv.model.stepper import Step
 from qkv.model.written import read_attention
@@ -60,6 +61,11 @@ class RNNConfig(Strict):
     def annotation(self) -> int:
         """The width of an annotation of the source."""
         return self.hidden * (2 if self.bidirectional else 1)
+
+    @property
+    def capacity(self) -> Capacity:
+        """How long a source may be; a target has no limit."""
+        return Capacity(source=attention_limit(self.attention, "model.attention"))
 
     def fitted_attention(self) -> AttentionSpec | None:
         """The attention with the widths of this model: query [.., hidden], memory [.., annotation]."""
@@ -146,6 +152,11 @@ class RNNTranslator(nn.Module):
     def encoder_weights(self, source: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -> dict[str, Tensor]:
         """{}: the encoder is recurrent, it attends to nothing."""
         return {}
+
+    @property
+    def capacity(self) -> Capacity:
+        """How long a source may be; a target has no limit."""
+        return self.config.capacity
 
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights."""

@@ -7,9 +7,11 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from qkv import masks
 from qkv.errors import BadRecipe
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
+from qkv.model.capacity import Capacity, Limit, attention_limit, narrowest
 from qkv.model.dropout import dropout
 from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.stepper import Step
@@ -17,6 +19,7 @@ from qkv.model.written import CausalSpec, WrittenSpec
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
+from qkv.symbols import PAD
 
 Tokens = Int[Tensor, "B N"]
 Real = Bool[Tensor, "B N"]
@@ -44,6 +47,15 @@ class TransformerConfig(Strict):
         default=AttentionSpec(causal=True), description="the decoder's causal self-attention"
     )
     cross: WrittenSpec = Field(default=AttentionSpec(), description="the decoder's attention to the source")
+
+    @property
+    def capacity(self) -> Capacity:
+        """How long a source and a target may be."""
+        table = Limit(self.max_length, "model.max_length") if self.positions == "learned" else None
+        encoder, decoder, cross = (
+            attention_limit(getattr(self, name), f"model.{name}") for name in ("encoder", "decoder", "cross")
+        )
+        return Capacity(narrowest(table, encoder, cross), narrowest(table, decoder))
 
     def place(self, name: Literal["encoder", "decoder", "cross"]) -> AttentionSpec:
         """The attention of a place with the widths, and where it names none the heads, of this model."""
@@ -120,6 +132,11 @@ class Transformer(nn.Module):
             x, seen[f"decoder.{i}"], seen[f"cross.{i}"] = block(x, memory, keep, capture=True)
         return self.decoder_norm(x), seen
 
+    @property
+    def capacity(self) -> Capacity:
+        """How long a source and a target may be."""
+        return self.config.capacity
+
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "encoder.i", "decoder.i", "cross.i"."""
         named: dict[str, Any] = {f"encoder.{i}": block.attention for i, block in enumerate(self.encoder)}
@@ -152,7 +169,9 @@ class Transformer(nn.Module):
     def _encode(
         self, source: Tokens, keep: Real, capture: bool = False
     ) -> tuple[Tensor, dict[str, Attended]]:
-        x, seen = self._embed(self.source, source), {}
+        # The residual stream carries padding past every layer: normalised, it would reach the weights.
+        x = masks.hide_keys(self._embed(self.source, source.masked_fill(~keep, PAD)), keep)
+        seen: dict[str, Attended] = {}
         for i, block in enumerate(self.encoder):
             x, look = block(x, keep, capture)
             if capture:

@@ -69,6 +69,7 @@ class Location(Part):
     learns: ClassVar[bool] = True
     two_widths: ClassVar[bool] = True
     positional: ClassVar[bool] = True
+    key_limit_option: ClassVar[str | None] = "length"
 
     def build(self, dims: Dims) -> LocationScore:
         """The module that owns W."""

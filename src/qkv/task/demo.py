@@ -88,8 +88,9 @@ def _relay(name: str, child: subprocess.Popen[str]) -> None:
 def _show_examples(translator: Any, trace_file: Path, picture: Path) -> None:
     pairs = _varied(test_pairs(translator.recipe.data))
     said = translator.translate([source for source, _ in pairs])
+    scoring = translator.scoring()
     for (source, target), text in zip(pairs, said, strict=True):
-        print(f"    {'✓' if text == target else '✗'} {source}  →  {text}")
+        print(f"    {'✓' if scoring.is_match(text, target) else '✗'} {source}  →  {text}")
     longest = max(pairs, key=lambda pair: len(pair[0].split()))
     trace = translator.trace([longest[0]])
     trace.save(trace_file)

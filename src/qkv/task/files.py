@@ -1,52 +1,30 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Text files that commands write, in folders that are made where they are missing."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
-from qkv.errors import BadData
+from qkv.files import check_output, open_text_output, write_errors
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
+def whole_file(path: Path) -> Iterator[TextIO]:
     """A text file that appears at `path` when the block ends without error; else what was there stays.
 
-    Raises BadData where it cannot be written.
+    Devices, pipes and sockets are written into.  Raises BadData where it cannot be written.
     """
-    handle, name = _beside(path)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_text_output(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise BadData(f"cannot write {path}: {error.strerror}") from None
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def check_writable(path: Path) -> None:
     """BadData for a file that cannot be written there: before the work whose result it is to hold."""
-    if path.is_dir():
-        raise BadData(f"cannot write {path}: it is a folder")
-    handle, name = _beside(path)
-    os.close(handle)
-    Path(name).unlink()
-
-
-def _beside(path: Path) -> tuple[int, str]:
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise BadData(f"cannot write {path}: {error.strerror}") from None
+        check_output(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from qkv.data import BatchPlan, TokenizerPair, clean_pairs, read_pairs
 from qkv.data.phrases import PhraseData, Split, generate, split
 from qkv.errors import BadData
 from qkv.progress import Progress
+from qkv.task.capacity import check_capacity
 from qkv.task.recipe import DataConfig, Recipe
 
 Lines = list[tuple[str, str]]
@@ -80,6 +81,7 @@ def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: Recipe, report: Prog
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
+    check_capacity(recipe.model.capacity, *encoded, kept)
     return BatchPlan(
         [encoded.source[i] for i in kept], [encoded.target[i] for i in kept], recipe.batch, recipe.train.seed
     )

@@ -1,25 +1,24 @@
 """Run directories: what training leaves behind, enough to decode with."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from qkv.data import TokenizerPair, train_tokenizers
-from qkv.errors import BadRun
-from qkv.task.files import write_text
+from qkv.errors import BadRecipe, BadRun
+from qkv.task.origin import digest_of, refuse_another_recipe
 from qkv.task.pairs import Lines
 from qkv.task.recipe import Recipe, parse_recipe
 from qkv.task.translation import build_model
-from qkv.train import METRICS, STATE, WEIGHTS, load_weights
+from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
-from qkv.train.config import changed_keys
+from qkv.train.ranks import launched
 
 RECIPE, TOKENIZER = "recipe.yaml", "tokenizer.json"
-FIXED = ("data", "tokens", "batch", "model")
+FILES = (RECIPE, TOKENIZER)
+LABELLED = ("model", "tokens")  # sections of the recipe without which the weights mean something else
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -42,7 +41,8 @@ def recipe_of(run: Path) -> Recipe:
 def load(run: str | Path) -> Any:
     """A trained run, ready to use: it has `.translate`.
 
-    Raises BadRun for a directory that is no run, or lacks a file, or holds a damaged one.
+    Raises BadRun for a directory that is no run, or lacks a file, or holds a damaged one, or one of another
+    run.
     """
     from qkv.task.translator import Translator
 
@@ -51,6 +51,7 @@ def load(run: str | Path) -> Any:
     for name in (TOKENIZER, WEIGHTS):
         if not (folder / name).exists():
             raise BadRun(_not_a_run(folder, f"{name} is missing"))
+    _check_label(folder, recipe, read_label(folder / WEIGHTS))
     tokens = TokenizerPair.load(folder / TOKENIZER)
     model = build_model(recipe.model, tokens)
     load_weights(model, folder / WEIGHTS)
@@ -58,73 +59,108 @@ def load(run: str | Path) -> Any:
 
 
 def leads() -> bool:
-    """Whether this process is the only one, or the first of those that torchrun started: it alone writes."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process is the only one, or the first of those that were started: it alone writes."""
+    return launched().rank == 0
 
 
-def check_start(run: Path, recipe: Recipe, resume: bool) -> None:
-    """Raise BadRun where `run` cannot be started, or resumed, with this recipe; nothing is written."""
-    if not leads():
-        return
-    if not resume:
-        refuse_started(run)
-        if (run / RECIPE).exists() and not (run / TOKENIZER).exists():
-            raise BadRun(
-                f"{run / RECIPE} is not that of a run, and would be overwritten: choose another --out"
-            )
-        return
+def label_of(recipe: Recipe, tokenizer: bytes) -> dict[str, Any]:
+    """What the weights of a run belong to: `load` compares it with the files beside them."""
+    sections = recipe.model_dump(mode="json", include=set(LABELLED))
+    return {**sections, "tokenizer": digest_of(tokenizer)}
+
+
+def refuse_unstarted(run: Path) -> None:
+    """Raise BadRun where there is no training to resume; nothing is written."""
     if not (run / STATE).is_file():
         raise BadRun(
             f"there is no training to resume in {run}: {run / STATE} is missing. "
             "Leave out --resume to start one."
         )
-    old, new = recipe_of(run).model_dump(mode="json"), recipe.model_dump(mode="json")
-    changed = [key for key in FIXED if old[key] != new[key]]
-    changed += [f"train.{key}" for key in changed_keys(recipe.train, old["train"])]
-    if old["validation"]["monitor"] != new["validation"]["monitor"]:
-        changed.append("validation.monitor")
-    if changed:
+
+
+def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
+    """The origin of the training to resume, empty without `resume`; nothing is written.
+
+    Raises BadRun where `run` cannot be started, or resumed, with this recipe.
+    """
+    if not resume:
+        refuse_started(run, FILES)
+        return {}
+    refuse_unstarted(run)
+    if (run / RECIPE).exists():
+        recipe_of(run)  # which raises where it is damaged
+    origin = read_state(run)["origin"]
+    refuse_another_recipe(run, origin.get("recipe"), recipe)
+    return origin
+
+
+def tokenizers_of(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> tuple[TokenizerPair, bytes]:
+    """The tokenizers, and the content of their file.  A resumed run keeps the file where it has one; the same
+    text gives the same file.
+    """
+    path = run / TOKENIZER
+    if resume and path.exists():
+        return TokenizerPair.load(path), path.read_bytes()
+    tokens = train_tokenizers(pairs, recipe.tokens)
+    return tokens, tokens.to_json().encode()
+
+
+def refuse_another_tokenizer(run: Path, before: Any) -> None:
+    """Raise BadRun where the tokenizers beside a training to resume are not those it was started with."""
+    path = run / TOKENIZER
+    if path.exists() and _digest_of_file(path) != before:
         raise BadRun(
-            f"{run} was trained with another {' and '.join(changed)}: resume it with its own recipe, "
-            f"{run / RECIPE}, or train into another directory"
+            f"{path} is damaged, or that of another run. Restore it from a copy, or delete it: --resume "
+            "learns it again from the same data"
         )
 
 
-def prepare(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> TokenizerPair:
-    """The run's directory with its recipe and tokenizer; a resumed run keeps the tokenizer.
+def _check_label(run: Path, recipe: Recipe, label: dict[str, Any]) -> None:
+    """Raise BadRun where the files beside the weights are not those they were trained with.
 
-    Raises BadRun where the directory cannot be written.
+    Weights of earlier versions have no label, and are taken as they are.
     """
-    tokens = TokenizerPair.load(run / TOKENIZER) if resume else train_tokenizers(pairs, recipe.tokens)
-    if not leads():
-        return tokens
+    sections = {name: label[name] for name in LABELLED if name in label}
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            tokens.save(run / TOKENIZER)
-    except OSError as error:
+        trained = parse_recipe({**recipe.model_dump(mode="json"), **sections}, str(run / WEIGHTS))
+    except BadRecipe as error:
+        raise BadRun(f"{run / WEIGHTS} is damaged: {error}") from None
+    changed = list(_differing("", recipe.model_dump(mode="json"), trained.model_dump(mode="json")))
+    if changed:
         raise BadRun(
-            f"cannot write the run directory {run}: {error.strerror}; choose another --out"
-        ) from None
-    write_text(run / RECIPE, recipe.to_yaml())
-    return tokens
+            f"{run / WEIGHTS} belongs to another model: {run / RECIPE} says {'; '.join(changed[:3])}. Put "
+            "the recipe back, or restore both from a copy"
+        )
+    if "tokenizer" in label and _digest_of_file(run / TOKENIZER) != label["tokenizer"]:
+        raise BadRun(
+            f"{run / TOKENIZER} is damaged, or not the one that {run / WEIGHTS} was trained with: restore "
+            "both from a copy"
+        )
 
 
-@contextmanager
-def nothing_halfway(run: Path) -> Iterator[None]:
-    """Where training fails before its first save, remove what was begun, so that it can be begun again."""
-    paths = [run / name for name in (RECIPE, TOKENIZER, METRICS, STATE.parent, "")] if leads() else []
-    new = [path for path in paths if not path.exists()]
+def _differing(where: str, now: Any, before: Any) -> Iterator[str]:
+    """The keys whose values differ, each with both values."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        for key in sorted({*now, *before}):
+            yield from _differing(f"{where}.{key}" if where else key, now.get(key), before.get(key))
+    elif now != before:
+        yield f"{where} = {now!r:.60}, but it was trained with {before!r:.60}"
+
+
+def _digest_of_file(path: Path) -> str:
     try:
-        yield
-    except BaseException:
-        for path in () if (run / STATE).exists() else new:
-            with suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
-        raise
+        return digest_of(path.read_bytes())
+    except OSError as error:
+        raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _not_a_run(run: Path, reason: str) -> str:
     if not run.exists():
         return f"no run directory {run}: train one with `qkv train RECIPE --out {run}`"
-    return f"{run} is not a finished run ({reason}): finish it with `qkv train RECIPE --out {run} --resume`"
+    problem = f"{run} is not a finished run ({reason})"
+    if (run / STATE).exists():
+        recipe = run / RECIPE if (run / RECIPE).exists() else "RECIPE"
+        return f"{problem}: finish it with `qkv train {recipe} --out {run} --resume`"
+    if any((run / name).exists() for name in (*FILES, WEIGHTS)):
+        return f"{problem}, and cannot be finished, for {STATE} is missing too: copy it from where it came"
+    return f"{problem}: train one with `qkv train RECIPE --out {run}`"

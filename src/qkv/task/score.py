@@ -1,21 +1,30 @@
-"""How good are translations?  BLEU, chrF and TER by sacrebleu, exact match, and BLEU by source length."""
+"""How good are translations?  BLEU, chrF and TER by sacrebleu, exact match, and BLEU by source length.
 
-from collections.abc import Sequence
+A model writes text as its tokenizer normalises it, so references are normalised the same way before anything
+is compared: otherwise another Unicode form or a trailing space would count against a right translation.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from qkv.data import Tokenizer, TokenizerConfig
 from qkv.errors import BadRecipe, did_you_mean
 
 BUCKETS = (5, 10, 15, 20, 30)
+Lines = Sequence[str]
 
 
 class Report(NamedTuple):
     """scores: name -> value in percent.  signatures: how sacrebleu computed them.  buckets: one per source
-    length.
+    length.  normalised: what was done to translations and references before they were compared.
     """
 
     scores: dict[str, float]
     signatures: dict[str, str]
     buckets: list[dict[str, Any]]
+    normalised: str
 
 
 def check_tokenize(name: str) -> None:
@@ -31,51 +40,79 @@ def check_tokenize(name: str) -> None:
         raise BadRecipe(f"sacrebleu's tokeniser {name!r} cannot be used here: {reason}") from None
 
 
-def corpus_scores(
-    said: Sequence[str], references: Sequence[str], tokenize: str, *, ter: bool = True
-) -> dict[str, float]:
-    """BLEU, chrF, TER (lower is better) and the share of exact matches, all in percent."""
-    scores = {
-        name: metric.corpus_score(said, [references]).score
-        for name, metric in _metrics(tokenize, ter).items()
-    }
-    exact = sum(a == b for a, b in zip(said, references, strict=True))
-    return {**scores, "exact": 100 * exact / max(len(said), 1)}
+@dataclass(frozen=True)
+class Scoring:
+    """How translations are compared with references.
 
+    tokenize: sacrebleu's tokeniser for BLEU.  normalise: what is done to both sides first, which
+    `description` says in words.  lowercase: whether letter case is ignored.
+    Raises BadRecipe where sacrebleu cannot use the tokeniser here.
+    """
 
-def full_report(
-    said: Sequence[str], references: Sequence[str], sources: Sequence[str], tokenize: str
-) -> Report:
-    """All scores with sacrebleu's signatures, and BLEU by the number of words in the source."""
-    scores, signatures = {}, {}
-    for name, metric in _metrics(tokenize, ter=True).items():
-        scores[name] = metric.corpus_score(said, [references]).score
-        signatures[name] = str(metric.get_signature())
-    scores["exact"] = 100 * sum(a == b for a, b in zip(said, references, strict=True)) / max(len(said), 1)
-    return Report(scores, signatures, _by_length(said, references, sources, tokenize))
+    tokenize: str
+    normalise: Callable[[str], str]
+    description: str
+    lowercase: bool = False
 
+    def __post_init__(self) -> None:
+        check_tokenize(self.tokenize)
 
-def _metrics(tokenize: str, ter: bool) -> dict[str, Any]:
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-    from sacrebleu.metrics.ter import TER
+    @classmethod
+    def like(cls, tokenizer: Tokenizer, config: TokenizerConfig, tokenize: str) -> "Scoring":
+        """The scoring of text that this tokenizer, made with this config, writes."""
 
-    found: dict[str, Any] = {"bleu": BLEU(tokenize=tokenize, force=True), "chrf": CHRF()}
-    return {**found, "ter": TER()} if ter else found
+        def normalise(text: str) -> str:
+            return re.sub(" +", " ", tokenizer.normalise(text)).strip()
 
+        steps = ["Unicode NFC", "runs of spaces as one", "no space at the ends"]
+        steps += ["lower case"] * config.lowercase
+        return cls(tokenize, normalise, ", ".join(steps), config.lowercase)
 
-def _by_length(
-    said: Sequence[str], references: Sequence[str], sources: Sequence[str], tokenize: str
-) -> list[dict[str, Any]]:
-    lengths = [len(source.split()) for source in sources]
-    buckets, shortest = [], 1
-    for longest in (*BUCKETS, None):
-        rows = [i for i, n in enumerate(lengths) if n >= shortest and (longest is None or n <= longest)]
-        if rows:
-            scores = corpus_scores(
-                [said[i] for i in rows], [references[i] for i in rows], tokenize, ter=False
-            )
-            words = f"{shortest}–{longest}" if longest else f"{shortest}+"
-            buckets.append({"words": words, "sentences": len(rows), **scores})
-        shortest = (longest or 0) + 1
-    return buckets
+    def is_match(self, translation: str, reference: str) -> bool:
+        """Whether the two are the same text once both are normalised."""
+        return self.normalise(translation) == self.normalise(reference)
+
+    def scores(self, translations: Lines, references: Lines, *, ter: bool = True) -> dict[str, float]:
+        """BLEU, chrF, TER (lower is better) and the share of exact matches, all in percent."""
+        return self._scored(*self._normalised(translations, references), ter=ter)[0]
+
+    def report(self, translations: Lines, references: Lines, sources: Lines) -> Report:
+        """All scores with sacrebleu's signatures, and BLEU by the number of words in the source."""
+        translations, references = self._normalised(translations, references)
+        scores, signatures = self._scored(translations, references, ter=True)
+        buckets = self._by_length(translations, references, sources)
+        return Report(scores, signatures, buckets, self.description)
+
+    def _normalised(self, *sides: Lines) -> list[list[str]]:
+        return [[self.normalise(line) for line in side] for side in sides]
+
+    def _scored(
+        self, translations: Lines, references: Lines, *, ter: bool
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        scores, signatures = {}, {}
+        for name, metric in self._metrics(ter).items():
+            scores[name] = metric.corpus_score(translations, [references]).score
+            signatures[name] = str(metric.get_signature())
+        exact = sum(a == b for a, b in zip(translations, references, strict=True))
+        return {**scores, "exact": 100 * exact / max(len(translations), 1)}, signatures
+
+    def _metrics(self, ter: bool) -> dict[str, Any]:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+        from sacrebleu.metrics.ter import TER
+
+        bleu = BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
+        metrics: dict[str, Any] = {"bleu": bleu, "chrf": CHRF(lowercase=self.lowercase)}
+        return {**metrics, "ter": TER()} if ter else metrics
+
+    def _by_length(self, translations: Lines, references: Lines, sources: Lines) -> list[dict[str, Any]]:
+        lengths = [len(source.split()) for source in sources]
+        buckets, shortest = [], 1
+        for longest in (*BUCKETS, None):
+            rows = [i for i, n in enumerate(lengths) if n >= shortest and (longest is None or n <= longest)]
+            if rows:
+                sides = [[side[i] for i in rows] for side in (translations, references)]
+                words = f"{shortest}–{longest}" if longest else f"{shortest}+"
+                buckets.append({"words": words, "sentences": len(rows), **self._scored(*sides, ter=False)[0]})
+            shortest = (longest or 0) + 1
+        return buckets

@@ -2,20 +2,34 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from qkv.data import BatchPlan
+from qkv.data import BatchPlan, TokenizerPair
+from qkv.errors import BadRun
 from qkv.progress import Progress, progress
 from qkv.task.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
-from qkv.task.pairs import Lines, batches_of, read_splits
+from qkv.task.lock import hold
+from qkv.task.origin import data_of, digest_of, refuse_other_data
+from qkv.task.pairs import Lines, Splits, batches_of, read_splits
 from qkv.task.recipe import Recipe, read_recipe
-from qkv.task.runs import check_start, leads, nothing_halfway, prepare, recipe_of
+from qkv.task.runs import (
+    RECIPE,
+    TOKENIZER,
+    check_start,
+    label_of,
+    leads,
+    recipe_of,
+    refuse_another_tokenizer,
+    refuse_unstarted,
+    tokenizers_of,
+)
 from qkv.task.translation import build_model, start_at_frequencies
 from qkv.task.validator import Validator
-from qkv.train import STATE, Result, TrainConfig, Translation
+from qkv.train import STATE, Directory, Result, TrainConfig, Translation
 from qkv.train import fit as train
 from qkv.train.engine import choose_device, multiplies_bf16
 
@@ -37,46 +51,76 @@ def fit(
     `resume` goes on where an interrupted training stopped, and ends with the same weights. Raises a QKVError
     for bad recipes, data and run directories; KeyboardInterrupt after Ctrl-C, with all saved.
     """
-    quiet = quiet or not leads()
+    leading = leads()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
     run = Path(out).expanduser()
+    if leading and resume:
+        refuse_unstarted(run)
     if resume and (run / STATE).is_file():
         recipe = take_defaults(recipe, recipe_of(run))
-    check_start(run, recipe, resume)
-    with nothing_halfway(run):
-        recipe, objective, batches, validate = _wired(run, recipe, resume, quiet)
+    with hold(run) if leading else nullcontext():
+        before = check_start(run, recipe, resume) if leading else {}
+        recipe, directory, objective, batches, validate = _wired(
+            run, recipe, before, resume, quiet or not leading
+        )
         return train(
             objective,
             batches,
             recipe.train,
-            run=run,
+            run=directory,
             validate=validate,
             monitor=recipe.validation.monitor,
             resume=resume,
-            quiet=quiet,
+            quiet=quiet or not leading,
         )
 
 
-def _wired(
-    run: Path, recipe: Recipe, resume: bool, quiet: bool
-) -> tuple[Recipe, Translation, BatchPlan, Validator]:
+class _Parts(NamedTuple):
+    recipe: Recipe
+    directory: Directory
+    objective: Translation
+    batches: BatchPlan
+    validate: Validator
+
+
+def _wired(run: Path, recipe: Recipe, before: dict[str, Any], resume: bool, quiet: bool) -> _Parts:
     with progress("prepare", quiet=quiet) as report:
         splits = read_splits(recipe.data, recipe.train.seed)
+        if before:
+            refuse_other_data(run, before.get("data"), splits, recipe.data)
+            refuse_another_tokenizer(run, before.get("tokenizer"))
         recipe = _completed(recipe, splits.train, report)
-        tokens = prepare(run, recipe, splits.train, resume)
-        batches = batches_of(splits.train, tokens, recipe, report)
-        torch.manual_seed(recipe.train.seed)
-        model: Any = build_model(recipe.model, tokens)
-        start_at_frequencies(model.output, batches.counts(tokens.target.size))
-        size = sum(p.numel() for p in model.parameters())
-        report.say(
-            f"{len(splits.train):,} pairs to train on, {len(splits.valid):,} held out; vocabulary "
-            f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
-            f"{batches.steps(0):,} updates an epoch"
-        )
-        _warn_of_few_updates(recipe, batches, report)
-        objective = Translation(model, recipe.train.smoothing, recipe.objective)
-        return recipe, objective, batches, Validator(objective, tokens, splits.valid, recipe, report)
+        tokens, tokenizer = tokenizers_of(run, recipe, splits.train, resume)
+        origin = {
+            "recipe": recipe.model_dump(mode="json"),
+            "data": data_of(splits),
+            "tokenizer": digest_of(tokenizer),
+        }
+        if before and origin["tokenizer"] != before.get("tokenizer"):
+            raise BadRun(
+                f"{run / TOKENIZER} is missing, and learning it again gives another: restore it from a copy"
+            )
+        files = {TOKENIZER: tokenizer, RECIPE: recipe.to_yaml().encode()}
+        directory = Directory(run, files, origin, label_of(recipe, tokenizer))
+        return _Parts(recipe, directory, *_built(recipe, splits, tokens, report))
+
+
+def _built(
+    recipe: Recipe, splits: Splits, tokens: TokenizerPair, report: Progress
+) -> tuple[Translation, BatchPlan, Validator]:
+    batches = batches_of(splits.train, tokens, recipe, report)
+    torch.manual_seed(recipe.train.seed)
+    model: Any = build_model(recipe.model, tokens)
+    start_at_frequencies(model.output, batches.counts(tokens.target.size))
+    size = sum(p.numel() for p in model.parameters())
+    report.say(
+        f"{len(splits.train):,} pairs to train on, {len(splits.valid):,} held out; vocabulary "
+        f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
+        f"{batches.steps(0):,} updates an epoch"
+    )
+    _warn_of_few_updates(recipe, batches, report)
+    objective = Translation(model, recipe.train.smoothing, recipe.objective)
+    return objective, batches, Validator(objective, tokens, splits.valid, recipe, report)
 
 
 def _completed(recipe: Recipe, pairs: Lines, report: Progress) -> Recipe:

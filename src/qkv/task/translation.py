@@ -45,9 +45,13 @@ def decode_ids(
     """
     found: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device
+    limit = model.capacity.target
+    longest = None if limit is None else limit.positions
     finished = 0
     for rows, ids, keep in decoding_batches(source, max(1, batch_tokens // config.beam)):
-        answers = search(model, ids.to(device), keep.to(device), config=config, capture=capture)
+        answers = search(
+            model, ids.to(device), keep.to(device), config=config, capture=capture, longest=longest
+        )
         for row, answer in zip(rows, answers, strict=True):
             found[row] = answer
         finished += len(rows)

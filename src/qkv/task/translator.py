@@ -12,7 +12,7 @@ from qkv.errors import BadData, BadRecipe
 from qkv.strict import explain
 from qkv.task.pairs import Lines, test_pairs
 from qkv.task.recipe import Recipe
-from qkv.task.score import Report, check_tokenize, full_report
+from qkv.task.score import Report, Scoring
 from qkv.task.tracing import example_of, unnormalised
 from qkv.task.translation import decode_ids
 from qkv.trace import Trace
@@ -102,12 +102,16 @@ class Translator:
         """BLEU, chrF, TER and exact match on pairs (by default the recipe's test data), and BLEU by source
         length.
         """
-        tokenize = tokenize or self.recipe.validation.tokenize
-        check_tokenize(tokenize)
+        scoring = self.scoring(tokenize)
         pairs = test_pairs(self.recipe.data) if pairs is None else pairs
         sources = [source for source, _ in pairs]
         said = [best[0].text for best in self.n_best(sources, beam=beam, done=done)]
-        return full_report(said, [target for _, target in pairs], sources, tokenize)
+        return scoring.report(said, [target for _, target in pairs], sources)
+
+    def scoring(self, tokenize: str | None = None) -> Scoring:
+        """How this run's translations are compared with references; by the recipe's tokeniser, or another."""
+        tokenize = tokenize or self.recipe.validation.tokenize
+        return Scoring.like(self.tokens.target, self.recipe.tokens, tokenize)
 
     def search_config(self, beam: int | None = None, n: int = 1) -> SearchConfig:
         """The recipe's search with another beam width and number of answers."""

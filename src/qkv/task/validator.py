@@ -1,17 +1,21 @@
 """What is measured on the held-out pairs while training."""
 
+import math
 from typing import Any
 
 from torch import nn
 
 from qkv.data import TokenizerPair, clean_pairs, evaluation_batches
 from qkv.decode.search import SearchConfig
-from qkv.errors import BadData
+from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
+from qkv.task.capacity import fitting_pairs
 from qkv.task.pairs import Encoded, Lines, encode
 from qkv.task.recipe import Recipe
-from qkv.task.score import check_tokenize, corpus_scores
+from qkv.task.score import Scoring
 from qkv.task.translation import decode_ids
+
+TRANSLATED = ("bleu", "chrf", "exact")  # scores of translations
 
 
 class Validator:
@@ -20,21 +24,25 @@ class Validator:
     def __init__(
         self, objective: nn.Module, tokens: TokenizerPair, pairs: Lines, recipe: Recipe, report: Progress
     ) -> None:
-        check_tokenize(recipe.validation.tokenize)
+        _check_monitor(recipe)
+        self.scoring = Scoring.like(tokens.target, recipe.tokens, recipe.validation.tokenize)
         encoded = encode(pairs, tokens)
-        try:
-            kept, _ = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
-        except BadData as error:
-            raise BadData(f"the held-out pairs: {error}") from None
+        kept = _usable(encoded, recipe, report)
         self.encoded = Encoded([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
         self.pairs = [pairs[i] for i in kept]
         self.objective, self.tokens, self.recipe, self.report = objective, tokens, recipe, report
+        if recipe.validation.decode:
+            report.say(f"held-out scores: translations and references compared in {self.scoring.description}")
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model as it is now."""
         scores = self._likelihood()
         count = min(self.recipe.validation.decode, len(self.pairs))
-        return {**scores, **self._translated(count)} if count else scores
+        if not count:
+            return scores
+        if not math.isfinite(scores["nll"]):  # there is no best continuation to search for
+            return {**scores, **dict.fromkeys(TRANSLATED, math.nan)}
+        return {**scores, **self._translated(count)}
 
     def _likelihood(self) -> dict[str, float]:
         total, count = {"nll": 0.0, "accuracy": 0.0}, 0
@@ -55,4 +63,31 @@ class Validator:
         ]:
             self.report.say(f"    {source}\n  → {text}\n  = {target}")
         references = [target for _, target in self.pairs[:count]]
-        return corpus_scores(said, references, self.recipe.validation.tokenize, ter=False)
+        return self.scoring.scores(said, references, ter=False)
+
+
+def _check_monitor(recipe: Recipe) -> None:
+    if recipe.validation.monitor in TRANSLATED and not recipe.validation.decode:
+        raise BadRecipe(
+            f"validation.monitor is '{recipe.validation.monitor}', which needs translations, but "
+            "validation.decode is 0: set it to a number of sentences, or monitor 'nll'"
+        )
+
+
+def _usable(encoded: Encoded, recipe: Recipe, report: Progress) -> list[int]:
+    """The numbers of the held-out pairs that can be measured; says which are left out, and why."""
+    try:
+        kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
+    except BadData as error:
+        raise BadData(f"the held-out pairs: {error}") from None
+    if dropped.first is not None:
+        report.say(f"held-out: {dropped}")
+    fitting = fitting_pairs(recipe.model.capacity, *encoded, kept)
+    if len(fitting) < len(kept):
+        count = len(kept) - len(fitting)
+        report.say(f"held-out: left out {count:,} of {len(kept):,} pairs, longer than the model can hold")
+    if not fitting:
+        raise BadData(
+            "every held-out pair is longer than the model can hold: name shorter ones in data.valid"
+        )
+    return fitting

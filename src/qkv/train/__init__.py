@@ -3,10 +3,12 @@
 from qkv.train.checkpoint import METRICS, STATE, WEIGHTS
 from qkv.train.config import TrainConfig
 from qkv.train.cross_entropy import linear_cross_entropy
+from qkv.train.directory import Directory
 from qkv.train.loop import Batches, Result, fit
 from qkv.train.objective import Loss, Translation
+from qkv.train.saved import read_state
 from qkv.train.terms import AttentionTerms
-from qkv.train.weights import load_weights, save_weights
+from qkv.train.weights import load_weights, read_label, save_weights
 
 __all__ = [
     "METRICS",
@@ -14,6 +16,7 @@ __all__ = [
     "WEIGHTS",
     "AttentionTerms",
     "Batches",
+    "Directory",
     "Loss",
     "Result",
     "TrainConfig",
@@ -21,5 +24,7 @@ __all__ = [
     "fit",
     "linear_cross_entropy",
     "load_weights",
+    "read_label",
+    "read_state",
     "save_weights",
 ]

@@ -1,7 +1,9 @@
 """Files that are either the old version or the new one, never half of each; the state that resume needs."""
 
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +21,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Raises BadRun where that fails (a full disk, no permission): `path` is as it was, the neighbour gone.
     """
-    draft = path.with_name(f".{path.name}.tmp")
+    draft = _draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
@@ -32,12 +34,42 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OSError,
         RuntimeError,
     ) as error:  # torch.save turns the OSError of a full disk into a RuntimeError
-        kept = "the previous version is intact" if path.exists() else "nothing was written"
-        raise BadRun(
-            f"cannot write {path}: {_reason(error)}; {kept}. Free some space or choose another --out."
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         draft.unlink(missing_ok=True)  # after the rename there is none
+
+
+@contextmanager
+def staged(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
+    """Have drafts of these files on disk before the block, and move them into place after it.
+
+    So a full disk shows before the block commits to anything.  Where the block raises, no draft is left.
+    Raises BadRun where a file cannot be written.
+    """
+    paths = [run / name for name in files]
+    path = run
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        for path, content in zip(paths, files.values(), strict=True):
+            with _draft_of(path).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        yield
+        for path in paths:
+            os.replace(_draft_of(path), path)
+        _sync_directory(run)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        for path in paths:
+            _draft_of(path).unlink(missing_ok=True)
+
+
+def remove_drafts(run: Path, names: Iterable[str]) -> None:
+    """Remove what writes of these files left half done when their process was killed."""
+    for name in names:
+        _draft_of(run / name).unlink(missing_ok=True)
 
 
 def save_state(run: Path, state: dict[str, Any]) -> None:
@@ -53,27 +85,51 @@ def load_state(run: Path) -> dict[str, Any]:
             f"there is no training to resume in {run}: {path} is missing. Leave out --resume to start one."
         )
     try:
+        _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen kinds, and which one depends on the damage
-        raise BadRun(_damaged(path, str(error))) from error
+    except Exception as error:  # both raise half a dozen kinds, and which one depends on the damage
+        raise damaged(path, str(error)) from error
     if not isinstance(state, dict) or "standing" not in state:
-        raise BadRun(_damaged(path, "it does not hold a training state"))
+        raise damaged(path, "it does not hold a training state")
     return state
 
 
-def refuse_started(run: Path) -> None:
-    """Raise BadRun where `run` already holds a training."""
-    for name in (STATE, WEIGHTS, METRICS):
-        if (run / name).exists():
+def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
+    """Raise BadRun where `run` already holds a training, or anything that one would overwrite."""
+    if (run / STATE).exists():
+        raise BadRun(
+            f"{run} already holds a training ({run / STATE} exists). Continue it with --resume, "
+            "or choose another --out."
+        )
+    for name in (*files, METRICS, WEIGHTS):
+        if os.path.lexists(run / name):
             raise BadRun(
-                f"{run} already holds a training ({run / name} exists). Continue it with --resume, "
-                "or choose another --out."
+                f"{run / name} is not that of a run, and would be overwritten: choose another --out, or move "
+                "it away"
             )
 
 
-def _damaged(path: Path, reason: str) -> str:
+def damaged(path: Path, reason: str) -> BadRun:
+    """The error for a file of a run that cannot be right."""
     first = (reason.splitlines() or [""])[0][:160]
-    return f"{path} is damaged ({first}). Restore it from a copy, or train anew in another directory."
+    return BadRun(f"{path} is damaged ({first}). Restore it from a copy, or train anew in another directory.")
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every entry of the archive with its checksum, which torch.load does not."""
+    with zipfile.ZipFile(path) as archive:
+        name = archive.testzip()
+    if name is not None:
+        raise ValueError(f"the checksum of {name} is wrong")
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _cannot_write(path: Path, error: BaseException) -> BadRun:
+    kept = "the previous version is intact" if path.exists() else "nothing was written"
+    return BadRun(f"cannot write {path}: {_reason(error)}; {kept}. Free some space or choose another --out.")
 
 
 def _reason(error: BaseException) -> str:

@@ -18,32 +18,61 @@ from torch import nn
 
 from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
+from qkv.train.ranks import Ranks, launched
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def start_engine(config: TrainConfig) -> Any:
-    """A launched Fabric on this process's device; one of many where torchrun started them."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    """A launched Fabric on this process's device; one of many where torchrun started them.
+
+    Raises BadRecipe where the device is not there, or not once for each process; BadRun for an environment
+    that describes the processes wrongly.
+    """
+    ranks = launched()
     device = choose_device(config.device)
-    with warnings.catch_warnings():
+    _check_device_count(device, ranks)
+    with warnings.catch_warnings(), _without_overrides():
         # advice to users of Lightning (idle devices, SLURM) and its own deprecations
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning_fabric.strategies.ddp import DDPStrategy
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        several = ranks.world > 1
         fabric = Fabric(
             accelerator=device,
-            devices=local,
-            num_nodes=world // local,
+            devices=ranks.local_world,
+            num_nodes=ranks.machines,
             # no broadcasts in forward: a process without rows would miss them
-            strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+            strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision=choose_precision(config.precision, device),
+            # named, so that Fabric does not look for schedulers in the environment by itself
+            plugins=TorchElasticEnvironment() if several else LightningEnvironment(),
         )
         fabric.launch()
     return fabric
+
+
+@contextmanager
+def _without_overrides() -> Iterator[None]:
+    """Hide the options of `fabric run`, which Fabric would compare with ours and refuse."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("LT_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _check_device_count(device: str, ranks: Ranks) -> None:
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, ranks.local_world)
+    if ranks.local_world > available:
+        raise BadRecipe(
+            f"torchrun started {ranks.local_world} processes on this machine, which has {available} {device} "
+            "device(s): start as many processes, or set train.device to 'cpu'"
+        )
 
 
 def set_up(fabric: Any, objective: nn.Module, config: TrainConfig) -> tuple[Any, Any]:

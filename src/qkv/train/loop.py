@@ -8,16 +8,18 @@ rank); so a resumed training repeats the interrupted one bit by bit on the same 
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
-from qkv.errors import BadData, BadRun
+from qkv.errors import BadData, QKVError
 from qkv.progress import progress
-from qkv.train import checkpoint, engine, record
-from qkv.train.config import MAY_CHANGE, TrainConfig, changed_keys
+from qkv.train import checkpoint, engine, record, saved
+from qkv.train.config import TrainConfig
+from qkv.train.directory import Directory
 from qkv.train.interrupt import Interrupt
 from qkv.train.standing import Scores, Standing, monitored
 from qkv.train.update import Updater
@@ -65,7 +67,7 @@ def fit(
     batches: Batches,
     config: TrainConfig,
     *,
-    run: Path,
+    run: Path | Directory,
     validate: Callable[[], Scores] | None = None,
     monitor: str = "loss",
     resume: bool = False,
@@ -79,9 +81,10 @@ def fit(
     device, in evaluation mode, without gradients.  Scores named in `LOWER_IS_BETTER` are better when lower,
     others when higher.
 
-    Raises BadRun where `run` cannot be written, already holds a training, or cannot be resumed;
-    KeyboardInterrupt after Ctrl-C or SIGTERM, when everything is saved.
+    Raises BadRun where `run` cannot be written, already holds a training, or cannot be resumed; QKVError
+    where the training diverged; KeyboardInterrupt after Ctrl-C or SIGTERM, when everything is saved.
     """
+    run = run if isinstance(run, Directory) else Directory(run)
     fabric = engine.start_engine(config)
     total = planned_steps(batches, config)
     updater = Updater(objective, config, fabric, total)
@@ -123,22 +126,43 @@ class _Training:
         self.metrics: record.MetricsFile | None = None
 
     def begin(self, resume: bool) -> None:
-        """Take over the state to resume, or make sure that there is none."""
-        state = None
-        if self.fabric.is_global_zero:
-            state = checkpoint.load_state(self.run) if resume else checkpoint.refuse_started(self.run)
+        """Take over the state to resume, or save the first one.
+
+        The first state is what makes a directory a run: what is there before it are drafts, and what a kill
+        keeps from appearing after it is written again on resuming.
+        """
+        state = self._checked_state(resume) if self.fabric.is_global_zero else None
         state = self.fabric.broadcast(state)
         if state is not None:
             self._take(state)
         self.began = self.saved = time.monotonic()
         self.before = (self.standing.step, self.standing.seconds)
-        if self.fabric.is_global_zero:
-            self.metrics = record.MetricsFile(
-                self.run / checkpoint.METRICS, state["metrics_bytes"] if state else 0
-            )
         self.validation.objective.train()
-        if state is None:
-            self._save()  # already now, so that a full disk shows at once and every crash can be resumed
+        with self._files():
+            if state is None:
+                self._save()  # already now, so that a full disk shows at once and every crash can be resumed
+        if self.fabric.is_global_zero:
+            self.validation.write_kept()
+            metrics = self.run.path / checkpoint.METRICS
+            self.metrics = record.MetricsFile(metrics, state["metrics_bytes"] if state else 0)
+
+    def _checked_state(self, resume: bool) -> dict[str, Any] | None:
+        path = self.run.path
+        if not resume:
+            checkpoint.refuse_started(path, self.run.files)
+            return None
+        state = saved.read_state(path)
+        objective, precision = self.validation.objective, self.fabric.strategy.precision.state_dict()
+        saved.check_fit(path, state, self.config, objective, self.updater.optimizer.optimizer, precision)
+        self.validation.take(state.pop("kept"), state.pop("last"))
+        return state
+
+    def _files(self) -> AbstractContextManager[None]:
+        if not self.fabric.is_global_zero:
+            return nullcontext()
+        path, names = self.run.path, (str(checkpoint.STATE), str(checkpoint.WEIGHTS), *self.run.files)
+        checkpoint.remove_drafts(path, names)
+        return checkpoint.staged(path, self.run.differing())
 
     def go(self, report: Any, interrupt: Interrupt) -> Result:
         """Train to the end."""
@@ -183,7 +207,9 @@ class _Training:
         if stop or save:
             self._save()
         if stop:
-            raise KeyboardInterrupt(f"stopped after update {self.standing.step}; all is saved in {self.run}")
+            raise KeyboardInterrupt(
+                f"stopped after update {self.standing.step}; all is saved in {self.run.path}"
+            )
 
     def _finish(self, reason: str, report: Any, interrupt: Interrupt) -> Result:
         standing, averaged = self.standing, None
@@ -194,6 +220,12 @@ class _Training:
                 averaged = monitored(scores, self.validation.monitor)
                 self._write("average", {**scores, "best": standing.kept == averaged})
                 report.say(f"mean of the last weights: {_shown(scores)}; best single one: {standing.best}")
+        if self.validation.is_without_weights(standing):
+            raise QKVError(
+                f"the training diverged: after {standing.step} updates there are no usable weights, for they "
+                "or their scores are not finite. Lower train.lr, lengthen train.warmup, or set "
+                "train.precision to '32', and train into another directory."
+            )
         return Result(
             steps=standing.step,
             epochs=standing.epoch,
@@ -234,37 +266,34 @@ class _Training:
         sums = self._gathered()
         self._clock()
         self.saved = time.monotonic()
-        if self.metrics is None:
+        if not self.fabric.is_global_zero:
             return
-        if self.validation.validate is None:
-            self.validation.save_kept()
         state = {
+            "format": saved.FORMAT,
+            "origin": dict(self.run.origin),
             "config": self.config.model_dump(mode="json"),
             "standing": asdict(self.standing),
             "tally": sums,
-            "metrics_bytes": self.metrics.size(),
+            "metrics_bytes": self.metrics.size() if self.metrics else 0,
             "weights": self.validation.objective.state_dict(),
+            "kept": self.validation.kept,
             "last": self.validation.last,
             **self.updater.state(),
         }
-        checkpoint.save_state(self.run, state)
+        checkpoint.save_state(self.run.path, state)
+        self.validation.write_kept()
 
     def _take(self, state: dict[str, Any]) -> None:
-        changed = changed_keys(self.config, state["config"])
-        if changed:
-            raise BadRun(
-                f"{self.run} was trained with other settings of train: {', '.join(changed)}. Resuming may "
-                f"only change {', '.join(sorted(MAY_CHANGE))}. Set the others back, or train anew."
-            )
-        try:
-            self.validation.objective.load_state_dict(state["weights"])
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise BadRun(f"{self.run} was trained with another model: {reason}") from error
-        self.updater.load_state(state)
         self.standing = Standing(**state["standing"])
+        if self.standing.index >= self.batches.steps(self.standing.epoch):
+            raise checkpoint.damaged(
+                self.run.path / checkpoint.STATE,
+                "it stands at an update that the training data does not have",
+            )
+        self.validation.objective.load_state_dict(state["weights"])
+        self.updater.load_state(state)
         if self.fabric.is_global_zero:
-            self.tally, self.validation.last = record.Tally(state["tally"]), state["last"]
+            self.tally = record.Tally(state["tally"])
 
 
 def _shown(scores: Scores) -> str:

@@ -66,6 +66,11 @@ def per_token(sums: dict[str, Number]) -> dict[str, Number]:
     return {**means, "tokens_per_second": tokens / max(seconds, 1e-9)}
 
 
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
 class MetricsFile:
     """Lines of JSON, each flushed; a resumed training goes on where its state was saved."""
 
@@ -74,7 +79,8 @@ class MetricsFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
-            self._file.truncate(min(start, os.fstat(self._file.fileno()).st_size))
+            size = os.fstat(self._file.fileno()).st_size
+            self._file.truncate(start if size >= start else _whole_lines(path))
         except OSError as error:
             raise BadRun(f"cannot write {path}: {error.strerror}") from error
         self._path = path

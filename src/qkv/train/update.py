@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+import torch
 from torch import nn
 
 from qkv.errors import QKVError
@@ -107,6 +108,22 @@ class Updater:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Take over what `state` gave, checked by `saved.check_fit`.
+
+        The options of the optimizer's groups are those of the configuration, not those that were saved.
+        """
+        fresh = self.optimizer.optimizer.state_dict()
+        self.optimizer.load_state_dict({**fresh, "state": self._own_moments(state["optimizer"]["state"])})
         self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+    def _own_moments(self, saved: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """The moments in memory of their own, laid out as their parameters: the fused step relies on it."""
+        groups = self.optimizer.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        return {
+            number: {
+                name: value.clone() if name == "step" else torch.zeros_like(parameters[number]).copy_(value)
+                for name, value in moments.items()
+            }
+            for number, moments in saved.items()
+        }

@@ -1,7 +1,7 @@
 """Validation: which weights are the best so far, and whether the mean of the last few is better still."""
 
+import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,26 +9,30 @@ from torch import Tensor, nn
 
 from qkv.train.checkpoint import WEIGHTS
 from qkv.train.config import TrainConfig
+from qkv.train.directory import Directory
 from qkv.train.interrupt import Interrupt
 from qkv.train.standing import LOWER_IS_BETTER, Scores, Standing, is_better, monitored
-from qkv.train.weights import mean, restore, save_weights, snapshot
+from qkv.train.weights import are_finite, mean, restore, snapshot, write_weights
 
 Validate = Callable[[], Scores]
 
 
 class Validation:
-    """Runs `validate`, keeps the best weights in `run` and the last few in memory.
+    """Runs `validate`, and keeps the best weights and the last few in memory.
 
-    Only the first process validates and keeps weights; every process learns the scores.
+    Only the first process validates and keeps weights; every process learns the scores.  Weights that are not
+    finite, and scores that are not, are never the best.
     """
 
     def __init__(
-        self, objective: nn.Module, fabric: Any, run: Path, validate: Validate | None, monitor: str
+        self, objective: nn.Module, fabric: Any, run: Directory, validate: Validate | None, monitor: str
     ) -> None:
         self.objective, self.fabric, self.run = objective, fabric, run
         self.validate, self.monitor = validate, monitor
         self.higher_is_better = monitor not in LOWER_IS_BETTER
         self.last: list[dict[str, Tensor]] = []
+        self.kept: dict[str, Tensor] | None = None
+        self._is_written = False
 
     def is_due(self, standing: Standing, config: TrainConfig, ended: bool) -> bool:
         """Whether to validate before the next update; the last weights of a training always are."""
@@ -43,7 +47,7 @@ class Validation:
         scores = self._scores(interrupt)
         if scores is None:
             return None
-        score = monitored(scores, self.monitor)
+        score = self._score(scores)
         standing.judge(score, self.higher_is_better)
         if is_better(score, standing.kept, self.higher_is_better):
             self._keep(standing, scores, score)
@@ -62,21 +66,49 @@ class Validation:
         try:
             scores = self._scores(interrupt)
             if scores is not None:
-                score = monitored(scores, self.monitor)
-                if not is_better(standing.kept, score, self.higher_is_better):
+                score = self._score(scores)
+                if math.isfinite(score) and not is_better(standing.kept, score, self.higher_is_better):
                     self._keep(standing, scores, score)
         finally:
             restore(self.objective, own)
         return scores
 
-    def save_kept(self) -> None:
-        """Write the present weights of the model, on the first process."""
-        if self.fabric.is_global_zero:
-            save_weights(getattr(self.objective, "model", self.objective), self.run / WEIGHTS)
+    def take(self, kept: dict[str, Tensor] | None, last: list[dict[str, Tensor]]) -> None:
+        """Go on from what a state kept."""
+        self.kept, self.last = kept, last
+
+    def write_kept(self) -> None:
+        """Write the kept weights where the file does not hold them yet; without validation, the present ones.
+
+        Called on the first process, after the state that holds them is saved: from a state its weights can be
+        written again, while weights without their state could not be told from those of another training.
+        """
+        if self._is_written:
+            return
+        kept = snapshot(self._model) if self.validate is None else self.kept
+        if kept is not None:
+            write_weights(kept, self.run.path / WEIGHTS, self.run.label)
+        self._is_written = self.validate is not None
+
+    def is_without_weights(self, standing: Standing) -> bool:
+        """Whether a training that ended here leaves nothing that could be used."""
+        if self.validate is not None:
+            return standing.kept is None
+        return not are_finite(dict(self.objective.named_parameters()))
+
+    @property
+    def _model(self) -> nn.Module:
+        return getattr(self.objective, "model", self.objective)
+
+    def _score(self, scores: Scores) -> float:
+        score = monitored(scores, self.monitor)
+        usable = math.isfinite(score) and are_finite(dict(self.objective.named_parameters()))
+        return score if usable else math.nan
 
     def _keep(self, standing: Standing, scores: Scores, score: float) -> None:
         standing.kept, standing.scores = score, scores
-        self.save_kept()
+        if self.fabric.is_global_zero:
+            self.kept, self._is_written = snapshot(self._model), False
 
     def _scores(self, interrupt: Interrupt) -> Scores | None:
         scores = None

@@ -1,4 +1,4 @@
-"""Where a model looked, as a picture for print: source tokens above, output tokens left, zero is white."""
+"""Where a model looked, as a picture for print: keys above, queries at the left, zero is white."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,17 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from qkv.errors import BadData, BadShape, UnknownName, did_you_mean
-from qkv.view.figure import Panel, draw_grid
-from qkv.view.words import label, merge_words
+from qkv.view.figure import draw_grid
+from qkv.view.layout import Panel
+from qkv.view.words import merge_words, side
 
 WRAP = 4  # panels side by side where they are not layers x heads
+# What the rows and the columns of each place are: rows attend, columns are attended to.
+SIDES = {
+    "encoder": ("source (queries)", "source (keys)"),
+    "cross": ("target (queries)", "source (keys)"),
+    "decoder": ("target (queries)", "target so far (keys)"),
+}
 
 
 @runtime_checkable
@@ -54,9 +61,12 @@ def heatmap(
     layers: names ("cross.1") or places ("cross": all its layers).  None is the last layer of "cross", or of
         what there is; with heads="all", every one of them.
     heads: the mean over heads, one head by its number from 0, or all: a panel for every layer and head.
-    merge: put word pieces together: the sum over those looked at, the mean over those that look.
+    merge: put word pieces together: the sum over those looked at, the mean over those that look.  In scripts
+        without spaces pieces stay separate, but for syllables, numbers and Katakana.
     title: above everything; dark: for dark backgrounds.
 
+    The picture says which layer it shows, which head or the mean of how many, and what rows and columns are.
+    Without `merge`, "▁" and darker lines mark where words begin if some have several pieces.
     Colours run from 0 to the largest weight of the picture, in all panels alike; the bar beside it names it.
     Beyond some hundred tokens not every one is labelled.  Words in right-to-left scripts are shaped and
     ordered by matplotlib >= 3.11; an older one leaves their letters unjoined and from left to right.
@@ -71,8 +81,6 @@ def heatmap(
     if heads == "all" and len(names) > 1:
         return draw_grid(_headed(panels), path, sides=names, title=title, dark=dark)
     flat = [panel for row in panels for panel in row]
-    if len(flat) == 1:
-        flat = [flat[0]._replace(title="")]
     return draw_grid(_wrapped(flat), path, title=title, dark=dark)
 
 
@@ -83,10 +91,13 @@ def draw(
     *,
     path: str | Path,
     title: str = "",
+    row_name: str = "",
+    column_name: str = "",
     dark: bool = False,
 ) -> Path:
     """Draw one matrix of weights [rows, columns] between any tokens, as `heatmap` does; return the path.
 
+    row_name, column_name: what the tokens are, as "target (queries)".
     Raises BadShape where weights and tokens do not fit.
     """
     weights = np.asarray(weights, dtype=np.float32)
@@ -94,7 +105,8 @@ def draw(
         raise BadShape(
             f"weights of shape {weights.shape} for {len(rows)} row and {len(columns)} column tokens"
         )
-    return draw_grid([[_panel(weights, rows, columns)]], path, title=title, dark=dark)
+    panel = Panel(weights, side(rows, row_name), side(columns, column_name))
+    return draw_grid([[panel]], path, title=title, dark=dark)
 
 
 def _layers(example: ExampleLike, layers: str | Sequence[str] | None, *, every: bool) -> list[str]:
@@ -122,15 +134,12 @@ def _panels(example: ExampleLike, name: str, heads: int | str, merge: bool) -> l
         raise UnknownName(f"no head {heads} in {name}: it has {len(weights)}, counted from 0")
     if merge:
         weights, rows, columns = merge_words(weights, rows, columns)
-    if heads == "all":
-        return [_panel(head, rows, columns, f"{name}  head {h}") for h, head in enumerate(weights)]
-    if heads == "mean":
-        return [_panel(weights.mean(0), rows, columns, name)]
-    return [_panel(weights[int(heads)], rows, columns, f"{name}  head {heads}")]
-
-
-def _panel(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str = "") -> Panel:
-    return Panel(weights, [label(token) for token in rows], [label(token) for token in columns], title)
+    row_name, column_name = SIDES.get(name.split(".")[0], ("queries", "keys"))
+    ends = side(rows, row_name), side(columns, column_name)
+    if heads == "mean" and len(weights) > 1:
+        return [Panel(weights.mean(0), *ends, f"{name}, mean of {len(weights)} heads")]
+    chosen = [int(heads)] if isinstance(heads, int) else range(len(weights))
+    return [Panel(weights[h], *ends, f"{name}, head {h}") for h in chosen]
 
 
 def _wrapped(panels: list[Panel]) -> list[list[Panel]]:

@@ -1,9 +1,12 @@
 """A page to draw on.  All lengths are inches, all text sizes points, y grows upwards."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 from qkv.errors import BadData, QKVError
+from qkv.files import open_output, write_errors
+from qkv.requirements import Unmet, install_command
 from qkv.view.colours import Theme
 from qkv.view.fonts import Fonts
 
@@ -22,7 +25,8 @@ def check(path: Path) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise QKVError("pictures need matplotlib, which is not installed: pip install 'qkv[plot]'") from None
+        command = install_command([Unmet("matplotlib", "")])
+        raise QKVError(f"pictures need matplotlib, which is not installed: {command}") from None
 
 
 class Page:
@@ -73,9 +77,16 @@ class Page:
         import matplotlib
 
         plain: Any = {"savefig.bbox": None, "svg.fonttype": "path", "svg.hashsalt": "qkv"}
-        told: Any = SUFFIXES[path.suffix.lower()]
-        try:
-            with matplotlib.rc_context(plain):
-                self.figure.savefig(path, dpi=DPI, facecolor=self.theme.paper, metadata=told)
-        except OSError as error:
-            raise BadData(f"cannot write the picture {path}: {error.strerror or error}") from None
+        suffix = path.suffix.lower()
+        metadata: Any = SUFFIXES[suffix]
+        content = io.BytesIO()
+        with matplotlib.rc_context(plain):
+            self.figure.savefig(
+                content,
+                format=suffix.removeprefix("."),
+                dpi=DPI,
+                facecolor=self.theme.paper,
+                metadata=metadata,
+            )
+        with write_errors(path, "the picture "), open_output(path) as file:
+            file.write(content.getbuffer())

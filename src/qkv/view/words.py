@@ -1,12 +1,41 @@
-"""Tokens as people read them: clean labels, and word pieces put together to words."""
+"""Tokens as people read them: clean labels, where words begin, and word pieces put together to words."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from qkv.view.scripts import may_begin_word
+
 MARK = "▁"  # opens a word in SentencePiece vocabularies
+OPENS = "␣"  # the same in a picture, where "▁" would be a heavy bar
 SPECIAL = {"<s>": "⟨start⟩", "</s>": "⟨end⟩", "<unk>": "⟨unknown⟩", "<pad>": "⟨padding⟩"}
 LONGEST = 28
+
+
+class Side(NamedTuple):
+    """What stands along one side of a matrix.
+
+    labels: one for each row or column.  name: what they are ("source").
+    starts: the places at which words begin, where some word has several pieces; empty otherwise.
+    """
+
+    labels: tuple[str, ...]
+    name: str = ""
+    starts: tuple[int, ...] = ()
+
+
+def side(tokens: Sequence[str], name: str = "") -> Side:
+    """The labels of tokens; where words are cut into pieces, "␣" stands before those that open a word.
+
+    >>> side(["▁the", "▁hou", "se", "</s>"]).labels, side(["▁the", "▁house"]).labels
+    (('␣the', '␣hou', 'se', '⟨end⟩'), ('the', 'house'))
+    """
+    groups = words(tokens)
+    if len(groups) == len(tokens):
+        return Side(tuple(map(label, tokens)), name)
+    labels = ((OPENS if len(token) > 1 and _opens(token) else "") + label(token) for token in tokens)
+    return Side(tuple(labels), name, tuple(group[0] for group in groups))
 
 
 def label(token: str) -> str:
@@ -17,7 +46,7 @@ def label(token: str) -> str:
     """
     if token in SPECIAL:
         return SPECIAL[token]
-    text = token.removeprefix(MARK).replace(MARK, " ")
+    text = (token[1:] if _opens(token) else token).replace(MARK, " ")
     text = "".join(c if c.isprintable() or c in "\u200c\u200d" else "␣" for c in text)
     if not text.strip():
         return "␣"
@@ -25,19 +54,22 @@ def label(token: str) -> str:
 
 
 def words(tokens: Sequence[str]) -> list[list[int]]:
-    """The places of the tokens that make up every word: a word begins at a "▁" and around special tokens.
+    """The places of the tokens that make up every word.
 
-    Tokens of which none has the mark (characters, whole words) stay by themselves.
+    A word begins at a "▁" or another space, around special tokens, and between pieces of a script without
+    spaces (see `scripts.may_begin_word`).  Tokens of which none has the mark (characters, complete words)
+    stay separate.
 
     >>> words(["▁the", "▁hou", "se", "</s>"])
     [[0], [1, 2], [3]]
+    >>> words(["▁2", "0", "年", "7", "月"])
+    [[0, 1], [2], [3], [4]]
     """
     if not any(token.startswith(MARK) for token in tokens):
         return [[place] for place in range(len(tokens))]
     groups: list[list[int]] = []
     for place, token in enumerate(tokens):
-        begins = place == 0 or token.startswith(MARK) or token in SPECIAL or tokens[place - 1] in SPECIAL
-        if begins:
+        if place == 0 or _begins_word(tokens[place - 1], token):
             groups.append([])
         groups[-1].append(place)
     return groups
@@ -55,6 +87,19 @@ def merge_words(
     summed = np.stack([weights[..., group].sum(-1) for group in across], axis=-1)
     merged = np.stack([summed[..., group, :].mean(-2) for group in down], axis=-2)
     return merged, _joined(rows, down), _joined(columns, across)
+
+
+def _opens(token: str) -> bool:
+    """Whether a space leads the token: "▁" for the plain one, any other as it is."""
+    return token.startswith(MARK) or token[:1].isspace()
+
+
+def _begins_word(before: str, token: str) -> bool:
+    if _opens(token) or token in SPECIAL or before in SPECIAL:
+        return True
+    if not token or before in ("", MARK):
+        return False
+    return may_begin_word(before[-1], token[0])
 
 
 def _joined(tokens: Sequence[str], groups: list[list[int]]) -> list[str]:

@@ -44,7 +44,7 @@ def why_not(*tensors: Tensor) -> str:
 
 def _why_not(*tensors: Tensor) -> str:
     if not installed():
-        return "Triton is not installed: pip install 'qkv[triton]'"
+        return "Triton is not installed: pip install triton"
     if any(x.dtype not in TYPES for x in tensors):
         return "the Triton kernels read float32, bfloat16 and float16 only"
     return "" if interpreted() else _why_not_on(tensors)

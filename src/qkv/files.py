@@ -1,0 +1,229 @@
+"""Output files: complete or unchanged, with links, permissions and special files respected."""
+
+import errno
+import io
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from qkv.errors import BadData
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where temporary files of dead processes stay
+    fcntl = None
+
+_DRAFT = re.compile(r"\..*\.([0-9]+)-[0-9a-f]{8}\.qkv-tmp", re.S)
+_NAME_PART = 50  # characters of the target's name in that of its draft: names have at most 255 bytes
+_MOST_LINKS = 40
+
+
+@contextmanager
+def open_output(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file whose content is at `path` when the block ends without an error.
+
+    A regular file is replaced in one step and a failure leaves what was there; its permissions, owner and
+    group stay, and those of a new file follow the umask.  A symbolic link is followed.  A device, pipe or
+    socket is written into.  Raises OSError where it cannot be written.
+    """
+    with _opened(Path(path)) as file:
+        yield file
+
+
+@contextmanager
+def open_text_output(path: str | Path) -> Iterator[TextIO]:
+    """The same for UTF-8 text."""
+    with open_output(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        yield text
+        text.flush()
+        text.detach()
+
+
+def check_output(path: str | Path) -> None:
+    """Raise OSError for what `open_output` could not write, before the work whose result it is to hold."""
+    place = Path(path)
+    status = _status(place)
+    if status is None or stat.S_ISREG(status.st_mode):
+        target = Path(os.path.realpath(place))
+        if status is None or _is_replaceable(target, status):
+            handle, draft = _create_draft(target, 0o600)
+            os.close(handle)
+            draft.unlink()
+
+
+@contextmanager
+def write_errors(path: str | Path, label: str = "") -> Iterator[None]:
+    """Turn an OSError into BadData that names the path, after a label such as "the trace ".
+
+    BrokenPipeError passes: the reader of a pipe has what it wanted.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BadData(f"cannot write {label}{path}: {error.strerror or error}") from None
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path with `~` and `~user` expanded; taken literally where it exists or there is no such user."""
+    literal = Path(path)
+    if os.path.lexists(literal):
+        return literal
+    try:
+        return literal.expanduser()
+    except RuntimeError:
+        return literal
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """The status of what is there already, None if nothing is.  Raises OSError if it cannot be written."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return status
+
+
+def _opened(path: Path) -> AbstractContextManager[Any]:
+    status = _status(path)
+    number = _descriptor(path)
+    if status is not None and number is not None:
+        return open(os.dup(number), "wb")
+    if status is not None and stat.S_ISSOCK(status.st_mode):
+        return _socket(path)
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        return open(path, "wb")
+    target = Path(os.path.realpath(path))
+    if status is not None and not _is_replaceable(target, status):
+        return _rewritten(target)
+    return _replaced(target, status)
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of this process's open file that a name such as /dev/stdout or /dev/fd/63 stands for."""
+    for _ in range(_MOST_LINKS):
+        folder = os.path.realpath(path.parent)
+        if path.name.isdecimal() and folder in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None
+
+
+@contextmanager
+def _socket(path: Path) -> Iterator[BinaryIO]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        with connection.makefile("wb") as file:
+            yield file
+
+
+def _is_replaceable(target: Path, status: os.stat_result) -> bool:
+    """Whether another file can take its name with the same owner and group, and no other name is lost."""
+    if os.name != "posix":
+        return True
+    may_keep_owner = os.geteuid() == 0 or (
+        status.st_uid == os.geteuid() and status.st_gid in {os.getegid(), *os.getgroups()}
+    )
+    return status.st_nlink == 1 and may_keep_owner and os.access(target.parent, os.W_OK | os.X_OK)
+
+
+@contextmanager
+def _rewritten(target: Path) -> Iterator[Any]:
+    """Collects the content elsewhere and copies it over the file's at the end."""
+    with tempfile.TemporaryFile() as draft:
+        yield draft
+        draft.seek(0)
+        with target.open("wb") as file:
+            shutil.copyfileobj(draft, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _replaced(target: Path, status: os.stat_result | None) -> Iterator[BinaryIO]:
+    _remove_abandoned(target.parent)
+    handle, draft = _create_draft(target, 0o666 if status is None else 0o600)
+    try:
+        with open(handle, "wb") as file:
+            yield file
+            file.flush()
+            if status is not None:
+                _copy_attributes(target, file.fileno(), status)
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _create_draft(target: Path, mode: int) -> tuple[int, Path]:
+    """A new locked file beside the target; the lock tells others that its process lives."""
+    name = f".{target.name[:_NAME_PART]}.{os.getpid()}-{secrets.token_hex(4)}.qkv-tmp"
+    draft = target.parent / name
+    handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    if fcntl is not None:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle, draft
+
+
+def _copy_attributes(source: Path, handle: int, status: os.stat_result) -> None:
+    if os.name != "posix":
+        return
+    os.fchown(handle, status.st_uid, status.st_gid)
+    for name in os.listxattr(source) if hasattr(os, "listxattr") else ():
+        with suppress(OSError):  # attributes of the system, which only it may set
+            os.setxattr(handle, name, os.getxattr(source, name))
+    os.fchmod(handle, stat.S_IMODE(status.st_mode))
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove drafts of processes that were killed."""
+    if fcntl is None:
+        return
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            match = _DRAFT.fullmatch(name)
+            if match and not _is_running(int(match[1][:18])) and _is_unlocked(folder / name):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_unlocked(draft: Path) -> bool:
+    assert fcntl is not None
+    try:
+        handle = os.open(draft, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True

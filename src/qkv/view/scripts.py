@@ -1,0 +1,63 @@
+"""Scripts that write no spaces between words, and where a word may begin inside their text."""
+
+import unicodedata
+
+# Script names with which Unicode's character names begin.
+UNSPACED = (
+    "CJK",
+    "HIRAGANA",
+    "KATAKANA",
+    "HALFWIDTH KATAKANA",
+    "BOPOMOFO",
+    "IDEOGRAPHIC",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "TIBETAN",
+    "JAVANESE",
+    "BALINESE",
+    "TAI ",
+    "NEW TAI LUE",
+    "YI ",
+)
+# Vowels of Thai and Lao that are written before the consonant that they follow in speech.
+LEADING_VOWELS = frozenset("เแโใไເແໂໃໄ")
+# Vowels of Thai and Lao that follow their consonant and are no combining marks.
+TRAILING_VOWELS = frozenset("ะาำๅะາຳຽ")
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether the character belongs to a script without spaces between words.
+
+    >>> is_unspaced("語"), is_unspaced("ไ"), is_unspaced("한"), is_unspaced("a")
+    (True, True, False, False)
+    """
+    return unicodedata.name(character, "").startswith(UNSPACED)
+
+
+def may_begin_word(before: str, after: str) -> bool:
+    """Whether a word may begin at `after`, which directly follows `before` in a text without a space.
+
+    Both are characters.  Without a dictionary the answer is coarse: wherever one of them is unspaced, except
+    inside a syllable and inside a run of Katakana, which is mostly one foreign word.
+
+    >>> may_begin_word("日", "本"), may_begin_word("タ", "ー"), may_begin_word("1", "2")
+    (True, False, False)
+    """
+    if not (is_unspaced(before) or is_unspaced(after)):
+        return False
+    if before in LEADING_VOWELS or after in TRAILING_VOWELS or _continues_syllable(after):
+        return False
+    return not (_is_katakana(before) and _is_katakana(after))
+
+
+def _continues_syllable(character: str) -> bool:
+    """Combining marks, and the small letters and sound marks of Japanese."""
+    name = unicodedata.name(character, "")
+    small = name.startswith(("HIRAGANA LETTER SMALL", "KATAKANA LETTER SMALL"))
+    return small or "SOUND MARK" in name or unicodedata.category(character).startswith("M")
+
+
+def _is_katakana(character: str) -> bool:
+    return "KATAKANA" in unicodedata.name(character, "") and character != "・"
