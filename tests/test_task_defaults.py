@@ -199,6 +199,7 @@ def test_a_training_with_defaults_resumes_with_the_same_defaults(tmp_path: Path)
     recipe = unfinished(tmp_path, steps=2)
     fit(recipe, tmp_path / "run", quiet=True)
     before = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    (tmp_path / "run" / "recipe.yaml").unlink()  # the state knows it too
     fit(recipe, tmp_path / "run", changes=["train.steps=4"], resume=True, quiet=True)
     after = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     before["train"]["steps"] = 4

@@ -94,6 +94,12 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     return origin
 
 
+def recipe_to_resume(run: Path) -> Recipe:
+    """The complete recipe that a saved training was started with.  Raises BadRun for a damaged state."""
+    before = read_state(run)["origin"].get("recipe")
+    return parse_recipe(before if isinstance(before, dict) else {}, str(run / STATE))
+
+
 def tokenizers_of(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> tuple[TokenizerPair, bytes]:
     """The tokenizers, and the content of their file.  A resumed run keeps the file where it has one; the same
     text gives the same file.

@@ -22,7 +22,7 @@ from qkv.task.runs import (
     check_start,
     label_of,
     leads,
-    recipe_of,
+    recipe_to_resume,
     refuse_another_tokenizer,
     refuse_unstarted,
     tokenizers_of,
@@ -57,7 +57,7 @@ def fit(
     if leading and resume:
         refuse_unstarted(run)
     if resume and (run / STATE).is_file():
-        recipe = take_defaults(recipe, recipe_of(run))
+        recipe = take_defaults(recipe, recipe_to_resume(run))
     with hold(run) if leading else nullcontext():
         before = check_start(run, recipe, resume) if leading else {}
         recipe, directory, objective, batches, validate = _wired(
