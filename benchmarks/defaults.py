@@ -33,7 +33,7 @@ from qkv.task.training import fit
 from qkv.train import STATE
 from qkv.train.update import Updater
 
-SEED, PROBE, VALIDATIONS, FOR_THE_REST = 1, 40, 8, 0.08
+PROBE, VALIDATIONS, FOR_THE_REST = 40, 8, 0.08
 TATOEBA = "${QKV_DATA}/tatoeba-eng-fra/{split}.{side}.gz"
 MULTI30K = "${QKV_DATA}/multi30k/raw/{split}.{side}.gz"
 
@@ -86,11 +86,11 @@ def setting(words: str) -> list[str]:
     return [f"{key}={value}" for key, value in keys.items()]
 
 
-def draw_pairs(corpus: Corpus) -> Lines:
-    """The training pairs: the same ones in every run."""
+def draw_pairs(corpus: Corpus, seed: int) -> Lines:
+    """The training pairs, the same ones for every row."""
     paths = {side: corpus.path.replace("{split}", "train").replace("{side}", side) for side in ("en", "fr")}
     pairs = read_pairs(ParallelData(source=paths["en"], target=paths["fr"]))
-    return pairs if corpus.pairs is None else random.Random(SEED).sample(pairs, corpus.pairs)
+    return pairs if corpus.pairs is None else random.Random(seed).sample(pairs, corpus.pairs)
 
 
 def write_pairs(pairs: Lines, folder: Path) -> dict[str, str]:
@@ -175,14 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("corpus", choices=CORPORA)
     parser.add_argument("--rows", default="*", help="names or patterns, separated by commas")
     parser.add_argument("--add", action="append", default=[], metavar="'NAME KEY=VALUE ...'")
-    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--minutes", type=float, help="CPU minutes a row  [default: the corpus's]")
+    parser.add_argument("--draw", type=int, default=1, help="which pairs are drawn from the corpus")
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     corpus = CORPORA[options.corpus]
     minutes = options.minutes or corpus.minutes
-    out = options.out / f"{options.corpus}-{minutes:g}min"
-    files = write_pairs(draw_pairs(corpus), out)
+    out = options.out / f"{options.corpus}-{minutes:g}min-draw{options.draw}"
+    files = write_pairs(draw_pairs(corpus, options.draw), out)
     recipe = out / "recipe.yaml"
     recipe.write_text(f"data: {{train: {json.dumps(files)}}}\n", encoding="utf-8")
     settings = SETTINGS | dict(words.split(" ", 1) for words in options.add)
