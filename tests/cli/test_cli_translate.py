@@ -42,7 +42,7 @@ def test_n_best_names_the_line_and_the_score(run: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("lines", "options", "said"),
     [
-        (b"one\n\xff\n", (), "stdin, line 2: byte 0 is not UTF-8"),
+        (b"one\n\xff\n", (), "stdin, line 2: 0xff at position 0 is not UTF-8"),
         (b"one\n" + b"one " * 13 + b"\n", (), "line 2 has 13 tokens, more than the 12"),
         ("one\n\n你好\n".encode(), (), "line 3 holds nothing this model knows"),
         (b"one\n", ("--beam", 2, "--n-best", 3), "3 answers need a beam of at least 3, got 2"),

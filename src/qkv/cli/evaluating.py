@@ -6,7 +6,7 @@ from pathlib import Path
 from qkv.data import ParallelData, read_pairs
 from qkv.errors import BadData
 from qkv.progress import progress
-from qkv.task.files import write_text
+from qkv.task.files import check_writable, write_text
 from qkv.task.pairs import test_pairs
 from qkv.task.runs import load
 from qkv.task.score import Report
@@ -28,6 +28,8 @@ def evaluate_run(
         raise BadData(
             "--source and --target go together: name both files, or neither for the recipe's test data"
         )
+    if to is not None:
+        check_writable(to)
     translator = load(run)
     if source and target:
         pairs = read_pairs(ParallelData(source=str(source), target=str(target)))

@@ -1,12 +1,11 @@
 """`qkv translate`: lines from a file or stdin to lines in a file or on stdout."""
 
-import codecs
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from qkv.cli.output import opened
-from qkv.data import read_lines
+from qkv.cli.output import STANDARD, opened
+from qkv.data import decode_lines, decode_stream, read_lines
 from qkv.errors import BadData
 from qkv.progress import progress
 from qkv.task.runs import load
@@ -26,8 +25,9 @@ def translate_lines(
 ) -> None:
     """Translate, and write what was asked for."""
     translator = load(run)
-    interactive = file is None and sys.stdin.isatty()
-    lines = list(read_lines(file)) if file else _stdin()
+    file = None if file == STANDARD else file
+    interactive = file is None and sys.stdin is not None and sys.stdin.isatty()
+    lines = list(read_lines(file)) if file else _stdin(interactive)
     if trace is not None:
         lines = _few(list(lines))
         translator.trace(lines, beam=beam).save(trace)
@@ -45,14 +45,13 @@ def translate_lines(
                 out.flush()
 
 
-def _stdin() -> Iterator[str]:
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
-        if number == 1:
-            raw = raw.removeprefix(codecs.BOM_UTF8)
-        try:
-            yield raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadData(f"stdin, line {number}: byte {error.start} is not UTF-8") from None
+def _stdin(interactive: bool) -> Iterator[str]:
+    """The lines of stdin; those of a terminal as they come."""
+    if sys.stdin is None:
+        raise BadData("stdin is closed: name a file, or pipe lines in")
+    binary = sys.stdin.buffer
+    lines = decode_lines(binary, "stdin") if interactive else decode_stream(binary, "stdin")
+    return (line.text for line in lines)
 
 
 def _few(lines: list[str]) -> list[str]:

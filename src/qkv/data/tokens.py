@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from qkv.data.lines import LONGEST_LINE
 from qkv.errors import BadData, BadRun
 from qkv.files import open_text_output
 from qkv.strict import Strict
@@ -27,12 +28,13 @@ FORMAT = "qkv-tokenizer/1"
 Kind = Literal["bpe", "word", "char"]
 
 # One optional white-space character leads each piece.  Digits and punctuation stand alone in BPE.
+# Merges take quadratic time in a piece, so pieces are bounded, beyond any word of a language.
 _PIECE = {
-    "bpe": r"\s?(?:\p{N}|[\p{P}\p{S}]|[^\s\p{N}\p{P}\p{S}]+)|\s",
-    "word": r"\s?\S+|\s",
+    "bpe": r"\s?(?:\p{N}|[\p{P}\p{S}]|[^\s\p{N}\p{P}\p{S}]{1,1000})|\s",
+    "word": r"\s?\S{1,1000}|\s",
     "char": r"[\s\S]",
 }
-_LINES_AT_ONCE = 8192
+_LINES_AT_ONCE, _CHARACTERS_AT_ONCE = 8192, 1_000_000  # a token takes a hundred bytes while encoding
 
 
 class TokenizerConfig(Strict):
@@ -78,8 +80,7 @@ class Tokenizer:
         """The token ids of each line, without BOS and EOS.  Text that spells a control token stays text."""
         found: list[list[int]] = []
         with _no_threads():
-            for start in range(0, len(lines), _LINES_AT_ONCE):
-                some = list(lines[start : start + _LINES_AT_ONCE])
+            for some in _portions(lines):
                 found += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
         return found
 
@@ -101,6 +102,20 @@ class Tokenizer:
     def unknown(self, ids: Sequence[int]) -> bool:
         """True if there is something in these ids, and all of it, white space aside, is UNK."""
         return UNK in ids and all(number == UNK or number in self._blank for number in ids)
+
+
+def _portions(lines: Iterable[str]) -> Iterator[list[str]]:
+    """The lines in order, in lists of bounded size."""
+    portion: list[str] = []
+    characters = 0
+    for line in lines:
+        portion.append(line)
+        characters += len(line)
+        if len(portion) == _LINES_AT_ONCE or characters >= _CHARACTERS_AT_ONCE:
+            yield portion
+            portion, characters = [], 0
+    if portion:
+        yield portion
 
 
 def _texts(kind: Kind, vocab: Mapping[str, int]) -> list[str]:
@@ -168,14 +183,22 @@ def _restored(kind: Any, content: Any) -> Tokenizer:
     return Tokenizer(kind, Backend.from_str(json.dumps(content)))
 
 
-def train_tokenizers(pairs: Sequence[tuple[str, str]], config: TokenizerConfig) -> TokenizerPair:
+def train_tokenizers(
+    pairs: Sequence[tuple[str, str]], config: TokenizerConfig, longest: int = LONGEST_LINE
+) -> TokenizerPair:
     """Learn the vocabulary, or the two, from the text.  The same text gives the same vocabulary.
 
     BPE merges the most frequent neighbours first (Sennrich et al. 2016); a pair seen once is never merged.
     Where the text has more different characters than the vocabulary has room for, the commonest are known.
+    Pairs with a side of more than `longest` characters are passed over.
     Raises BadData where there is no text.
     """
-    sides = [[source for source, _ in pairs], [target for _, target in pairs]]
+    short = [pair for pair in pairs if max(map(len, pair)) <= longest]
+    if pairs and not short:
+        raise BadData(
+            f"there is no text to learn a vocabulary from: every line has over {longest:,} characters"
+        )
+    sides = [[source for source, _ in short], [target for _, target in short]]
     if config.joint:
         both = train_tokenizer(sides[0] + sides[1], config)
         return TokenizerPair(both, both)
@@ -234,7 +257,8 @@ def _fit(lines: Sequence[str], config: TokenizerConfig, trainer: Any) -> Tokeniz
     steps: list[Any] = [normalizers.Lowercase()] if config.lowercase else []
     steps.append(normalizers.NFC())
     if config.kind != "char":
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), " ")]
+        # In this order: a pattern for spaces at the end takes quadratic time over spaces in between.
+        steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Replace(Regex("^ | $"), "")]
         steps.append(normalizers.Prepend(" "))
     backend.normalizer = normalizers.Sequence(steps)
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE[config.kind]), "isolated")

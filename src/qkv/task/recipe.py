@@ -12,10 +12,12 @@ from qkv.data import BatchConfig, ParallelData, TokenizerConfig
 from qkv.data.phrases import PhraseData
 from qkv.decode.search import SearchConfig
 from qkv.errors import BadRecipe, did_you_mean
+from qkv.files import expand_home
 from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
 from qkv.strict import Strict, explain
 from qkv.train import AttentionTerms, TrainConfig
+from qkv.yaml_input import load_yaml, read_yaml_text
 
 EPOCHS = 20  # until `defaults` sets them, where a recipe names neither epochs nor steps
 ModelConfig = Annotated[TransformerConfig | RNNConfig, Field(discriminator="kind")]
@@ -91,7 +93,7 @@ def builtin_recipes() -> dict[str, str]:
     found = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".yaml"):
-            told = yaml.safe_load(entry.read_text(encoding="utf-8"))
+            told = load_yaml(entry.read_text(encoding="utf-8"))
             found[entry.name.removesuffix(".yaml")] = str(told.get("description", "")).partition("\n")[0]
     return found
 
@@ -103,9 +105,9 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """
     text, where = _recipe_text(name)
     try:
-        told = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date, and is none
-        raise BadRecipe(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        told = load_yaml(text)
+    except ValueError as error:
+        raise BadRecipe(f"{where} is not valid YAML: {error}") from None
     if not isinstance(told, dict):
         raise BadRecipe(f"{where} must hold keys and values, such as `data:`, got {type(told).__name__}")
     for change in changes:
@@ -124,12 +126,12 @@ def parse_recipe(told: dict[str, Any], where: str) -> Recipe:
 
 
 def _recipe_text(name: str | Path) -> tuple[str, str]:
-    path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    path = expand_home(name)
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            return read_yaml_text(path), str(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise BadRecipe(f"cannot read the recipe {path}: {reason}") from None
     known = builtin_recipes()
     if str(name) not in known:
@@ -148,6 +150,6 @@ def _apply(told: dict[str, Any], change: str) -> None:
             place[key] = {}
         place = place[key]
     try:
-        place[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        raise BadRecipe(f"--set {change}: {value!r} is not a YAML value") from None
+        place[last] = load_yaml(value)
+    except ValueError as error:
+        raise BadRecipe(f"--set {change[:200]}: {value[:100]!r} is not a YAML value: {error}") from None

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from qkv.data import TokenizerPair, train_tokenizers
+from qkv.data import TokenizerPair, longest_text, train_tokenizers
 from qkv.errors import BadRecipe, BadRun
+from qkv.files import expand_home
+from qkv.task.defaults import take_defaults
 from qkv.task.origin import digest_of, refuse_another_recipe
 from qkv.task.pairs import Lines
 from qkv.task.recipe import Recipe, parse_recipe
@@ -15,6 +15,7 @@ from qkv.task.translation import build_model
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
 from qkv.train.ranks import launched
+from qkv.yaml_input import load_yaml, read_yaml_text
 
 RECIPE, TOKENIZER = "recipe.yaml", "tokenizer.json"
 FILES = (RECIPE, TOKENIZER)
@@ -25,11 +26,11 @@ def recipe_of(run: Path) -> Recipe:
     """The recipe a run was trained with.  Raises BadRun where it is missing or damaged."""
     path = run / RECIPE
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = load_yaml(read_yaml_text(path))
     except OSError as error:
         raise BadRun(_not_a_run(run, f"{path.name}: {error.strerror}")) from None
-    except (yaml.YAMLError, ValueError):
-        raise BadRun(f"{path} is damaged: it is not valid YAML") from None
+    except ValueError as error:
+        raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
     if not isinstance(told, dict):
         raise BadRun(f"{path} is damaged: it holds no keys and values")
     lacking = [name for name in Recipe.model_fields if name not in told]
@@ -46,7 +47,7 @@ def load(run: str | Path) -> Any:
     """
     from qkv.task.translator import Translator
 
-    folder = Path(run).expanduser()
+    folder = expand_home(run)
     recipe = recipe_of(folder)
     for name in (TOKENIZER, WEIGHTS):
         if not (folder / name).exists():
@@ -78,6 +79,14 @@ def refuse_unstarted(run: Path) -> None:
         )
 
 
+def complete_as_trained(run: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the keys that it leaves out as the training to resume in `run` has them, if any."""
+    if not (run / STATE).is_file():
+        return recipe
+    trained = read_state(run)["origin"].get("recipe")
+    return take_defaults(recipe, parse_recipe(trained, str(run / STATE)) if trained else recipe_of(run))
+
+
 def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     """The origin of the training to resume, empty without `resume`; nothing is written.
 
@@ -94,12 +103,6 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     return origin
 
 
-def recipe_to_resume(run: Path) -> Recipe:
-    """The complete recipe that a saved training was started with.  Raises BadRun for a damaged state."""
-    before = read_state(run)["origin"].get("recipe")
-    return parse_recipe(before if isinstance(before, dict) else {}, str(run / STATE))
-
-
 def tokenizers_of(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> tuple[TokenizerPair, bytes]:
     """The tokenizers, and the content of their file.  A resumed run keeps the file where it has one; the same
     text gives the same file.
@@ -107,7 +110,7 @@ def tokenizers_of(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> tupl
     path = run / TOKENIZER
     if resume and path.exists():
         return TokenizerPair.load(path), path.read_bytes()
-    tokens = train_tokenizers(pairs, recipe.tokens)
+    tokens = train_tokenizers(pairs, recipe.tokens, longest_text(recipe.batch.max_length))
     return tokens, tokens.to_json().encode()
 
 

@@ -10,8 +10,9 @@ import torch
 
 from qkv.data import BatchPlan, TokenizerPair
 from qkv.errors import BadRun
+from qkv.files import expand_home
 from qkv.progress import Progress, progress
-from qkv.task.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
+from qkv.task.defaults import FEW_UPDATES, Machine, fill_defaults, measure
 from qkv.task.lock import hold
 from qkv.task.origin import data_of, digest_of, refuse_other_data
 from qkv.task.pairs import Lines, Splits, batches_of, read_splits
@@ -20,16 +21,16 @@ from qkv.task.runs import (
     RECIPE,
     TOKENIZER,
     check_start,
+    complete_as_trained,
     label_of,
     leads,
-    recipe_to_resume,
     refuse_another_tokenizer,
     refuse_unstarted,
     tokenizers_of,
 )
 from qkv.task.translation import build_model, start_at_frequencies
 from qkv.task.validator import Validator
-from qkv.train import STATE, Directory, Result, TrainConfig, Translation
+from qkv.train import Directory, Result, TrainConfig, Translation
 from qkv.train import fit as train
 from qkv.train.engine import choose_device, multiplies_bf16
 
@@ -53,11 +54,11 @@ def fit(
     """
     leading = leads()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
-    run = Path(out).expanduser()
+    run = expand_home(out)
     if leading and resume:
         refuse_unstarted(run)
-    if resume and (run / STATE).is_file():
-        recipe = take_defaults(recipe, recipe_to_resume(run))
+    if resume:
+        recipe = complete_as_trained(run, recipe)
     with hold(run) if leading else nullcontext():
         before = check_start(run, recipe, resume) if leading else {}
         recipe, directory, objective, batches, validate = _wired(

@@ -26,7 +26,7 @@ class Validator:
     ) -> None:
         _check_monitor(recipe)
         self.scoring = Scoring.like(tokens.target, recipe.tokens, recipe.validation.tokenize)
-        encoded = encode(pairs, tokens)
+        encoded = encode(pairs, tokens, recipe.batch.max_length)
         kept = _usable(encoded, recipe, report)
         self.encoded = Encoded([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
         self.pairs = [pairs[i] for i in kept]
