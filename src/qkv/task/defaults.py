@@ -14,6 +14,7 @@ MOST_EPOCHS = 200
 VALIDATIONS = 12
 KEYS = (
     "tokens.vocab",
+    "model.width",
     "model.encoder_layers",
     "model.decoder_layers",
     "model.feedforward",
@@ -77,7 +78,17 @@ def fill_defaults(recipe: Recipe, size: DataSize, machine: Machine) -> tuple[Rec
     A key that the recipe sets is never changed, so the complete recipe of a run comes back as it is.
     """
     defaults: list[Default] = []
-    for rule in (_vocabulary, _model, _batch, _length, _rate, _warmup, _validation, _arithmetic):
+    for rule in (
+        _vocabulary,
+        _model,
+        _feedforward,
+        _batch,
+        _length,
+        _rate,
+        _warmup,
+        _validation,
+        _arithmetic,
+    ):
         new = [default for default in rule(recipe, size, machine) if not is_set(recipe, default.key)]
         recipe = _with_values(recipe, {default.key: default.value for default in new})
         defaults += new
@@ -128,11 +139,16 @@ def _model(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default
     if isinstance(recipe.model, RNNConfig):
         yield Default("model.dropout", 0.3 if not many else 0.2, f"{pairs}: less where there is more text")
         return
+    yield Default("model.width", 256 if many else 128, f"{pairs}: wider where there is more text")
     layers = 4 if many else 2
     for key in ("encoder_layers", "decoder_layers"):
         yield Default(f"model.{key}", layers, f"{pairs}: more layers pay off from {MANY_PAIRS:,} pairs on")
-    yield Default("model.feedforward", 2 * recipe.model.width, "twice the width")
     yield Default("model.dropout", dropout, f"{pairs}: less where there is more text")
+
+
+def _feedforward(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+    if not isinstance(recipe.model, RNNConfig):
+        yield Default("model.feedforward", 2 * recipe.model.width, "twice the width")
 
 
 def _batch(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:

@@ -142,10 +142,12 @@ def _machine(config: TrainConfig) -> Machine:
 
 
 def _warn_of_few_updates(recipe: Recipe, batches: BatchPlan, report: Progress) -> None:
-    steps, epochs = recipe.train.steps, recipe.train.epochs
-    updates = min(steps or math.inf, batches.steps(0) * (epochs or math.inf))
+    steps, epochs = recipe.train.steps or math.inf, recipe.train.epochs or math.inf
+    in_epochs = epochs * batches.steps(0)
+    updates = min(steps, in_epochs)
     if updates < FEW_UPDATES and recipe.data.phrases is None:
+        more = "raise train.steps" if steps < in_epochs else "raise train.epochs or lower batch.batch_tokens"
         report.say(
             f"this training makes only {updates:,} updates, and translation seldom succeeds with fewer than "
-            f"about {FEW_UPDATES:,}: raise train.epochs or lower batch.batch_tokens"
+            f"about {FEW_UPDATES:,}: {more}"
         )
