@@ -10,7 +10,6 @@ from qkv.errors import BadData
 from qkv.model.capacity import Limit
 from qkv.task.capacity import TRAINED
 
-
 Kind = Literal["too long", "unknown"]
 
 
