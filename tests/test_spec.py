@@ -1,9 +1,16 @@
 """AttentionSpec: a frozen value that is checked when it is made, and read from what people write."""
 
 from dataclasses import FrozenInstanceError, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
 
+import qkv
 from qkv.errors import BadRecipe, BadShape, IncompatibleParts, UnknownName
 from qkv.kernel import RFA
 from qkv.score import Additive, ScaledDot
@@ -82,3 +89,60 @@ def test_dims_without_projections_are_those_of_what_comes_in() -> None:
 def test_mistakes_are_named(written: dict, error: type, message: str, unchecked: None) -> None:
     with pytest.raises(error, match=message):
         AttentionSpec.from_dict(written)
+
+
+# ---- parts by name ----
+
+WRITTEN = [
+    ("kernel", "rfa", qkv.RFA()),
+    ("kernel", {"name": "rfa", "features": 16}, qkv.RFA(16)),
+    ("kernel", MappingProxyType({"name": "elu"}), qkv.Elu()),
+    ("score", "additive", qkv.Additive()),
+    ("score", {"name": "location", "length": 9}, qkv.Location(9)),
+    ("scope", {"name": "window", "half_width": 2}, qkv.Window(2)),
+    ("select", "sparsemax", qkv.Sparsemax()),
+    ("select", {"name": "topk", "k": 3}, qkv.TopK(3)),
+]
+
+
+@pytest.mark.parametrize(("axis", "written", "part"), WRITTEN)
+def test_python_takes_parts_as_recipes_write_them(axis: str, written: Any, part: Any) -> None:
+    by_name, by_part = {axis: written}, {axis: part}
+    spec = AttentionSpec(8, 2, **by_name)
+    assert spec == AttentionSpec(8, 2, **by_part) == AttentionSpec.from_dict(spec.to_dict())
+    assert hash(spec) == hash(AttentionSpec(8, 2, **by_part))
+    assert replace(spec, **by_name) == spec
+    assert qkv.Attention(8, heads=2, **by_name).spec == spec
+    layer = qkv.MultiheadAttention(8, 2, **by_name)
+    assert layer.spec == qkv.MultiheadAttention(8, 2, **by_part).spec
+    copy = qkv.MultiheadAttention.from_torch(nn.MultiheadAttention(8, 2), **by_name)
+    assert copy.spec == layer.spec
+    if not getattr(part, "learns", False):
+        x = torch.randn(1, 2, 5, 4)
+        assert_close(qkv.attend(x, x, x, **by_name).out, qkv.attend(x, x, x, **by_part).out)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(qkv.Attention, 8), partial(qkv.MultiheadAttention, 8, 2), AttentionSpec]
+)
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"kernel": "rfb"}, UnknownName, "unknown kernel: 'rfb'. Did you mean 'rfa'?"),
+        ({"kernel": {"name": "rfa", "feature": 1}}, UnknownName, "Did you mean 'features'?"),
+        ({"kernel": {"features": 1}}, UnknownName, "unknown kernel: None"),
+        ({"kernel": {"name": "rfa", "features": 0}}, BadRecipe, "'features' is 0"),
+        ({"kernel": qkv.RFA}, UnknownName, r"is not a kernel. Known: .*RFA \('rfa'\)"),
+        ({"kernel": None}, UnknownName, "kernel=None is not a kernel"),
+        ({"select": 3}, UnknownName, "select=3 is not a select"),
+        ({"score": "dot", "kernel": "rfa"}, IncompatibleParts, "kernel and score clash"),
+    ],
+)
+def test_a_part_that_is_not_one_is_refused(make: Any, options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+def test_a_gate_by_name_is_refused_by_torchs_layer_in_its_own_words() -> None:
+    with pytest.raises(IncompatibleParts, match="torch's layer has no weights"):
+        qkv.MultiheadAttention(8, 2, kernel={"name": "rfa", "gate": True})

@@ -17,11 +17,12 @@ from torch import nn
 
 import qkv
 import tiny
-from qkv.data import TokenizerConfig, collate_source, train_tokenizers
+from qkv.data import TokenizerConfig, collate_source, train_tokenizer, train_tokenizers
 from qkv.decode.search import SearchConfig, search
-from qkv.errors import BadData, BadRecipe, BadRun
+from qkv.errors import BadData, BadRecipe, BadRun, UnknownName
 from qkv.symbols import BOS
 from qkv.task.recipe import Recipe, read_recipe
+from qkv.task.sources import LineWarning, Problem
 from qkv.task.tracing import unnormalised
 from qkv.task.training import fit
 from qkv.task.translation import build_model, start_at_frequencies
@@ -117,9 +118,9 @@ def test_done_counts_lines_of_all_blocks(translator: Translator) -> None:
 
 def test_mistakes_name_the_line(translator: Translator) -> None:
     with pytest.raises(BadData, match=r"line 2 has 13 tokens, more than the 12"):
-        translator.translate(["one", " ".join(["two"] * 13)])
+        translator.translate(["one", " ".join(["two"] * 13)], strict=True)
     with pytest.raises(BadData, match="line 3 holds nothing this model knows: '你好'"):
-        translator.translate(["one", "two", "你好"])
+        translator.translate(["one", "two", "你好"], strict=True)
     with pytest.raises(BadRecipe, match="3 answers need a beam of at least 3, got 2"):
         list(translator.n_best(["one"], beam=2, n=3))
     with pytest.raises(BadRecipe, match="'beam' is 0"):
@@ -317,3 +318,127 @@ def test_a_bias_starts_at_the_frequencies_of_the_target() -> None:
     start_at_frequencies(output, counts)
     torch.testing.assert_close(output.bias.exp(), torch.tensor([1, 1, 1, 4, 6]) / 13)
     start_at_frequencies(nn.Linear(2, 5, bias=False), counts)
+
+
+# ---- lines that cannot be translated as they stand ----
+
+BAD_LINES = ["one two", "你好", " ".join(["two"] * 13), "", "five"]
+
+
+def test_a_bad_line_does_not_stop_the_others(translator: Translator) -> None:
+    with pytest.warns(LineWarning) as caught:
+        said = translator.translate(BAD_LINES)
+    assert said[:2] == ["un deux", ""]
+    assert said[2] == translator.translate(" ".join(["two"] * 12))
+    assert said[3:] == ["", "cinq"]
+    assert [str(one.message) for one in caught] == [
+        "line 2 holds nothing this model knows, '你好': its translation is left empty",
+        "line 3 has 13 tokens, more than the 12 tokens this model was trained for (batch.max_length): only "
+        "the first 12 tokens are translated",
+    ]
+
+
+def test_bad_lines_are_numbered_through_all_blocks(translator: Translator) -> None:
+    problems: list[Problem] = []
+    lines = ["one", "你好", "two", "three", "你好"]
+    answers = list(translator.n_best(lines, block=2, on_problem=problems.append))
+    assert [best[0].text for best in answers] == ["un", "", "deux", "trois", ""]
+    assert [(problem.line, problem.kind) for problem in problems] == [(2, "unknown"), (5, "unknown")]
+
+
+def test_a_line_of_a_megabyte_is_cut_before_it_is_tokenised(translator: Translator) -> None:
+    with pytest.warns(LineWarning, match="line 1 has 1,000,000 characters, too many for the 12 tokens"):
+        assert translator.translate("one " * 250_000) == translator.translate(" ".join(["one"] * 12))
+
+
+def test_spaces_do_not_make_a_line_too_long(translator: Translator) -> None:
+    assert translator.translate(" " * 9000 + "one" + " " * 9000 + "two" + " " * 9000) == "un deux"
+
+
+def test_a_source_longer_than_the_model_can_hold_is_cut() -> None:
+    translator = untrained({**SMALL, "positions": "learned", "max_length": 6})
+    message = r"has 7 tokens, more than the 5 tokens this model can hold \(model.max_length\)"
+    with pytest.warns(LineWarning, match=message):
+        cut = translator.translate("one two three four five six seven")
+    assert cut == translator.translate("one two three four five")
+    with pytest.raises(BadData, match=message):
+        translator.translate("one two three four five six seven", strict=True)
+
+
+def test_strict_stops_at_a_bad_line_everywhere(translator: Translator) -> None:
+    pairs = [(line, "un") for line in BAD_LINES]
+    for call in (translator.translate, translator.trace):
+        with pytest.raises(BadData, match="line 2 holds nothing"):
+            call(BAD_LINES, strict=True)
+    with pytest.raises(BadData, match="line 2 holds nothing"):
+        translator.evaluate(pairs, strict=True)
+
+
+def test_evaluate_counts_bad_lines_and_names_them(translator: Translator) -> None:
+    with pytest.warns(LineWarning):
+        report = translator.evaluate([(line, "un deux") for line in BAD_LINES])
+    assert (report.truncated, report.empty) == ([3], [2])
+    assert report.scores["exact"] == 20
+
+
+def test_a_trace_keeps_the_numbers_of_its_lines(translator: Translator, tmp_path: Path) -> None:
+    with pytest.warns(LineWarning):
+        translator.trace(BAD_LINES).save(tmp_path / "t.npz")
+    examples = Trace.load(tmp_path / "t.npz").examples
+    assert [example.meta["line"] for example in examples] == [1, 3, 5]
+    assert examples[1].source == ("two",) * 12 + ("</s>",)
+    with pytest.raises(BadData, match="no line was translated"):
+        translator.trace(["", " "])
+
+
+def test_a_string_is_one_line_everywhere(translator: Translator) -> None:
+    line = "one two"
+    (example,) = translator.trace(line).examples
+    assert example.source == ("one", "two", "</s>")
+    [[best]] = translator.n_best(line)
+    assert best.text == translator.translate(line) == "un deux"
+    assert translator.tokens.source.encode(line) == translator.tokens.source.encode([line])
+    assert train_tokenizers([("a b", "c")], TokenizerConfig()).source.size > 4
+    assert train_tokenizer(line, TokenizerConfig(kind="word")).pieces([4, 5]) == ["one", "two"]
+
+
+def test_a_string_is_one_change(run: Path) -> None:
+    recipe = run.parent / "tiny.yaml"
+    assert read_recipe(recipe, "train.epochs=3") == read_recipe(recipe, ["train.epochs=3"])
+
+
+def test_lines_may_come_from_a_generator(translator: Translator) -> None:
+    assert translator.translate(line for line in ("one", "two")) == ["un", "deux"]
+    assert len(translator.trace(line for line in ("one", "two")).examples) == 2
+
+
+# ---- devices ----
+
+
+def test_a_run_is_loaded_onto_a_device(run: Path) -> None:
+    for device in ("cpu", "auto", torch.device("cpu")):
+        assert qkv.load(run, device=device).translate("one two") == "un deux"
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "no device 'gpu': use cpu, cuda"),
+        ("", "no device ''"),
+        (None, "no device None"),
+        ("cpu:1", "finds no device 'cpu:1' on this machine"),
+        ("cuda:99", "finds no device 'cuda:99' on this machine: use 'cpu' or 'auto'"),
+        ("meta", "finds no device 'meta'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(device: Any, message: str, run: Path) -> None:
+    with pytest.raises(UnknownName, match=message):
+        qkv.load(run, device=device)
+
+
+@pytest.mark.gpu
+def test_a_gpu_translates_and_traces_like_the_cpu(run: Path) -> None:
+    lines = [source for source, _ in PAIRS]
+    here, there = qkv.load(run), qkv.load(run, device="cuda")
+    assert there.translate(lines) == here.translate(lines)
+    assert there.trace(lines[0]).examples[0].target == here.trace(lines[0]).examples[0].target

@@ -66,6 +66,7 @@ def recipe_in(folder: Path, **sections: Any) -> Path:
             "schedule": "cosine",
             "smoothing": 0.0,
             "precision": "32",
+            "threads": 1,
         },
         "validation": {"decode": 4, "samples": 1},
         "decode": {"beam": 2},

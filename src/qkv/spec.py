@@ -21,6 +21,8 @@ class AttentionSpec:
     d_model: width of queries and output (None: to be given by the model that uses the spec).
     heads: of queries (None: the model's that uses the spec, or 1).
     kv_heads: of keys and values (None: as many; fewer: grouped queries).
+    score, scope, select, kernel: a part, its name as in recipes ("rfa"), or a mapping of name and options
+        ({"name": "rfa", "features": 64}).
     score: None takes the score the kernel is made for: ScaledDot for Softmax, none for a feature map.
     d_memory: width of the memory, where it differs from d_model.
     dropout: on the weights, in training.  bias: on the projections.
@@ -41,13 +43,13 @@ class AttentionSpec:
     project: bool = True
 
     def __post_init__(self) -> None:
+        for axis in rules.AXES:
+            object.__setattr__(self, axis, read_part(axis, getattr(self, axis)))
         if self.score is None and getattr(self.kernel, "forms_weights", False):
             object.__setattr__(self, "score", ScaledDot())
         if self.heads is None and self.d_model is not None:
             object.__setattr__(self, "heads", 1)
         self._check_numbers()
-        for axis, registry in rules.AXES.items():
-            _check_axis(axis, getattr(self, axis), registry)
         rules.check(self.choice)
         self._check_heads()
 
@@ -112,17 +114,10 @@ class AttentionSpec:
         Raises UnknownName with "did you mean", BadRecipe for a value out of range, IncompatibleParts.
         """
         known = [field.name for field in fields(cls)]
-        options: dict[str, Any] = {}
-        for key, value in told.items():
+        for key in told:
             if key not in known:
                 raise UnknownName(f"unknown key of an attention: {key!r}. {did_you_mean(key, known)}")
-            registry = rules.AXES.get(key)
-            options[key] = (
-                value
-                if registry is None or (key == "score" and value is None)
-                else _read(registry, key, value)
-            )
-        return cls(**options)
+        return cls(**told)
 
     def build(self) -> Any:
         """The `Attention` layer of this spec."""
@@ -140,8 +135,8 @@ class AttentionSpec:
         for name in ("causal", "bias", "project"):
             if not isinstance(getattr(self, name), bool):
                 raise BadRecipe(f"{name} must be true or false, got {getattr(self, name)!r}")
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise BadRecipe(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 1:
+            raise BadRecipe(f"dropout must be a probability, 0 to 1, got {self.dropout!r}")
         object.__setattr__(self, "dropout", float(self.dropout))
 
     def _check_heads(self) -> None:
@@ -161,13 +156,16 @@ class AttentionSpec:
             )
 
 
-def _read(registry: Mapping[str, type[Part]], axis: str, written: Any) -> Part:
-    return written if isinstance(written, Part) else part.from_dict(registry, axis, written)
+def read_part(axis: str, written: Any) -> Any:
+    """The part of an axis as it was written: a part, its name, or a mapping of name and options.
 
-
-def _check_axis(axis: str, chosen: Part | None, registry: Mapping[str, type[Part]]) -> None:
-    if chosen is None and axis == "score":
-        return
-    if isinstance(chosen, type) or getattr(chosen, "axis", None) != axis:
-        known = ", ".join(kind.__name__ for kind in registry.values())
-        raise UnknownName(f"{axis}={chosen!r} is not a {axis}. Known: {known}")
+    None is no score.  Raises UnknownName for anything else, BadRecipe for an option out of range.
+    """
+    is_part = isinstance(written, Part) and written.axis == axis
+    if is_part or (written is None and axis == "score"):
+        return written
+    registry = rules.AXES[axis]
+    if isinstance(written, str | Mapping):
+        return part.from_dict(registry, axis, written)
+    known = ", ".join(f"{kind.__name__} ({name!r})" for name, kind in registry.items())
+    raise UnknownName(f"{axis}={written!r} is not a {axis}. Known: {known}")

@@ -22,6 +22,8 @@ PLACES = {"encoder": ("source", "source"), "cross": ("target", "source"), "decod
 BEGIN = "<s>"
 TOLERANCE = 5e-3  # of a row's sum: float16 on disk costs up to 2^-11, a bfloat16 model up to 2^-8
 
+_NUMBER = "0|[1-9][0-9]{0,8}"
+_LARGEST = 4 * 2**30  # bytes
 _HEAL = "if the mechanism forms no distributions, list the name in `unnormalised`"
 _HEADER = ("schema", "kind", "unnormalised", "meta", "examples")
 _EXAMPLE = ("source", "target", "meta")
@@ -141,7 +143,7 @@ def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _place(name: str) -> str:
     place, _, layer = name.partition(".")
-    if place not in PLACES or not re.fullmatch(r"0|[1-9][0-9]*", layer):
+    if place not in PLACES or not re.fullmatch(_NUMBER, layer):
         known = ", ".join(f'"{known}.N"' for known in PLACES)
         raise BadData(f"weights are named {known} with a layer number N, not {name!r}")
     return place
@@ -211,10 +213,17 @@ def _read(path: Path) -> Trace:
 
 
 def _opened(file: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if file.read(4) != b"PK\x03\x04":
+    magic = file.read(4)
+    if magic != b"PK\x03\x04":
         raise BadData("is no trace: a trace is an .npz file, as `qkv translate --trace` writes it")
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as entries:
+    archive = file if file.seekable() else io.BytesIO(magic + file.read(_LARGEST))
+    archive.seek(0)
+    with np.load(archive, allow_pickle=False) as entries:
+        size = sum(info.file_size for info in entries.zip.infolist())
+        if size > _LARGEST:
+            raise BadData(
+                f"holds {size / 2**30:,.0f} GiB, more than the {_LARGEST / 2**30:.0f} GiB of any trace"
+            )
         header = _header(entries["header"] if "header" in entries.files else None)
         arrays = {name: entries[name] for name in entries.files if name != "header"}
     for name, array in arrays.items():
@@ -231,7 +240,7 @@ def _header(array: Any) -> dict[str, Any]:
     except ValueError as error:
         raise BadData(f"its header is not UTF-8 JSON ({error})") from None
     schema = header.get("schema") if isinstance(header, dict) else None
-    version = re.fullmatch(r"qkv-trace/([0-9]+)", str(schema))
+    version = re.fullmatch(r"qkv-trace/([0-9]{1,9})", str(schema))
     if version is None:
         raise BadData(f"is no trace: its schema is {schema!r}, not 'qkv-trace/{VERSION}'")
     if int(version[1]) > VERSION:
@@ -250,7 +259,7 @@ def _trace(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
     parts: list[dict[str, np.ndarray]] = [{} for _ in written]
     for entry, array in arrays.items():
         number, _, name = entry.partition("/")
-        if not number.isdecimal() or int(number) >= len(written):
+        if not re.fullmatch(_NUMBER, number) or int(number) >= len(written):
             raise BadData(
                 f"has an entry {entry!r}, but entries are named EXAMPLE/NAME with {len(written)} examples"
             )

@@ -57,6 +57,7 @@ def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture
         (["rfaa"], "rfaa: no such attention. Did you mean 'rfa'?"),
         (["sdpa", "sdpa"], "two specs are called 'sdpa'"),
         (["predictive"], "predictive: this attention cannot be built:"),
+        (["rfa", "--lengths", "9" * 5000], "--lengths takes whole numbers of tokens"),
         (["rfa", "--lengths", "12,x"], "--lengths takes whole numbers of tokens like 512,2048, got 'x'"),
         (["rfa", "--lengths", "0"], "got '0'"),
         (["rfa", "--width", "30"], "d_model=30 cannot be split into heads=8"),

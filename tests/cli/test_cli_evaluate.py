@@ -67,3 +67,24 @@ def test_without_test_data_evaluate_asks_for_files(broken: Path, refused: Refuse
     told["data"] |= {"test": None, "valid": None}
     path.write_text(yaml.safe_dump(told))
     assert "names no data.test: pass --source and --target" in refused("evaluate", broken)
+
+
+def test_bad_lines_count_in_the_scores_and_are_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    source, target = tmp_path / "s", tmp_path / "t"
+    source.write_text("one\n你好\n" + "two " * 13 + "\n")
+    target.write_text("un\ndeux\ndeux\n")
+    files = ("evaluate", run, "--source", source, "--target", target)
+    assert tiny.call(*files, "--json", tmp_path / "j", "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("3 sentences\n")
+    assert "source lines that were cut: 1 (3)\nsource lines that were left empty: 1 (2)\n" in out
+    assert "line 2 holds nothing" in err
+    assert "2 of 3 lines could not be translated as they stand" in err
+    told = json.loads((tmp_path / "j").read_text())
+    assert (told["truncated"], told["empty"]) == ([3], [2])
+    assert "compared in Unicode NFC" in told["comparison"]
+    assert told["comparison"] in out
+    assert "line 2 holds nothing this model knows" in refused(*files, "--strict")
+    assert "no device 'gpu'" in refused(*files, "--device", "gpu")

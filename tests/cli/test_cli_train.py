@@ -190,3 +190,15 @@ def test_an_interrupt_saves_and_tells_how_to_go_on(
     command = f"qkv train {recipe} --out={tmp_path / 'run'} --resume"
     assert capsys.readouterr().err == f"stopped; all is saved. Go on with: {command}\n"
     assert tiny.call(*command.split()[1:], "--quiet", "--set", "train.epochs=2") == 0
+
+
+def test_train_says_where_it_writes_when_nobody_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny.recipe_in(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert tiny.call("train", recipe, "--set", "train.steps=1") == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("writing to runs/tiny\n")
+    assert "qkv translate runs/tiny" in out
+    assert (tmp_path / "runs/tiny/model.safetensors").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from qkv.trace import Trace
 from tiny import Refused, full_after
 
 
@@ -42,12 +43,14 @@ def test_n_best_names_the_line_and_the_score(run: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("lines", "options", "said"),
     [
-        (b"one\n\xff\n", (), "stdin, line 2: byte 0 is not UTF-8"),
-        (b"one\n" + b"one " * 13 + b"\n", (), "line 2 has 13 tokens, more than the 12"),
-        ("one\n\n你好\n".encode(), (), "line 3 holds nothing this model knows"),
+        (b"one\n\xff\n", (), "stdin, line 2: 0xff at position 0 is not UTF-8"),
+        (b"one\n" + b"one " * 13 + b"\n", ("--strict",), "line 2 has 13 tokens, more than the 12"),
+        ("one\n\n你好\n".encode(), ("--strict",), "line 3 holds nothing this model knows"),
         (b"one\n", ("--beam", 2, "--n-best", 3), "3 answers need a beam of at least 3, got 2"),
         (b"one\n" * 101, ("--trace", "t.npz"), "at most 100 lines, got 101"),
         (b"\n", ("--trace", "t.npz"), "at least one"),
+        ("你好\n".encode(), ("--trace", "t.npz", "--strict"), "line 1 holds nothing this model knows"),
+        (b"one\n", ("--device", "gpu"), "no device 'gpu': use cpu, cuda, cuda:1, mps or auto"),
         (b"one\n", ("--trace", "none/t.npz"), "cannot write the trace none/t.npz"),
         (b"one\n", ("--output", "."), "cannot write"),
     ],
@@ -116,3 +119,43 @@ def test_on_a_terminal_every_line_is_answered_at_once(
     translate_lines(run, None, None, None, 1, None, False)
     assert answered == ["", "un\n"]
     assert capsys.readouterr() == ("deux\n", "")
+
+
+BAD_LINES = "one two\n你好\n" + "one " * 13 + "\n\nfive\n"
+WARNINGS = [
+    "qkv: line 2 holds nothing this model knows, '你好': its translation is left empty",
+    "qkv: line 3 has 13 tokens, more than the 12 tokens this model was trained for (batch.max_length): only "
+    "the first 12 tokens are translated",
+    "qkv: 2 of 5 lines could not be translated as they stand: 1 too long, so cut, 1 unknown to the model, so "
+    "left empty",
+]
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet",)])
+def test_a_bad_line_is_reported_and_does_not_stop_the_others(
+    options: tuple[str, ...], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.npz"
+    assert tiny.call("translate", run, "--trace", trace, *options, stdin=BAD_LINES.encode()) == 0
+    out, err = capsys.readouterr()
+    lines = out.split("\n")
+    assert len(lines) == 6
+    assert (lines[0], lines[1], lines[3], lines[4]) == ("un deux", "", "", "cinq")
+    assert lines[2].startswith("un un un")
+    assert err.splitlines() == WARNINGS
+    assert [example.meta["line"] for example in Trace.load(trace).examples] == [1, 3, 5]
+
+
+def test_a_file_in_another_language_does_not_fill_the_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.call("translate", run, "--quiet", stdin="你好\n".encode() * 30) == 0
+    out, err = capsys.readouterr()
+    assert out == "\n" * 30
+    assert len(err.splitlines()) == 22
+    assert "qkv: 30 of 30 lines could not be translated" in err
+
+
+def test_n_best_of_a_line_without_translation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("translate", run, "--n-best", 2, "-q", stdin="你好\none\n".encode()) == 0
+    assert capsys.readouterr().out.startswith("1 |||  ||| 0.0000\n2 ||| un ||| ")

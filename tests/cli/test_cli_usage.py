@@ -8,6 +8,7 @@ import pytest
 
 import qkv
 import tiny
+from qkv.task.recipe import read_recipe
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +27,38 @@ def test_recipes_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]
     assert tiny.call("recipes") == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("demo-rnn ") and "additive attention" in line for line in lines)
+
+
+def test_a_recipe_is_printed_to_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("recipes", "demo-rnn") == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    assert read_recipe(tmp_path / "mine.yaml") == read_recipe("demo-rnn")
+    capsys.readouterr()
+    assert tiny.call("recipes", "demo-rn") == 2
+    assert "no built-in recipe 'demo-rn'. Did you mean 'demo-rnn'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        ("train", "runs/RECIPE"),
+        ("translate", "stdin"),
+        ("translate", "the recipe's"),
+        ("evaluate", "the recipe's test data"),
+        ("view", "TRACE.png"),
+        ("view", "last cross"),
+        ("parts", "all"),
+        ("recipes", "all"),
+        ("bench", "torch's"),
+    ],
+)
+def test_help_shows_defaults_in_words(
+    command: str, default: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    assert tiny.call(command, "--help") == 0
+    assert f"[default: ({default})]" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

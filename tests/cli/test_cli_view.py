@@ -36,6 +36,7 @@ def test_view_draws_a_picture(trace: Path, tmp_path: Path, capsys: pytest.Captur
         (("--example", 3), "no example 3"),
         (("--heads", "first"), "--heads takes mean, all or the number of a head from 0, got 'first'"),
         (("--heads", 7), "7"),
+        (("--heads", "9" * 5000), "--heads takes mean, all or the number of a head"),
         (("--layers", "cros"), "Did you mean 'cross"),
         (("--png", "picture.bmpp"), "picture.bmpp"),
     ],

@@ -11,6 +11,7 @@ from qkv.errors import BadRecipe, QKVError, UnknownName, did_you_mean
 from qkv.rules import AXES
 from qkv.spec import AttentionSpec
 from qkv.task.parts import example, label
+from qkv.yaml_input import load_yaml
 
 FUSED = "sdpa"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -96,12 +97,9 @@ def _mapping(body: str) -> dict[str, Any]:
     if not body.startswith("{"):
         return _of_part(body)
     try:
-        told = yaml.safe_load(body)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise BadRecipe(
-            f"this is no mapping like {{kernel: {{name: rfa, features: 64}}}}: {problem}"
-        ) from None
+        told = load_yaml(body)
+    except ValueError as error:
+        raise BadRecipe(f"this is no mapping like {{kernel: {{name: rfa, features: 64}}}}: {error}") from None
     return {str(key): value for key, value in told.items()}
 
 

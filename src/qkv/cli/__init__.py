@@ -2,32 +2,28 @@
 2.
 """
 
-import errno
 import sys
 
 
 def main() -> None:
     """Run `qkv`; torch is imported only by the commands that need it."""
     from qkv.cli.app import app
-    from qkv.errors import QKVError
+    from qkv.cli.failures import describe
+    from qkv.cli.streams import end_on_signals, end_quietly, prepare_streams
 
+    prepare_streams()
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()  # here, where a full disk can still be told
-    except QKVError as error:
-        _fail(" ".join(str(error).split()))
+        with end_on_signals():
+            try:
+                app()
+            except SystemExit:
+                sys.stdout.flush()  # here, where a full disk can still be reported
+                raise
     except BrokenPipeError:
-        # The reader of our output has gone; what it read is all it wanted.
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise
-        _fail(f"{error.filename or 'output'}: {error.strerror}")
-
-
-def _fail(message: str) -> None:
-    print(f"qkv: {message}", file=sys.stderr)
-    sys.exit(2)
+        end_quietly()  # the reader of our output has what it wanted
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        message, status = describe(error)
+        print(f"qkv: {message}", file=sys.stderr)
+        sys.exit(status)

@@ -23,8 +23,14 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory that `qkv train` made")]
 Beam = Annotated[
-    int | None, typer.Option(min=1, help="hypotheses kept alive; 1 is greedy  [default: the recipe's]")
+    int | None,
+    typer.Option(min=1, help="hypotheses kept alive; 1 is greedy", show_default="the recipe's"),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="stop at a line that is too long, or of which the model knows nothing"),
+]
+Device = Annotated[str, typer.Option(help="where to compute: cpu, cuda, cuda:1, mps or auto")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 
 
@@ -54,7 +60,7 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="a YAML file, or a name that `qkv recipes` lists")
     ],
-    out: Annotated[Path | None, typer.Option(help="the run directory  [default: runs/RECIPE]")] = None,
+    out: Annotated[Path | None, typer.Option(help="the run directory", show_default="runs/RECIPE")] = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change the recipe: --set train.epochs=3"),
@@ -90,10 +96,10 @@ def train(
 
 
 @app.command()
-def translate(
+def translate(  # noqa: PLR0913, PLR0917 -- one for each option
     run: Run,
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="text, a line each  [default: stdin]")
+        Path | None, typer.Argument(metavar="FILE", help="text, a line each", show_default="stdin")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write here instead of to stdout")
@@ -105,46 +111,56 @@ def translate(
     trace: Annotated[
         Path | None, typer.Option(help="also write where the model looked, for `qkv view`")
     ] = None,
+    strict: Strict = False,
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Translate text: a line in, a line out; an empty line stays empty."""
+    """Translate text: a line in, a line out; an empty line stays empty.
+
+    A line that is too long is cut, and one of which the model knows nothing stays empty; each is reported.
+    """
     from qkv.cli.translating import translate_lines
 
-    translate_lines(run, file, output, beam, n_best, trace, quiet)
+    translate_lines(run, file, output, beam, n_best, trace, quiet, strict=strict, device=device)
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     run: Run,
     source: Annotated[
-        Path | None, typer.Option(help="source lines  [default: the recipe's test data]")
+        Path | None, typer.Option(help="source lines", show_default="the recipe's test data")
     ] = None,
     target: Annotated[Path | None, typer.Option(help="their translations")] = None,
     beam: Beam = None,
     tokenize: Annotated[
-        str | None, typer.Option(help="sacrebleu's tokeniser: 13a, intl, zh, char, none …")
+        str | None,
+        typer.Option(
+            help="sacrebleu's tokeniser: auto, 13a, intl, zh, char, none …", show_default="the recipe's"
+        ),
     ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the scores as JSON")
     ] = None,
+    strict: Strict = False,
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Score a run: BLEU, chrF, TER with signatures, exact match, and BLEU by source length."""
     from qkv.cli.evaluating import evaluate_run
 
-    evaluate_run(run, source, target, beam, tokenize, json, quiet)
+    evaluate_run(run, source, target, beam, tokenize, json, quiet, strict=strict, device=device)
 
 
 @app.command()
 def view(
     trace: Annotated[Path, typer.Argument(metavar="TRACE.npz", help="what `qkv translate --trace` wrote")],
     png: Annotated[
-        Path | None, typer.Option(help="the picture to draw (.png, .svg or .pdf)  [default: TRACE.png]")
+        Path | None, typer.Option(help="the picture to draw (.png, .svg or .pdf)", show_default="TRACE.png")
     ] = None,
     example: Annotated[int, typer.Option(min=1, help="which of the traced lines")] = 1,
     layers: Annotated[
         str | None,
-        typer.Option(help="cross, encoder or decoder, or one layer as cross.0  [default: last cross]"),
+        typer.Option(help="cross, encoder or decoder, or one layer as cross.0", show_default="last cross"),
     ] = None,
     heads: Annotated[str, typer.Option(help="mean, all, or the number of one head")] = "mean",
     merge: Annotated[bool, typer.Option("--merge", help="join word pieces into words")] = False,
@@ -157,21 +173,22 @@ def view(
 
 
 @app.command()
-def recipes() -> None:
-    """List the recipes that ship with qkv."""
-    from qkv.task.recipe import builtin_recipes
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="a recipe to print, to copy and change", show_default="all"),
+    ] = None,
+) -> None:
+    """List the recipes that ship with qkv, or print one of them: qkv recipes NAME > mine.yaml."""
+    from qkv.cli.listing import list_recipes
 
-    found = builtin_recipes()
-    width = max(map(len, found))
-    for name, what in found.items():
-        print(f"{name:<{width}}  {what}")
-    print("\nTrain one: qkv train NAME --out runs/NAME    Change a setting: --set train.epochs=3")
+    list_recipes(name)
 
 
 @app.command()
 def parts(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="one part in detail  [default: all]")
+        str | None, typer.Argument(metavar="NAME", help="one part in detail", show_default="all")
     ] = None,
 ) -> None:
     """List the parts that attention is made of, and which go together."""

@@ -47,7 +47,7 @@ def bench(  # noqa: PLR0913, PLR0917 -- one for each option
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="of inputs and weights")] = Dtype.fp32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="of torch  [default: torch's]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="of torch", show_default="torch's")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="the median of so many")] = 5,
     memory: Annotated[
         bool, typer.Option("--memory", help="also peak memory, each in a fresh process")

@@ -18,6 +18,8 @@ from qkv.progress import progress
 from qkv.task.files import check_writable, write_text
 from qkv.view.page import check
 
+LONGEST = 9  # digits of a number of tokens
+
 
 class Output(NamedTuple):
     """Where the results go besides stdout: json, plot (dark or not); whether memory is measured; progress."""
@@ -91,8 +93,10 @@ def _measured(
 def _lengths(written: Sequence[str]) -> list[int]:
     found = []
     for text in ",".join(written).split(","):
-        if not text.strip().isdecimal() or int(text) < 1:
-            raise BadRecipe(f"--lengths takes whole numbers of tokens like 512,2048, got {text.strip()!r}")
+        if not text.strip().isdecimal() or len(text.strip()) > LONGEST or int(text) < 1:
+            raise BadRecipe(
+                f"--lengths takes whole numbers of tokens like 512,2048, got {text.strip()[:40]!r}"
+            )
         found.append(int(text))
     return sorted(set(found))
 

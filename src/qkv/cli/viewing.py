@@ -7,6 +7,8 @@ from qkv.errors import UnknownName
 from qkv.task.drawing import draw_example
 from qkv.trace import Trace
 
+LONGEST = 9  # digits of a number
+
 
 def view_trace(
     file: Path, to: Path | None, example: int, layers: str | None, heads: str, merge: bool, dark: bool
@@ -24,6 +26,6 @@ def view_trace(
 def _heads(written: str) -> int | Literal["mean", "all"]:
     if written in ("mean", "all"):
         return cast(Literal["mean", "all"], written)
-    if not written.isdecimal():
+    if not written.isdecimal() or len(written) > LONGEST:
         raise UnknownName(f"--heads takes mean, all or the number of a head from 0, got {written!r}")
     return int(written)

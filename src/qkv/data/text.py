@@ -1,22 +1,16 @@
 """Parallel text on disk: two line-aligned files, or one of tab-separated or JSON rows, plain or gzipped."""
 
-import codecs
-import gzip
 import json
-import os
-import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
 
+from qkv.data.lines import read_limited, read_lines
 from qkv.errors import BadData
 from qkv.strict import Strict
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _BY_NAME = {".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -26,7 +20,7 @@ class ParallelData(Strict):
     A row of a TSV file is `source<tab>target`, further columns are ignored; a row of a JSONL file is an
     object with `source_key` and `target_key`, where a dot reaches into a nested object (`translation.en`).
     `format: auto` goes by the name (.tsv, .jsonl) and else by the first line.  Gzip is recognised by content.
-    Paths may hold `~`, `$NAME` and `${NAME}`.
+    Paths may hold `~`, `$NAME` and `${NAME}`; a file of exactly that name comes first.
     """
 
     source: str | None = None
@@ -42,56 +36,6 @@ class ParallelData(Strict):
         if aligned == (self.file is not None) or (self.source is None) != (self.target is None):
             raise ValueError("give either both 'source' and 'target', or 'file' alone")
         return self
-
-
-def resolve(path: str | Path) -> Path:
-    """The path with `~`, `$NAME` and `${NAME}` filled in.  Raises BadData for an unset or empty variable."""
-
-    def value(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
-        if not os.environ.get(name):
-            raise BadData(
-                f"{path}: the environment variable {name} is not set; set it to the folder it stands for "
-                f"(`export {name}=/path/to/folder`), or write the path without it"
-            )
-        return os.environ[name]
-
-    return Path(_VARIABLE.sub(value, str(path))).expanduser()
-
-
-def read_lines(path: str | Path) -> Iterator[str]:
-    r"""The lines of a UTF-8 file, plain or gzipped, without `\n` or `\r\n`; nothing else ends a line.
-
-    A byte-order mark at the start is dropped.  Raises BadData for a file that cannot be read, is truncated,
-    or holds bytes that are not UTF-8.
-    """
-    place = resolve(path)
-    for number, raw in enumerate(_raw_lines(place), start=1):
-        if number == 1:
-            raw = raw.removeprefix(codecs.BOM_UTF8)
-        try:
-            yield raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadData(
-                f"{place}, line {number}: 0x{raw[error.start]:02x} at position {error.start} is not UTF-8: "
-                "convert the file first, as in `iconv -f LATIN1 -t UTF-8`"
-            ) from None
-
-
-def _raw_lines(place: Path) -> Iterator[bytes]:
-    try:
-        with place.open("rb") as plain:
-            packed = plain.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-            plain.seek(0)
-            yield from gzip.GzipFile(fileobj=plain) if packed else plain
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadData(
-            f"{place}: the gzip file is truncated or damaged ({error}); fetch or pack it again"
-        ) from None
-    except FileNotFoundError:
-        raise BadData(f"{place}: no such file; relative paths start at {Path.cwd()}") from None
-    except OSError as error:
-        raise BadData(f"{place}: cannot be read ({error.strerror or error})") from None
 
 
 def read_pairs(data: ParallelData) -> list[tuple[str, str]]:
@@ -121,10 +65,12 @@ def _refuse_empty(path: str | None, lines: Sequence[object]) -> None:
 
 def _rows(data: ParallelData, path: str) -> Iterator[tuple[str, str]]:
     layout: str | None = None if data.format == "auto" else data.format
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, (line, is_cut) in enumerate(read_limited(path), start=1):
         layout = layout or _layout(path, line)
         where = f"{path}, line {number}"
-        if layout == "jsonl":
+        if is_cut:
+            yield line, line  # too long for any use, on whichever side
+        elif layout == "jsonl":
             row = _json_row(where, line)
             yield _field(where, row, data.source_key), _field(where, row, data.target_key)
         else:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from qkv.data.lines import LONGEST_LINE
 from qkv.errors import BadData, BadRun
 from qkv.files import open_text_output
 from qkv.strict import Strict
@@ -22,29 +23,34 @@ from qkv.symbols import PAD as PAD
 from qkv.symbols import UNK as UNK
 
 CONTROL = ("<pad>", "<unk>", "<s>", "</s>")
+NO_BREAK_SPACES = "\u00a0\u202f"
 FORMAT = "qkv-tokenizer/1"
 
 Kind = Literal["bpe", "word", "char"]
 
 # One optional white-space character leads each piece.  Digits and punctuation stand alone in BPE.
+# Merges take quadratic time in a piece, so pieces are bounded, beyond any word of a language.
 _PIECE = {
-    "bpe": r"\s?(?:\p{N}|[\p{P}\p{S}]|[^\s\p{N}\p{P}\p{S}]+)|\s",
-    "word": r"\s?\S+|\s",
+    "bpe": r"\s?(?:\p{N}|[\p{P}\p{S}]|[^\s\p{N}\p{P}\p{S}]{1,1000})|\s",
+    "word": r"\s?\S{1,1000}|\s",
     "char": r"[\s\S]",
 }
-_LINES_AT_ONCE = 8192
+_LINES_AT_ONCE, _CHARACTERS_AT_ONCE = 8192, 1_000_000  # a token takes a hundred bytes while encoding
 
 
 class TokenizerConfig(Strict):
     """How text is cut: `kind`, the largest vocabulary (the 4 control tokens included), one vocabulary or two.
 
-    `min_count` leaves out words seen less often (kind: word only).
+    `lowercase` and `plain_spaces` change the text that is read, and so what is written: all in lower case,
+    and no-break spaces (U+00A0, U+202F) as plain ones.  `min_count` leaves out words seen less often (kind:
+    word only).
     """
 
     kind: Kind = "bpe"
     vocab: int = Field(default=8000, gt=len(CONTROL))
     joint: bool = True
     lowercase: bool = False
+    plain_spaces: bool = False
     min_count: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -57,7 +63,8 @@ class TokenizerConfig(Strict):
 
 
 class Tokenizer:
-    """The vocabulary of one language.  Text becomes NFC, and lower case if asked; no more.
+    """The vocabulary of one language.  Text becomes NFC, in lower case and with plain spaces if asked; no
+    more.
 
     Decoding what was encoded gives that text back exactly, provided that its characters are known (its words,
     for kind: word); except for kind: char, runs of plain spaces become one and those at the ends go.
@@ -75,11 +82,13 @@ class Tokenizer:
         return len(self._text)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without BOS and EOS.  Text that spells a control token stays text."""
+        """The token ids of each line, without BOS and EOS; a string is one line.  Text that spells a control
+        token stays text.
+        """
+        lines = [lines] if isinstance(lines, str) else lines
         found: list[list[int]] = []
         with _no_threads():
-            for start in range(0, len(lines), _LINES_AT_ONCE):
-                some = list(lines[start : start + _LINES_AT_ONCE])
+            for some in _portions(lines):
                 found += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
         return found
 
@@ -101,6 +110,20 @@ class Tokenizer:
     def unknown(self, ids: Sequence[int]) -> bool:
         """True if there is something in these ids, and all of it, white space aside, is UNK."""
         return UNK in ids and all(number == UNK or number in self._blank for number in ids)
+
+
+def _portions(lines: Iterable[str]) -> Iterator[list[str]]:
+    """The lines in order, in lists of bounded size."""
+    portion: list[str] = []
+    characters = 0
+    for line in lines:
+        portion.append(line)
+        characters += len(line)
+        if len(portion) == _LINES_AT_ONCE or characters >= _CHARACTERS_AT_ONCE:
+            yield portion
+            portion, characters = [], 0
+    if portion:
+        yield portion
 
 
 def _texts(kind: Kind, vocab: Mapping[str, int]) -> list[str]:
@@ -168,14 +191,22 @@ def _restored(kind: Any, content: Any) -> Tokenizer:
     return Tokenizer(kind, Backend.from_str(json.dumps(content)))
 
 
-def train_tokenizers(pairs: Sequence[tuple[str, str]], config: TokenizerConfig) -> TokenizerPair:
+def train_tokenizers(
+    pairs: Sequence[tuple[str, str]], config: TokenizerConfig, longest: int = LONGEST_LINE
+) -> TokenizerPair:
     """Learn the vocabulary, or the two, from the text.  The same text gives the same vocabulary.
 
     BPE merges the most frequent neighbours first (Sennrich et al. 2016); a pair seen once is never merged.
     Where the text has more different characters than the vocabulary has room for, the commonest are known.
+    Pairs with a side of more than `longest` characters are passed over.
     Raises BadData where there is no text.
     """
-    sides = [[source for source, _ in pairs], [target for _, target in pairs]]
+    short = [pair for pair in pairs if max(map(len, pair)) <= longest]
+    if pairs and not short:
+        raise BadData(
+            f"there is no text to learn a vocabulary from: every line has over {longest:,} characters"
+        )
+    sides = [[source for source, _ in short], [target for _, target in short]]
     if config.joint:
         both = train_tokenizer(sides[0] + sides[1], config)
         return TokenizerPair(both, both)
@@ -183,7 +214,8 @@ def train_tokenizers(pairs: Sequence[tuple[str, str]], config: TokenizerConfig) 
 
 
 def train_tokenizer(lines: Sequence[str], config: TokenizerConfig) -> Tokenizer:
-    """Learn one vocabulary from the lines; see `train_tokenizers`."""
+    """Learn one vocabulary from the lines, or from the one line of a string; see `train_tokenizers`."""
+    lines = [lines] if isinstance(lines, str) else lines
     if not any(line.strip(" ") for line in lines):
         raise BadData("there is no text to learn a vocabulary from: every line is empty")
     with _no_threads():
@@ -233,8 +265,11 @@ def _fit(lines: Sequence[str], config: TokenizerConfig, trainer: Any) -> Tokeniz
     )
     steps: list[Any] = [normalizers.Lowercase()] if config.lowercase else []
     steps.append(normalizers.NFC())
+    if config.plain_spaces:
+        steps.append(normalizers.Replace(Regex(f"[{NO_BREAK_SPACES}]"), " "))
     if config.kind != "char":
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), " ")]
+        # In this order: a pattern for spaces at the end takes quadratic time over spaces in between.
+        steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Replace(Regex("^ | $"), "")]
         steps.append(normalizers.Prepend(" "))
     backend.normalizer = normalizers.Sequence(steps)
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE[config.kind]), "isolated")

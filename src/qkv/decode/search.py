@@ -41,7 +41,7 @@ class SearchConfig(Strict):
     n_best: hypotheses returned per sentence, at most `beam`.
     length_penalty: alpha of the score, from 0 to 10; 0 sums log-probabilities, 1 nearly averages them.
     max_length: most symbols emitted, end symbol included; None allows 2 x (source tokens) + 10 per sentence.
-
+        A model that holds fewer positions stops there.
     forbid_unknown: never emit the unknown symbol.
     """
 

@@ -36,15 +36,17 @@ def positive_features(
     logits = x @ projections.mT
     highest = logits.detach().amax(-1, keepdim=True)
     phi = (logits - highest).exp() * projections.shape[1] ** -0.5
-    return phi, highest[..., 0] - x.square().sum(-1) / 2
+    # A key whose squared length is beyond what its type holds is one of the least, but still there.
+    return phi, (highest[..., 0] - x.square().sum(-1) / 2).clamp_min(torch.finfo(x.dtype).min)
 
 
 class PositiveMap(RandomFeatures):
     """The features of exp(q·k / sqrt(D)), each vector's divided by its own largest."""
 
     def __init__(self, dims: Dims, part: "Favor", generator: torch.Generator | None) -> None:
-        super().__init__(dims, part, generator)
+        super().__init__(dims, part)
         self.width = part.features
+        self.reset_parameters(generator)
 
     def queries(self, x: Float[Tensor, "B H N D"], projections: Projections) -> Features:
         """φ(q) [B,H,T,R]: the rest of it is one factor per query, which cancels."""

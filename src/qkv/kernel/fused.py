@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from qkv.shapes import Allow, Key, Out, Query, Value
+from qkv.tracing import always
 
 # Queries and keys from which on a CPU's caches gain more by keys that lie side by side than a copy of them
 # costs.  As a projection leaves them, those of a head are all heads apart: often whole pages.
@@ -24,7 +25,7 @@ def fused(
         options["enable_gqa"] = True
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, **options)
-    if q.shape[2] >= LONG and k.shape[2] >= LONG and k.stride(2) > k.shape[3]:
+    if always(q.shape[2] >= LONG) and always(k.shape[2] >= LONG) and k.stride(2) > k.shape[3]:
         k, v = k.contiguous(), v.contiguous()
     if q.dtype in (torch.float32, torch.float64):
         return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, **options)

@@ -57,10 +57,16 @@ class GaussianMap(RandomFeatures):
     """The Gaussian kernel's features, with their learned bandwidth σ [H,1,D]."""
 
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
-        super().__init__(dims, part, generator)
+        super().__init__(dims, part)
         self.normalise, self.temperature = part.normalise, part.temperature
         self.width = 2 * part.features
-        self.bandwidth = nn.Parameter(torch.ones(dims.heads, 1, dims.query))
+        self.bandwidth = nn.Parameter(torch.empty(dims.heads, 1, dims.query))
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the fixed projections anew, and set σ to 1."""
+        super().reset_parameters(generator)
+        nn.init.ones_(self.bandwidth)
 
     def queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,2R]."""
@@ -75,7 +81,7 @@ class GaussianMap(RandomFeatures):
         if self.normalise:
             return None
         x = wide(x)
-        return (self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2
+        return _held((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
 
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""
@@ -91,10 +97,16 @@ class ArccosMap(RandomFeatures):
     """The arc-cosine kernel's features, with their learned bandwidth σ [H,1,D]."""
 
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
-        super().__init__(dims, part, generator)
+        super().__init__(dims, part)
         self.normalise = part.normalise
         self.width = part.features
-        self.bandwidth = nn.Parameter(torch.ones(dims.heads, 1, dims.query))
+        self.bandwidth = nn.Parameter(torch.empty(dims.heads, 1, dims.query))
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the fixed projections anew, and set σ to 1."""
+        super().reset_parameters(generator)
+        nn.init.ones_(self.bandwidth)
 
     def queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,R] of the unit vector: a query's length cancels."""
@@ -106,11 +118,16 @@ class ArccosMap(RandomFeatures):
 
     def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
         """log |k| of keys with a length."""
-        return None if self.normalise else wide(x).norm(dim=-1).clamp_min(SHORTEST).log()
+        return None if self.normalise else _held(wide(x).norm(dim=-1).clamp_min(SHORTEST)).log()
 
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""
         return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
+
+
+def _held(x: Tensor) -> Tensor:
+    """x, no larger than its type holds: a key whose length overflows is one of the longest, not infinite."""
+    return x.clamp_max(torch.finfo(x.dtype).max)
 
 
 MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from qkv.errors import BadData
 from qkv.model.capacity import Capacity, Limit
 
+TRAINED = "batch.max_length"
 Ids = Sequence[Sequence[int]]
 
 
@@ -35,7 +36,7 @@ def check_capacity(capacity: Capacity, source: Ids, target: Ids, rows: Sequence[
 
 def source_limit(capacity: Capacity, max_length: int) -> Limit:
     """Most tokens of a source: what the model was trained for, or can hold where that is less."""
-    trained = Limit(max_length, "batch.max_length")
+    trained = Limit(max_length, TRAINED)
     held = capacity.source
     return trained if held is None else min(trained, held._replace(positions=held.positions - 1))
 

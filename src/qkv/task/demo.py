@@ -32,17 +32,18 @@ def run_demo(out: Path, source: str, target: str, changes: Sequence[str] = ()) -
     """
     languages = (f"data.phrases.source={source}", f"data.phrases.target={target}")
     _train_all(out, (*languages, *changes))
-    rows = []
+    reports = {}
     for name, title in RUNS.items():
         print(f"\n{name}: {title}", flush=True)
         translator = load(out / name)
         report = translator.evaluate()
-        rows.append((name, report.scores["exact"], report.scores["bleu"]))
+        reports[name] = report
         _show_examples(translator, out / f"{name}.npz", out / f"{name}.png")
     print(f"\nunseen phrases, {source} to {target}\n{'':<10} {'exact match':>12} {'BLEU':>8}")
-    for name, exact, bleu in rows:
-        print(f"{name:<10} {exact:>10.1f} % {bleu:>8.1f}")
+    for name, report in reports.items():
+        print(f"{name:<10} {report.scores['exact']:>10.1f} % {report.scores['bleu']:>8.1f}")
     first = next(iter(RUNS))
+    print(reports[first].comparison)
     print(f"\ntry:  echo 'July 4, 2031' | qkv translate {out / first}")
 
 
@@ -88,7 +89,7 @@ def _relay(name: str, child: subprocess.Popen[str]) -> None:
 def _show_examples(translator: Any, trace_file: Path, picture: Path) -> None:
     pairs = _varied(test_pairs(translator.recipe.data))
     said = translator.translate([source for source, _ in pairs])
-    scoring = translator.scoring()
+    scoring = translator.scoring([target for _, target in pairs])
     for (source, target), text in zip(pairs, said, strict=True):
         print(f"    {'✓' if scoring.is_match(text, target) else '✗'} {source}  →  {text}")
     longest = max(pairs, key=lambda pair: len(pair[0].split()))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from qkv.data import BatchPlan, TokenizerPair, clean_pairs, read_pairs
+from qkv.data import UNK, BatchPlan, Tokenizer, TokenizerPair, clean_pairs, longest_text, read_pairs
 from qkv.data.phrases import PhraseData, Split, generate, split
 from qkv.errors import BadData
 from qkv.progress import Progress
@@ -69,15 +69,28 @@ class Encoded(NamedTuple):
     target: list[list[int]]
 
 
-def encode(pairs: Lines, tokens: TokenizerPair) -> Encoded:
-    """Both sides of the pairs as token ids; a side that is only white space has none."""
-    source, target = ([pair[i] if pair[i].strip() else "" for pair in pairs] for i in (0, 1))
-    return Encoded(tokens.source.encode(source), tokens.target.encode(target))
+def encode(pairs: Lines, tokens: TokenizerPair, max_length: int) -> Encoded:
+    """Both sides of the pairs as token ids; a side that is only white space has none.
+
+    A side with too many characters for `max_length` tokens is not tokenised: it has max_length + 1 unknown
+    ones.
+    """
+    return Encoded(*(_encode_side([pair[i] for pair in pairs], tokens[i], max_length) for i in (0, 1)))
+
+
+def _encode_side(lines: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
+    longest, too_long = longest_text(max_length), [UNK] * (max_length + 1)
+    rows = iter(tokenizer.encode([_visible(line) for line in lines if len(line) <= longest]))
+    return [next(rows) if len(line) <= longest else too_long for line in lines]
+
+
+def _visible(line: str) -> str:
+    return line if line.strip() else ""
 
 
 def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: Recipe, report: Progress) -> BatchPlan:
     """The training batches; says what had to be left out."""
-    encoded = encode(pairs, tokens)
+    encoded = encode(pairs, tokens, recipe.batch.max_length)
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))

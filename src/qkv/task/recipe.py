@@ -1,6 +1,6 @@
 """A recipe: the YAML file that describes a training run, complete and checked before anything is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,12 +12,14 @@ from qkv.data import BatchConfig, ParallelData, TokenizerConfig
 from qkv.data.phrases import PhraseData
 from qkv.decode.search import SearchConfig
 from qkv.errors import BadRecipe, did_you_mean
+from qkv.files import expand_home
 from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
 from qkv.strict import Strict, explain
 from qkv.train import AttentionTerms, TrainConfig
+from qkv.yaml_input import load_yaml, read_yaml_text
 
-EPOCHS = 20  # where a recipe names neither epochs nor steps
+EPOCHS = 20  # until `defaults` sets them, where a recipe names neither epochs nor steps
 ModelConfig = Annotated[TransformerConfig | RNNConfig, Field(discriminator="kind")]
 
 
@@ -54,7 +56,17 @@ class ValidationConfig(Strict):
     )
     samples: int = Field(default=2, ge=0, description="how many of those are printed")
     tokenize: str = Field(
-        default="13a", description="sacrebleu's tokeniser; none for text that is tokenised already"
+        default="auto",
+        description="sacrebleu's tokeniser; auto: by the script of the references; none for text that is "
+        "tokenised already",
+    )
+    lowercase: bool = Field(
+        default=False, description="scores ignore letter case; they always do where tokens.lowercase"
+    )
+    plain_spaces: bool = Field(
+        default=False,
+        description="scores take no-break spaces (U+00A0, U+202F) for plain ones; they always do where "
+        "tokens.plain_spaces",
     )
 
 
@@ -72,11 +84,13 @@ class Recipe(Strict):
     validation: ValidationConfig = ValidationConfig()
     decode: SearchConfig = SearchConfig()
 
-    @field_validator("train", mode="before")
+    @field_validator("train", mode="wrap")
     @classmethod
-    def _has_an_end(cls, told: Any) -> Any:
-        unset = isinstance(told, dict) and not {"epochs", "steps"} & told.keys()
-        return {**told, "epochs": EPOCHS} if unset else told
+    def _has_an_end(cls, value: Any, build: Callable[[Any], TrainConfig]) -> TrainConfig:
+        if not isinstance(value, dict) or {"epochs", "steps"} & value.keys():
+            return build(value)
+        train = build({**value, "epochs": EPOCHS})
+        return TrainConfig.model_construct(_fields_set=set(value), **dict(train))
 
     def to_yaml(self) -> str:
         """The complete recipe, defaults included, as YAML."""
@@ -89,24 +103,36 @@ def builtin_recipes() -> dict[str, str]:
     found = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".yaml"):
-            told = yaml.safe_load(entry.read_text(encoding="utf-8"))
+            told = load_yaml(entry.read_text(encoding="utf-8"))
             found[entry.name.removesuffix(".yaml")] = str(told.get("description", "")).partition("\n")[0]
     return found
 
 
+def recipe_text(name: str) -> str:
+    """The text of a built-in recipe, as its author wrote it.
+
+    Raises BadRecipe, with the nearest known name, where there is none of that name.
+    """
+    known = builtin_recipes()
+    if name not in known:
+        raise BadRecipe(f"no built-in recipe {name!r}. {did_you_mean(name, known)}")
+    return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, or the built-in one of that name, with `a.b=value` changes applied.
+    """The recipe in a file, or the built-in one of that name, with `a.b=value` changes applied; a string is
+    one change.
 
     Raises BadRecipe: no such recipe, not YAML, an unknown key ("did you mean"), a value out of range.
     """
     text, where = _recipe_text(name)
     try:
-        told = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date, and is none
-        raise BadRecipe(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        told = load_yaml(text)
+    except ValueError as error:
+        raise BadRecipe(f"{where} is not valid YAML: {error}") from None
     if not isinstance(told, dict):
         raise BadRecipe(f"{where} must hold keys and values, such as `data:`, got {type(told).__name__}")
-    for change in changes:
+    for change in [changes] if isinstance(changes, str) else changes:
         _apply(told, change)
     return parse_recipe(told, where)
 
@@ -122,17 +148,17 @@ def parse_recipe(told: dict[str, Any], where: str) -> Recipe:
 
 
 def _recipe_text(name: str | Path) -> tuple[str, str]:
-    path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    path = expand_home(name)
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            return read_yaml_text(path), str(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise BadRecipe(f"cannot read the recipe {path}: {reason}") from None
     known = builtin_recipes()
     if str(name) not in known:
         raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), known)}")
-    return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
+    return recipe_text(str(name)), f"recipe {name}"
 
 
 def _apply(told: dict[str, Any], change: str) -> None:
@@ -146,6 +172,6 @@ def _apply(told: dict[str, Any], change: str) -> None:
             place[key] = {}
         place = place[key]
     try:
-        place[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        raise BadRecipe(f"--set {change}: {value!r} is not a YAML value") from None
+        place[last] = load_yaml(value)
+    except ValueError as error:
+        raise BadRecipe(f"--set {change[:200]}: {value[:100]!r} is not a YAML value: {error}") from None

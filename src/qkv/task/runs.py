@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from qkv.data import TokenizerPair, train_tokenizers
+from qkv.data import TokenizerPair, longest_text, train_tokenizers
 from qkv.errors import BadRecipe, BadRun
+from qkv.files import expand_home
+from qkv.task.defaults import take_defaults
+from qkv.task.devices import find_device
 from qkv.task.origin import digest_of, refuse_another_recipe
 from qkv.task.pairs import Lines
 from qkv.task.recipe import Recipe, parse_recipe
@@ -16,6 +17,7 @@ from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
 from qkv.train.config import MAY_CHANGE
 from qkv.train.ranks import launched
+from qkv.yaml_input import load_yaml, read_yaml_text
 
 RECIPE, TOKENIZER = "recipe.yaml", "tokenizer.json"
 FILES = (RECIPE, TOKENIZER)
@@ -26,13 +28,13 @@ def recipe_of(run: Path) -> Recipe:
     """The recipe a run was trained with.  Raises BadRun where it is missing or damaged."""
     path = run / RECIPE
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = load_yaml(read_yaml_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadRun(_not_a_run(run, f"{path.name}: {error.strerror}")) from None
     except OSError as error:
         raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError):
-        raise BadRun(f"{path} is damaged: it is not valid YAML") from None
+    except ValueError as error:
+        raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
     if not isinstance(told, dict):
         raise BadRun(f"{path} is damaged: it holds no keys and values")
     lacking = [name for name in Recipe.model_fields if name not in told]
@@ -41,15 +43,17 @@ def recipe_of(run: Path) -> Recipe:
     return parse_recipe(told, str(path))
 
 
-def load(run: str | Path) -> Any:
+def load(run: str | Path, *, device: Any = "cpu") -> Any:
     """A trained run, ready to use: it has `.translate`.
 
+    device: where to compute, as torch names it, or "auto": a GPU if there is one.
     Raises BadRun for a directory that is no run, or lacks a file, or holds a damaged one, or one of another
-    run.
+    run; UnknownName for a device that is not there.
     """
     from qkv.task.translator import Translator
 
-    folder = Path(run).expanduser()
+    place = find_device(device)
+    folder = expand_home(run)
     recipe = recipe_of(folder)
     for name in (TOKENIZER, WEIGHTS):
         if not (folder / name).exists():
@@ -58,7 +62,7 @@ def load(run: str | Path) -> Any:
     tokens = TokenizerPair.load(folder / TOKENIZER)
     model = build_model(recipe.model, tokens)
     load_weights(model, folder / WEIGHTS)
-    return Translator(recipe, tokens, model.eval())
+    return Translator(recipe, tokens, model.to(place).eval())
 
 
 def leads() -> bool:
@@ -80,6 +84,14 @@ def refuse_unstarted(run: Path) -> None:
             f"there is no training to resume in {run}: {run / STATE} is missing. "
             "Leave out --resume to start one."
         )
+
+
+def complete_as_trained(run: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the keys that it leaves out as the training to resume in `run` has them, if any."""
+    if not (run / STATE).is_file():
+        return recipe
+    trained = read_state(run)["origin"].get("recipe")
+    return take_defaults(recipe, parse_recipe(trained, str(run / STATE)) if trained else recipe_of(run))
 
 
 def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def tokenizers_of(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> tupl
     path = run / TOKENIZER
     if resume and path.exists():
         return TokenizerPair.load(path), path.read_bytes()
-    tokens = train_tokenizers(pairs, recipe.tokens)
+    tokens = train_tokenizers(pairs, recipe.tokens, longest_text(recipe.batch.max_length))
     return tokens, tokens.to_json().encode()
 
 

@@ -4,27 +4,31 @@ A model writes text as its tokenizer normalises it, so references are normalised
 is compared: otherwise another Unicode form or a trailing space would count against a right translation.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from qkv.data import Tokenizer, TokenizerConfig
 from qkv.errors import BadRecipe, did_you_mean
+from qkv.task.script import script_of
 
-BUCKETS = (5, 10, 15, 20, 30)
+BUCKETS = {"words": (5, 10, 15, 20, 30), "characters": (10, 20, 30, 40, 60)}
 Lines = Sequence[str]
 
 
 class Report(NamedTuple):
     """scores: name -> value in percent.  signatures: how sacrebleu computed them.  buckets: one per source
-    length.  normalised: what was done to translations and references before they were compared.
+    length, which is counted in `unit`, words or characters.  comparison: how BLEU was tokenised, and what was
+    done to translations and references before they were compared.
+    truncated, empty: numbers of the source lines that were cut, and of those left without a translation.
     """
 
     scores: dict[str, float]
     signatures: dict[str, str]
     buckets: list[dict[str, Any]]
-    normalised: str
+    comparison: str
+    unit: str = "words"
+    truncated: Sequence[int] = ()
+    empty: Sequence[int] = ()
 
 
 def check_tokenize(name: str) -> None:
@@ -32,7 +36,8 @@ def check_tokenize(name: str) -> None:
     from sacrebleu.metrics.bleu import BLEU
 
     if name not in BLEU.TOKENIZERS:
-        raise BadRecipe(f"sacrebleu has no tokeniser {name!r}. {did_you_mean(name, BLEU.TOKENIZERS)}")
+        known = [*BLEU.TOKENIZERS, "auto"]
+        raise BadRecipe(f"sacrebleu has no tokeniser {name!r}. {did_you_mean(name, known)}")
     try:
         BLEU(tokenize=name)
     except (ImportError, RuntimeError) as error:
@@ -42,31 +47,21 @@ def check_tokenize(name: str) -> None:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How translations are compared with references.
+    """How translations are compared with references; `scoring_for` makes one for a run.
 
-    tokenize: sacrebleu's tokeniser for BLEU.  normalise: what is done to both sides first, which
-    `description` says in words.  lowercase: whether letter case is ignored.
-    Raises BadRecipe where sacrebleu cannot use the tokeniser here.
+    tokenize: sacrebleu's tokeniser for BLEU.  normalise: what is done to both sides first.  description: both
+    in words.  lowercase: whether letter case is ignored.  asian: whether TER cuts East Asian text into
+    characters.  Raises BadRecipe where sacrebleu cannot use the tokeniser here.
     """
 
     tokenize: str
     normalise: Callable[[str], str]
     description: str
     lowercase: bool = False
+    asian: bool = False
 
     def __post_init__(self) -> None:
         check_tokenize(self.tokenize)
-
-    @classmethod
-    def like(cls, tokenizer: Tokenizer, config: TokenizerConfig, tokenize: str) -> "Scoring":
-        """The scoring of text that this tokenizer, made with this config, writes."""
-
-        def normalise(text: str) -> str:
-            return re.sub(" +", " ", tokenizer.normalise(text)).strip()
-
-        steps = ["Unicode NFC", "runs of spaces as one", "no space at the ends"]
-        steps += ["lower case"] * config.lowercase
-        return cls(tokenize, normalise, ", ".join(steps), config.lowercase)
 
     def is_match(self, translation: str, reference: str) -> bool:
         """Whether the two are the same text once both are normalised."""
@@ -77,11 +72,14 @@ class Scoring:
         return self._scored(*self._normalised(translations, references), ter=ter)[0]
 
     def report(self, translations: Lines, references: Lines, sources: Lines) -> Report:
-        """All scores with sacrebleu's signatures, and BLEU by the number of words in the source."""
+        """All scores with sacrebleu's signatures, and BLEU by the number of words in the source, or of
+        characters where its script has no spaces.
+        """
         translations, references = self._normalised(translations, references)
         scores, signatures = self._scored(translations, references, ter=True)
-        buckets = self._by_length(translations, references, sources)
-        return Report(scores, signatures, buckets, self.description)
+        unit = "words" if script_of(sources).spaced else "characters"
+        buckets = self._by_length(translations, references, sources, unit)
+        return Report(scores, signatures, buckets, self.description, unit)
 
     def _normalised(self, *sides: Lines) -> list[list[str]]:
         return [[self.normalise(line) for line in side] for side in sides]
@@ -103,16 +101,18 @@ class Scoring:
 
         bleu = BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
         metrics: dict[str, Any] = {"bleu": bleu, "chrf": CHRF(lowercase=self.lowercase)}
-        return {**metrics, "ter": TER()} if ter else metrics
+        return {**metrics, "ter": TER(normalized=self.asian, asian_support=self.asian)} if ter else metrics
 
-    def _by_length(self, translations: Lines, references: Lines, sources: Lines) -> list[dict[str, Any]]:
-        lengths = [len(source.split()) for source in sources]
+    def _by_length(
+        self, translations: Lines, references: Lines, sources: Lines, unit: str
+    ) -> list[dict[str, Any]]:
+        lengths = [len(source.split() if unit == "words" else "".join(source.split())) for source in sources]
         buckets, shortest = [], 1
-        for longest in (*BUCKETS, None):
+        for longest in (*BUCKETS[unit], None):
             rows = [i for i, n in enumerate(lengths) if n >= shortest and (longest is None or n <= longest)]
             if rows:
                 sides = [[side[i] for i in rows] for side in (translations, references)]
-                words = f"{shortest}–{longest}" if longest else f"{shortest}+"
-                buckets.append({"words": words, "sentences": len(rows), **self._scored(*sides, ter=False)[0]})
+                span = f"{shortest}–{longest}" if longest else f"{shortest}+"
+                buckets.append({unit: span, "sentences": len(rows), **self._scored(*sides, ter=False)[0]})
             shortest = (longest or 0) + 1
         return buckets

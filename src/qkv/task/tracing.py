@@ -1,5 +1,6 @@
 """From a decoded hypothesis to an example of a trace: tokens, probabilities, and where every layer looked."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from qkv.trace import Example, stack
 END = "</s>"
 
 
-def example_of(model: Any, tokens: TokenizerPair, line: str, hypothesis: Hypothesis) -> Example:
-    """The example of one translated line: decoder weights as captured, encoder weights recomputed."""
-    ids = tokens.source.encode([line])[0]
+def example_of(
+    model: Any, tokens: TokenizerPair, ids: Sequence[int], hypothesis: Hypothesis, line: int
+) -> Example:
+    """The example of the translated line of that number: decoder weights as captured, encoder weights
+    recomputed from the source's ids.
+    """
     source, keep = collate_source([ids])
     device = next(model.parameters()).device
     with torch.inference_mode():
@@ -29,7 +33,7 @@ def example_of(model: Any, tokens: TokenizerPair, line: str, hypothesis: Hypothe
         target=(*tokens.target.pieces(hypothesis.tokens), *end),
         weights=weights,
         log_probs=np.array(hypothesis.log_probs, dtype=np.float32),
-        meta={"score": hypothesis.score, "text": tokens.target.decode(hypothesis.tokens)},
+        meta={"line": line, "score": hypothesis.score, "text": tokens.target.decode(hypothesis.tokens)},
     )
 
 

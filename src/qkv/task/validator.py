@@ -12,7 +12,7 @@ from qkv.progress import Progress
 from qkv.task.capacity import fitting_pairs
 from qkv.task.pairs import Encoded, Lines, encode
 from qkv.task.recipe import Recipe
-from qkv.task.score import Scoring
+from qkv.task.scoring import scoring_for
 from qkv.task.translation import decode_ids
 
 TRANSLATED = ("bleu", "chrf", "exact")  # scores of translations
@@ -25,14 +25,14 @@ class Validator:
         self, objective: nn.Module, tokens: TokenizerPair, pairs: Lines, recipe: Recipe, report: Progress
     ) -> None:
         _check_monitor(recipe)
-        self.scoring = Scoring.like(tokens.target, recipe.tokens, recipe.validation.tokenize)
-        encoded = encode(pairs, tokens)
+        self.scoring = scoring_for(recipe, tokens.target, [target for _, target in pairs])
+        encoded = encode(pairs, tokens, recipe.batch.max_length)
         kept = _usable(encoded, recipe, report)
         self.encoded = Encoded([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
         self.pairs = [pairs[i] for i in kept]
         self.objective, self.tokens, self.recipe, self.report = objective, tokens, recipe, report
         if recipe.validation.decode:
-            report.say(f"held-out scores: translations and references compared in {self.scoring.description}")
+            report.say(f"held-out scores: {self.scoring.description}")
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model as it is now."""

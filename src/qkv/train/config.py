@@ -39,6 +39,9 @@ class TrainConfig(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="where to train; auto: a GPU if any"
     )
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="CPU threads; null: as many as torch takes, which OMP_NUM_THREADS sets"
+    )
     validate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
         default="epoch", description="validate after this many updates, or after every epoch"
     )
@@ -65,7 +68,9 @@ class TrainConfig(Strict):
         return self
 
 
-MAY_CHANGE = frozenset({"steps", "epochs", "patience", "save_every_seconds", "log_every", "device"})
+MAY_CHANGE = frozenset(
+    {"steps", "epochs", "patience", "save_every_seconds", "log_every", "device", "threads"}
+)
 
 
 def changed_keys(config: TrainConfig, before: dict[str, object]) -> list[str]:

@@ -83,6 +83,17 @@ def set_up(fabric: Any, objective: nn.Module, config: TrainConfig) -> tuple[Any,
         return fabric.setup(objective, make_optimizer(objective, config, fabric.device.type))
 
 
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` CPU threads in the block; None leaves the number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def choose_device(wanted: str) -> str:
     """The kind of device to train on.  Raises BadRecipe where the wanted one is not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -98,7 +109,7 @@ def choose_device(wanted: str) -> str:
 def choose_precision(wanted: str, device: str) -> Any:
     """Fabric's name of the number format; `auto` is bf16 where the device multiplies it in hardware."""
     if wanted == "auto":
-        wanted = "bf16" if _multiplies_bf16(device) else "32"
+        wanted = "bf16" if multiplies_bf16(device) else "32"
     if wanted == "16" and device != "cuda":
         raise BadRecipe(
             f"train.precision '16' needs a CUDA device, and this is '{device}'. Use 'bf16', '32' or 'auto'."
@@ -106,7 +117,8 @@ def choose_precision(wanted: str, device: str) -> Any:
     return PRECISIONS[wanted]
 
 
-def _multiplies_bf16(device: str) -> bool:
+def multiplies_bf16(device: str) -> bool:
+    """Whether this kind of device, as it is here, has instructions for bfloat16."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and any(_cpu_features().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

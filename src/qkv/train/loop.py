@@ -93,6 +93,7 @@ def fit(
     try:
         training.begin(resume)
         with (
+            engine.cpu_threads(config.threads),
             progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,
             Interrupt() as interrupt,
         ):

@@ -150,7 +150,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
     label = read_label(path)
     try:
-        found = safetensors.torch.load_file(path)
+        found = safetensors.torch.load(path.read_bytes())  # load_file refuses paths that are not UTF-8
     except (SafetensorError, OSError) as error:
         raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
     if "weights" in label and label["weights"] != digest(found):

@@ -21,8 +21,9 @@ UNSPACED = (
     "NEW TAI LUE",
     "YI ",
 )
-# Vowels of Thai and Lao that are written before the consonant that they follow in speech.
-LEADING_VOWELS = frozenset("เแโใไເແໂໃໄ")
+# Vowels of Thai and Lao that are written before their consonant, and the signs of Khmer and Myanmar that join
+# two consonants.
+JOINS_NEXT = frozenset("เแโใไເແໂໃໄ\u17d2\u1039")
 # Vowels of Thai and Lao that follow their consonant and are no combining marks.
 TRAILING_VOWELS = frozenset("ะาำๅะາຳຽ")
 
@@ -47,7 +48,7 @@ def may_begin_word(before: str, after: str) -> bool:
     """
     if not (is_unspaced(before) or is_unspaced(after)):
         return False
-    if before in LEADING_VOWELS or after in TRAILING_VOWELS or _continues_syllable(after):
+    if before in JOINS_NEXT or after in TRAILING_VOWELS or _continues_syllable(after):
         return False
     return not (_is_katakana(before) and _is_katakana(after))
 

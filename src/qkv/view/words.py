@@ -8,6 +8,7 @@ import numpy as np
 from qkv.view.scripts import may_begin_word
 
 MARK = "▁"  # opens a word in SentencePiece vocabularies
+ZERO_WIDTH_SPACE = "\u200b"  # between words of Khmer and others
 OPENS = "␣"  # the same in a picture, where "▁" would be a heavy bar
 SPECIAL = {"<s>": "⟨start⟩", "</s>": "⟨end⟩", "<unk>": "⟨unknown⟩", "<pad>": "⟨padding⟩"}
 LONGEST = 28
@@ -91,13 +92,13 @@ def merge_words(
 
 def _opens(token: str) -> bool:
     """Whether a space leads the token: "▁" for the plain one, any other as it is."""
-    return token.startswith(MARK) or token[:1].isspace()
+    return token[:1].isspace() or token.startswith((MARK, ZERO_WIDTH_SPACE))
 
 
 def _begins_word(before: str, token: str) -> bool:
     if _opens(token) or token in SPECIAL or before in SPECIAL:
         return True
-    if not token or before in ("", MARK):
+    if not token or not before.strip().strip(MARK + ZERO_WIDTH_SPACE):
         return False
     return may_begin_word(before[-1], token[0])
 

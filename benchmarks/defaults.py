@@ -1,0 +1,206 @@
+"""Which settings learn most in a given CPU time?  Trains settings under one budget and scores their BLEU.
+
+    QKV_DATA=... python benchmarks/defaults.py tatoeba-12000 [--rows 't128-*,rnn-*'] [--out runs/defaults]
+
+A short probe measures the CPU seconds of an update; from these follows the number of updates that fits the
+budget, so every learning-rate schedule ends inside it.  The seconds in the table are those of the process for
+everything that `qkv train` does: reading, learning the vocabulary, updates and validation.  Scoring is not
+counted: the development set, with the recipe's beam search.  One thread, one seed.  A row whose result is
+already in `--out` is not trained again.
+
+The row `defaults` sets nothing but the files: its updates follow from the defaults themselves, unless
+`--minutes` is given, which then plans its updates like those of the others.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+
+import qkv
+from qkv.data import ParallelData, read_pairs
+from qkv.task.pairs import Lines
+from qkv.task.training import fit
+from qkv.train import STATE
+from qkv.train.update import Updater
+
+PROBE, VALIDATIONS, FOR_THE_REST = 40, 8, 0.08
+TATOEBA = "${QKV_DATA}/tatoeba-eng-fra/{split}.{side}.gz"
+MULTI30K = "${QKV_DATA}/multi30k/raw/{split}.{side}.gz"
+
+
+class Corpus(NamedTuple):
+    """Where the pairs come from, how many are drawn of them (None: all), the budget in CPU minutes."""
+
+    path: str
+    pairs: int | None
+    minutes: float
+    dev: str = "dev"
+
+
+CORPORA = {
+    "tatoeba-3000": Corpus(TATOEBA, 3_000, 3),
+    "tatoeba-12000": Corpus(TATOEBA, 12_000, 8),
+    "tatoeba-130000": Corpus(TATOEBA, 130_000, 12),
+    "multi30k": Corpus(MULTI30K, None, 12, dev="val"),
+}
+
+# A later word replaces an earlier one with the same key.
+COSINE = "train.schedule=cosine tokens.vocab=3500 batch.batch_tokens=512"
+T = f"{COSINE} model.kind=transformer train.lr=0.003 model.dropout=0.2"
+T2 = f"{T} model.encoder_layers=2 model.decoder_layers=2"
+RNN = f"{COSINE} model.kind=rnn train.lr=0.002"
+SETTINGS: dict[str, str] = {
+    "defaults": "",
+    "old": (
+        "model.kind=transformer batch.batch_tokens=4096 tokens.vocab=8000 train.schedule=inverse_sqrt "
+        "train.warmup=400 train.lr=0.001 model.dropout=0.1 model.encoder_layers=4 model.decoder_layers=4"
+    ),
+    "t2-512": T2,
+    "t2-1024": f"{T2} batch.batch_tokens=1024",
+    "t2-512-v1000": f"{T2} tokens.vocab=1000",
+    "t2-512-v8000": f"{T2} tokens.vocab=8000",
+    "t2-512-words": f"{T2} tokens.kind=word tokens.vocab=8000",
+    "t2-512-drop.1": f"{T2} model.dropout=0.1",
+    "t2-512-drop.3": f"{T2} model.dropout=0.3",
+    "t2-512-isqrt": f"{T2} train.schedule=inverse_sqrt",
+    "t2-512-w256": f"{T2} model.width=256 model.feedforward=512 train.lr=0.0015",
+    "t4-1024": f"{T} batch.batch_tokens=1024 model.encoder_layers=4 model.decoder_layers=4",
+    "rnn-192": f"{RNN} model.embedding=192 model.hidden=192 model.dropout=0.2",
+    "rnn-luong": f"{RNN} model.decoder=luong model.attention.score=general model.dropout=0.3",
+}
+
+
+def setting(words: str) -> list[str]:
+    """The changes that a row makes to the recipe; a later word replaces an earlier one with the same key."""
+    keys = dict(word.split("=", 1) for word in words.split())
+    return [f"{key}={value}" for key, value in keys.items()]
+
+
+def draw_pairs(corpus: Corpus, seed: int) -> Lines:
+    """The training pairs, the same ones for every row."""
+    paths = {side: corpus.path.replace("{split}", "train").replace("{side}", side) for side in ("en", "fr")}
+    pairs = read_pairs(ParallelData(source=paths["en"], target=paths["fr"]))
+    return pairs if corpus.pairs is None else random.Random(seed).sample(pairs, corpus.pairs)
+
+
+def write_pairs(pairs: Lines, folder: Path) -> dict[str, str]:
+    """Write the two sides into the results' folder, as a user's own files would be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"source": folder / "train.en", "target": folder / "train.fr"}
+    for side, path in enumerate(files.values()):
+        path.write_text("".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8")
+    return {side: str(path) for side, path in files.items()}
+
+
+def train(recipe: Path, changes: Sequence[str], run: Path) -> Any:
+    """Train into `run`, or go on where a stopped benchmark left it; the CPU seconds go into a file."""
+    began = time.process_time()
+    try:
+        return fit(recipe, run, changes=changes, resume=(run / STATE).exists(), quiet=True)
+    finally:
+        place = run.with_suffix(".seconds")
+        before = float(place.read_text()) if place.exists() else 0.0
+        place.write_text(str(before + time.process_time() - began))
+
+
+def planned_updates(recipe: Path, changes: Sequence[str], seconds: float, run: Path) -> int:
+    """Updates that fit `seconds`, with a share kept back for everything else."""
+    ends: list[float] = []
+    update = Updater.update
+
+    def timed(self: Updater, *arguments: Any) -> None:
+        update(self, *arguments)
+        ends.append(time.process_time())
+
+    shutil.rmtree(run, ignore_errors=True)
+    with patch.object(Updater, "update", timed):
+        ends_at = f"train.steps={PROBE}"
+        train(recipe, [*changes, "validation.decode=0", "train.warmup=10", ends_at], run)
+    # the first updates are slower: memory is claimed, kernels are compiled
+    first = PROBE // 4
+    update_seconds = (ends[-1] - ends[first]) / (PROBE - 1 - first)
+    return int((1 - FOR_THE_REST) * seconds / update_seconds)
+
+
+def plan(words: str, recipe: Path, seconds: float | None, folder: Path) -> list[str]:
+    """The changes of a row, with an end inside the budget if there is one; the same when asked again."""
+    place = folder / "changes.json"
+    if not place.exists():
+        changes = ["validation.samples=0", *setting(words)]
+        if seconds is not None:
+            steps = planned_updates(recipe, changes, seconds, folder / "probe")
+            changes += [f"train.steps={steps}", f"train.validate_every={-(-steps // VALIDATIONS)}"]
+            changes += [] if "train.warmup" in words else [f"train.warmup={steps // 10}"]
+        place.write_text(json.dumps(changes))
+    return json.loads(place.read_text())
+
+
+def measure(
+    name: str, words: str, corpus: Corpus, recipe: Path, seconds: float | None, folder: Path
+) -> dict[str, Any]:
+    """Train one row within its budget and score it."""
+    changes = plan(words, recipe, seconds, folder)
+    run = folder / "run"
+    result = train(recipe, changes, run)
+    spent = float(run.with_suffix(".seconds").read_text())
+    dev = {side: corpus.path.replace("{split}", corpus.dev).replace("{side}", side) for side in ("en", "fr")}
+    report = qkv.load(run).evaluate(read_pairs(ParallelData(source=dev["en"], target=dev["fr"])))
+    return {
+        "name": name,
+        "minutes": spent / 60,
+        "updates": result.steps,
+        "epochs": result.epochs,
+        "bleu": report.scores["bleu"],
+        "chrf": report.scores["chrf"],
+        "held_out": result.scores,
+        "best": result.best,
+        "changes": changes,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus", choices=CORPORA)
+    parser.add_argument("--rows", default="*", help="names or patterns, separated by commas")
+    parser.add_argument("--add", action="append", default=[], metavar="'NAME KEY=VALUE ...'")
+    parser.add_argument("--minutes", type=float, help="CPU minutes a row  [default: the corpus's]")
+    parser.add_argument("--draw", type=int, default=1, help="which pairs are drawn from the corpus")
+    parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    corpus = CORPORA[options.corpus]
+    minutes = options.minutes or corpus.minutes
+    out = options.out / f"{options.corpus}-{minutes:g}min-draw{options.draw}"
+    files = write_pairs(draw_pairs(corpus, options.draw), out)
+    recipe = out / "recipe.yaml"
+    recipe.write_text(f"data: {{train: {json.dumps(files)}}}\n", encoding="utf-8")
+    settings = SETTINGS | dict(words.split(" ", 1) for words in options.add)
+    for name, words in settings.items():
+        if not any(fnmatchcase(name, pattern) for pattern in options.rows.split(",")):
+            continue
+        folder = out / name
+        folder.mkdir(exist_ok=True)
+        place = folder / "result.json"
+        seconds = None if name == "defaults" and options.minutes is None else 60 * minutes
+        if not place.exists():
+            place.write_text(json.dumps(measure(name, words, corpus, recipe, seconds, folder), indent=1))
+        row = json.loads(place.read_text())
+        counts = f"{row['minutes']:.1f} | {row['updates']:,} | {row['epochs']}"
+        print(f"| {name} | {counts} | {row['bleu']:.2f} | {row['chrf']:.2f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
