@@ -21,6 +21,10 @@ SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
 DROP_IN = ("tests/test_multihead.py", "not compile")
+SAVED = ("tests/test_train_saved.py", "moments")
+LOCKED = ("tests/test_task_lock.py", "not death")
+ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
+RANKS = ("tests/test_train_ranks.py", "")
 
 
 class Mutant(NamedTuple):
@@ -278,5 +282,47 @@ MUTANTS = (
         "return ~mask, None",
         "return mask, None",
         DROP_IN,
+    ),
+    Mutant(
+        "a saved optimizer is believed",
+        "train/saved.py",
+        '_check_optimizer(state["optimizer"], optimizer, state["standing"]["step"])',
+        "pass",
+        SAVED,
+    ),
+    Mutant(
+        "two trainings share a directory",
+        "task/lock.py",
+        "return error.errno in UNSUPPORTED",
+        "return True",
+        LOCKED,
+    ),
+    Mutant(
+        "only the number of lines is compared",
+        "task/origin.py",
+        "if now[key] != before.get(key)",
+        'if now[key]["lines"] != before.get(key, {}).get("lines")',
+        ORIGIN,
+    ),
+    Mutant(
+        "any tokenizer will do",
+        "task/runs.py",
+        'if "tokenizer" in label and',
+        'if "tokenizers" in label and',
+        ORIGIN,
+    ),
+    Mutant(
+        "weights that are not finite may be the best",
+        "train/validation.py",
+        "return score if usable else math.nan",
+        "return score",
+        ("tests/test_train_run.py", "not_finite"),
+    ),
+    Mutant(
+        "a rank is believed without a launcher",
+        "train/ranks.py",
+        "if world > 1:",
+        'if "RANK" in os.environ:',
+        RANKS,
     ),
 )

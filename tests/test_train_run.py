@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from qkv.errors import BadRecipe, BadRun
+from qkv.errors import BadRecipe, BadRun, QKVError
 from qkv.train import Translation, engine, fit
 from test_train_loop import lines_of, scripted
 from test_train_toy import ToyBatches, ToyModel, config_of, scores_of, toy
@@ -130,3 +130,14 @@ def test_bfloat16_trains(tmp_path):
     fit(objective, ToyBatches(), config_of(steps=40, precision="bf16"), run=tmp_path, quiet=True)
     assert objective.model.inner.weight.dtype == torch.float32
     assert scores_of(objective)["loss"] < 0.9 * before
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_weights_that_are_not_finite_are_no_success(tmp_path, validated):
+    objective = toy()
+    torch.nn.init.constant_(objective.model.inner.weight, torch.inf)
+    validate = (lambda: {"loss": 1.0}) if validated else None
+    config = config_of(steps=3, average=2 if validated else 0)
+    with pytest.raises(QKVError, match="the training diverged: after 3 updates there are no usable weights"):
+        fit(objective, ToyBatches(), config, run=tmp_path, validate=validate, quiet=True)
+    assert validated != (tmp_path / "model.safetensors").exists()
