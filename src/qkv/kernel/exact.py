@@ -209,7 +209,7 @@ class Exact(nn.Module):
         if given.bias is not None:
             bias = given.bias.to(logits.dtype)  # where a large negative number may become -inf
             hidden = torch.isneginf(bias)
-            logits = logits + bias.masked_fill(hidden, 0)
+            logits = _added(logits, bias.masked_fill(hidden, 0))
             allow = masks.intersect(allow, ~hidden)
         weights, log_prob = self.select(logits, allow)
         weights = weights if reweight is None else reweight(weights)
@@ -235,6 +235,12 @@ class Exact(nn.Module):
     def _allowed(q: Query, keys: int, given: Given, causal: bool, reach: Allow | None) -> Allow | None:
         ahead = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
         return masks.intersect(ahead, masks.over_keys(given.keep), given.allow, reach)
+
+
+def _added(logits: Logits, bias: Tensor) -> Logits:
+    """Their sum.  In float16 the smallest number and a score of -16 make -inf, which would hide the key."""
+    added = logits + bias
+    return added.clamp_min(torch.finfo(added.dtype).min) if added.dtype == torch.float16 else added
 
 
 def _all_real(v: Value) -> Tensor:

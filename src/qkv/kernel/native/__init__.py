@@ -10,8 +10,9 @@ from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import Inputs, compute, linear_attention
-from qkv.kernel.seen import seen_by_none, transformed
+from qkv.kernel.seen import seen_by_none
 from qkv.kernel.sums import Sums
+from qkv.transforms import transformed
 
 # There is nothing in an empty sequence to call it for.
 FEWEST = 1
