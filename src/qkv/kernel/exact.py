@@ -26,6 +26,7 @@ from qkv.score.additive import AdditiveScore
 from qkv.select import Soft
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
+from qkv.transforms import transformed
 
 
 class ExactState(NamedTuple):
@@ -161,7 +162,7 @@ class Exact(nn.Module):
 
     def _in_reach(self, state: ExactState) -> ExactState:
         """The state without the keys that no later window reaches."""
-        if self.reach is None or state.remember or torch.compiler.is_compiling():
+        if self.reach is None or state.remember or torch.compiler.is_compiling() or transformed():
             return state
         count = self.reach[0] + 1  # a padded query stands at the last real key, and reaches back from there
         if state.keep is not None:

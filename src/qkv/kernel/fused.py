@@ -3,7 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from qkv import masks
+from qkv.kernel.given import repeat_heads
+from qkv.select.soft import softmax
 from qkv.shapes import Allow, Key, Out, Query, Value
+from qkv.transforms import needs_plain_operators
 
 # Queries and keys from which on a CPU's caches gain more by keys that lie side by side than a copy of them
 # costs.  As a projection leaves them, those of a head are all heads apart: often whole pages.
@@ -17,6 +21,8 @@ def fused(
 
     causal: query t sees keys 0 … t, with as many queries as keys and no `allow`.
     """
+    if needs_plain_operators():
+        return _by_operators(q, k, v, allow, causal, scale, dropout)
     shared = q.shape[1] != k.shape[1]
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, scale=scale, enable_gqa=shared)
@@ -31,3 +37,14 @@ def fused(
             q, k, wide, allow, dropout, causal, scale=scale, enable_gqa=shared
         )
     return out.to(v.dtype)
+
+
+def _by_operators(
+    q: Query, k: Key, v: Value, allow: Allow | None, causal: bool, scale: float | None, dropout: float
+) -> Out:
+    """The same through the weights: torch's kernels have no forward and no second derivatives."""
+    k, v = (repeat_heads(x, q.shape[1]) for x in (k, v))
+    if causal:
+        allow = masks.causal(q.shape[2], k.shape[2], q.device)[None, None]
+    logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT
+    return F.dropout(softmax(logits, allow), dropout) @ v

@@ -39,7 +39,7 @@ def entmax(logits: Logits, allow: Allow | None, alpha: float) -> Weights:
     if logits.shape[-1] == 0:
         return logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if not torch.compiler.is_compiling() and transformed():
+    if transformed():
         return _transformable(wide, allow, alpha).to(logits.dtype)
     return _Entmax.apply(wide, allow, alpha).to(logits.dtype)
 

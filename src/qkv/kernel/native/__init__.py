@@ -43,7 +43,7 @@ def why_not(*tensors: Tensor) -> str:
         return "it runs on CPUs only"
     if any(x.dtype not in (torch.float32, torch.bfloat16) for x in tensors):
         return "it reads float32 and bfloat16 only"
-    if not torch.compiler.is_compiling() and transformed():
+    if transformed():
         return "it has no rules for torch.func and forward-mode derivatives"
     return ""
 

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qkv.kernel import differentiable
 from qkv.kernel.native.library import call, rows
+from qkv.score.additive import additive
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
@@ -49,6 +51,9 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if differentiable.is_wanted():
+        q, k, v = differentiable.gradients(additive, ctx.saved_tensors, grad)
+        return q, k, v
     of_q, of_k, of_v = additive_score_backward(grad, *ctx.saved_tensors)
     return of_q, of_k, of_v.sum(0)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qkv.kernel import differentiable
 from qkv.kernel.kind import MAPS
 from qkv.kernel.native.library import call, flat, rows
 from qkv.kernel.pages import empty
@@ -187,6 +188,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, output = saved[:10], saved[10:]
+    if differentiable.is_wanted():
+        grads = differentiable.linear_gradients(inputs, ctx.numbers, (grad_out, *grad_after[:2]))
+        return (*grads, *(None,) * 5)
     grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out
     grads = linear_attention_backward(grad_out, *grad_after[:2], *inputs, *ctx.numbers, *output)
     q, k, v, per_row, written, decay, sums, plain = grads
