@@ -13,6 +13,7 @@ from qkv.kernel import Softmax
 from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
 from qkv.kernel.native import few
+from qkv.kernel.reset import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Key, Query, Value
@@ -69,7 +70,8 @@ class Attention(nn.Module):
         if project:
             self._make_projections()
         if self.spec.gated:
-            self.to_gate = _gate(d_memory or d_model, heads)
+            self.to_gate = nn.Linear(d_memory or d_model, heads)
+            _initialise_gate(self.to_gate)
         self.core = self.spec.kernel.build_core(self.dims, self.spec.choice)
 
     @classmethod
@@ -161,7 +163,7 @@ class Attention(nn.Module):
         single = x.dim() == 2
         x = x[:, None] if single else x
         _check_width(x, self.spec.width, "x")
-        _check_rows(len(x), batch_of(state))
+        _check_rows(x.shape[0], batch_of(state))
         if isinstance(state, Fixed) and keep is not None:
             raise BadMask("step(keep=) marks new positions; a memory's were marked in start(memory, keep=)")
         source = self._hide_padding(x, keep)
@@ -190,12 +192,23 @@ class Attention(nn.Module):
         """The spec, as it was written."""
         return ", ".join(f"{name}={value!r}" for name, value in self.spec.to_dict().items())
 
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        if self.spec.project:
+            self._initialise_projections()
+        if self.spec.gated:
+            _initialise_gate(self.to_gate)
+        reset_children(self.core)
+
     def _make_projections(self) -> None:
         spec, dims = self.spec, self.dims
         shared = (spec.kv_heads or self.dims.heads) * dims.key
         self.to_q = nn.Linear(spec.width, dims.heads * dims.query, bias=spec.bias)
         self.to_kv = nn.Linear(spec.d_memory or spec.width, 2 * shared, bias=spec.bias)
         self.to_out = nn.Linear(dims.heads * dims.value, spec.width, bias=spec.bias)
+        self._initialise_projections()
+
+    def _initialise_projections(self) -> None:
         for weight in (self.to_q.weight, *self.to_kv.weight.chunk(2), self.to_out.weight):
             nn.init.xavier_uniform_(weight.data)
         for linear in (self.to_q, self.to_kv, self.to_out):
@@ -212,13 +225,13 @@ class Attention(nn.Module):
             x = masks.bound_queries(x, keep) if own else x
         nan.check(x=x, memory=None if own else source, bias=bias)
         q, (k, v) = self._queries(x), self._keys_values(source)
-        if len(x) != len(source):
-            raise BadShape(f"x and memory must have one batch size, got {len(x)} and {len(source)}")
+        if x.shape[0] != source.shape[0]:
+            raise BadShape(f"x and memory must have one batch size, got {x.shape[0]} and {source.shape[0]}")
         gate = self._gates(source)
         if keep is None and allow is None and bias is None:
             return q, k, v, Given(own=own, gate=gate)
         given = Given(keep, masks.as_allow(allow), masks.as_bias(bias), own, gate)
-        masks.check_pairs(given.allow, given.bias, (len(x), self.dims.heads, x.shape[1], source.shape[1]))
+        masks.check_pairs(given.allow, given.bias, (x.shape[0], self.dims.heads, x.shape[1], source.shape[1]))
         return q, k, v, given
 
     def _hide_padding(self, source: Tensor, keep: Tensor | None) -> Tensor:
@@ -259,15 +272,18 @@ class Attention(nn.Module):
         return few.linear(self.to_out, flat) if self.spec.project else flat
 
 
-def _gate(width: int, heads: int) -> nn.Linear:
-    """g = sigmoid(w·x + b) of every head, which begins with a memory of about twenty positions."""
-    gate = nn.Linear(width, heads)
+def _initialise_gate(gate: nn.Linear) -> None:
+    """g = sigmoid(w·x + b) of every head begins with a memory of about twenty positions."""
     nn.init.xavier_uniform_(gate.weight)
     nn.init.constant_(gate.bias, 3.0)
-    return gate
 
 
 def _check_width(x: Tensor, width: int, name: str) -> None:
+    if x.is_nested:
+        raise BadShape(
+            f"{name} is a nested tensor: pass it padded, {name}.to_padded_tensor(0.0), and mark its real "
+            "positions with keep="
+        )
     if x.dim() != 3 or x.shape[-1] != width:
         raise BadShape(f"{name} must be [batch, positions, {width}], got {tuple(x.shape)}")
 

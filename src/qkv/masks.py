@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qkv.errors import BadMask
 from qkv.shapes import Allow, Keep
+from qkv.tracing import require
 
 
 def checked(mask: Tensor, name: str) -> Tensor:
@@ -100,7 +101,7 @@ def check_pairs(allow: Tensor | None, bias: Tensor | None, pairs: tuple[int, ...
 
 def _broadcasts(shape: torch.Size, target: tuple[int, ...]) -> bool:
     sizes = zip(reversed(shape), reversed(target), strict=False)
-    return len(shape) <= len(target) and all(size in (1, wanted) for size, wanted in sizes)
+    return len(shape) <= len(target) and all(size in (wanted, 1) for size, wanted in sizes)
 
 
 def from_torch_mha(mask: Bool[Tensor, "..."] | Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
@@ -113,15 +114,16 @@ def from_torch_mha(mask: Bool[Tensor, "..."] | Float[Tensor, "..."]) -> Bool[Ten
     if not mask.dtype.is_floating_point:
         raise BadMask(f"torch masks are boolean or float, got {mask.dtype}")
     hidden = torch.isneginf(mask)
-    if bool(((mask != 0) & ~hidden).any()):
-        raise BadMask("this float mask holds scores other than 0 and -inf: pass it as bias= instead")
+    problem = "this float mask holds scores other than 0 and -inf: pass it as bias= instead"
+    require((mask == 0) | hidden, BadMask, problem)
     return ~hidden
 
 
 def from_huggingface(mask: Tensor) -> Bool[Tensor, "..."]:
     """Hugging Face's two-dimensional attention_mask (1 = real token) as a boolean mask."""
-    if mask.dtype.is_floating_point and bool(((mask != 0) & (mask != 1)).any()):
-        raise BadMask("expected a 0/1 attention_mask, got additive scores: pass those as bias=")
+    if mask.dtype.is_floating_point:
+        problem = "expected a 0/1 attention_mask, got additive scores: pass those as bias="
+        require((mask == 0) | (mask == 1), BadMask, problem)
     return mask != 0
 
 

@@ -4,16 +4,19 @@ out = merge(core(split(query W_q), split(key W_k), split(value W_v))) W_o
 """
 
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
-from qkv import masks, nan, torch_masks
+from qkv import masks, nan, nested, torch_masks
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.given import Given
+from qkv.kernel.reset import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Query, Value
@@ -30,8 +33,8 @@ class MultiheadAttention(nn.MultiheadAttention):
     - The weights returned are those before dropout.
     - `is_causal=True` needs no `attn_mask` where there are as many queries as keys.
     - torch's encoder layers do not take their fused inference route, which would go around the parts and
-      return NaN for empty rows.  A TransformerEncoder made from such a layer says so: pass it
-      `enable_nested_tensor=False`.
+      return NaN for empty rows.
+    - A nested tensor of either layout may attend to itself.
 
     Raises IncompatibleParts for parts that cannot go together, BadShape for sizes that do not fit.
     Vaswani et al. 2017, section 3.2.2.
@@ -64,8 +67,11 @@ class MultiheadAttention(nn.MultiheadAttention):
         layout = (add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype)
         super().__init__(embed_dim, num_heads, dropout, bias, *layout)
         self.spec = spec
+        # torch's encoder layers compute with the weights, and do not call `forward`, unless there is a hook.
+        self.register_forward_pre_hook(_keep_forward)
         self.core = spec.kernel.build_core(Dims(num_heads, *(self.head_dim,) * 3), spec.choice)
-        self.core.to(device=device, dtype=dtype)
+        if device is not None or dtype is not None:
+            self.core.to(device=device, dtype=dtype)
 
     @classmethod
     def from_torch(
@@ -80,8 +86,10 @@ class MultiheadAttention(nn.MultiheadAttention):
     ) -> "MultiheadAttention":
         """A layer with a copy of the module's weights, on its device, and these parts.
 
+        The weights of a module that is pruned or parametrised are copied as it computes with them.
         dropout: None takes the module's; a feature map, which has no weights to drop, needs 0.
         """
+        _update_pruned(module)
         like = module.out_proj.weight
         options = {
             "dropout": module.dropout if dropout is None else dropout,
@@ -92,9 +100,11 @@ class MultiheadAttention(nn.MultiheadAttention):
             **{"score": score, "scope": scope, "select": select, "kernel": kernel},
         }
         layer = cls(module.embed_dim, module.num_heads, **options)
-        for name, its in nn.MultiheadAttention.named_parameters(module):
-            if not name.startswith("core."):
-                layer.get_parameter(name).requires_grad_(its.requires_grad).data.copy_(its.data)
+        with torch.enable_grad():  # a weight computed from others learns where they do
+            for name, parameter in layer.named_parameters():
+                if not name.startswith("core."):
+                    weight = attrgetter(name)(module)
+                    parameter.requires_grad_(weight.requires_grad).data.copy_(weight.data)
         return layer.train(module.training)
 
     def forward(
@@ -118,8 +128,8 @@ class MultiheadAttention(nn.MultiheadAttention):
         [B,H,T,S].  Raises BadShape, and BadMask for a mask of another type or shape, or that the kernel
         cannot honour.
         """
-        if query.is_nested:
-            _check_nested(query, key, value, key_padding_mask, attn_mask)
+        if query.is_nested or key.is_nested or value.is_nested:
+            nested.check(query, key, value, (key_padding_mask, attn_mask), self.batch_first)
             return self._nested(query, need_weights, average_attn_weights, is_causal)
         self._check_inputs(query, key, value)
         own, unbatched = query is key, query.dim() == 2
@@ -144,11 +154,15 @@ class MultiheadAttention(nn.MultiheadAttention):
         """The spec, as it was written."""
         return ", ".join(f"{name}={value!r}" for name, value in self.spec.to_dict().items())
 
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew, those of `out_proj` and of the parts too."""
+        self.out_proj.reset_parameters()
+        self._reset_parameters()
+
     def _reset_parameters(self) -> None:
-        self._qkv_same_embed_dim = self.in_proj_weight is not None
         super()._reset_parameters()
-        # torch's encoder layers take this for leave to compute with the weights and not call `forward`.
-        self._qkv_same_embed_dim = False
+        if "core" in self._modules:
+            reset_children(self.core)
 
     def _follow_dropout(self) -> None:
         # torch's layer reads `dropout` at every call, and people set it.
@@ -233,15 +247,11 @@ class MultiheadAttention(nn.MultiheadAttention):
     def _nested(
         self, x: Tensor, need_weights: bool, average_attn_weights: bool, is_causal: bool
     ) -> tuple[Tensor, Tensor | None]:
-        lengths = [len(row) for row in x.unbind()]
-        padded = x.to_padded_tensor(0.0)
-        ends = torch.tensor(lengths, device=x.device)
-        ignore = torch.arange(padded.shape[1], device=x.device) >= ends[:, None]
+        padded, keep = nested.padded(x)
         out, weights = self.forward(
-            padded, padded, padded, ignore, need_weights, None, average_attn_weights, is_causal
+            padded, padded, padded, ~keep, need_weights, None, average_attn_weights, is_causal
         )
-        rows = [row[:length] for row, length in zip(out, lengths, strict=True)]
-        return torch.nested.as_nested_tensor(rows), weights
+        return nested.packed(out, keep, x), weights
 
 
 def _in_torch_order(attended: Attended, count: int) -> Attended:
@@ -285,9 +295,12 @@ def _refuse_parts(kernel: Any, select: Any) -> None:
         )
 
 
-def _check_nested(query: Tensor, key: Tensor, value: Tensor, *given: Tensor | None) -> None:
-    if query is not key or key is not value or any(mask is not None for mask in given):
-        raise BadShape(
-            "a nested tensor can only attend to itself, without masks: pass padded tensors and a "
-            "key_padding_mask instead"
-        )
+def _keep_forward(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """A hook that changes nothing."""
+
+
+def _update_pruned(module: nn.MultiheadAttention) -> None:
+    """Mask the weights of a pruned module as its next call would."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            hook(module, ())

@@ -5,6 +5,7 @@ from types import TracebackType
 from torch import Tensor
 
 from qkv.errors import BadData
+from qkv.tracing import can_read
 
 
 class debug_nan:
@@ -38,7 +39,7 @@ def check(**given: Tensor | None) -> None:
     if not debug_nan.on:
         return
     for name, value in given.items():
-        if value is not None and bool(value.isnan().any()):
+        if value is not None and can_read(value) and bool(value.isnan().any()):
             where = value.isnan().nonzero()
             raise BadData(
                 f"{name} {list(value.shape)} holds NaN, first at {where[0].tolist()}, {len(where)} in all: "

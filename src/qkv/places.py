@@ -28,7 +28,7 @@ def in_line(queries: int, keys: int, keep: Keep | None, device: torch.device | N
     """Places where queries are keys too: the last query stands at the last key, as under `causal`."""
     at, count = _of_keys(keys, keep, device)
     ahead = keys - queries
-    before = torch.arange(min(ahead, 0), 0, device=device).expand(len(at), -1)
+    before = torch.arange(min(ahead, 0), 0, device=device).expand(at.shape[0], -1)
     return Places(torch.cat([before, at[:, max(ahead, 0) :]], 1), at, count)
 
 

@@ -127,8 +127,8 @@ class AttentionSpec:
         for name in ("causal", "bias", "project"):
             if not isinstance(getattr(self, name), bool):
                 raise BadRecipe(f"{name} must be true or false, got {getattr(self, name)!r}")
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise BadRecipe(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 1:
+            raise BadRecipe(f"dropout must be a probability, 0 to 1, got {self.dropout!r}")
         object.__setattr__(self, "dropout", float(self.dropout))
 
     def _check_heads(self) -> None:

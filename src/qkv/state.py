@@ -29,7 +29,7 @@ def select_rows(state: Any, rows: Tensor) -> Any:
 def batch_of(state: Any) -> int:
     """The batch size of a state: that of the first tensor in it; 0 where it holds none."""
     if isinstance(state, Tensor):
-        return len(state)
+        return state.shape[0]
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
     return next((size for part in parts if not isinstance(part, Shared) and (size := batch_of(part))), 0)
 

@@ -13,6 +13,7 @@ from qkv import masks
 from qkv.errors import BadMask
 from qkv.kernel.given import Given
 from qkv.shapes import Key, Query
+from qkv.tracing import can_read, require
 
 
 def given(
@@ -28,15 +29,14 @@ def given(
     if is_causal and (mask is None or not kernel.forms_weights):
         _check_square(queries, keys)
     padding, whole = _of_keys(padding, pairs), _of_pairs(mask, pairs)
-    adds = kernel.forms_weights
-    keep, bias = _read(padding, "key_padding_mask", adds, q.dtype)
+    keep, bias = _read(padding, "key_padding_mask", kernel, q.dtype)
     keep = None if keep is None else keep[:, 0, 0]
     if not kernel.forms_weights:
-        _refuse(bias, None if is_causal else mask, kernel)
+        _refuse(None if is_causal else mask, kernel)
         return Given(keep)
     if is_causal and mask is None:
         return Given(keep, masks.causal(queries, keys, q.device)[None, None], bias)
-    allow, added = _read(whole, "attn_mask", adds, q.dtype)
+    allow, added = _read(whole, "attn_mask", kernel, q.dtype)
     return Given(keep, allow, added if bias is None else bias if added is None else bias + added)
 
 
@@ -82,7 +82,7 @@ def _of_pairs(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | None:
 
 
 def _read(
-    mask: Tensor | None, name: str, adds: bool, dtype: torch.dtype
+    mask: Tensor | None, name: str, kernel: Any, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None]:
     if mask is None:
         return None, None
@@ -96,18 +96,27 @@ def _read(
     mask = mask.to(dtype)  # where a large negative number may become -inf
     hidden = torch.isneginf(mask)
     added = mask.masked_fill(hidden, 0)
-    # Looking costs less than the slower route that adds; but a compiled graph cannot look, and need not where
-    # the kernel adds.  A mask that learns may be zero today.
-    unseen = torch.compiler.is_compiling() and adds
-    return ~hidden, added if unseen or mask.requires_grad or bool(added.any()) else None
+    if not kernel.forms_weights:
+        problem = _adds_to_scores(kernel)
+        if mask.requires_grad:
+            raise BadMask(problem)
+        require(added == 0, BadMask, problem)
+        return ~hidden, None
+    # Reading costs less than the slower route that adds.  A mask that learns may be zero today.
+    is_zero = can_read(added) and not mask.requires_grad and not bool(added.any())
+    return ~hidden, None if is_zero else added
 
 
-def _refuse(bias: Tensor | None, mask: Tensor | None, kernel: Any) -> None:
-    if bias is not None:
-        raise BadMask(
-            f"this key_padding_mask adds to the scores, and {kernel!r} has none: pass a mask of booleans, or "
-            "of 0 and -inf, or use kernel=Softmax()"
-        )
+def _adds_to_scores(kernel: Any) -> str:
+    # torch.compile cannot trace the repr of a dataclass.
+    shown = type(kernel).__name__ if torch.compiler.is_compiling() else repr(kernel)
+    return (
+        f"this key_padding_mask adds to the scores, and {shown} has none: pass a mask of booleans, or of 0 "
+        "and -inf, or use kernel=Softmax()"
+    )
+
+
+def _refuse(mask: Tensor | None, kernel: Any) -> None:
     if mask is not None:
         raise BadMask(
             f"attn_mask cannot be honoured by {kernel!r}, which sums over all keys or a prefix: if it is the "

@@ -17,6 +17,7 @@ from qkv.kernel.pages import empty
 from qkv.kernel.seen import seen_by_none
 from qkv.places import Places
 from qkv.shapes import Keep
+from qkv.tracing import always
 
 Whole = Float[Tensor, "B H N D"]
 Blocks = Float[Tensor, "Bn H C D"]
@@ -49,7 +50,7 @@ def block_size(left: int, right: int) -> int:
 def worth_it(queries: int, keys: int, left: int, right: int) -> bool:
     """Whether bands hold fewer pairs than the half of all pairs that a causal order leaves."""
     size = block_size(left, right)
-    return queries > size and 2 * (size + left + right) < keys
+    return always(queries > size) and always(2 * (size + left + right) < keys)
 
 
 def bands(at: Places, keep: Keep | None, left: int, right: int, in_line: bool) -> Bands:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from qkv.kernel.pages import empty, keep_blocks
 from qkv.kernel.seen import seen_by_none
+from qkv.tracing import is_recording
 from qkv.transforms import transformed
 
 # Pairs within a tile cost as much as its sums where it is about as long as there are features.  All tiles of
@@ -28,6 +29,8 @@ def fold(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, Any]:
     joined along N, and the state after the last.  A chunk is whole tiles, or shorter than one.
     """
     length = next(x.shape[2] for x in tensors if x is not None)
+    if is_recording(length):  # in one chunk: how many there were would be recorded too
+        return step(state, slice(None), *tensors)
     if length > CHUNK and not torch.compiler.is_compiling():
         keep_blocks()
     anew = length > CHUNK and torch.is_grad_enabled() and not transformed()  # which know no recomputing

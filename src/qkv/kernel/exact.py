@@ -26,6 +26,7 @@ from qkv.score.additive import AdditiveScore
 from qkv.select import Soft
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
+from qkv.tracing import always, can_read
 from qkv.transforms import transformed
 
 
@@ -59,7 +60,7 @@ class Exact(nn.Module):
         """out [B,H,T,E]: by windows in bands and through torch's fused kernel where these can be used."""
         # The usual case, before anything is made that it has no use for: small inputs notice.
         unmasked = given.keep is None and given.allow is None and given.bias is None
-        if self.fused and unmasked and not self.positional and not (self.causal and q.shape[2] != k.shape[2]):
+        if self.fused and unmasked and not self.positional and not (self.causal and _differ(q, k)):
             return self._fused(q, k, v, None, self.causal)
         at = self._places(q, k.shape[2], given)
         band = self._band(q, k, given, at)
@@ -147,9 +148,9 @@ class Exact(nn.Module):
         if given.allow is None and at is None:
             if not causal:
                 return self._fused(q, k, v, masks.over_keys(given.keep))
-            if given.keep is None and queries == k.shape[2]:
+            if given.keep is None and not _differ(q, k):
                 return self._fused(q, k, v, None, causal=True)
-        rows = pairs.rows_at_once(len(q), 1, k.shape[2], 1)
+        rows = pairs.rows_at_once(q.shape[0], 1, k.shape[2], 1)
         return pairs.in_blocks(partial(self._softly_of_rows, met), queries, rows).out
 
     def _softly_of_rows(self, met: Pairs, rows: slice) -> Attended:
@@ -162,7 +163,7 @@ class Exact(nn.Module):
 
     def _in_reach(self, state: ExactState) -> ExactState:
         """The state without the keys that no later window reaches."""
-        if self.reach is None or state.remember or torch.compiler.is_compiling() or transformed():
+        if self.reach is None or state.remember or transformed() or not can_read(state.values.held):
             return state
         count = self.reach[0] + 1  # a padded query stands at the last real key, and reaches back from there
         if state.keep is not None:
@@ -195,7 +196,7 @@ class Exact(nn.Module):
         met = met._replace(
             keys=repeat_heads(met.keys, self.heads), values=repeat_heads(met.values, self.heads)
         )
-        if shown and rows < queries:
+        if shown and always(rows < queries):
             pairs.check_room(met)
         return pairs.in_blocks(partial(self._of_rows, met, shown), queries, rows)
 
@@ -242,6 +243,11 @@ def _added(logits: Logits, bias: Tensor) -> Logits:
     """Their sum.  In float16 the smallest number and a score of -16 make -inf, which would hide the key."""
     added = logits + bias
     return added.clamp_min(torch.finfo(added.dtype).min) if added.dtype == torch.float16 else added
+
+
+def _differ(q: Query, k: Key) -> bool:
+    """Whether there may be more queries than keys, or fewer."""
+    return not always(q.shape[2] == k.shape[2])
 
 
 def _all_real(v: Value) -> Tensor:

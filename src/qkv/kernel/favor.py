@@ -43,8 +43,9 @@ class PositiveMap(RandomFeatures):
     """The features of exp(q·k / sqrt(D)), each vector's divided by its own largest."""
 
     def __init__(self, dims: Dims, part: "Favor", generator: torch.Generator | None) -> None:
-        super().__init__(dims, part, generator)
+        super().__init__(dims, part)
         self.width = part.features
+        self.reset_parameters(generator)
 
     def queries(self, x: Float[Tensor, "B H N D"], projections: Projections) -> Features:
         """φ(q) [B,H,T,R]: the rest of it is one factor per query, which cancels."""

@@ -7,6 +7,7 @@ from qkv import masks
 from qkv.kernel.given import repeat_heads
 from qkv.select.soft import softmax
 from qkv.shapes import Allow, Key, Out, Query, Value
+from qkv.tracing import always
 from qkv.transforms import needs_plain_operators
 
 # Queries and keys from which on a CPU's caches gain more by keys that lie side by side than a copy of them
@@ -23,10 +24,10 @@ def fused(
     """
     if needs_plain_operators():
         return _by_operators(q, k, v, allow, causal, scale, dropout)
-    shared = q.shape[1] != k.shape[1]
+    shared = bool(q.shape[1] != k.shape[1])  # torch.jit.trace compares tensors
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, scale=scale, enable_gqa=shared)
-    if q.shape[2] >= LONG and k.shape[2] >= LONG and k.stride(2) > k.shape[3]:
+    if always(q.shape[2] >= LONG) and always(k.shape[2] >= LONG) and k.stride(2) > k.shape[3]:
         k, v = k.contiguous(), v.contiguous()
     if q.dtype in (torch.float32, torch.float64):
         return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, scale=scale, enable_gqa=shared)

@@ -9,7 +9,6 @@ m·φ(k), and a factor that all features of a query share cancels.  One that the
 `kind(projections) -> kind.Kind` and `log_mass(x) -> log m or None`, without what the engine adds itself.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from qkv.kernel.native import whole
 from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
+from qkv.tracing import always, without_autocast
 
 # Fast routes of the same sums, best first: each has `FEWEST` positions, `why_not(*tensors)`, `attend(...)`.
 ENGINES = (native, triton)
@@ -44,7 +44,7 @@ class Linear(nn.Module):
         """out [B,H,T,E]; runs in float32 at least, whatever autocast says, for sums must not saturate."""
         self._check(given)
         queries, keys = q.shape[2], k.shape[2]
-        if not queries or not keys:
+        if always(queries == 0) or always(keys == 0):
             return v.new_zeros(*q.shape[:3], v.shape[-1])
         engine = _engine_of(q, k, v)
         if engine is not None:
@@ -60,7 +60,7 @@ class Linear(nn.Module):
     def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that the feature map implies."""
         self._check(given)
-        with _without_autocast(q):
+        with without_autocast(q):
             projections = self.features.draw()
             phi_q, keys = self.features.queries(wide(q), projections), self._mapped(k, v, given, projections)
             weights = self._shown(phi_q, keys.phi, masks.over_keys(given.keep), keys.masses, self.causal)
@@ -72,10 +72,10 @@ class Linear(nn.Module):
         self._check(given)
         engine = None if remember else _engine_of(k, v)
         if engine is not None:
-            projections, none = self.features.draw(), k.new_zeros(len(k), self.heads, 0, k.shape[3])
+            projections, none = self.features.draw(), k.new_zeros(k.shape[0], self.heads, 0, k.shape[3])
             _, after = self._by(engine, projections, (none, k, v), given, None, causal=False)
             return LinearState(*after, Shared(projections))
-        with _without_autocast(k):
+        with without_autocast(k):
             projections = self.features.draw()
             sums, seen = self._read_all(k, v, given, projections), None
             if remember:
@@ -94,7 +94,7 @@ class Linear(nn.Module):
             before = Sums(state.sums, state.plain, state.scale)
             out, after = self._by(engine, state.projections.value, (q, k, v), given, before, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
-        with _without_autocast(q):
+        with without_autocast(q):
             projections = state.projections.value
             out, after = self._run_along(sums_of(state, q), (q, k, v), given, projections)
             seen, weights = state.seen, None
@@ -130,7 +130,7 @@ class Linear(nn.Module):
             projections = state.projections.value
             out, _ = self._by(engine, projections, (q, *none), Given(), before, causal=False)
             return Attended(out, None), state
-        with _without_autocast(q):
+        with without_autocast(q):
             projections, seen, weights = state.projections.value, state.seen, None
             if seen is not None:
                 phi_q = self.features.queries(wide(q), projections)
@@ -172,7 +172,7 @@ class Linear(nn.Module):
         causal: bool,
     ) -> tuple[Tensor, Sums]:
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
-        with _without_autocast(q):
+        with without_autocast(q):
             gate = None if given.gate is None else wide(given.gate)
             masses = weigh(self.features.log_mass(k), gate, given.keep)
             kind = self.features.kind(projections)
@@ -180,7 +180,7 @@ class Linear(nn.Module):
 
     def _short(self, queries: int, keys: int) -> bool:
         width, value = self.features.width, self.value + 1
-        return queries * keys * (width + value) <= (queries + keys) * width * value
+        return always(queries * keys * (width + value) <= (queries + keys) * width * value)
 
     def _mapped(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Mapped:
         phi, log_mass = self.features.keys(wide(repeat_heads(k, self.heads)), projections)
@@ -260,9 +260,8 @@ class Linear(nn.Module):
 
 def _engine_of(*tensors: Tensor) -> Any:
     """The first engine that takes these tensors and gains by it; None where torch's operators do."""
-    longest = max(x.shape[2] for x in tensors)
     for engine in ENGINES:
-        if longest >= engine.FEWEST and not engine.why_not(*tensors):
+        if any(always(x.shape[2] >= engine.FEWEST) for x in tensors) and not engine.why_not(*tensors):
             return engine
     return None
 
@@ -277,12 +276,6 @@ def _or_empty(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> T
 
 def _of_positions(given: Given, part: slice) -> Given:
     return _of_chunk(given, part, None if given.gate is None else given.gate[:, :, part])
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    # Where there is none, leaving it out is faster than leaving it, which a decoding step notices.
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:

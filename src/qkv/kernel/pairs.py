@@ -17,6 +17,7 @@ from qkv.errors import TooLarge
 from qkv.kernel.given import Given
 from qkv.places import Places
 from qkv.shapes import Attended
+from qkv.tracing import is_recording
 from qkv.transforms import transformed
 
 # 8 MB of float32: large enough that one operation's overhead is nothing, small enough for the last cache.
@@ -39,7 +40,10 @@ class Pairs(NamedTuple):
 
 def rows_at_once(batch: int, heads: int, keys: int, per_pair: int) -> int:
     """How many queries of every row and head make a block."""
-    return max(1, BLOCK // max(1, batch * heads * keys * per_pair))
+    size = batch * heads * keys * per_pair
+    if is_recording(size):
+        return BLOCK  # in one block: how many there were would be recorded too
+    return max(1, BLOCK // max(1, size))
 
 
 def in_blocks(average: Callable[[slice], Attended], queries: int, rows: int) -> Attended:
@@ -48,7 +52,7 @@ def in_blocks(average: Callable[[slice], Attended], queries: int, rows: int) -> 
     average: attends from the queries of a slice.  With gradients it runs once more for every block in the
     backward pass (drawing the same random numbers), so that only inputs and outputs are kept.
     """
-    if queries <= rows:
+    if is_recording(queries) or queries <= rows:
         return average(slice(0, queries))
     parts = [slice(begin, min(begin + rows, queries)) for begin in range(0, queries, rows)]
     if torch.is_grad_enabled() and not transformed():  # which know no recomputing

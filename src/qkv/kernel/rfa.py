@@ -57,10 +57,16 @@ class GaussianMap(RandomFeatures):
     """The Gaussian kernel's features, with their learned bandwidth σ [H,1,D]."""
 
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
-        super().__init__(dims, part, generator)
+        super().__init__(dims, part)
         self.normalise, self.temperature = part.normalise, part.temperature
         self.width = 2 * part.features
-        self.bandwidth = nn.Parameter(torch.ones(dims.heads, 1, dims.query))
+        self.bandwidth = nn.Parameter(torch.empty(dims.heads, 1, dims.query))
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the fixed projections anew, and set σ to 1."""
+        super().reset_parameters(generator)
+        nn.init.ones_(self.bandwidth)
 
     def queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,2R]."""
@@ -91,10 +97,16 @@ class ArccosMap(RandomFeatures):
     """The arc-cosine kernel's features, with their learned bandwidth σ [H,1,D]."""
 
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
-        super().__init__(dims, part, generator)
+        super().__init__(dims, part)
         self.normalise = part.normalise
         self.width = part.features
-        self.bandwidth = nn.Parameter(torch.ones(dims.heads, 1, dims.query))
+        self.bandwidth = nn.Parameter(torch.empty(dims.heads, 1, dims.query))
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the fixed projections anew, and set σ to 1."""
+        super().reset_parameters(generator)
+        nn.init.ones_(self.bandwidth)
 
     def queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,R] of the unit vector: a query's length cancels."""

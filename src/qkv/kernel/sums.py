@@ -18,6 +18,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from qkv import masks
 from qkv.kernel import chunks
 from qkv.kernel.masses import NOTHING, Masses, at_end, at_queries, highest, relative, split
 from qkv.shapes import Weights
+from qkv.tracing import is_recording
 
 Features = Float[Tensor, "B H N F"]
 Rows = Float[Tensor, "B H N E1"]
@@ -120,9 +122,12 @@ def add_up(keys: Mapped, before: Sums) -> Sums:
 
 def running(q: Features, keys: Mapped, before: Sums, floor: float) -> tuple[Float[Tensor, "B H T E"], Sums]:
     """The averages of the T queries of a chunk, each over `before` and the keys up to its own, and the sums
-    after the last key.  T is a multiple of TILE, or smaller; O(T·TILE) memory.
+    after the last key.  T is a multiple of TILE, or smaller, or anything in a program that is being recorded;
+    O(T·TILE) memory.
     """
     heads, length = q.shape[1:3]
+    if is_recording(length):
+        return _running_over_any_length(q, keys, before, floor)
     if length <= chunks.TILE:
         return _within(q, keys, before, floor), add_up(keys, before)
     masses = None if keys.masses is None else split(keys.masses, chunks.TILE)
@@ -151,6 +156,51 @@ def _by_tile(x: Tensor | None, heads: int) -> Iterable[Any]:
 
 def _as_heads(*tiles: Any) -> Any:
     return None if tiles[0] is None else torch.stack(tiles, 2).flatten(1, 2)
+
+
+def _running_over_any_length(
+    q: Features, keys: Mapped, before: Sums, floor: float
+) -> tuple[Float[Tensor, "B H T E"], Sums]:
+    """`running` in operators whose number does not depend on T: all tiles are combined in one product."""
+    heads, length = q.shape[1:3]
+    fill = -length % chunks.TILE
+    q, phi, values = (F.pad(x, (0, 0, 0, fill)) for x in (q, keys.phi, keys.values))
+    masses = None if keys.masses is None else split(_filled_up(keys.masses, fill), chunks.TILE)
+    tiles = Mapped(_apart(phi), _apart(values), masses)
+    features, plain, scale = _states_of_tiles(tiles, before)
+    scales = (None, None) if scale is None else (scale[:, :, :-1].flatten(1, 2), scale[:, :, -1])
+    befores = Sums(features[:, :, :-1].flatten(1, 2), plain[:, :, :-1].flatten(1, 2), scales[0])
+    after = Sums(features[:, :, -1], plain[:, :, -1], scales[1])
+    out = _within(_apart(q), tiles, befores, floor).unflatten(1, (heads, -1)).flatten(2, 3)
+    return out[:, :, :length], after
+
+
+def _filled_up(masses: Masses, count: int) -> Masses:
+    """The masses of keys and of `count` padded keys behind them."""
+    decay = None if masses.decay is None else F.pad(masses.decay, (0, count))
+    return Masses(F.pad(masses.written, (0, count), value=NOTHING), decay)
+
+
+def _states_of_tiles(tiles: Mapped, before: Sums) -> Sums:
+    """The sums [B,H,n+1,..] before each of n tiles, and after the last."""
+    heads = before.features.shape[1]
+
+    def behind(first: Tensor, alone: Tensor) -> Tensor:
+        return torch.cat([first[:, :, None], alone.unflatten(1, (heads, -1))], 2)
+
+    alone, fade = _alone(tiles), _fade(tiles.masses)
+    features, plain = behind(before.features, alone.features), behind(before.plain, alone.plain)
+    if alone.scale is None:
+        return Sums(features.cumsum(2), plain.cumsum(2), None)
+    scale = behind(before.scale, alone.scale).flatten(2)
+    decay = None if fade is None else F.pad(fade.unflatten(1, (heads, -1)).flatten(2), (1, 0))
+    logs = at_queries(Masses(scale, decay), scale.shape[2])
+    top = highest(logs)
+    share = relative(logs, top)
+    plain = plain.flatten(3)
+    plain = torch.cat([share @ plain[..., :-1], share.square() @ plain[..., -1:]], -1)[:, :, :, None]
+    features = (share @ features.flatten(3)).unflatten(3, features.shape[3:])
+    return Sums(features, plain, top[..., None])
 
 
 def _within(q: Features, keys: Mapped, before: Sums, floor: float) -> Float[Tensor, "B H T E"]:

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from qkv.errors import BadMask
 from qkv.symbols import PAD
+from qkv.tracing import require
 
 
 class Annotated(NamedTuple):
@@ -33,8 +34,8 @@ class Encoder(nn.Module):
 
     def forward(self, source: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -> Annotated:
         """The annotations of a source padded on the right; BadMask for padding elsewhere."""
-        if bool((keep[:, 1:] & ~keep[:, :-1]).any()):
-            raise BadMask("source_keep has a real token after padding: pad sources on the right only")
+        problem = "source_keep has a real token after padding: pad sources on the right only"
+        require(keep[:, :-1] | ~keep[:, 1:], BadMask, problem)
         words = self.dropout(self.words(source.masked_fill(~keep, PAD)))
         lengths = keep.sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)

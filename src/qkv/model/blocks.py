@@ -20,6 +20,10 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()
         self.widen, self.narrow, self.dropout = nn.Linear(width, inner), nn.Linear(inner, width), dropout
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise both layers anew."""
         for linear in (self.widen, self.narrow):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -86,7 +90,7 @@ class DecoderBlock(nn.Module):
 
     def start(self, memory: Memory, keep: Tensor, remember: bool) -> tuple[Any, Any]:
         """The states of both attentions before the first token."""
-        own = self.attention.start(batch=len(memory), remember=remember)
+        own = self.attention.start(batch=memory.shape[0], remember=remember)
         return own, self.cross.start(memory, keep=keep, remember=remember)
 
     def step(self, x: Hidden, state: tuple[Any, Any]) -> tuple[Hidden, tuple[Any, Any], tuple[Any, Any]]:

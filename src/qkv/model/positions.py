@@ -1,37 +1,62 @@
 """Where a token stands: fixed sinusoids or a learned table, added to the embeddings."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.errors import BadShape
+from qkv.tracing import always, is_recording
 
 
 def sinusoids(length: int, width: int) -> Float[Tensor, "N M"]:
     """PE(p, 2i) = sin(p / 10000^(2i/M)), PE(p, 2i+1) = cos(same).  Vaswani et al. 2017, section 3.5."""
-    rates = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
-    table = torch.empty(length, width, dtype=torch.float64)
-    table[:, 0::2] = angles.sin()
-    table[:, 1::2] = angles.cos()[:, : width // 2]
-    return table.float()
+    count = {"dtype": torch.float64, "device": "cpu"}  # not every device has float64
+    rates = 10000 ** (-torch.arange(0, width, 2, **count) / width)
+    angles = torch.arange(length, **count)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width].float()
 
 
 class Sinusoids(nn.Module):
-    """Adds the sinusoids; the table grows when a longer sequence comes."""
+    """Adds the sinusoids; the table grows when a longer sequence comes.
+
+    No checkpoint holds the table, so it is computed anew wherever it may have been lost.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.register_buffer("table", sinusoids(256, width), persistent=False)
+        self.register_buffer("table", torch.empty(256, width), persistent=False)
         self.table: Tensor
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Compute the table anew."""
+        self.table = sinusoids(self.table.shape[0], self.width).to(self.table)
 
     def forward(self, x: Float[Tensor, "B N M"], begin: int = 0) -> Float[Tensor, "B N M"]:
         """x plus the sinusoids of positions begin … begin + N - 1."""
         end = begin + x.shape[1]
-        if end > len(self.table):
-            self.table = sinusoids(2 * end, self.width).to(self.table)
+        if is_recording(end):  # a program cannot keep what it computes
+            table = self.table if always(end <= self.table.shape[0]) else sinusoids(end, self.width).to(x)
+            return x + table[begin:end]
+        if end > self.table.shape[0] or self.table.device != x.device:
+            length = max(2 * end, self.table.shape[0])
+            self.table = sinusoids(length, self.width).to(x.device, self.table.dtype)
         return x + self.table[begin:end]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)  # to_empty comes by here
+        self.reset_parameters()
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if self.table.is_meta:  # load_state_dict(assign=True) leaves it there
+            self.table = torch.empty_like(self.table, device="cpu")
+            self.reset_parameters()
 
 
 class LearnedPositions(nn.Module):
@@ -39,7 +64,12 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, width: int, length: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(length, width) * width**-0.5)
+        self.table = nn.Parameter(torch.empty(length, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew."""
+        nn.init.normal_(self.table, std=self.table.shape[1] ** -0.5)
 
     def forward(self, x: Float[Tensor, "B N M"], begin: int = 0) -> Float[Tensor, "B N M"]:
         """x plus the vectors of positions begin … begin + N - 1; BadShape beyond the table."""

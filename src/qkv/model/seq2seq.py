@@ -1,5 +1,6 @@
 """The recurrent encoder–decoder: with attention, Bahdanau's or Luong's, and without (see `decoders`)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -9,10 +10,12 @@ from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, model_
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
+from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
 from qkv.model.annotations import Encoder
 from qkv.model.decoders import BahdanauDecoder, DecoderState, LuongDecoder, PlainDecoder
 from qkv.model.stepper import Step
+from qkv.model.tied import tie_after_loading
 from qkv.model.written import read_attention
 from qkv.score import Additive, Cosine, Dot
 from qkv.shapes import Attended
@@ -113,8 +116,23 @@ class RNNTranslator(nn.Module):
         self.decoder: Any = _decoder(config)
         self.output = nn.Linear(self.decoder.width, target_vocab)
         _initialise(self)
-        if config.tie:
+        self.tie_weights()
+        self.register_load_state_dict_post_hook(tie_after_loading)
+
+    def tie_weights(self) -> None:
+        """Let the output layer share its weight with the target's word vectors, where the recipe says so."""
+        if self.config.tie:
             self.output.weight = self.target_words.weight
+
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        reset_children(self)
+        _initialise(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)  # to_empty makes two weights of one
+        self.tie_weights()
+        return self
 
     def forward(
         self, source: Int[Tensor, "B S"], source_keep: Bool[Tensor, "B S"], target_in: Int[Tensor, "B T"]
@@ -165,6 +183,11 @@ def _decoder(config: RNNConfig) -> PlainDecoder | BahdanauDecoder | LuongDecoder
     return BahdanauDecoder(*sizes, spec)
 
 
+def _orthogonal(weight: Tensor) -> None:
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # torch has no QR in half precision
+    weight.copy_(nn.init.orthogonal_(wide))
+
+
 def _initialise(model: RNNTranslator) -> None:
     """Orthogonal recurrent matrices, Xavier for the others; an LSTM starts by remembering."""
     for name, weight in model.named_parameters():
@@ -177,7 +200,7 @@ def _initialise(model: RNNTranslator) -> None:
         else:
             recurrent = "weight_hh" in name or "from_state" in name
             for gate in weight.data.split(model.config.hidden) if recurrent else (weight.data,):
-                (nn.init.orthogonal_ if recurrent else nn.init.xavier_uniform_)(gate)
+                (_orthogonal if recurrent else nn.init.xavier_uniform_)(gate)
     if model.config.cell == "lstm":
         biases = [bias for name, bias in model.encoder.named_parameters() if "bias_ih" in name]
         for bias in (*biases, model.decoder.cell.from_word.bias):

@@ -1,5 +1,6 @@
 """The Transformer encoder–decoder with any attention in its three places (Vaswani et al. 2017)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadRecipe
+from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
 from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.stepper import Step
+from qkv.model.tied import tie_after_loading
 from qkv.model.written import CausalSpec, WrittenSpec
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
@@ -97,8 +100,25 @@ class Transformer(nn.Module):
         self.output = nn.Linear(width, target_vocab, bias=False)
         if config.embeddings == "separate":
             nn.init.normal_(self.output.weight, std=width**-0.5)
-        else:
+        self.tie_weights()
+        self.register_load_state_dict_post_hook(tie_after_loading)
+
+    def tie_weights(self) -> None:
+        """Let the output layer share its weight with the target's embedding, unless they are separate."""
+        if self.config.embeddings != "separate":
             self.output.weight = self.target.weight
+
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        reset_children(self)
+        separate = (self.output,) if self.config.embeddings == "separate" else ()
+        for table in (self.source, self.target, *separate):
+            nn.init.normal_(table.weight, std=self.config.width**-0.5)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)  # to_empty makes two weights of one
+        self.tie_weights()
+        return self
 
     def forward(self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
         """Teacher forcing: the decoder's output [B,T,M] before the output layer, for target tokens from BOS

@@ -22,6 +22,7 @@ from qkv.part import Part
 from qkv.places import Places
 from qkv.shapes import Allow, Dims, Query, Weights
 from qkv.strict import PART
+from qkv.tracing import without_autocast
 
 Centre = Float[Tensor, "B H T 1"]
 
@@ -59,15 +60,20 @@ class PredictiveScope(nn.Module):
         self.part, hidden = part, part.hidden or dims.query
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, hidden))
         self.v = nn.Parameter(torch.empty(dims.heads, hidden))
-        bound = (6 / (dims.query + hidden)) ** 0.5
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw W and v anew."""
+        bound = (6 / (self.w.shape[1] + self.w.shape[2])) ** 0.5
         nn.init.uniform_(self.w, -bound, bound)
-        nn.init.uniform_(self.v, -(hidden**-0.5), hidden**-0.5)
+        bound = self.v.shape[1] ** -0.5
+        nn.init.uniform_(self.v, -bound, bound)
 
     def forward(self, q: Query, at: Places) -> tuple[Allow, Callable[[Weights], Weights]]:
         """Which keys are near the predicted position, and the function that favours the nearest of them."""
         # Half precision cannot tell neighbouring positions of a long memory apart.
         wide = torch.promote_types(q.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             p = centre(q.to(wide), self.w.to(wide), self.v.to(wide), at)
             factor = gaussian(p, at, self.part.half_width)
         reweight = partial(favoured, factor=factor, renormalise=self.part.renormalise)

@@ -30,11 +30,17 @@ class AdditiveScore(nn.Module):
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, hidden))
         self.u = nn.Parameter(torch.empty(dims.heads, dims.key, hidden))
         self.v = nn.Parameter(torch.empty(dims.heads, hidden))
-        self.b = nn.Parameter(torch.zeros(dims.heads, 1, hidden))
+        self.b = nn.Parameter(torch.empty(dims.heads, 1, hidden))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw W, U and v anew, and set b to 0."""
         for matrix in (self.w, self.u):
-            bound = (6 / (matrix.shape[1] + hidden)) ** 0.5
+            bound = (6 / (matrix.shape[1] + matrix.shape[2])) ** 0.5
             nn.init.uniform_(matrix, -bound, bound)
-        nn.init.uniform_(self.v, -(hidden**-0.5), hidden**-0.5)
+        bound = self.v.shape[1] ** -0.5
+        nn.init.uniform_(self.v, -bound, bound)
+        nn.init.zeros_(self.b)
 
     def prepare(self, k: Key) -> Float[Tensor, "B H S A"]:
         """U k + b, computed once for all queries."""

@@ -26,8 +26,11 @@ class GeneralScore(nn.Module):
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, dims.key))
-        # The D·D2 terms of a score then have a variance of 1 together for unit-variance inputs.
-        bound = (3 / (dims.query * dims.key)) ** 0.5
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw W anew: the D·D2 terms of a score have a variance of 1 together for unit-variance inputs."""
+        bound = (3 / (self.w.shape[1] * self.w.shape[2])) ** 0.5
         nn.init.uniform_(self.w, -bound, bound)
 
     def prepare(self, k: Key) -> Float[Tensor, "B Hk S D"]:

@@ -13,6 +13,7 @@ from qkv.part import Part
 from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.tracing import always, can_read, is_recording, require
 
 
 def location(q: Query, w: Float[Tensor, "H D L"], at: Int[Tensor, "#B S"]) -> Float[Tensor, "B H T S"]:
@@ -31,8 +32,11 @@ class LocationScore(nn.Module):
         super().__init__()
         self.length = length
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, length))
-        # Scores then have a variance of 1 for unit-variance queries.
-        bound = (3 / dims.query) ** 0.5
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw W anew: scores have a variance of 1 for unit-variance queries."""
+        bound = (3 / self.w.shape[1]) ** 0.5
         nn.init.uniform_(self.w, -bound, bound)
 
     def prepare(self, k: Key) -> Float[Tensor, "B Hk S 0"]:
@@ -46,12 +50,17 @@ class LocationScore(nn.Module):
         """
         keys = prepared.shape[2]
         # Counting real keys waits for the device, so it is left out where all of them fit anyway.
-        if keys > self.length and bool((at.count > self.length).any()):
-            raise BadShape(
-                f"Location(length={self.length}) knows {self.length} positions, "
-                f"got {int(at.count.max())} keys: raise length, or pass fewer keys"
+        if not always(keys <= self.length):
+            problem = (
+                f"knows {self.length} positions, got {_count(at)} keys: raise length, or pass fewer keys"
             )
-        return location(q, self.w[..., :keys], at.keys)
+            require(at.count <= self.length, BadShape, f"Location(length={self.length}) {problem}")
+        return location(q, self.w if is_recording(keys) else self.w[..., :keys], at.keys)
+
+
+def _count(at: Places) -> str:
+    """How many real keys the longest row has, where it can be told."""
+    return str(int(at.count.max())) if can_read(at.count) else "more real"
 
 
 @dataclass(frozen=True, config=PART)

@@ -17,7 +17,7 @@ LEAST, MOST = 3, 32
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x): by the native engine where there are few rows and nobody sees more of it than its result."""
-    if torch.compiler.is_compiling() or not usual(layer):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not usual(layer):  # pyright: ignore[reportPrivateImportUsage]
         return layer(x)
     fits = LEAST <= rows_of(x) <= MOST and x.shape[-1] == layer.weight.shape[1]
     if not (fits and wanted(x) and held_plainly(layer)):

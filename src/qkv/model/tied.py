@@ -1,0 +1,16 @@
+"""Weights that two layers share, which load_state_dict(assign=True) would make two of."""
+
+from typing import Any, Protocol
+
+
+class Tied(Protocol):
+    """A model with `tie_weights()`."""
+
+    def tie_weights(self) -> None:
+        """Make the layers share their weights again."""
+        ...
+
+
+def tie_after_loading(model: Tied, mismatches: Any) -> None:
+    """A hook for `register_load_state_dict_post_hook`."""
+    model.tie_weights()
