@@ -9,6 +9,8 @@ import torch
 import yaml
 
 import tiny
+from qkv.data import BatchPlan, train_tokenizers
+from qkv.data.phrases import PhraseData, generate
 from qkv.task.defaults import (
     KEYS,
     DataSize,
@@ -19,6 +21,7 @@ from qkv.task.defaults import (
     planned_updates,
     take_defaults,
 )
+from qkv.task.pairs import encode
 from qkv.task.recipe import Recipe, builtin_recipes, parse_recipe, read_recipe
 from qkv.task.training import fit
 from qkv.train.update import Updater
@@ -105,6 +108,17 @@ def test_the_defaults_make_enough_updates(pairs: int, kind: str) -> None:
     updates = planned_updates(recipe, size_of(pairs))
     assert updates >= 2_000
     assert 0 < recipe.train.warmup <= updates / 5
+
+
+@pytest.mark.parametrize(("source", "target"), [("en", "fr"), ("ja", "zh"), ("de", "ru")])
+@pytest.mark.parametrize("kind", ["bpe", "word", "char"])
+def test_updates_are_estimated_from_text_within_a_third(source: str, target: str, kind: str) -> None:
+    pairs = generate(PhraseData(source=source, target=target, size=1000, dev=10, test=10))
+    size = measure(pairs)
+    recipe, _ = fill_defaults(recipe_of(tokens={"kind": kind}, train={"epochs": 1}), size, CPU)
+    ids = encode(pairs, train_tokenizers(pairs, recipe.tokens), recipe.batch.max_length)
+    updates = BatchPlan(ids.source, ids.target, recipe.batch, seed=1).steps(0)
+    assert updates * 2 / 3 <= planned_updates(recipe, size) <= updates * 4 / 3
 
 
 def test_where_the_end_is_set_as_updates_no_epochs_are_added() -> None:

@@ -9,7 +9,7 @@ from qkv.task.recipe import Recipe
 
 FEW_UPDATES = 2000  # a training with fewer updates seldom learns to translate
 FEW_PAIRS, MANY_PAIRS = 30_000, 100_000
-UPDATES_PER_EPOCH = 128  # at least, where batches can be that small
+UPDATES_PER_EPOCH = 300  # at least, where batches can be that small
 MOST_EPOCHS = 200
 VALIDATIONS = 12
 KEYS = (
@@ -167,7 +167,7 @@ def _length(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Defaul
     if recipe.train.steps is not None:
         return
     updates = _updates_per_epoch(recipe, size)
-    epochs = max(5, 2400 / math.sqrt(size.pairs), 1.5 * FEW_UPDATES / updates)
+    epochs = max(5, 2200 / math.sqrt(size.pairs), 1.5 * FEW_UPDATES / updates)
     epochs = min(MOST_EPOCHS, round(epochs))
     yield Default("train.epochs", epochs, f"{size.pairs:,} pairs: about {epochs * updates:,} updates")
 
