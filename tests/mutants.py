@@ -138,7 +138,7 @@ MUTANTS = (
     Mutant(
         "an empty row averages what it may not see",
         "select/soft.py",
-        ".softmax(-1) * allow",
+        ".softmax(-1) * some",
         ".softmax(-1)",
         EMPTY,
     ),

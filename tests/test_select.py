@@ -175,12 +175,78 @@ def test_sparsemax_shares_its_gradient_within_the_support() -> None:
     close(logits.grad.flatten(), torch.tensor([0, -1.5, 1.5], dtype=torch.float64))
 
 
-def test_entmax_refuses_second_derivatives_instead_of_making_them_up() -> None:
-    logits = doubles(1, 1, 1, 3).requires_grad_()
-    loss = entmax(logits, None, 1.5).square().sum()
-    (slope,) = torch.autograd.grad(loss, logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.square().sum().backward()
+# Forward-mode derivatives load torch's decompositions, which torch warns about.
+forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+
+
+@forward_mode
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("hidden", [False, True], ids=["plain", "masked"])
+def test_entmax_has_second_and_forward_derivatives(alpha: float, hidden: bool) -> None:
+    logits, allow = masked()
+    logits = logits[:1, :1, 2:4, :5].clone().requires_grad_()
+    allow = allow[:1, :1, 2:4, :5] if hidden else None
+
+    def call(z: Tensor) -> Tensor:
+        return entmax(z, allow, alpha)
+
+    assert torch.autograd.gradcheck(call, (logits,), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, (logits,), check_fwd_over_rev=True, check_rev_over_rev=True)
+
+
+@forward_mode
+@pytest.mark.parametrize("part", [part for part in PARTS if part != Hard()], ids=repr)
+def test_every_nesting_of_transforms_gives_the_same_second_derivatives(part: Any) -> None:
+    logits, allow = masked()
+    logits, allow = logits[0, 0] / 8, allow[0, 0]
+    built = evaluated(part)
+
+    def loss(z: Tensor) -> Tensor:
+        return (built(z[None, None], allow[None, None])[0] ** 2 * torch.arange(7)).sum()
+
+    expected = torch.autograd.functional.hessian(loss, logits)
+    assert isinstance(expected, Tensor)
+    assert expected.abs().max() > 1e-3
+    for outer, inner in itertools.product((torch.func.jacrev, torch.func.jacfwd), repeat=2):
+        close(outer(inner(loss))(logits), expected, 1e-9)
+
+
+@pytest.mark.parametrize("part", [*PARTS, *ESTIMATORS], ids=repr)
+def test_vmap_over_logits_and_masks(part: Any) -> None:
+    logits, allow = masked()
+    built = evaluated(part)
+    rows = torch.func.vmap(lambda z, seen: built(z[None], seen[None])[0][0])(logits, allow)
+    close(rows, built(logits, allow)[0], 1e-12)
+
+
+LOWEST = [Soft(), Hard(evaluate="expectation"), TopK(3), Sparsemax(), Entmax(), Entmax(1.3)]
+
+
+@pytest.mark.parametrize("part", LOWEST, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_keys_at_the_smallest_number_share_the_weight_without_hidden_ones(
+    part: Any, dtype: torch.dtype
+) -> None:
+    logits, allow = torch.full((1, 1, 1, 6), torch.finfo(dtype).min, dtype=dtype), torch.ones(6).bool()
+    allow[[1, 4]] = False
+    weights = evaluated(part)(logits, allow.expand(1, 1, 1, 6))[0][0, 0, 0]
+    count = 3 if isinstance(part, TopK) else 4
+    close(weights[allow][:count], torch.full((count,), 1 / count, dtype=dtype), torch.finfo(dtype).eps)
+    assert not weights[~allow].any()
+
+
+@pytest.mark.parametrize("part", ESTIMATORS, ids=repr)
+def test_draws_among_keys_at_the_smallest_number_are_fair(part: Any) -> None:
+    logits, allow = torch.full((1, 1, 4000, 3), torch.finfo(torch.float32).min), torch.ones(3).bool()
+    allow[1] = False
+    weights, log_prob = part.build(DIMS)(logits.requires_grad_(), allow.expand(1, 1, 1, 3))
+    close(weights.sum(-1), torch.ones(1, 1, 4000), 1e-6)
+    close(weights.mean((0, 1, 2)), torch.tensor([0.5, 0, 0.5]), 0.05)
+    if log_prob is not None:
+        close(log_prob.unique(), torch.tensor([0.5, 1.0]).log(), 1e-6)
+    weights.square().sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 def test_top_k_of_all_keys_is_soft_and_of_one_is_hard() -> None:

@@ -81,7 +81,7 @@ def test_dims_without_projections_are_those_of_what_comes_in() -> None:
         ({"heads": 2.0}, BadRecipe, "heads must be a positive whole number, got 2.0"),
         ({"heads": True}, BadRecipe, "heads must be a positive whole number, got True"),
         ({"causal": "yes"}, BadRecipe, "causal must be true or false, got 'yes'"),
-        ({"dropout": -0.1}, BadRecipe, "dropout must be at least 0 and below 1, got -0.1"),
+        ({"dropout": -0.1}, BadRecipe, "dropout must be a probability, 0 to 1, got -0.1"),
         ({"score": "additive", "kernel": "rfa"}, IncompatibleParts, "kernel and score clash"),
         ({"dropout": 0.5, "kernel": "rfa"}, IncompatibleParts, "kernel and dropout clash"),
     ],

@@ -149,6 +149,8 @@ def test_arithmetic_follows_from_the_machine() -> None:
     assert filled(3_000, CPU._replace(bfloat16=True)).train.precision == "bf16"
     assert filled(3_000, CPU._replace(device="cuda")).train.threads is None
     assert filled(3_000, CPU).train.threads == 1
+    gpu = filled(1_000_000, CPU._replace(device="cuda"))
+    assert gpu.model.width > filled(1_000_000).model.width  # pyright: ignore[reportAttributeAccessIssue]
     assert 1 < (filled(130_000, CPU).train.threads or 0) < 8
     assert filled(130_000, CPU._replace(threads=1)).train.threads == 1
 

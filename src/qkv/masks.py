@@ -114,16 +114,16 @@ def from_torch_mha(mask: Bool[Tensor, "..."] | Float[Tensor, "..."]) -> Bool[Ten
     if not mask.dtype.is_floating_point:
         raise BadMask(f"torch masks are boolean or float, got {mask.dtype}")
     hidden = torch.isneginf(mask)
-    problem = BadMask("this float mask holds scores other than 0 and -inf: pass it as bias= instead")
-    require((mask == 0) | hidden, problem)
+    problem = "this float mask holds scores other than 0 and -inf: pass it as bias= instead"
+    require((mask == 0) | hidden, BadMask, problem)
     return ~hidden
 
 
 def from_huggingface(mask: Tensor) -> Bool[Tensor, "..."]:
     """Hugging Face's two-dimensional attention_mask (1 = real token) as a boolean mask."""
     if mask.dtype.is_floating_point:
-        problem = BadMask("expected a 0/1 attention_mask, got additive scores: pass those as bias=")
-        require((mask == 0) | (mask == 1), problem)
+        problem = "expected a 0/1 attention_mask, got additive scores: pass those as bias="
+        require((mask == 0) | (mask == 1), BadMask, problem)
     return mask != 0
 
 

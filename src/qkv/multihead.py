@@ -71,7 +71,8 @@ class MultiheadAttention(nn.MultiheadAttention):
         # torch's encoder layers compute with the weights, and do not call `forward`, unless there is a hook.
         self.register_forward_pre_hook(_keep_forward)
         self.core = spec.kernel.build_core(Dims(num_heads, *(self.head_dim,) * 3), spec.choice)
-        self.core.to(device=device, dtype=dtype)
+        if device is not None or dtype is not None:
+            self.core.to(device=device, dtype=dtype)
 
     @classmethod
     def from_torch(

@@ -1,5 +1,7 @@
 """Nested tensors, strided and jagged, as padded tensors and back."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,13 +31,13 @@ def check(
 
 def padded(x: Tensor) -> tuple[Tensor, Tensor]:
     """A nested tensor [B,*,M] as a padded one [B,N,M], and which of its positions are real [B,N]."""
-    rows = x.unbind()
+    rows = list(x.unbind())
     dense = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     lengths = torch.tensor([row.shape[0] for row in rows], device=x.device)
     return dense, torch.arange(dense.shape[1], device=x.device) < lengths[:, None]
 
 
-def packed(x: Tensor, keep: Tensor, like: Tensor) -> Tensor:
+def packed(x: Tensor, keep: Tensor, like: Any) -> Tensor:
     """The real positions of a padded tensor [B,N,M] as a nested one with the layout and lengths of `like`."""
     if like.layout is not torch.jagged:
         lengths = keep.sum(1).tolist()

@@ -97,19 +97,22 @@ def _read(
     hidden = torch.isneginf(mask)
     added = mask.masked_fill(hidden, 0)
     if not kernel.forms_weights:
+        problem = _adds_to_scores(kernel)
         if mask.requires_grad:
-            raise _adds_to_scores(kernel)
-        require(added == 0, _adds_to_scores(kernel))
+            raise BadMask(problem)
+        require(added == 0, BadMask, problem)
         return ~hidden, None
     # Reading costs less than the slower route that adds.  A mask that learns may be zero today.
     is_zero = can_read(added) and not mask.requires_grad and not bool(added.any())
     return ~hidden, None if is_zero else added
 
 
-def _adds_to_scores(kernel: Any) -> BadMask:
-    return BadMask(
-        f"this key_padding_mask adds to the scores, and {kernel!r} has none: pass a mask of booleans, or "
-        "of 0 and -inf, or use kernel=Softmax()"
+def _adds_to_scores(kernel: Any) -> str:
+    # torch.compile cannot trace the repr of a dataclass.
+    shown = type(kernel).__name__ if torch.compiler.is_compiling() else repr(kernel)
+    return (
+        f"this key_padding_mask adds to the scores, and {shown} has none: pass a mask of booleans, or of 0 "
+        "and -inf, or use kernel=Softmax()"
     )
 
 

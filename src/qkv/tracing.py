@@ -19,17 +19,17 @@ def can_read(x: Tensor) -> bool:
     return not (x.is_meta or peek_interpreter_stack() is not None or is_in_torch_dispatch_mode())
 
 
-def require(condition: Tensor, error: Exception) -> None:
-    """Raise `error` unless all of `condition` is True.
+def require(condition: Tensor, error: type[Exception], message: str) -> None:
+    """Raise `error` with this message unless all of `condition` is True.
 
     Where values cannot be read, it becomes an assertion of the program that torch.compile or torch.export
     records.  torch.jit.trace and torch.func record none.
     """
     if can_read(condition):
         if not bool(condition.all()):
-            raise error
-    elif peek_interpreter_stack() is None and not condition.is_meta:
-        torch._assert_async(condition.all(), str(error))
+            raise error(message)
+    elif torch.compiler.is_compiling() or (peek_interpreter_stack() is None and not condition.is_meta):
+        torch._assert_async(condition.all(), message)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def is_recording(size: int | torch.SymInt | Tensor) -> bool:

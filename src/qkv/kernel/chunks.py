@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from qkv.kernel.pages import empty, keep_blocks
 from qkv.kernel.seen import seen_by_none
 from qkv.tracing import is_recording
+from qkv.transforms import transformed
 
 # Pairs within a tile cost as much as its sums where it is about as long as there are features.  All tiles of
 # a chunk go through each operator at once, and what the operators make of 8 heads of it stays near a core.
@@ -32,7 +33,8 @@ def fold(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, Any]:
         return step(state, slice(None), *tensors)
     if length > CHUNK and not torch.compiler.is_compiling():
         keep_blocks()
-    anew, sizes = length > CHUNK and torch.is_grad_enabled(), _sizes(length)
+    anew = length > CHUNK and torch.is_grad_enabled() and not transformed()  # which know no recomputing
+    sizes = _sizes(length)
     begin, outs = 0, Outs(length)
     # Not slices: the backward pass of each would fill a tensor of the whole length.
     pieces = (repeat(None) if x is None else x.split(sizes, 2) for x in tensors)

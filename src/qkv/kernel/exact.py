@@ -27,6 +27,7 @@ from qkv.select import Soft
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
 from qkv.tracing import always, can_read
+from qkv.transforms import transformed
 
 
 class ExactState(NamedTuple):
@@ -162,7 +163,7 @@ class Exact(nn.Module):
 
     def _in_reach(self, state: ExactState) -> ExactState:
         """The state without the keys that no later window reaches."""
-        if self.reach is None or state.remember or not can_read(state.values.held):
+        if self.reach is None or state.remember or transformed() or not can_read(state.values.held):
             return state
         count = self.reach[0] + 1  # a padded query stands at the last real key, and reaches back from there
         if state.keep is not None:
@@ -210,7 +211,7 @@ class Exact(nn.Module):
         if given.bias is not None:
             bias = given.bias.to(logits.dtype)  # where a large negative number may become -inf
             hidden = torch.isneginf(bias)
-            logits = logits + bias.masked_fill(hidden, 0)
+            logits = _added(logits, bias.masked_fill(hidden, 0))
             allow = masks.intersect(allow, ~hidden)
         weights, log_prob = self.select(logits, allow)
         weights = weights if reweight is None else reweight(weights)
@@ -236,6 +237,12 @@ class Exact(nn.Module):
     def _allowed(q: Query, keys: int, given: Given, causal: bool, reach: Allow | None) -> Allow | None:
         ahead = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
         return masks.intersect(ahead, masks.over_keys(given.keep), given.allow, reach)
+
+
+def _added(logits: Logits, bias: Tensor) -> Logits:
+    """Their sum.  In float16 the smallest number and a score of -16 make -inf, which would hide the key."""
+    added = logits + bias
+    return added.clamp_min(torch.finfo(added.dtype).min) if added.dtype == torch.float16 else added
 
 
 def _differ(q: Query, k: Key) -> bool:

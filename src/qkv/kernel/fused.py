@@ -5,8 +5,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from qkv import masks
+from qkv.kernel.given import repeat_heads
+from qkv.select.soft import softmax
 from qkv.shapes import Allow, Key, Out, Query, Value
 from qkv.tracing import always
+from qkv.transforms import needs_plain_operators
 
 # Queries and keys from which on a CPU's caches gain more by keys that lie side by side than a copy of them
 # costs.  As a projection leaves them, those of a head are all heads apart: often whole pages.
@@ -20,6 +24,8 @@ def fused(
 
     causal: query t sees keys 0 … t, with as many queries as keys and no `allow`.
     """
+    if needs_plain_operators():
+        return _by_operators(q, k, v, allow, causal, scale, dropout)
     options: dict[str, Any] = {"scale": scale}
     if q.shape[1] != k.shape[1]:  # a branch, because torch.compile may hold a symbolic comparison
         options["enable_gqa"] = True
@@ -34,3 +40,14 @@ def fused(
         q, k, wide = q.float(), k.float(), v.float()
         out = F.scaled_dot_product_attention(q, k, wide, allow, dropout, causal, **options)
     return out.to(v.dtype)
+
+
+def _by_operators(
+    q: Query, k: Key, v: Value, allow: Allow | None, causal: bool, scale: float | None, dropout: float
+) -> Out:
+    """The same through the weights: torch's kernels have no forward and no second derivatives."""
+    k, v = (repeat_heads(x, q.shape[1]) for x in (k, v))
+    if causal:
+        allow = masks.causal(q.shape[2], k.shape[2], q.device)[None, None]
+    logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT
+    return F.dropout(softmax(logits, allow), dropout) @ v

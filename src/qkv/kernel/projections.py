@@ -74,8 +74,8 @@ class RandomFeatures(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the fixed projections anew."""
-        drawn = draw_projections(*self.fixed.shape, self.orthogonal, generator, self.fixed)
-        self.fixed.copy_(drawn)
+        heads, features, width = self.fixed.shape
+        self.fixed.copy_(draw_projections(heads, features, width, self.orthogonal, generator, self.fixed))
 
     def draw(self) -> Projections:
         """The projections w̃ of this call: of the pool in training, the fixed ones in evaluation."""

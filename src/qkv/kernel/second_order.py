@@ -1,7 +1,8 @@
 """What the fast engines compute, by torch's own operators, for gradients that are differentiated again.
 
 The backward pass of an engine is one operator, which has no derivative.  Where autograd records what a
-backward pass does (`create_graph=True`), the pass therefore differentiates the functions of this module.
+backward pass does (`create_graph=True`), or vmap runs it, the pass therefore differentiates the functions of
+this module.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from qkv.kernel.kind import MAPS
 from qkv.kernel.masses import NOTHING, Masses
 from qkv.kernel.sums import Features, Mapped, Sums, add_up, normalise, nothing, running
 from qkv.score.cosine import unit
+from qkv.transforms import transformed
 
 NAMES = tuple(MAPS)
 
@@ -52,14 +54,20 @@ class Numbers(NamedTuple):
         return NAMES[self.map]
 
 
+def is_wanted() -> bool:
+    """Whether a backward pass is to be differentiated itself, or runs under vmap."""
+    return torch.is_grad_enabled() or transformed()
+
+
 def gradients(inputs: Inputs, numbers: Numbers, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
     """The gradients of `inputs`, as functions that autograd can differentiate; None where there are none.
 
     grads: the gradients of out, sums and plain sums; None for zeros.
     """
     # Views: where one input is made of another, each gets what reaches it directly, and no more.
-    inputs = Inputs._make(None if x is None else x.view_as(x) for x in inputs)
-    with torch.autocast(inputs.q.device.type, enabled=False):
+    with torch.enable_grad():
+        inputs = Inputs._make(None if x is None else x.view_as(x) for x in inputs)
+    with torch.enable_grad(), torch.autocast(inputs.q.device.type, enabled=False):
         outputs = attend(inputs, numbers)
     reached = [
         (y, grad) for y, grad in zip(outputs, grads, strict=True) if grad is not None and y.requires_grad

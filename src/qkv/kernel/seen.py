@@ -5,14 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-
-def transformed() -> bool:
-    """Whether torch.func or forward-mode derivatives are at work, for which our operators have no rules."""
-    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+from qkv.transforms import transformed
 
 
 def seen_by_none(tensors: Iterable[Any]) -> bool:

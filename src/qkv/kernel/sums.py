@@ -167,9 +167,10 @@ def _running_over_any_length(
     q, phi, values = (F.pad(x, (0, 0, 0, fill)) for x in (q, keys.phi, keys.values))
     masses = None if keys.masses is None else split(_filled_up(keys.masses, fill), chunks.TILE)
     tiles = Mapped(_apart(phi), _apart(values), masses)
-    states = _states_of_tiles(tiles, before)
-    befores = Sums(*(None if x is None else x[:, :, :-1].flatten(1, 2) for x in states))
-    after = Sums(*(None if x is None else x[:, :, -1] for x in states))
+    features, plain, scale = _states_of_tiles(tiles, before)
+    scales = (None, None) if scale is None else (scale[:, :, :-1].flatten(1, 2), scale[:, :, -1])
+    befores = Sums(features[:, :, :-1].flatten(1, 2), plain[:, :, :-1].flatten(1, 2), scales[0])
+    after = Sums(features[:, :, -1], plain[:, :, -1], scales[1])
     out = _within(_apart(q), tiles, befores, floor).unflatten(1, (heads, -1)).flatten(2, 3)
     return out[:, :, :length], after
 

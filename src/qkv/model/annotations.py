@@ -34,8 +34,8 @@ class Encoder(nn.Module):
 
     def forward(self, source: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -> Annotated:
         """The annotations of a source padded on the right; BadMask for padding elsewhere."""
-        problem = BadMask("source_keep has a real token after padding: pad sources on the right only")
-        require(keep[:, :-1] | ~keep[:, 1:], problem)
+        problem = "source_keep has a real token after padding: pad sources on the right only"
+        require(keep[:, :-1] | ~keep[:, 1:], BadMask, problem)
         words = self.dropout(self.words(source.masked_fill(~keep, PAD)))
         lengths = keep.sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -19,7 +19,9 @@ SHORTEST = 1e-3
 
 def unit(x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N D"]:
     """x / max(|x|, SHORTEST): the direction of every vector; zero stays zero."""
-    return F.normalize(x, dim=-1, eps=SHORTEST)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    # By the square: the length has no second derivative at zero, where padding and unused keys stand.
+    return (wide * wide.square().sum(-1, keepdim=True).clamp_min(SHORTEST**2).rsqrt()).to(x.dtype)
 
 
 def cosine(q: Query, unit_k: Key, strength: float) -> Logits:

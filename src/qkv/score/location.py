@@ -54,7 +54,7 @@ class LocationScore(nn.Module):
             problem = (
                 f"knows {self.length} positions, got {_count(at)} keys: raise length, or pass fewer keys"
             )
-            require(at.count <= self.length, BadShape(f"Location(length={self.length}) {problem}"))
+            require(at.count <= self.length, BadShape, f"Location(length={self.length}) {problem}")
         return location(q, self.w if is_recording(keys) else self.w[..., :keys], at.keys)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
 from qkv.part import Part
-from qkv.select.soft import softmax
+from qkv.select.soft import hide, softmax
 from qkv.shapes import Allow, Dims, Logits, Weights
 from qkv.strict import PART
 
@@ -36,28 +36,36 @@ def perturbed(logits: Logits) -> Logits:
     return logits - torch.empty_like(logits).exponential_().clamp_min(smallest).log()
 
 
+def centred(logits: Logits, allow: Allow | None) -> Logits:
+    """The logits without their highest one: noise would vanish beside numbers near the end of their range,
+    and a division by τ would leave it.
+    """
+    visible = logits if allow is None else hide(logits, allow, allow.any(-1, keepdim=True))
+    return visible - visible.detach().amax(-1, keepdim=True) if logits.shape[-1] else visible
+
+
 def reinforce(logits: Logits, allow: Allow | None, expected: float) -> tuple[Weights, LogProb]:
     """One-hot draws without gradient and their log p(s) [B,H,T], which has one.  Xu et al. 2015, section 4.1.
 
     Each context by itself (row, head and query) takes, with probability `expected`, the softmax weights
     instead of a draw; its log-probability is 0.  (Xu et al. toss one coin for a whole minibatch.)
     """
-    lowest = torch.finfo(logits.dtype).min
-    seen = logits if allow is None else logits.masked_fill(~allow, lowest)
-    drawn = hardmax(perturbed(logits.detach()), allow)
-    log_prob = seen.log_softmax(-1).masked_fill(drawn == 0, 0).sum(-1)
+    visible = centred(logits, allow)
+    drawn = hardmax(perturbed(visible.detach()), allow)
+    log_prob = visible.log_softmax(-1).masked_fill(drawn == 0, 0).sum(-1)
     mixed = torch.rand_like(log_prob) < expected
     return torch.where(mixed[..., None], softmax(logits, allow), drawn), log_prob.masked_fill(mixed, 0)
 
 
 def straight_through(logits: Logits, allow: Allow | None) -> Weights:
     """A one-hot draw that passes gradients on as softmax(e) would.  Bengio et al. 2013 (straight-through)."""
-    return _as_if(hardmax(perturbed(logits.detach()), allow), softmax(logits, allow))
+    drawn = hardmax(perturbed(centred(logits, allow).detach()), allow)
+    return _as_if(drawn, softmax(logits, allow))
 
 
 def gumbel(logits: Logits, allow: Allow | None, temperature: float) -> Weights:
     """A one-hot draw that passes gradients on as softmax((e + G) / τ) would.  Jang et al. 2017, sec. 2.2."""
-    noisy = perturbed(logits)
+    noisy = perturbed(centred(logits, allow))
     return _as_if(hardmax(noisy.detach(), allow), softmax(noisy / temperature, allow))
 
 

@@ -11,12 +11,21 @@ from qkv.shapes import Allow, Dims, Logits, Weights
 from qkv.strict import PART
 
 
+def hide(logits: Logits, allow: Allow, some: Allow) -> Logits:
+    """-inf where a key is hidden, which stays below any finite score; 0 in rows that allow nothing.
+
+    some: whether a row allows any key, [..,T,1].
+    """
+    lowest = torch.zeros_like(some, dtype=logits.dtype).masked_fill(some, -torch.inf)
+    return torch.where(allow, logits, lowest)
+
+
 def softmax(logits: Logits, allow: Allow | None) -> Weights:
     """exp(e_s) / sum_j exp(e_j) over the allowed keys; a row that allows nothing is all zeros."""
     if allow is None:
         return logits.softmax(-1)
-    lowest = torch.finfo(logits.dtype).min
-    return logits.masked_fill(~allow, lowest).softmax(-1) * allow
+    some = allow.any(-1, keepdim=True)
+    return hide(logits, allow, some).softmax(-1) * some
 
 
 @dataclass(frozen=True, config=PART)

@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from qkv.part import Part
 from qkv.shapes import Allow, Dims, Logits, Weights
 from qkv.strict import PART
+from qkv.transforms import transformed
 
 # With the highest (α-1) z moved to 0 the threshold is at least -1, so a key at -2 is outside the support.
 OUTSIDE = -2.0
@@ -34,11 +34,13 @@ def entmax(logits: Logits, allow: Allow | None, alpha: float) -> Weights:
     """[(α-1) z_s - τ]₊ ^ 1/(α-1) over the allowed keys; a row that allows nothing is all zeros.
 
     Exact by sorting for α = 1.5 and α = 2, by bisection for any other α > 1.  Computed in float32 at least.
-    Differentiable once.  Peters et al. 2019, proposition 1 (the Jacobian) and algorithms 1 and 2.
+    Peters et al. 2019, proposition 1 (the Jacobian) and algorithms 1 and 2.
     """
     if logits.shape[-1] == 0:
         return logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if transformed():
+        return _transformable(wide, allow, alpha).to(logits.dtype)
     return _Entmax.apply(wide, allow, alpha).to(logits.dtype)
 
 
@@ -46,9 +48,7 @@ def entmax(logits: Logits, allow: Allow | None, alpha: float) -> Weights:
 class _Entmax(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
-        weights = _weights(_scaled(logits, allow, alpha), alpha)
-        weights = weights if allow is None else weights * allow
-        return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        return _normalised(_scaled(logits, allow, alpha), allow, alpha)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -56,9 +56,10 @@ class _Entmax(torch.autograd.Function):
         ctx.save_for_backward(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """s ∘ (g - s·g / Σ s) with s = p^(2-α) on the support and 0 elsewhere."""
+        """s ∘ (g - s·g / Σ s) with s = p^(2-α) on the support and 0 elsewhere; made of the weights, through
+        which it can be differentiated in turn.
+        """
         (weights,) = ctx.saved_tensors
         support = weights > 0
         slope = weights.masked_fill(~support, 1).pow(2 - ctx.alpha) * support
@@ -67,9 +68,34 @@ class _Entmax(torch.autograd.Function):
         return slope * (grad - mean), None, None
 
 
+def _transformable(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
+    """The weights made of torch's operators, which vmap, jvp and all they are nested in can transform.
+
+    Two Newton steps from the solution leave it where it is, and move with the logits as it does: an error of
+    the first is squared by the second, so that derivatives up to the third are exact.
+    """
+    x = _scaled(logits, allow, alpha)
+    weights = _normalised(x.detach(), allow, alpha)
+    support, power = weights > 0, 1 / (alpha - 1)
+    above = weights.masked_fill(~support, 1).pow(alpha - 1) + (x - x.detach())
+    inside, shift = torch.where(support, above, 1), torch.zeros_like(x[..., :1])
+    for _ in range(2):
+        moved = torch.where(support, inside - shift, 1)
+        slope = power * (moved.pow(power - 1) * support).sum(-1, keepdim=True)
+        excess = ((moved.pow(power) - weights) * support).sum(-1, keepdim=True)
+        shift = shift + excess / torch.where(slope > 0, slope, 1)
+    return torch.where(support, inside - shift, 1).pow(power) * support
+
+
+def _normalised(x: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
+    weights = _weights(x, alpha)
+    weights = weights if allow is None else weights * allow
+    return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
 def _scaled(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
     seen = logits if allow is None else logits.masked_fill(~allow, torch.finfo(logits.dtype).min)
-    scaled = (alpha - 1) * (logits - seen.amax(-1, keepdim=True))
+    scaled = (alpha - 1) * (logits - seen.detach().amax(-1, keepdim=True))
     scaled = scaled if allow is None else scaled.masked_fill(~allow, OUTSIDE)
     return scaled.clamp_min(OUTSIDE)
 

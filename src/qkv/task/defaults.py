@@ -135,15 +135,15 @@ def _vocabulary(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[De
 def _model(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     pairs = f"{size.pairs:,} pairs"
     few, many = size.pairs < FEW_PAIRS, size.pairs >= MANY_PAIRS
-    dropout = 0.2 if few else 0.1
     if isinstance(recipe.model, RNNConfig):
-        yield Default("model.dropout", 0.3 if not many else 0.2, f"{pairs}: less where there is more text")
+        yield Default("model.dropout", 0.2 if many else 0.3, f"{pairs}: less where there is more text")
         return
-    yield Default("model.width", 256 if many else 128, f"{pairs}: wider where there is more text")
-    layers = 4 if many else 2
-    for key in ("encoder_layers", "decoder_layers"):
-        yield Default(f"model.{key}", layers, f"{pairs}: more layers pay off from {MANY_PAIRS:,} pairs on")
-    yield Default("model.dropout", dropout, f"{pairs}: less where there is more text")
+    # twice the width learns less in the same CPU time (docs/results.md)
+    wide = many and machine.device != "cpu"
+    yield Default("model.width", 256 if wide else 128, f"{pairs} on {machine.device}: quick to train")
+    for key in ("model.encoder_layers", "model.decoder_layers"):
+        yield Default(key, 4 if many else 2, f"{pairs}: a deeper model wants at least {MANY_PAIRS:,}")
+    yield Default("model.dropout", 0.2 if few else 0.1, f"{pairs}: less where there is more text")
 
 
 def _feedforward(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:

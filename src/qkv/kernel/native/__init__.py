@@ -10,8 +10,9 @@ from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import Inputs, compute, linear_attention
-from qkv.kernel.seen import seen_by_none, transformed
+from qkv.kernel.seen import seen_by_none
 from qkv.kernel.sums import Sums
+from qkv.transforms import transformed
 
 # There is nothing in an empty sequence to call it for.
 FEWEST = 1
@@ -42,7 +43,7 @@ def why_not(*tensors: Tensor) -> str:
         return "it runs on CPUs only"
     if any(x.dtype not in (torch.float32, torch.bfloat16) for x in tensors):
         return "it reads float32 and bfloat16 only"
-    if not torch.compiler.is_compiling() and transformed():
+    if transformed():
         return "it has no rules for torch.func and forward-mode derivatives"
     return ""
 

@@ -1,5 +1,7 @@
 """The additive score as a torch operator of the native engine: neither sums nor their tanh are stored."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,8 +9,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qkv.errors import BadShape
+from qkv.kernel import second_order
 from qkv.kernel.native.library import call, rows
 from qkv.kernel.pairs import rows_at_once
+from qkv.transforms import transformed
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
@@ -59,7 +63,7 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if torch.is_grad_enabled():  # these gradients are to be differentiated again
+    if second_order.is_wanted():
         return _differentiable(grad, *ctx.saved_tensors)
     of_q, of_k, of_v = additive_score_backward(grad, *ctx.saved_tensors)
     return of_q, of_k, of_v.sum(0)
@@ -70,11 +74,11 @@ def _differentiable(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tens
     differentiated.
     """
     rows = rows_at_once(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
+    run: Callable[..., Any] = _gradients_of_pairs
+    if torch.is_grad_enabled() and not transformed():
+        run = partial(checkpoint, _gradients_of_pairs, use_reentrant=False, preserve_rng_state=False)
     with torch.autocast("cpu", enabled=False):
-        blocks = [
-            checkpoint(_gradients_of_pairs, *block, k, v, use_reentrant=False, preserve_rng_state=False)
-            for block in zip(grad.split(rows, 2), q.split(rows, 2), strict=True)
-        ]
+        blocks = [run(*block, k, v) for block in zip(grad.split(rows, 2), q.split(rows, 2), strict=True)]
     of_q, of_k, of_v = zip(*blocks, strict=True)
     return torch.cat(of_q, 2), torch.stack(of_k).sum(0), torch.stack(of_v).sum(0)
 

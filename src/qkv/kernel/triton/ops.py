@@ -177,7 +177,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, output = saved[:10], saved[10:]
-    if torch.is_grad_enabled():  # these gradients are to be differentiated again
+    if second_order.is_wanted():
         found = second_order.gradients(
             second_order.Inputs(*inputs), second_order.Numbers(*ctx.numbers), (grad_out, *grad_after[:2])
         )
