@@ -21,6 +21,8 @@ SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
 DROP_IN = ("tests/test_multihead.py", "not compile")
+TRACED = ("tests/test_torch_tools.py", "traced")
+MODELS_MADE_ELSEWHERE = ("tests/test_torch_tools.py", "model_on_meta")
 
 
 class Mutant(NamedTuple):
@@ -51,8 +53,8 @@ MUTANTS = (
     Mutant(
         "the fused route drops keep",
         "kernel/exact.py",
-        "if given.keep is None and queries == k.shape[2]:",
-        "if queries == k.shape[2]:",
+        "if given.keep is None and not _differ(q, k):",
+        "if not _differ(q, k):",
         FORMULA,
     ),
     Mutant(
@@ -278,5 +280,33 @@ MUTANTS = (
         "return ~mask, None",
         "return mask, None",
         DROP_IN,
+    ),
+    Mutant(
+        "tiles of a recorded program do not fade",
+        "kernel/sums.py",
+        "at_queries(Masses(scale, decay), scale.shape[2])",
+        "at_queries(Masses(scale, None), scale.shape[2])",
+        TRACED,
+    ),
+    Mutant(
+        "a trace holds what the example's mask was",
+        "torch_masks.py",
+        "is_zero = can_read(added) and not",
+        "is_zero = not",
+        TRACED,
+    ),
+    Mutant(
+        "to_empty loses the table of positions",
+        "model/positions.py",
+        "# to_empty comes by here\n        self.reset_parameters()",
+        "# to_empty comes by here",
+        MODELS_MADE_ELSEWHERE,
+    ),
+    Mutant(
+        "to_empty makes two weights of one",
+        "model/transformer.py",
+        "# to_empty makes two weights of one\n        self.tie_weights()",
+        "# to_empty makes two weights of one",
+        MODELS_MADE_ELSEWHERE,
     ),
 )
