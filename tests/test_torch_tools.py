@@ -474,6 +474,7 @@ def test_model_on_meta_then_loaded(name: str, assign: bool) -> None:
     fill_memory()
     if not assign:
         model.to_empty(device="cpu")
+        assert len(list(model.parameters())) == len(list(real.parameters()))
     model.load_state_dict(copy.deepcopy(real.state_dict()), assign=assign)
     assert model(*given).equal(real(*given))
     assert len(list(model.parameters())) == len(list(real.parameters()))
