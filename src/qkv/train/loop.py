@@ -25,6 +25,8 @@ from qkv.train.standing import Scores, Standing, monitored
 from qkv.train.update import Updater
 from qkv.train.validation import Validation
 
+COUNTED_EPOCHS = 50  # planning one takes up to seconds
+
 
 @runtime_checkable
 class Batches(Protocol):
@@ -103,19 +105,23 @@ def fit(
 
 
 def planned_steps(batches: Batches, config: TrainConfig) -> int:
-    """Updates until `steps` or `epochs`, whichever is first.  Raises BadData where an epoch has none."""
+    """Updates until `steps` or `epochs`, whichever is first.  Raises BadData where an epoch has none.
+
+    Epochs differ by a few updates; those beyond COUNTED_EPOCHS are taken to be as long as those before.
+    """
     limit = config.steps or 10**12
     if config.epochs is None:
         return limit
     total = 0
-    for epoch in range(config.epochs):
+    for epoch in range(min(config.epochs, COUNTED_EPOCHS)):
         steps = batches.steps(epoch)
         if steps < 1:
             raise BadData("the training data gives no batch at all")
         total += steps
         if total >= limit:
             return limit
-    return total
+    further = max(0, config.epochs - COUNTED_EPOCHS)
+    return min(limit, total + total * further // COUNTED_EPOCHS)
 
 
 class _Training:
