@@ -51,8 +51,8 @@ MUTANTS = (
     Mutant(
         "the fused route drops keep",
         "kernel/exact.py",
-        "if given.keep is None and queries == k.shape[2]:",
-        "if queries == k.shape[2]:",
+        "if given.keep is None and not _differ(q, k):",
+        "if not _differ(q, k):",
         FORMULA,
     ),
     Mutant(
@@ -137,6 +137,20 @@ MUTANTS = (
         ".softmax(-1) * some",
         ".softmax(-1)",
         EMPTY,
+    ),
+    Mutant(
+        "hidden keys get a finite score",
+        "select/soft.py",
+        ".masked_fill(some, -torch.inf)",
+        ".masked_fill(some, torch.finfo(logits.dtype).min)",
+        SELECT,
+    ),
+    Mutant(
+        "padded queries keep what is no number",
+        "masks.py",
+        "return torch.where(usable[..., None], x, 0)",
+        "return x",
+        ("tests/test_padding.py", "fast_routes"),
     ),
     Mutant(
         "1.5-entmax keeps a key too few",

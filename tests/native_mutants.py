@@ -3,6 +3,8 @@
 from mutants import Mutant
 
 ENGINE = ("tests/test_native.py tests/test_native_gradient.py", "")
+LARGE = ("tests/test_native_limits.py", "")
+SANITIZED = ("tests/test_native_sanitizers.py -m slow", "parts and avx512")
 ADDITIVE = ("tests/test_native_additive.py", "")
 NATIVE_MUTANTS = (
     Mutant(
@@ -102,6 +104,55 @@ NATIVE_MUTANTS = (
         "if (call_.unit) straighten(at);",
         "",
         ENGINE,
+    ),
+    Mutant(
+        "a map without a matrix writes a gradient of it",
+        "kernel/native/backward.h",
+        "if (call_.grad_matrix) features.close(grad);",
+        "features.close(grad);",
+        SANITIZED,
+    ),
+    Mutant(
+        "an angle of any size is reduced as a small one",
+        "kernel/native/features.h",
+        "return !(square * longest_ <= LARGEST_ANGLE * LARGEST_ANGLE);",
+        "return false;",
+        LARGE,
+    ),
+    Mutant(
+        "a step reduces an angle of any size as a small one",
+        "kernel/native/step.h",
+        "if (large) sin_cos_of_any",
+        "if (false) sin_cos_of_any",
+        LARGE,
+    ),
+    Mutant(
+        "exp hides what is not a number",
+        "kernel/native/vector.h",
+        "x = lowest(all(88.0f), highest(all(-87.0f), x));",
+        "x = lowest(highest(x, all(-87.0f)), all(88.0f));",
+        LARGE,
+    ),
+    Mutant(
+        "logs of a step are compared with the largest of another order of summation",
+        "kernel/native/backward_keys.h",
+        "top[t] = most[0];",
+        "top[t] = -most[0];",
+        ENGINE,
+    ),
+    Mutant(
+        "gradients that are differentiated again come from the engine",
+        "kernel/native/ops.py",
+        "if torch.is_grad_enabled():",
+        "if False:",
+        ("tests/test_native_twice.py", ""),
+    ),
+    Mutant(
+        "tensors that do not fit together are read",
+        "kernel/native/ops.py",
+        "    _check(tensors, sizes, causal)\n",
+        "",
+        LARGE,
     ),
     Mutant(
         "additive scores: a part of the queries overwrites what others gave the keys",

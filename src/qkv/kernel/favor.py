@@ -36,7 +36,8 @@ def positive_features(
     logits = x @ projections.mT
     highest = logits.detach().amax(-1, keepdim=True)
     phi = (logits - highest).exp() * projections.shape[1] ** -0.5
-    return phi, highest[..., 0] - x.square().sum(-1) / 2
+    # A key whose squared length is beyond what its type holds is one of the least, but still there.
+    return phi, (highest[..., 0] - x.square().sum(-1) / 2).clamp_min(torch.finfo(x.dtype).min)
 
 
 class PositiveMap(RandomFeatures):

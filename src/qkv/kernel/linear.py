@@ -44,10 +44,8 @@ class Linear(nn.Module):
         """out [B,H,T,E]; runs in float32 at least, whatever autocast says, for sums must not saturate."""
         self._check(given)
         queries, keys = q.shape[2], k.shape[2]
-        if always(queries == 0) or always(keys == 0):
-            return v.new_zeros(*q.shape[:3], v.shape[-1])
         engine = _engine_of(q, k, v)
-        if engine is not None:
+        if engine is not None and not (always(queries == 0) or always(keys == 0)):
             if self.causal and queries != keys:
                 return self._causal(q, k, v, given)
             return self._by(engine, self.features.draw(), (q, k, v), given, None, self.causal)[0]

@@ -73,9 +73,8 @@ def at_queries(masses: Masses, queries: int) -> LogMasses:
     what is small beside it.
     """
     keys = masses.written.shape[2]
-    left = masses.written[:, :, None]
-    if masses.decay is not None and keys > 0:
-        rows = min(queries, keys)
+    left, rows = masses.written[:, :, None], min(queries, keys)
+    if masses.decay is not None and rows > 0:
         first = keys - rows
         at_first = F.pad(_faded(masses.decay[:, :, : first + 1]), (0, rows - 1))[..., None]
         further = masses.decay[:, :, None, first + 1 :].expand(-1, -1, keys, -1).triu(-first)

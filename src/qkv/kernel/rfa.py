@@ -81,7 +81,7 @@ class GaussianMap(RandomFeatures):
         if self.normalise:
             return None
         x = wide(x)
-        return (self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2
+        return _held((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
 
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""
@@ -118,11 +118,18 @@ class ArccosMap(RandomFeatures):
 
     def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
         """log |k| of keys with a length."""
-        return None if self.normalise else wide(x).square().sum(-1).clamp_min(SHORTEST**2).log() / 2
+        if self.normalise:
+            return None
+        return _held(wide(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
 
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""
         return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
+
+
+def _held(x: Tensor) -> Tensor:
+    """x, no larger than its type holds: a key whose length overflows is one of the longest, not infinite."""
+    return x.clamp_max(torch.finfo(x.dtype).max)
 
 
 MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}

@@ -11,8 +11,11 @@ from qkv.transforms import transformed
 
 
 def seen_by_none(tensors: Iterable[Any]) -> bool:
-    """Whether these are numbers only: nobody wants gradients, traces or counts what is done with them."""
+    """Whether these are numbers only: nobody wants gradients, traces or counts what is done with them.
+
+    The memory of a view that negates does not hold its numbers, so such a view is not.
+    """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if traced or transformed() or is_in_torch_dispatch_mode():
         return False
-    return all(x is None or (type(x) is Tensor and not x.requires_grad) for x in tensors)
+    return all(x is None or (type(x) is Tensor and not x.requires_grad and not x.is_neg()) for x in tensors)

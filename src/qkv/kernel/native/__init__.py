@@ -70,7 +70,7 @@ def attend(
     q, k, v = tensors
     shared = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
     masses, keep = given
-    written, decay = masses or (None, None)
+    written, decay = (None if x is None else x.float() for x in masses or (None, None))
     given_sums = before or (None, None, None)
     inputs: Inputs = (*(x.to(shared) for x in tensors), kind.matrix, keep, written, decay, *given_sums)
     numbers = (MAPS[kind.map], kind.unit, causal, kind.square, floor)

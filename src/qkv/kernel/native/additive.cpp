@@ -16,11 +16,7 @@ namespace {
 // Keys of a block: with their gradients they stay in the second cache while all queries pass.
 constexpr int64_t KEYS = 4 * L < 32 ? 32 : 4 * L;
 
-// What is not a number stays so, for `exponential` would hide it.
-QKV_INLINE Floats tanh(Floats x) {
-  const Floats y = 1.0f - 2.0f / (exponential(x + x) + 1.0f);
-  return x == x ? y : x;
-}
+QKV_INLINE Floats tanh(Floats x) { return 1.0f - 2.0f / (exponential(x + x) + 1.0f); }
 
 // Which queries of which row and head; part p of the queries of a head has scratch of its own.
 struct Work {

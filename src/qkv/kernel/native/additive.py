@@ -4,16 +4,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from qkv.kernel import differentiable
+from qkv.errors import BadShape
+from qkv.kernel import second_order
 from qkv.kernel.native.library import call, rows
-from qkv.score.additive import additive
+from qkv.kernel.pairs import rows_at_once
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
 def additive_score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scores [B,H,T,S] = v·tanh(q + k) of projected q [B,H,T,A] and k [B,H,S,A], with v [H,A]; float32."""
-    scores = q.new_empty(*q.shape[:3], k.shape[2])
+    (batch, heads, _, width), keys = q.shape, k.shape[2]
+    fits = k.shape == (batch, heads, keys, width) and v.shape == (heads, width)
+    if not (fits and q.dtype == k.dtype == v.dtype == torch.float32):
+        raise BadShape(
+            "additive scores need float32 q [B,H,T,A], k [B,H,S,A] and v [H,A], got "
+            + ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v))
+        )
+    scores = q.new_empty(*q.shape[:3], keys)
     call("qkv_additive", **_fields(q, k, v), scores=scores)
     return scores
 
@@ -51,11 +60,30 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if differentiable.is_wanted():
-        q, k, v = differentiable.gradients(additive, ctx.saved_tensors, grad)
-        return q, k, v
+    if second_order.is_wanted():
+        return _differentiable(grad, *ctx.saved_tensors)
     of_q, of_k, of_v = additive_score_backward(grad, *ctx.saved_tensors)
     return of_q, of_k, of_v.sum(0)
+
+
+def _differentiable(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same gradients by torch's operators: block after block of queries, recomputed when they are
+    differentiated.
+    """
+    rows = rows_at_once(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
+    with torch.autocast("cpu", enabled=False):
+        blocks = [
+            checkpoint(_gradients_of_pairs, *block, k, v, use_reentrant=False, preserve_rng_state=False)
+            for block in zip(grad.split(rows, 2), q.split(rows, 2), strict=True)
+        ]
+    of_q, of_k, of_v = zip(*blocks, strict=True)
+    return torch.cat(of_q, 2), torch.stack(of_k).sum(0), torch.stack(of_v).sum(0)
+
+
+def _gradients_of_pairs(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    inner = torch.tanh(q[:, :, :, None] + k[:, :, None])
+    slope = grad[..., None] * (1 - inner.square()) * v[:, None, None]
+    return slope.sum(3), slope.sum(2), torch.einsum("bhts,bhtsa->ha", grad, inner)
 
 
 additive_score.register_autograd(_backward, setup_context=_remember)

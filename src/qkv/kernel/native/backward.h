@@ -82,7 +82,10 @@ class Backward : Chunks {
   // Keys of the run that is next are faded by those that come after it; not causal.
   void fade(double by) { faded_ = by; }
   void finish_state();
-  void finish_matrix(float* grad) const { features.close(grad); }
+  // Adds this run's gradient of the matrix, where the map has one and its gradient is wanted.
+  void finish_matrix(float* grad) const {
+    if (call_.grad_matrix) features.close(grad);
+  }
 
   State state, back;
 

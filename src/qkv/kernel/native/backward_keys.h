@@ -5,7 +5,8 @@
 namespace qkv {
 namespace QKV_ISA {
 
-// share[t, s], rest, at_end and the scale before this chunk, from what the forward pass noted.
+// share[t, s], rest, at_end and the scale before this chunk.  The largest log is found anew: forward, a step of few
+// tokens sums in another order, and logs of keys far longer than usual differ by more than their shares allow.
 inline void Backward::weigh_backward(int64_t first, int64_t many) {
   alike_ = false;
   const Ints lanes = lane_numbers();
@@ -20,19 +21,23 @@ inline void Backward::weigh_backward(int64_t first, int64_t many) {
   }
   const int64_t at = b * call_.heads + h;
   const float before = first > 0 ? call_.top[at_row(first - 1)] : call_.scale0 ? call_.scale0[at] : NOTHING;
-  float left = before;
-  for (int t = 0; t < C; ++t) {
-    left += decay[t];
-    top[t] = t < many ? call_.top[at_row(first + t)] : top[t - 1];
-    rest[t] = share_of(left, top[t]);
-  }
   for (int s = 0; s < C; s += L) {
     Floats fade{};
     for (int t = 0; t < C; ++t) {
       fade = lanes + s < all_int(t) ? fade + decay[t] : Floats{};
-      Floats log = lanes + s <= all_int(t) ? fade + load(written + s) : all(NOTHING);
-      store(share + t * C + s, exponential(log - (top[t] == NOTHING ? 0 : top[t])));
+      store(share + t * C + s, lanes + s <= all_int(t) ? fade + load(written + s) : all(NOTHING));
     }
+  }
+  float left = before;
+  for (int t = 0; t < C; ++t) {
+    left += decay[t];
+    Floats most = all(left);
+    for (int s = 0; s < C; s += L) most = highest(most, load(share + t * C + s));
+    top[t] = most[0];
+    for (int i = 1; i < L; ++i) top[t] = std::max(top[t], most[i]);
+    rest[t] = share_of(left, top[t]);
+    const float peak = top[t] == NOTHING ? 0 : top[t];
+    for (int s = 0; s < C; s += L) store(share + t * C + s, exponential(load(share + t * C + s) - peak));
   }
   std::memcpy(at_end, share + (many - 1) * C, sizeof at_end);
   rest_at_end = rest[many - 1];

@@ -246,7 +246,7 @@ class Chunks {
   void read_masses(int64_t first, int64_t many) {
     for (int64_t s = 0; s < C; ++s) {
       written[s] = kept[s] == 0 ? NOTHING : written_ ? written_[first + s] : 0;
-      if (call_.map == FAVOR && kept[s] != 0) written[s] += keys.peak[s] - call_.square * keys.square[s];
+      if (call_.map == FAVOR && kept[s] != 0) written[s] += key_mass(call_, keys.peak[s], keys.square[s]);
       decay[s] = s < many && decay_ ? decay_[first + s] : 0;
     }
   }

@@ -51,9 +51,16 @@ class Features {
   void open(int64_t h, bool backward) {
     if (call_.map == ELU) return;
     const float* matrix = call_.matrix + h * s_.features * s_.width;
-    for (int64_t r = 0; r < s_.features; ++r)
-      for (int64_t d = 0; d < s_.width; ++d)
-        by_feature_[(r / TALL * s_.width + d) * TALL + r % TALL] = matrix[r * s_.width + d];
+    longest_ = 0;
+    for (int64_t r = 0; r < s_.features; ++r) {
+      float square = 0;
+      for (int64_t d = 0; d < s_.width; ++d) {
+        const float x = matrix[r * s_.width + d];
+        by_feature_[(r / TALL * s_.width + d) * TALL + r % TALL] = x;
+        square += x * x;
+      }
+      longest_ = std::max(longest_, square);
+    }
     if (!backward) return;
     std::memset(grad_, 0, size_t(s_.block * s_.columns) * 4);
     for (int64_t r = 0; r < s_.features; ++r)
@@ -119,16 +126,31 @@ class Features {
 
   template <int N>
   void lift(Mapped* const (&to)[N]) const {
-    if (call_.map == GAUSSIAN) return project<GAUSSIAN>(to);
+    if (call_.map == GAUSSIAN) {
+      bool large = false;
+      for (const Mapped* one : to) large = large || has_large_angles(*one);
+      if (!large) return project<GAUSSIAN>(to);
+    }
     if (call_.map == ARCCOS) return project<ARCCOS>(to);
-    if (call_.map == FAVOR) project<FAVOR>(to);
-    for (Mapped* one : to) call_.map == FAVOR ? soften(*one) : rise(*one);
+    if (call_.map != ELU) project<FAVOR>(to);
+    for (Mapped* one : to) {
+      if (call_.map == GAUSSIAN) wind(*one);
+      else if (call_.map == FAVOR) soften(*one);
+      else rise(*one);
+    }
+  }
+
+  // Whether |W||x| allows an angle that `sin_cos` is not made for; also where that is not a number.
+  bool has_large_angles(const Mapped& of) const {
+    float square = 1;
+    if (!call_.unit) square = *std::max_element(of.square, of.square + C);
+    return !(square * longest_ <= LARGEST_ANGLE * LARGEST_ANGLE);
   }
 
   float amplitude() const { return call_.map == ELU ? 1.0f : 1.0f / std::sqrt(float(s_.features)); }
 
   void measure(Mapped& to) const {
-    if (!call_.unit && call_.map != FAVOR) {
+    if (!call_.unit && (call_.map == ELU || call_.map == ARCCOS)) {
       for (int t = 0; t < C; ++t) to.inverse[t] = 1;
       return;
     }
@@ -184,8 +206,19 @@ class Features {
           store(place, sine);
           store(place + s_.block * C, cosine);
         } else {
-          store(place, MAP == ARCCOS ? highest(logit, Floats{}) * amplitude : logit);
+          store(place, MAP == ARCCOS ? highest(Floats{}, logit) * amplitude : logit);
         }
+      }
+  }
+
+  // Logits, not yet divided by the lengths of the vectors -> sin and cos.
+  void wind(Mapped& to) const {
+    for (int64_t r = 0; r < s_.features; ++r)
+      for (int t = 0; t < C; t += L) {
+        float* place = to.phi + r * C + t;
+        Floats sine, cosine;
+        sin_cos_of_any(load(place) * load(to.inverse + t), load(to.amplitude + t), sine, cosine);
+        store(place, sine), store(place + s_.block * C, cosine);
       }
   }
 
@@ -206,7 +239,7 @@ class Features {
     for (int64_t d = 0; d < s_.features; ++d)
       for (int t = 0; t < C; t += L) {
         Floats x = load(to.turned + d * C + t), none{};
-        store(to.phi + d * C + t, (exponential(lowest(x, none)) + highest(x, none)) * load(to.amplitude + t));
+        store(to.phi + d * C + t, (exponential(lowest(none, x)) + highest(none, x)) * load(to.amplitude + t));
       }
   }
 
@@ -270,6 +303,7 @@ class Features {
 
   const Call& call_;
   Sizes s_;
+  float longest_ = 0;  // the largest squared length of a row of the matrix
   bool whole_;  // rows can be turned where they lie; the gradient wants them beside each other
   Buffer by_feature_, by_width_, logit_, slope_, grad_, rows_;
 };

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkv.kernel import differentiable
+from qkv.errors import BadShape
+from qkv.kernel import second_order
 from qkv.kernel.kind import MAPS
 from qkv.kernel.native.library import call, flat, rows
 from qkv.kernel.pages import empty
@@ -54,8 +55,10 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
     """
     q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
     map, unit, causal, square, floor = numbers
+    sizes = features_of(k.shape[-1], matrix, map)
+    _check(tensors, sizes, causal)
     out = empty((*q.shape[:3], v.shape[-1]), q.dtype)
-    after = state_like(empty, (q.shape[0], q.shape[1], features_of(k.shape[-1], matrix, map)[1], v.shape[-1]))
+    after = state_like(empty, (q.shape[0], q.shape[1], sizes[1], v.shape[-1]))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
     fields |= {"sums": after[0], "plain": after[1], "scale": after[2]}
@@ -98,21 +101,41 @@ def _fields(
     decay: Tensor | None,
     map: int,
 ) -> dict[str, Any]:
-    sizes = {
-        "batch": q.shape[0],
-        "heads": q.shape[1],
-        "queries": q.shape[2],
-        "keys": k.shape[2],
-        "width": k.shape[3],
-    }
-    sizes |= {
-        "value": v.shape[3],
-        "features": features_of(k.shape[-1], matrix, map)[0],
-    }
+    batch, heads, queries, width = q.shape
+    sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[2], "width": width}
+    sizes |= {"value": v.shape[3], "features": width if matrix is None else matrix.shape[1]}
     given = {"matrix": flat(matrix), "keep": flat(keep), "written": flat(written), "decay": flat(decay)}
     weighed = written is not None or map == MAPS["favor"]
     inputs = {"q": rows(q), "k": rows(k), "v": rows(v), "half": q.dtype == torch.bfloat16}
     return sizes | given | inputs | {"map": map, "weighed": weighed}
+
+
+def _check(tensors: Inputs, sizes: tuple[int, int], causal: bool) -> None:
+    """Raise BadShape where these tensors do not fit together: the library would read past the end of one.
+
+    sizes: R and F, as `features_of` gives them.
+    """
+    q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
+    batch, heads, queries, width = q.shape
+    keys, value = queries if causal else k.shape[2], v.shape[3]
+    of_keys = (batch, heads, keys)
+    fits = (
+        (k.shape == (*of_keys, width) and v.shape == (*of_keys, value) and q.dtype == k.dtype == v.dtype)
+        and (matrix is None or matrix.shape == (heads, sizes[0], width))
+        and (keep is None or keep.shape == (batch, keys))
+        and (written is None or written.shape == of_keys)
+        and (decay is None or decay.shape == of_keys)
+        and (sums is None or sums.shape == (batch, heads, sizes[1], value + 1))
+        and (plain is None or plain.shape == (batch, heads, 1, value + 2))
+        and (scale is None or scale.shape == (batch, heads, 1, 1))
+    )
+    if not fits:
+        names = ("q", "k", "v", "W", "keep", "masses", "gates", "sums", "plain sums", "scale")
+        pairs = (f"{name} {list(x.shape)}" for name, x in zip(names, tensors, strict=True) if x is not None)
+        raise BadShape(
+            f"the native engine got tensors that do not fit together: {', '.join(pairs)}; they must agree in "
+            "type, batch, heads, positions and widths"
+        )
 
 
 @torch.library.custom_op("qkv::linear_attention_backward", mutates_args=(), device_types="cpu")
@@ -188,9 +211,11 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, output = saved[:10], saved[10:]
-    if differentiable.is_wanted():
-        grads = differentiable.linear_gradients(inputs, ctx.numbers, (grad_out, *grad_after[:2]))
-        return (*grads, *(None,) * 5)
+    if second_order.is_wanted():
+        found = second_order.gradients(
+            second_order.Inputs(*inputs), second_order.Numbers(*ctx.numbers), (grad_out, *grad_after[:2])
+        )
+        return (*found, *(None,) * 5)
     grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out
     grads = linear_attention_backward(grad_out, *grad_after[:2], *inputs, *ctx.numbers, *output)
     q, k, v, per_row, written, decay, sums, plain = grads

@@ -19,7 +19,14 @@ struct State {
   double faded = 0;
 };
 
-QKV_INLINE float share_of(float log, float top) { return log == NOTHING ? 0 : std::exp(log - top); }
+// At most 1, also where rounding makes a log larger than the largest.
+QKV_INLINE float share_of(float log, float top) { return log == NOTHING ? 0 : std::exp(std::min(log - top, 0.0f)); }
+
+// The log mass of a FAVOR+ key from its largest logit and its squared length.  Where that length is beyond
+// float32 the mass is the least there is, not 0: such a key is still there.
+QKV_INLINE float key_mass(const Call& call, float peak, float square) {
+  return std::max(peak - call.square * square, -std::numeric_limits<float>::max());
+}
 
 inline void copy(const Sizes& s, const State& from, State& to) {
   std::memcpy(to.sums, from.sums, size_t(s.rows * s.values) * 4);

@@ -49,7 +49,7 @@ class Steps {
     if (!call_.weighed) return;
     const int64_t at = (b_ * call_.heads + h_) * call_.keys + t;
     float written = !real ? NOTHING : call_.written ? call_.written[at] : 0;
-    if (real && call_.map == FAVOR) written += peak - call_.square * square;
+    if (real && call_.map == FAVOR) written += key_mass(call_, peak, square);
     const float left = scale + (call_.decay ? call_.decay[at] : 0);
     scale = std::max(left, written);
     rest_ = share_of(left, scale), own_ = share_of(written, scale);
@@ -64,17 +64,31 @@ class Steps {
     const Floats amplitude = all(call_.map == ELU ? 1.0f : 1.0f / std::sqrt(float(s_.features)));
     if (call_.map != ELU) project(call_.unit ? 1 / std::max(std::sqrt(square), SHORTEST) : 1);
     peak = call_.map == FAVOR ? *std::max_element(&logit_[0], &logit_[s_.features]) : 0;
+    const bool large = call_.map == GAUSSIAN && has_large_angles();
     for (int64_t r = 0; r < s_.features; r += L) {
       const Floats x = load((call_.map == ELU ? x_ : logit_) + r), none{};
       Floats sine, cosine{};
-      if (call_.map == GAUSSIAN) sin_cos(x, amplitude, sine, cosine);
-      else if (call_.map == ARCCOS) sine = highest(x, none) * amplitude;
+      if (large) sin_cos_of_any(x, amplitude, sine, cosine);
+      else if (call_.map == GAUSSIAN) sin_cos(x, amplitude, sine, cosine);
+      else if (call_.map == ARCCOS) sine = highest(none, x) * amplitude;
       else if (call_.map == FAVOR) sine = exponential(x - peak) * amplitude;
-      else sine = exponential(lowest(x, none)) + highest(x, none);
+      else sine = exponential(lowest(none, x)) + highest(none, x);
       store(sine_ + r, sine), store(cosine_ + r, cosine);
     }
     std::memcpy(phi, sine_, size_t(s_.features) * 4);
     if (s_.paired) std::memcpy(phi + s_.features, cosine_, size_t(s_.features) * 4);
+  }
+
+  // Whether a logit is an angle that `sin_cos` is not made for.
+  bool has_large_angles() const {
+    Floats most{};
+    for (int64_t r = 0; r < s_.features; r += L) {
+      const Floats x = load(logit_ + r);
+      most = highest(most, highest(x, -x));
+    }
+    for (int i = 0; i < L; ++i)
+      if (most[i] > LARGEST_ANGLE) return true;
+    return false;
   }
 
   // logit_ = scale * matrix x, as many rows side by side as a vector has lanes.

@@ -18,6 +18,7 @@ QKV_INLINE Floats load(const float* from) { return *reinterpret_cast<const Loose
 QKV_INLINE void store(float* to, Floats x) { *reinterpret_cast<LooseFloats*>(to) = x; }
 QKV_INLINE Floats all(float x) { return x - Floats{}; }
 QKV_INLINE Ints all_int(int32_t x) { return x - Ints{}; }
+// The larger and the smaller; where either is NaN, b: a bound goes first, so that NaN passes through.
 QKV_INLINE Floats highest(Floats a, Floats b) { return a > b ? a : b; }
 QKV_INLINE Floats lowest(Floats a, Floats b) { return a < b ? a : b; }
 QKV_INLINE Ints bits(Floats x) { return (Ints)x; }
@@ -32,8 +33,11 @@ QKV_INLINE Ints lane_numbers() {
 // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, which then stands in the low bits.
 constexpr float ROUNDER = 12582912.0f;
 
-// sin and cos of x, both times `amplitude`; x is brought into [-pi/2, pi/2], where polynomials in x^2 of
-// degree 4 are within 5e-9 (sin, relative) and 5e-8 (cos).
+// Below this the multiple of pi has so few bits that its products with the parts of pi are exact.
+constexpr float LARGEST_ANGLE = 1e5f;
+
+// sin and cos of x, both times `amplitude`, for |x| <= LARGEST_ANGLE; x is brought into [-pi/2, pi/2], where
+// polynomials in x^2 of degree 4 are within 5e-9 (sin, relative) and 5e-8 (cos).
 QKV_INLINE void sin_cos(Floats x, Floats amplitude, Floats& sine, Floats& cosine) {
   Floats shifted = x * 0.318309886183790672f + ROUNDER;
   Floats n = shifted - ROUNDER;
@@ -54,10 +58,16 @@ QKV_INLINE void sin_cos(Floats x, Floats amplitude, Floats& sine, Floats& cosine
   cosine = turned * c;
 }
 
-// exp(x), 0 below -87: no subnormal numbers, and exp(-inf) = 0.
+// The same for x of any size: the C library reduces it by as many digits of pi as that takes.
+inline void sin_cos_of_any(Floats x, Floats amplitude, Floats& sine, Floats& cosine) {
+  for (int i = 0; i < L; ++i) sine[i] = std::sin(x[i]), cosine[i] = std::cos(x[i]);
+  sine *= amplitude, cosine *= amplitude;
+}
+
+// exp(x), 0 below -87: no subnormal numbers, exp(-inf) = 0, and exp(NaN) is NaN.
 QKV_INLINE Floats exponential(Floats x) {
   Ints small = x < -87.0f;
-  x = lowest(highest(x, all(-87.0f)), all(88.0f));
+  x = lowest(all(88.0f), highest(all(-87.0f), x));
   Floats shifted = x * 1.44269504088896341f + ROUNDER;
   Floats n = shifted - ROUNDER;
   Floats r = x - n * 0.693115234375f;

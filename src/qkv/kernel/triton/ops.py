@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkv.kernel import differentiable
+from qkv.kernel import second_order
 from qkv.kernel.kind import MAPS
 from qkv.kernel.triton.call import Sizes, rows, sizes_of
 from qkv.kernel.triton.shares import Masses
@@ -177,9 +177,11 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, output = saved[:10], saved[10:]
-    if differentiable.is_wanted():
-        grads = differentiable.linear_gradients(inputs, ctx.numbers, (grad_out, *grad_after[:2]))
-        return (*grads, *(None,) * 5)
+    if second_order.is_wanted():
+        found = second_order.gradients(
+            second_order.Inputs(*inputs), second_order.Numbers(*ctx.numbers), (grad_out, *grad_after[:2])
+        )
+        return (*found, *(None,) * 5)
     grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out
     of_matrix = ctx.needs_input_grad[3]
     grads = linear_attention_backward(grad_out, *grad_after[:2], of_matrix, *inputs, *ctx.numbers, *output)
