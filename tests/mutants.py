@@ -145,6 +145,20 @@ MUTANTS = (
         EMPTY,
     ),
     Mutant(
+        "hidden keys get a finite score",
+        "select/soft.py",
+        ".masked_fill(some, -torch.inf)",
+        ".masked_fill(some, torch.finfo(logits.dtype).min)",
+        SELECT,
+    ),
+    Mutant(
+        "padded queries keep what is no number",
+        "masks.py",
+        "return torch.where(usable[..., None], x, 0)",
+        "return x",
+        ("tests/test_padding.py", "fast_routes"),
+    ),
+    Mutant(
         "1.5-entmax keeps a key too few",
         "select/sparse.py",
         "threshold <= ordered",

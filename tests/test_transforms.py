@@ -126,9 +126,9 @@ def product_with_hessian(layer: Attention, x: Tensor, keep: Tensor) -> list[Tens
     """The derivatives of |∇ loss|² in x and in all parameters."""
     leaves = [x.clone().requires_grad_(), *layer.parameters()]
     loss = layer(leaves[0], keep=keep).square().sum()
-    options = {"allow_unused": True, "materialize_grads": True}
-    first = torch.autograd.grad(loss, leaves, create_graph=True, **options)
-    return list(torch.autograd.grad(sum(slope.square().sum() for slope in first), leaves, **options))
+    first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
+    length = torch.stack([slope.square().sum() for slope in first]).sum()
+    return list(torch.autograd.grad(length, leaves, allow_unused=True, materialize_grads=True))
 
 
 @pytest.mark.skipif(not native.available(), reason="the native engine is not built here")

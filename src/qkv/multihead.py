@@ -173,7 +173,7 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def _hide_padding(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         rows, own = 0 if self.batch_first else 1, query is key
-        batch, keys = (1, len(key)) if key.dim() == 2 else (key.shape[rows], key.shape[1 - rows])
+        batch, keys = (1, key.shape[0]) if key.dim() == 2 else (key.shape[rows], key.shape[1 - rows])
         keep = torch_masks.real_keys(mask, batch, keys)
         if keep is None:
             return query, key, value
