@@ -93,7 +93,7 @@ def train(
 def translate(
     run: Run,
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="text, a line each  [default: stdin]")
+        Path | None, typer.Argument(metavar="[FILE]", help="text, a line each; - is stdin  [default: stdin]")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write here instead of to stdout")
