@@ -5,8 +5,8 @@ from qkv.train.config import TrainConfig
 from qkv.train.cross_entropy import linear_cross_entropy
 from qkv.train.directory import Directory
 from qkv.train.loop import Result, fit
-from qkv.train.planning import Batches
 from qkv.train.objective import Loss, Translation
+from qkv.train.planning import Batches
 from qkv.train.saved import read_state
 from qkv.train.terms import AttentionTerms
 from qkv.train.weights import load_weights, read_label, save_weights
