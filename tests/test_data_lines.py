@@ -185,6 +185,14 @@ def test_time_grows_with_the_characters(kind, make) -> None:
     assert text.startswith(known[:50])
 
 
+@pytest.mark.parametrize("kind", ["bpe", "word", "char"])
+def test_a_vocabulary_beyond_memory_is_as_large_as_the_text_allows(kind) -> None:
+    """The BPE trainer reserved room for it, and aborted the process."""
+    small = train_tokenizers(PAIRS, TokenizerConfig(kind=kind, vocab=8000))
+    large = train_tokenizers(PAIRS, TokenizerConfig(kind=kind, vocab=2**62))
+    assert large.to_json() == small.to_json()
+
+
 def test_words_of_up_to_a_thousand_characters_are_one_piece() -> None:
     words = ["x" * 999, "y" * 1000, "z" * 1001]
     tokens = train_tokenizers([(" ".join(words), "un")], TokenizerConfig(kind="word")).source

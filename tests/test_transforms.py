@@ -99,7 +99,7 @@ def test_gradients_at_lengths_that_are_taken_in_parts(name: str, length: int) ->
 @every_kind
 def test_forward_derivatives_are_differences(options: dict[str, Any]) -> None:
     layer, keep = layer_of(options), torch.tensor([[True] * 5 + [False]])
-    x, along = torch.randn(2, 1, 6, WIDTH, dtype=torch.float64)
+    x, along = torch.randn(2, 1, 6, WIDTH, dtype=torch.float64).unbind()
     if "topk" in str(options).lower():
         x = x * 3
     for call in (lambda x: layer(x, keep=keep), lambda x: layer.attend(x).out):
