@@ -1,8 +1,9 @@
 """Weights that two layers share, which load_state_dict(assign=True) would make two of."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Tied(Protocol):
     """A model with `tie_weights()`."""
 
