@@ -167,7 +167,7 @@ def _length(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Defaul
     if recipe.train.steps is not None:
         return
     updates = _updates_per_epoch(recipe, size)
-    epochs = max(5, 2200 / math.sqrt(size.pairs), 1.5 * FEW_UPDATES / updates)
+    epochs = max(5, 2000 / math.sqrt(size.pairs), 1.5 * FEW_UPDATES / updates)
     epochs = min(MOST_EPOCHS, round(epochs))
     yield Default("train.epochs", epochs, f"{size.pairs:,} pairs: about {epochs * updates:,} updates")
 
