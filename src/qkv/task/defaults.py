@@ -181,7 +181,7 @@ def _rate(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]
         lr, reason = 0.003 * min(1, 128 / model.width), f"width {model.width}"
         if model.norm == "post":
             lr, reason = lr / 3, f"{reason}, norm: post"
-    yield Default("train.lr", float(f"{lr:.1g}"), f"{reason}: wider models need a lower rate")
+    yield Default("train.lr", float(f"{lr:.2g}"), f"{reason}: wider models need a lower rate")
 
 
 def _warmup(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
