@@ -167,7 +167,7 @@ def _length(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Defaul
     if recipe.train.steps is not None:
         return
     updates = _updates_per_epoch(recipe, size)
-    epochs = max(5, 2200 / math.sqrt(size.pairs), 1.5 * FEW_UPDATES / updates)
+    epochs = max(5, 2000 / math.sqrt(size.pairs), 1.5 * FEW_UPDATES / updates)
     epochs = min(MOST_EPOCHS, round(epochs))
     yield Default("train.epochs", epochs, f"{size.pairs:,} pairs: about {epochs * updates:,} updates")
 
@@ -181,7 +181,7 @@ def _rate(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]
         lr, reason = 0.003 * min(1, 128 / model.width), f"width {model.width}"
         if model.norm == "post":
             lr, reason = lr / 3, f"{reason}, norm: post"
-    yield Default("train.lr", float(f"{lr:.1g}"), f"{reason}: wider models need a lower rate")
+    yield Default("train.lr", float(f"{lr:.2g}"), f"{reason}: wider models need a lower rate")
 
 
 def _warmup(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
