@@ -103,7 +103,7 @@ def test_forward_derivatives_are_differences(options: dict[str, Any]) -> None:
     if "topk" in str(options).lower():
         x = x * 3
     for call in (lambda x: layer(x, keep=keep), lambda x: layer.attend(x).out):
-        _, tangent = jvp(call, (x,), (along,))
+        tangent = jvp(call, (x,), (along,))[1]
         differences = (call(x + 1e-6 * along) - call(x - 1e-6 * along)) / 2e-6
         close(tangent, differences, 1e-6)
 
