@@ -274,6 +274,23 @@ def test_gru_gates_are_those_of_torch_and_differentiable() -> None:
     torch.testing.assert_close(_GRUGates.apply(a, b, s), cell(x, s))
     leaves = [tensor.detach().requires_grad_() for tensor in (a, b, s)]
     assert torch.autograd.gradcheck(_GRUGates.apply, leaves)
+    assert torch.autograd.gradgradcheck(_GRUGates.apply, leaves)
+
+
+def test_second_derivatives_of_a_gru_step_are_those_of_torch() -> None:
+    cell = Cell("gru", 3, 0, 4).double()
+    x, s = torch.randn(2, 3).double(), torch.randn(2, 4).double()
+
+    def step(s: Tensor) -> Tensor:
+        return cell(cell.from_word(x), None, (s,))[0].square().sum()
+
+    def formula(s: Tensor) -> Tensor:
+        weights = (cell.from_word.weight, cell.from_state.weight, cell.from_word.bias, cell.from_state.bias)
+        return torch._VF.gru_cell(x, s, *weights).square().sum()
+
+    torch.testing.assert_close(
+        torch.autograd.functional.hessian(step, s), torch.autograd.functional.hessian(formula, s)
+    )
 
 
 def test_lstm_step_is_that_of_torch() -> None:

@@ -54,6 +54,21 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *inputs: ours(inputs, target, smoothing=0.1, rows=2)[0], tensors)
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda loss, hidden: torch.autograd.functional.hessian(loss, hidden),
+        lambda loss, hidden: torch.autograd.grad(loss(hidden), hidden, create_graph=True),
+        lambda loss, hidden: loss(hidden).backward(create_graph=True),
+    ],
+    ids=["hessian", "grad", "backward"],
+)
+def test_second_derivatives_are_refused(ask):
+    (hidden, weight, bias), target = problem(torch.float64, rows=5, width=3, classes=4)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        ask(lambda hidden: ours((hidden, weight, bias), target, smoothing=0.1)[0], hidden)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 300.0])
 def test_stays_exact_where_the_model_is_sure_or_knows_nothing(scale):
     tensors, target = problem(torch.float32, scale=scale)

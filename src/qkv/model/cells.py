@@ -20,14 +20,16 @@ class _GRUGates(torch.autograd.Function):
         r, z = rz.chunk(2, -1)
         b_n = b[..., 2 * n :]
         new = torch.addcmul(a[..., 2 * n :], r, b_n).tanh_()
-        ctx.save_for_backward(rz, new, b_n, s)
+        ctx.save_for_backward(a, b, s, rz, new)
         return torch.lerp(new, s, z)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        rz, new, b_n, s = ctx.saved_tensors
+        a, b, s, rz, new = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradients are to be differentiated again
+            return _differentiable_gradients((a, b, s), grad)
         n = s.shape[-1]
+        b_n = b[..., 2 * n :]
         r, z = rz.chunk(2, -1)
         by_s = grad * z
         d_a = grad.new_empty(*grad.shape[:-1], 3 * n)
@@ -38,6 +40,17 @@ class _GRUGates(torch.autograd.Function):
         d_b = d_a.clone()
         d_b[..., 2 * n :] *= r
         return d_a, d_b, by_s
+
+
+def _differentiable_gradients(inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of `_GRUGates` as functions of its inputs, by torch's own operators."""
+    a, b, s = views = [x.view_as(x) for x in inputs]  # s may be made of a: each gets what reaches it directly
+    n = s.shape[-1]
+    r, z = (a[..., : 2 * n] + b[..., : 2 * n]).sigmoid().chunk(2, -1)
+    new = (a[..., 2 * n :] + r * b[..., 2 * n :]).tanh()
+    wanted = [x for x in views if x.requires_grad]
+    grads = iter(torch.autograd.grad(torch.lerp(new, s, z), wanted, grad, create_graph=True))
+    return tuple(next(grads) if x.requires_grad else None for x in views)
 
 
 class Cell(nn.Module):

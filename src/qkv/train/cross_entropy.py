@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 LOG2_E = 1 / math.log(2)
 BLOCK_ENTRIES = {
@@ -51,8 +50,8 @@ def linear_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "N"], Float[Tensor, ""]]:
     """(total, nll, correct) of the linear classifier hidden @ weight.T + bias over the N rows.
 
-    total: (1 - smoothing) * nll + smoothing / V * sum over classes of -log p, the only one with a gradient
-    (of first order); equals F.cross_entropy(..., label_smoothing=smoothing, reduction="sum").
+    total: (1 - smoothing) * nll + smoothing / V * sum over classes of -log p, the only one with a gradient (first derivatives
+    only: create_graph=True raises RuntimeError); equals F.cross_entropy(..., label_smoothing=smoothing, reduction="sum").
     nll: -log p(target) of every row.  correct: how many rows have no class above their target.
     rows: rows per block; by default as many as keep a block in cache.  Under autocast the products run in
     bfloat16 where it says so; float16 lacks the range, so for it they run in float32, as exponentials and
@@ -83,8 +82,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return tuple(sums)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scale: Any, _nll: Any, _correct: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "linear_cross_entropy has first derivatives only, and create_graph=True asks for more: use "
+                "torch.nn.functional.cross_entropy(hidden @ weight.T + bias, target)"
+            )
         scaled = (None if saved is None else saved * scale.to(saved.dtype) for saved in ctx.saved_tensors)
         return (*scaled, None, None, None)
 
