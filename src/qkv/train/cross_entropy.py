@@ -51,8 +51,8 @@ def linear_cross_entropy(
     """(total, nll, correct) of the linear classifier hidden @ weight.T + bias over the N rows.
 
     total: (1 - smoothing) * nll + smoothing / V * sum over classes of -log p; equals
-    F.cross_entropy(..., label_smoothing=smoothing, reduction="sum").  It alone has a gradient, of first order:
-    create_graph=True raises RuntimeError.
+    F.cross_entropy(..., label_smoothing=smoothing, reduction="sum").  It alone has a gradient, of first
+    order: create_graph=True raises RuntimeError.
     nll: -log p(target) of every row.  correct: how many rows have no class above their target.
     rows: rows per block; by default as many as keep a block in cache.  Under autocast the products run in
     bfloat16 where it says so; float16 lacks the range, so for it they run in float32, as exponentials and
