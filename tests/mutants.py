@@ -25,6 +25,8 @@ SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_lock.py", "not death")
 ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
+TRACED = ("tests/test_torch_tools.py", "traced")
+MODELS_MADE_ELSEWHERE = ("tests/test_torch_tools.py", "model_on_meta")
 
 
 class Mutant(NamedTuple):
@@ -55,8 +57,8 @@ MUTANTS = (
     Mutant(
         "the fused route drops keep",
         "kernel/exact.py",
-        "if given.keep is None and queries == k.shape[2]:",
-        "if queries == k.shape[2]:",
+        "if given.keep is None and not _differ(q, k):",
+        "if not _differ(q, k):",
         FORMULA,
     ),
     Mutant(
@@ -141,6 +143,20 @@ MUTANTS = (
         ".softmax(-1) * some",
         ".softmax(-1)",
         EMPTY,
+    ),
+    Mutant(
+        "hidden keys get a finite score",
+        "select/soft.py",
+        ".masked_fill(some, -torch.inf)",
+        ".masked_fill(some, torch.finfo(logits.dtype).min)",
+        SELECT,
+    ),
+    Mutant(
+        "padded queries keep what is no number",
+        "masks.py",
+        "return torch.where(usable[..., None], x, 0)",
+        "return x",
+        ("tests/test_padding.py", "fast_routes"),
     ),
     Mutant(
         "1.5-entmax keeps a key too few",
@@ -324,5 +340,33 @@ MUTANTS = (
         "if world > 1:",
         'if "RANK" in os.environ:',
         RANKS,
+    ),
+    Mutant(
+        "tiles of a recorded program do not fade",
+        "kernel/sums.py",
+        "at_queries(Masses(scale, decay), scale.shape[2])",
+        "at_queries(Masses(scale, None), scale.shape[2])",
+        TRACED,
+    ),
+    Mutant(
+        "a trace holds what the example's mask was",
+        "torch_masks.py",
+        "is_zero = can_read(added) and not",
+        "is_zero = not",
+        TRACED,
+    ),
+    Mutant(
+        "to_empty loses the table of positions",
+        "model/positions.py",
+        "# to_empty comes by here\n        self.reset_parameters()",
+        "# to_empty comes by here",
+        MODELS_MADE_ELSEWHERE,
+    ),
+    Mutant(
+        "to_empty makes two weights of one",
+        "model/transformer.py",
+        "# to_empty makes two weights of one\n        self.tie_weights()",
+        "# to_empty makes two weights of one",
+        MODELS_MADE_ELSEWHERE,
     ),
 )

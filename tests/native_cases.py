@@ -91,7 +91,10 @@ def as_close(call: Callable[[], Tensor], expected: Tensor) -> None:
     torch.testing.assert_close(call().double(), expected, rtol=2e-5, atol=max(least, 2e-5))
 
 
-SPLIT = [("rfa", True), ("rfa", False), ("gate-lengths", True), ("favor", True), ("favor", False)]
+SPLIT = [
+    *(("rfa", True), ("rfa", False), ("gate-lengths", True), ("favor", True), ("favor", False)),
+    *(("elu", True), ("elu", False), ("arccos", False)),
+]
 
 
 def gradients(core: Linear, inputs: Inputs, weights: Tensor) -> list[Tensor]:

@@ -134,16 +134,9 @@ NATIVE_MUTANTS = (
         LARGE,
     ),
     Mutant(
-        "logs of a step are compared with the largest of another order of summation",
-        "kernel/native/backward_keys.h",
-        "top[t] = most[0];",
-        "top[t] = -most[0];",
-        ENGINE,
-    ),
-    Mutant(
         "gradients that are differentiated again come from the engine",
         "kernel/native/ops.py",
-        "if torch.is_grad_enabled():",
+        "if second_order.is_wanted():",
         "if False:",
         ("tests/test_native_twice.py", ""),
     ),

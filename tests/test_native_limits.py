@@ -102,7 +102,7 @@ def test_empty_sequences_and_batches(name: str, dtype: torch.dtype) -> None:
         q, k, v, given = inputs(name, DIMS, batch, queries, keys, masked=keys > 1)
         given = given if dtype == torch.float32 else doubled(given)
         leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-        for out in (core(*leaves, given), core.attend(*leaves, given).out):
+        for out in (core(*leaves, given), core.attend(leaves[0], leaves[1], leaves[2], given).out):
             assert out.shape == (batch, 2, queries, 7)
             assert not out.any()
             for grad in torch.autograd.grad(out.sum(), leaves, allow_unused=True):
@@ -142,8 +142,11 @@ def test_widths_of_nothing() -> None:
 def test_a_view_that_negates_is_read_as_what_it_shows() -> None:
     core, _ = cores("elu", DIMS, True)
     q, k, v, given = inputs("elu", DIMS, 2, 40, 40)
-    negated = [torch._neg_view(x) for x in (q, k, v)]  # as the imaginary part of a conjugate is
-    torch.testing.assert_close(core(*negated, given), core(-q, -k, -v, given), rtol=0, atol=0)
+    negate = torch._neg_view  # pyright: ignore[reportPrivateImportUsage]
+    negated = [negate(x) for x in (q, k, v)]  # as the imaginary part of a conjugate is
+    torch.testing.assert_close(
+        core(negated[0], negated[1], negated[2], given), core(-q, -k, -v, given), rtol=0, atol=0
+    )
 
 
 def test_tensors_that_do_not_fit_together_are_refused(unchecked: None) -> None:
@@ -152,10 +155,11 @@ def test_tensors_that_do_not_fit_together_are_refused(unchecked: None) -> None:
     q, k, v, given = inputs("gate", DIMS, 4, 9, 9, masked=True)
     assert given.keep is not None
     assert given.gate is not None
-    few = core.start(k[:2, :, :0], v[:2, :, :0], Given(gate=given.gate[:2, :, :0]))
+    keep, gate = given.keep, given.gate
+    few = core.start(k[:2, :, :0], v[:2, :, :0], Given(gate=gate[:2, :, :0]))
     for call in (
         lambda: core.extend(few, q, k, v, given),
-        lambda: core(q, k, v, given._replace(keep=given.keep[:, :5])),
+        lambda: core(q, k, v, given._replace(keep=keep[:, :5])),
         lambda: core(q, k, v[:, :, :5], given),
         lambda: core(q[..., :4], k, v, given),
     ):

@@ -191,8 +191,22 @@ def test_ends_after_whole_epochs_or_steps_whichever_is_first(tmp_path):
     assert (result.stopped, result.steps, result.epochs) == ("epochs", 10, 2)
     assert planned_steps(ToyBatches(length=5), config_of(steps=7, epochs=2)) == 7
     assert planned_steps(ToyBatches(length=5), config_of(steps=70, epochs=2)) == 10
+    assert planned_steps(ToyBatches(length=5), config_of(steps=None, epochs=60)) == 300
     with pytest.raises(BadData, match="no batch"):
         planned_steps(ToyBatches(length=0), config_of(epochs=2))
+
+
+def test_a_million_epochs_are_not_planned_one_by_one() -> None:
+    planned: list[int] = []
+
+    class Counted(ToyBatches):
+        def steps(self, epoch: int) -> int:
+            planned.append(epoch)
+            return 5
+
+    assert planned_steps(Counted(length=5), config_of(steps=None, epochs=1_000_000)) == 5_000_000
+    assert planned_steps(Counted(length=5), config_of(epochs=2**62, steps=7)) == 7
+    assert len(planned) <= 60
 
 
 def test_metrics_are_means_per_token(tmp_path):

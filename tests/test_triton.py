@@ -103,6 +103,20 @@ class TestKernels:
     def test_vectors_wider_than_a_tile_are_taken_in_several(self, name: str) -> None:
         compare(*made(name, WIDE), moved(inputs(name, WIDE, 1, 9, 9)), True)
 
+    @pytest.mark.parametrize(("name", "causal"), [("gate-lengths", True), ("favor", False)])
+    def test_gradients_can_be_differentiated_again(self, name: str, causal: bool) -> None:
+        core, reference = made(name, SMALL, causal)
+        mine, wanted = leaves(moved(inputs(name, SMALL, 1, 18, 18, masked=True)), torch.float32)
+        theirs, wanted_there = leaves(moved(inputs(name, SMALL, 1, 18, 18, masked=True)), torch.float64)
+
+        def twice(out: Tensor, of: list[Tensor]) -> tuple[Tensor, ...]:
+            first = torch.autograd.grad(out.square().sum(), of, create_graph=True)
+            return torch.autograd.grad(torch.stack([x.square().sum() for x in first]).sum(), of)
+
+        as_close(
+            twice(attended(core, mine, causal=causal)[0], wanted), twice(reference(*theirs), wanted_there)
+        )
+
     def test_one_token_is_enough(self) -> None:
         compare(*made("gate", SMALL), moved(inputs("gate", SMALL, 1, 1, 1)), True)
 

@@ -1,6 +1,6 @@
 """Attention as a function, for parts without parameters: `attention` is fast, `attend` returns weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import SimpleNamespace
@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from qkv import masks, nan, part, rules
+from qkv import masks, nan, rules
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.given import Given
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Out, Query, Value
-from qkv.spec import AttentionSpec
+from qkv.spec import AttentionSpec, read_part
 
 # Evaluators kept for the next call with the same parts and sizes.  The largest thing that one holds is the
 # projections of a feature map: 128 KB for 8 heads of 64 with 64 features.
@@ -153,10 +153,7 @@ def _name_of_traced(*options: Any) -> str:
 
 def _read_parts(parts: Sequence[Any]) -> tuple[Any, ...]:
     """The parts of every axis, also where they are written as in a recipe: by name, or as a mapping."""
-    return tuple(
-        part.from_dict(registry, axis, value) if isinstance(value, str | Mapping) else value
-        for (axis, registry), value in zip(rules.AXES.items(), parts, strict=True)
-    )
+    return tuple(read_part(axis, written) for axis, written in zip(rules.AXES, parts, strict=True))
 
 
 @lru_cache(MOST_EVALUATORS)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
-from qkv import masks, nan, nested, torch_masks
+from qkv import nan, nested, torch_masks
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.given import Given
@@ -135,7 +135,8 @@ class MultiheadAttention(nn.MultiheadAttention):
         self._check_inputs(query, key, value)
         own, unbatched = query is key, query.dim() == 2
         if key_padding_mask is not None:
-            query, key, value = self._hide_padding(query, key, value, key_padding_mask)
+            inputs = (query, key, value)
+            query, key, value = torch_masks.hide_padding(inputs, key_padding_mask, self.batch_first)
         nan.check(query=query, key=key, value=value, attn_mask=attn_mask)
         self._follow_dropout()
         q, k, v = (self._split(x) for x in self._project(query, key, value))
@@ -170,17 +171,6 @@ class MultiheadAttention(nn.MultiheadAttention):
         if self.dropout != self.spec.dropout:
             self.spec = replace(self.spec, dropout=self.dropout)
             self.core.dropout = self.dropout
-
-    def _hide_padding(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        rows, own = 0 if self.batch_first else 1, query is key
-        batch, keys = (1, len(key)) if key.dim() == 2 else (key.shape[rows], key.shape[1 - rows])
-        keep = torch_masks.real_keys(mask, batch, keys)
-        if keep is None:
-            return query, key, value
-        keep = keep[0] if key.dim() == 2 else keep if self.batch_first else keep.mT
-        query = masks.bound_queries(query, keep) if own else query
-        hidden = masks.hide_keys(key, keep)
-        return query, hidden, hidden if value is key else masks.hide_keys(value, keep)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         packed, bias = self.in_proj_weight, self.in_proj_bias

@@ -40,11 +40,27 @@ def given(
     return Given(keep, allow, added if bias is None else bias if added is None else bias + added)
 
 
-def real_keys(mask: Tensor | None, batch: int, keys: int) -> Tensor | None:
-    """keep [B,S] of a key_padding_mask [B,S] or [S]; None where it hides no key for certain.
+def hide_padding(
+    inputs: tuple[Tensor, Tensor, Tensor], mask: Tensor, batch_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """query, key and value without what a key_padding_mask [B,S] or [S] hides, in their own layout.
 
     Raises BadMask for a mask of another shape.
     """
+    query, key, value = inputs
+    rows, own = 0 if batch_first else 1, query is key
+    batch, keys = (1, key.shape[0]) if key.dim() == 2 else (key.shape[rows], key.shape[1 - rows])
+    keep = _real_keys(mask, batch, keys)
+    if keep is None:
+        return inputs
+    keep = keep[0] if key.dim() == 2 else keep if batch_first else keep.mT
+    query = masks.bound_queries(query, keep) if own else query
+    hidden = masks.hide_keys(key, keep)
+    return query, hidden, hidden if value is key else masks.hide_keys(value, keep)
+
+
+def _real_keys(mask: Tensor | None, batch: int, keys: int) -> Tensor | None:
+    """keep [B,S]; None where the mask hides no key for certain."""
     padding = _of_keys(mask, (batch, 1, 1, keys))
     if padding is None or not (padding.dtype == torch.bool or padding.dtype.is_floating_point):
         return None

@@ -99,7 +99,8 @@ def train(
 def translate(  # noqa: PLR0913, PLR0917 -- one for each option
     run: Run,
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="text, a line each", show_default="stdin")
+        Path | None,
+        typer.Argument(metavar="FILE", help="text, a line each; - is stdin", show_default="stdin"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write here instead of to stdout")

@@ -24,7 +24,7 @@ _LONGEST_BYTES = 4 * (LONGEST_LINE + 1)  # more than LONGEST_LINE characters, wh
 _ENDLESS_BYTES = 2**30
 _PIECE_BYTES = 2**20
 # Text shrinks to a fifth, at best to a fiftieth; a bomb to a thousandth.
-_UNPACKED_BYTES, _UNPACKED_RATIO = 2**26, 200
+_UNPACKED_BYTES, _UNPACKED_RATIO = 2**22, 200
 
 
 class Line(NamedTuple):
@@ -114,7 +114,8 @@ def _limited(stream: Any, name: str) -> Iterator[bytes]:
     counted = _Counted(stream)
     packed = counted.head == _GZIP_MAGIC
     buffered = io.BufferedReader(counted)
-    source: Any = gzip.GzipFile(fileobj=buffered) if packed else buffered
+    unpacked: Any = gzip.GzipFile(fileobj=buffered)
+    source = io.BufferedReader(unpacked) if packed else buffered
     size, number = 0, 0
     while raw := source.readline(_LONGEST_BYTES + 2):
         number += 1

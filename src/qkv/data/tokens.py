@@ -221,6 +221,9 @@ def train_tokenizer(lines: Sequence[str], config: TokenizerConfig) -> Tokenizer:
     with _no_threads():
         if config.kind != "bpe":
             return _fit(lines, config, _words(config))
+        # The trainer makes room for its vocabulary first, and aborts the process where there is none.
+        room = len(CONTROL) + 8 * sum(len(line) + 1 for line in lines)
+        config = config.model_copy(update={"vocab": min(config.vocab, room)})
         merged = _fit(lines, config, _merges(config, alphabet=None))
         if merged.size <= config.vocab:
             return merged

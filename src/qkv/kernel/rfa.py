@@ -118,7 +118,9 @@ class ArccosMap(RandomFeatures):
 
     def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
         """log |k| of keys with a length."""
-        return None if self.normalise else _held(wide(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
+        if self.normalise:
+            return None
+        return _held(wide(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
 
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""

@@ -1,8 +1,7 @@
 """What the fast engines compute, by torch's own operators, for gradients that are differentiated again.
 
 The backward pass of an engine is one operator, which has no derivative.  Where autograd records what a
-backward pass does (`create_graph=True`), or vmap runs it, the pass therefore differentiates the functions of
-this module.
+backward pass does (`create_graph=True`), the pass therefore differentiates the functions of this module.
 """
 
 from typing import Any, NamedTuple
@@ -55,7 +54,7 @@ class Numbers(NamedTuple):
 
 
 def is_wanted() -> bool:
-    """Whether a backward pass is to be differentiated itself, or runs under vmap."""
+    """Whether a backward pass is to be differentiated again, or is batched by vmap."""
     return torch.is_grad_enabled() or transformed()
 
 
@@ -65,9 +64,9 @@ def gradients(inputs: Inputs, numbers: Numbers, grads: tuple[Tensor | None, ...]
     grads: the gradients of out, sums and plain sums; None for zeros.
     """
     # Views: where one input is made of another, each gets what reaches it directly, and no more.
-    with torch.enable_grad():
-        inputs = Inputs._make(None if x is None else x.view_as(x) for x in inputs)
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(inputs.q.device.type, enabled=False):
+        inputs = Inputs._make(None if x is None else x.view_as(x) for x in inputs)
         outputs = attend(inputs, numbers)
     reached = [
         (y, grad) for y, grad in zip(outputs, grads, strict=True) if grad is not None and y.requires_grad
@@ -76,7 +75,7 @@ def gradients(inputs: Inputs, numbers: Numbers, grads: tuple[Tensor | None, ...]
     if not reached or not wanted:
         return [None] * len(inputs)
     ys, grads = zip(*reached, strict=True)
-    of_wanted = iter(torch.autograd.grad(ys, wanted, grads, create_graph=True, allow_unused=True))
+    of_wanted = iter(torch.autograd.grad(ys, wanted, grads, create_graph=create_graph, allow_unused=True))
     return [next(of_wanted) if x is not None and x.requires_grad else None for x in inputs]
 
 

@@ -55,7 +55,7 @@ class RNNConfig(Strict):
     cell: Literal["gru", "lstm"] = "gru"
     embedding: PositiveInt = 256
     hidden: PositiveInt = 256
-    layers: PositiveInt = 1
+    layers: PositiveInt = Field(default=1, le=1000)
     bidirectional: bool = True
     dropout: float = Field(default=0.3, ge=0, lt=1)
     tie: bool = False

@@ -32,8 +32,8 @@ class TransformerConfig(Strict):
     """A Transformer encoder–decoder.  An attention that names no heads takes the model's."""
 
     kind: Literal["transformer"] = "transformer"
-    encoder_layers: PositiveInt = 4
-    decoder_layers: PositiveInt = 4
+    encoder_layers: PositiveInt = Field(default=4, le=1000)
+    decoder_layers: PositiveInt = Field(default=4, le=1000)
     width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
     heads: PositiveInt = 4
     feedforward: PositiveInt = Field(default=256, description="inner width of the feed-forward nets")

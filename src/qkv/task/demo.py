@@ -61,6 +61,10 @@ def _train_all(out: Path, changes: Sequence[str]) -> None:
             reader.start()
         try:
             failed = [name for name, child in trainings.items() if child.wait() != 0]
+        except SystemExit:  # SIGTERM, which unlike Ctrl-C reached only this process
+            for child in trainings.values():
+                child.terminate()
+            raise
         finally:
             for reader in readers:
                 reader.join()  # after Ctrl-C too, which reached the children: each saves before it ends

@@ -57,9 +57,9 @@ def fit(
     run = expand_home(out)
     if leading and resume:
         refuse_unstarted(run)
-    if resume:
-        recipe = complete_as_trained(run, recipe)
     with hold(run) if leading else nullcontext():
+        if resume:
+            recipe = complete_as_trained(run, recipe)
         before = check_start(run, recipe, resume) if leading else {}
         recipe, directory, objective, batches, validate = _wired(
             run, recipe, before, resume, quiet or not leading

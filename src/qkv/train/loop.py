@@ -11,36 +11,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from qkv.errors import BadData, QKVError
+from qkv.errors import QKVError
 from qkv.progress import progress
 from qkv.train import checkpoint, engine, record, saved
 from qkv.train.config import TrainConfig
 from qkv.train.directory import Directory
 from qkv.train.interrupt import Interrupt
+from qkv.train.planning import Batches, planned_steps
 from qkv.train.standing import Scores, Standing, monitored
 from qkv.train.update import Updater
 from qkv.train.validation import Validation
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Where updates come from: pure functions of the position, so only the position needs saving."""
-
-    def steps(self, epoch: int) -> int:
-        """Updates in this epoch."""
-        ...
-
-    def window(self, epoch: int, index: int, rank: int, world: int) -> Any:
-        """A list of this process's micro-batches in this update; it may be empty."""
-        ...
-
-    def tokens(self, epoch: int, index: int) -> int:
-        """Target tokens in this update, over all processes and micro-batches."""
-        ...
 
 
 class Result(NamedTuple):
@@ -100,22 +84,6 @@ def fit(
             return training.go(report, interrupt)
     finally:
         training.close()
-
-
-def planned_steps(batches: Batches, config: TrainConfig) -> int:
-    """Updates until `steps` or `epochs`, whichever is first.  Raises BadData where an epoch has none."""
-    limit = config.steps or 10**12
-    if config.epochs is None:
-        return limit
-    total = 0
-    for epoch in range(config.epochs):
-        steps = batches.steps(epoch)
-        if steps < 1:
-            raise BadData("the training data gives no batch at all")
-        total += steps
-        if total >= limit:
-            return limit
-    return total
 
 
 class _Training:

@@ -17,6 +17,7 @@ from qkv.errors import BadRun
 from qkv.train.checkpoint import write_atomically
 
 METADATA = "qkv"
+LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
 
 
 def shared_names(module: nn.Module) -> list[list[str]]:
@@ -91,18 +92,23 @@ def read_label(path: Path) -> dict[str, Any]:
     """The label of a safetensors file; empty for one that was written without.  Raises BadRun as
     `load_weights`.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise BadRun(f"{path} is missing: no weights were saved there")
     try:
-        with safe_open(path, "pt") as file:
-            label = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        label = json.loads(_metadata(path).get(METADATA, "{}"))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
     if not isinstance(label, dict):
         raise BadRun(f"{path} is damaged: its metadata holds no keys and values")
     return label
+
+
+def _metadata(path: Path) -> Any:
+    """What stands in the header beside the tensors; safetensors' own reader refuses paths not in UTF-8."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(size, LONGEST_HEADER)))
+    return header.get("__metadata__", {})
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -1,7 +1,5 @@
 """The additive score as a torch operator of the native engine: neither sums nor their tanh are stored."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from qkv.errors import BadShape
 from qkv.kernel import second_order
 from qkv.kernel.native.library import call, rows
 from qkv.kernel.pairs import rows_at_once
-from qkv.transforms import transformed
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
@@ -74,11 +71,11 @@ def _differentiable(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tens
     differentiated.
     """
     rows = rows_at_once(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
-    run: Callable[..., Any] = _gradients_of_pairs
-    if torch.is_grad_enabled() and not transformed():
-        run = partial(checkpoint, _gradients_of_pairs, use_reentrant=False, preserve_rng_state=False)
     with torch.autocast("cpu", enabled=False):
-        blocks = [run(*block, k, v) for block in zip(grad.split(rows, 2), q.split(rows, 2), strict=True)]
+        blocks = [
+            checkpoint(_gradients_of_pairs, *block, k, v, use_reentrant=False, preserve_rng_state=False)
+            for block in zip(grad.split(rows, 2), q.split(rows, 2), strict=True)
+        ]
     of_q, of_k, of_v = zip(*blocks, strict=True)
     return torch.cat(of_q, 2), torch.stack(of_k).sum(0), torch.stack(of_v).sum(0)
 

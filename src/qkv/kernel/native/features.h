@@ -3,42 +3,10 @@
 #pragma once
 #include <algorithm>
 
-#include "rows.h"
+#include "mapped.h"
 
 namespace qkv {
 namespace QKV_ISA {
-
-constexpr float SHORTEST = 1e-3f;  // as in rfa.unit
-
-struct Sizes {
-  explicit Sizes(const Call& c)
-      : width(c.width), value(c.value), features(c.features), paired(c.map == GAUSSIAN),
-        columns(up_to(c.width, P)), values(up_to(c.value, P)), block(up_to(c.features, TALL)),
-        rows(paired ? 2 * block : block) {}
-
-  int64_t width, value, features;
-  bool paired;      // sin and cos of every feature
-  int64_t columns;  // of x
-  int64_t values;   // columns of values
-  int64_t block;    // rows of sin, of cos, or of all there is
-  int64_t rows;     // of phi
-
-  int64_t outside() const { return paired ? 2 * features : features; }
-  int64_t row_of(int64_t feature) const {
-    return feature < features ? feature : feature - features + block;
-  }
-};
-
-// Queries or keys of one chunk: x [C, columns], its transpose, what each token is scaled by, and phi with rows of
-// zeros up to a whole vector.
-struct Mapped {
-  Mapped(const Sizes& s, float* turned) : x(C * s.columns), turned(turned), phi(up_to(s.rows, L) * C) {}
-  Buffer x;
-  float* turned;
-  Buffer phi;
-  alignas(64) float inverse[C], amplitude[C], peak[C], square[C];
-  Ahead ahead;
-};
 
 class Features {
  public:
@@ -51,16 +19,10 @@ class Features {
   void open(int64_t h, bool backward) {
     if (call_.map == ELU) return;
     const float* matrix = call_.matrix + h * s_.features * s_.width;
-    longest_ = 0;
-    for (int64_t r = 0; r < s_.features; ++r) {
-      float square = 0;
-      for (int64_t d = 0; d < s_.width; ++d) {
-        const float x = matrix[r * s_.width + d];
-        by_feature_[(r / TALL * s_.width + d) * TALL + r % TALL] = x;
-        square += x * x;
-      }
-      longest_ = std::max(longest_, square);
-    }
+    for (int64_t r = 0; r < s_.features; ++r)
+      for (int64_t d = 0; d < s_.width; ++d)
+        by_feature_[(r / TALL * s_.width + d) * TALL + r % TALL] = matrix[r * s_.width + d];
+    if (call_.map == GAUSSIAN) longest_ = bound_of_rows(matrix);
     if (!backward) return;
     std::memset(grad_, 0, size_t(s_.block * s_.columns) * 4);
     for (int64_t r = 0; r < s_.features; ++r)
@@ -138,6 +100,21 @@ class Features {
       else if (call_.map == FAVOR) soften(*one);
       else rise(*one);
     }
+  }
+
+  // No row has a larger squared length: the sum, over the lanes of a vector, of what a row has most there.
+  float bound_of_rows(const float* row) const {
+    Floats most{};
+    for (int64_t r = 0; r < s_.features; ++r, row += s_.width) {
+      Floats square{};
+      int64_t d = 0;
+      for (; d + L <= s_.width; d += L) square += load(row + d) * load(row + d);
+      for (; d < s_.width; ++d) square[d % L] += row[d] * row[d];
+      most = highest(most, square);
+    }
+    float bound = 0;
+    for (int i = 0; i < L; ++i) bound += most[i];
+    return bound;
   }
 
   // Whether |W||x| allows an angle that `sin_cos` is not made for; also where that is not a number.
@@ -303,7 +280,7 @@ class Features {
 
   const Call& call_;
   Sizes s_;
-  float longest_ = 0;  // the largest squared length of a row of the matrix
+  float longest_ = 0;  // no row of the matrix has a larger squared length
   bool whole_;  // rows can be turned where they lie; the gradient wants them beside each other
   Buffer by_feature_, by_width_, logit_, slope_, grad_, rows_;
 };
