@@ -71,7 +71,10 @@ class ValidationConfig(Strict):
 
 
 class Recipe(Strict):
-    """Everything a training run needs.  Every key has a default but `data`."""
+    """Everything a training run needs.  Every key has a default but `data`.
+
+    When training starts, `defaults` gives the keys that were left out values that follow from the data.
+    """
 
     task: Literal["translate"] = "translate"
     description: str = ""
