@@ -327,10 +327,12 @@ def test_feature_map_refuses_other_masks(given: dict, message: str) -> None:
         layer(x, x, x, **given)
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("kernel", [None, RFA(4)], ids=["softmax", "rfa"])
-def test_compiles(kernel: Any, unchecked: None) -> None:
+def test_compiles(kernel: Any, dynamic: bool | None, unchecked: None) -> None:
+    torch._dynamo.reset()
     ours = MultiheadAttention(WIDTH, HEADS, **({} if kernel is None else {"kernel": kernel})).eval()
-    compiled = torch.compile(ours, backend="eager", fullgraph=True)
+    compiled = torch.compile(ours, backend="eager", fullgraph=True, dynamic=dynamic)
     x = torch.randn(T, BATCH, WIDTH)
     ignore = masks_of("padding", T)["key_padding_mask"]
     for need_weights in (True, False):

@@ -89,7 +89,7 @@ def _of_pairs(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | None:
         return None
     batch, heads, queries, keys = pairs
     whole = (batch * heads, queries, keys)
-    if mask.shape not in (whole[1:], whole):
+    if mask.shape != whole[1:] and mask.shape != whole:  # torch.compile cannot search a tuple for sizes
         raise BadMask(
             f"attn_mask must be [queries, keys] = {whole[1:]} or [batch · heads, queries, keys] = {whole}, "
             f"got {tuple(mask.shape)}"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("qkv.task.recipe.builtin_recipes", fail)
+    monkeypatch.setattr("qkv.cli.listing.builtin_recipes", fail)
     return tiny.call("recipes")
 
 
@@ -216,7 +217,11 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_temporary_file(run: Path, tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "out.txt"
-    with subprocess.Popen([*PROGRAM, "translate", run, "-o", output], stdin=subprocess.PIPE) as child:
+    heed = partial(
+        signal.signal, number, signal.SIG_DFL
+    )  # nohup ignores SIGHUP
+    command = [*PROGRAM, "translate", run, "-o", output]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=heed) as child:
         for _ in range(600):
             if list(tmp_path.iterdir()):
                 break
