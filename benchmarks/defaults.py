@@ -65,9 +65,12 @@ SETTINGS: dict[str, str] = {
         "model.kind=transformer batch.batch_tokens=4096 tokens.vocab=8000 train.schedule=inverse_sqrt "
         "train.warmup=400 train.lr=0.001 model.dropout=0.1 model.encoder_layers=4 model.decoder_layers=4"
     ),
+    "t2-256": f"{T2} batch.batch_tokens=256",
     "t2-512": T2,
     "t2-1024": f"{T2} batch.batch_tokens=1024",
     "t2-512-v1000": f"{T2} tokens.vocab=1000",
+    "t2-512-v1000-drop.1": f"{T2} tokens.vocab=1000 model.dropout=0.1",
+    "t2-512-v1000-drop.3": f"{T2} tokens.vocab=1000 model.dropout=0.3",
     "t2-512-v8000": f"{T2} tokens.vocab=8000",
     "t2-512-words": f"{T2} tokens.kind=word tokens.vocab=8000",
     "t2-512-drop.1": f"{T2} model.dropout=0.1",
