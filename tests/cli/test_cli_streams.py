@@ -217,9 +217,7 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_temporary_file(run: Path, tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "out.txt"
-    heed = partial(
-        signal.signal, number, signal.SIG_DFL
-    )  # nohup ignores SIGHUP
+    heed = partial(signal.signal, number, signal.SIG_DFL)  # nohup ignores SIGHUP
     command = [*PROGRAM, "translate", run, "-o", output]
     with subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=heed) as child:
         for _ in range(600):
