@@ -75,7 +75,16 @@ def test_a_small_gzip_file_may_shrink_well(tmp_path: Path) -> None:
     assert len(list(read_lines(path))) == 100_000
 
 
-@pytest.mark.parametrize("content", [b"one\ntwo", gzip.compress(b"one\ntwo"), b"\x1f\ntwo", b"\x1f", b""])
+CONTENTS = {  # by name: processes that share the tests must agree on what they are called
+    "text": b"one\ntwo",
+    "gzip": gzip.compress(b"one\ntwo"),
+    "like gzip": b"\x1f\ntwo",
+    "one byte of gzip": b"\x1f",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_pipes_are_read_without_seeking(tmp_path: Path, content: bytes) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
