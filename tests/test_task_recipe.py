@@ -56,6 +56,12 @@ def test_training_has_an_end(train: dict[str, Any], epochs: int | None, steps: i
     assert (recipe.train.epochs, recipe.train.steps) == (epochs, steps)
 
 
+def test_a_precision_may_be_written_as_a_number() -> None:
+    assert read_recipe("demo-rnn", ["train.precision=32"]).train.precision == "32"
+    with pytest.raises(BadRecipe, match=r"'train.precision' is '8': Input should be 'auto', '32'"):
+        read_recipe("demo-rnn", ["train.precision=8"])
+
+
 def test_changes_are_applied_in_order_and_read_as_yaml(tmp_path: Path) -> None:
     path = tiny.recipe_in(tmp_path)
     changes = [

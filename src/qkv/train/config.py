@@ -1,11 +1,17 @@
 """The section of a recipe that says how to train."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from qkv.strict import Strict
 from qkv.train.schedule import ScheduleName
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads `precision: 32` as a number."""
+    return str(value) if type(value) is int else value
+
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -32,7 +38,7 @@ class TrainConfig(Strict):
     smoothing: float = Field(
         default=0.1, ge=0, lt=1, description="label smoothing: this much is spread over all classes"
     )
-    precision: Literal["auto", "32", "bf16", "16"] = Field(
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_as_text)] = Field(
         default="auto",
         description="number format of matrix products; auto: bf16 where the device is good at it, else 32",
     )
