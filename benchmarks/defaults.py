@@ -3,10 +3,11 @@
     QKV_DATA=... python benchmarks/defaults.py tatoeba-12000 [--rows 't128-*,rnn-*'] [--out runs/defaults]
 
 A short probe measures the CPU seconds of an update; from these follows the number of updates that fits the
-budget, so every learning-rate schedule ends inside it.  The seconds in the table are those of the process for
-everything that `qkv train` does: reading, learning the vocabulary, updates and validation.  Scoring is not
-counted: the development set, with the recipe's beam search.  One thread, one seed.  A row whose result is
-already in `--out` is not trained again.
+budget, so every learning-rate schedule ends inside it.  All probes run first, one after the other (`--plan`
+stops there): on an idle machine, so that work beside the training changes the seconds below but no score.
+The seconds in the table are those of the process for everything that `qkv train` does: reading, learning the
+vocabulary, updates and validation.  Scoring is not counted: the development set, with the recipe's beam
+search.  One thread, one seed.  A row whose result is already in `--out` is not trained again.
 
 The row `defaults` sets nothing but the files: its updates follow from the defaults themselves, unless
 `--minutes` is given, which then plans its updates like those of the others.
@@ -74,6 +75,7 @@ SETTINGS: dict[str, str] = {
     "t2-512-v8000": f"{T2} tokens.vocab=8000",
     "t2-512-words": f"{T2} tokens.kind=word tokens.vocab=8000",
     "t2-512-drop.1": f"{T2} model.dropout=0.1",
+    "t2-512-drop0": f"{T2} model.dropout=0",
     "t2-512-drop.3": f"{T2} model.dropout=0.3",
     "t2-512-isqrt": f"{T2} train.schedule=inverse_sqrt",
     "t2-512-w256": f"{T2} model.width=256 model.feedforward=512 train.lr=0.0015",
@@ -148,11 +150,8 @@ def plan(words: str, recipe: Path, seconds: float | None, folder: Path) -> list[
     return json.loads(place.read_text())
 
 
-def measure(
-    name: str, words: str, corpus: Corpus, recipe: Path, seconds: float | None, folder: Path
-) -> dict[str, Any]:
-    """Train one row within its budget and score it."""
-    changes = plan(words, recipe, seconds, folder)
+def measure(name: str, changes: list[str], corpus: Corpus, recipe: Path, folder: Path) -> dict[str, Any]:
+    """Train one row as planned and score it."""
     run = folder / "run"
     result = train(recipe, changes, run)
     spent = float(run.with_suffix(".seconds").read_text())
@@ -180,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--add", action="append", default=[], metavar="'NAME KEY=VALUE ...'")
     parser.add_argument("--minutes", type=float, help="CPU minutes a row  [default: the corpus's]")
     parser.add_argument("--draw", type=int, default=1, help="which pairs are drawn from the corpus")
+    parser.add_argument("--plan", action="store_true", help="only measure the updates and plan the rows")
     parser.add_argument("--out", type=Path, default=Path("runs/defaults"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -190,15 +190,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipe = out / "recipe.yaml"
     recipe.write_text(f"data: {{train: {json.dumps(files)}}}\n", encoding="utf-8")
     settings = SETTINGS | dict(words.split(" ", 1) for words in options.add)
-    for name, words in settings.items():
-        if not any(fnmatchcase(name, pattern) for pattern in options.rows.split(",")):
-            continue
-        folder = out / name
-        folder.mkdir(exist_ok=True)
-        place = folder / "result.json"
+    rows = [name for name in settings if any(fnmatchcase(name, row) for row in options.rows.split(","))]
+    plans = {}
+    for name in rows:
         seconds = None if name == "defaults" and options.minutes is None else 60 * minutes
+        (out / name).mkdir(exist_ok=True)
+        plans[name] = plan(settings[name], recipe, seconds, out / name)
+    for name, changes in () if options.plan else plans.items():
+        place = out / name / "result.json"
         if not place.exists():
-            place.write_text(json.dumps(measure(name, words, corpus, recipe, seconds, folder), indent=1))
+            place.write_text(json.dumps(measure(name, changes, corpus, recipe, out / name), indent=1))
         row = json.loads(place.read_text())
         counts = f"{row['minutes']:.1f} | {row['updates']:,} | {row['epochs']}"
         print(f"| {name} | {counts} | {row['bleu']:.2f} | {row['chrf']:.2f} |", flush=True)
