@@ -29,8 +29,8 @@ import torch
 
 import qkv
 from qkv.data import ParallelData, read_pairs
-from qkv.task.pairs import Lines
 from qkv.task.training import fit
+from qkv.task.translate.pairs import Lines
 from qkv.train import STATE
 from qkv.train.update import Updater
 

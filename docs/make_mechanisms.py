@@ -10,9 +10,9 @@ from typing import NamedTuple
 from mechanism_pictures import Picture, draw, kernels, scopes, scores, selections, summary
 from PIL import Image
 
+from qkv.catalogue import LEGEND, QUESTIONS, described, label, matrix, signature
 from qkv.part import Part
 from qkv.rules import AXES, RULES
-from qkv.task.parts import LEGEND, QUESTIONS, described, label, matrix, signature
 
 HERE = Path(__file__).parent
 PAGE = HERE / "mechanisms.md"

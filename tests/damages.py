@@ -28,7 +28,7 @@ import torch
 import kills
 import tiny
 from qkv.task.runs import load, recipe_of
-from qkv.task.translator import Translator
+from qkv.task.translate.translator import Translator
 
 FILES = ("recipe.yaml", "tokenizer.json", "model.safetensors", "training/state.pt", "metrics.jsonl")
 LINES = ["one two three", "four", "", "nine eight seven six", "two two", "ten five one"]

@@ -17,7 +17,7 @@ from qkv.data import ParallelData, TokenizerConfig, longest_text, read_lines, re
 from qkv.data import lines as module
 from qkv.data.lines import LONGEST_LINE, decode_stream
 from qkv.errors import BadData
-from qkv.task.pairs import encode
+from qkv.task.translate.pairs import encode
 
 PAIRS = [("one two", "un deux")] * 30
 

@@ -18,7 +18,8 @@ import pytest
 import tiny
 from qkv.data import ParallelData, read_pairs
 from qkv.errors import QKVError
-from qkv.task.recipe import Recipe, read_recipe
+from qkv.task.recipe import read_recipe
+from qkv.task.translate.recipe import TranslationRecipe
 from qkv.trace import Example, Trace
 from qkv.view import heatmap
 from qkv.yaml_input import load_yaml
@@ -113,7 +114,7 @@ def test_500_mutated_recipes(tmp_path: Path) -> None:
             path.write_text(json.dumps(mutated_value(draw.choice((plain, complete)), draw)))
         recipe = refused_or_read(lambda: read_recipe(path), counts)
         if recipe is not None:
-            assert Recipe(**load_yaml(recipe.to_yaml())) == recipe
+            assert TranslationRecipe(**load_yaml(recipe.to_yaml())) == recipe
     print(f"\n500 mutated recipes: {counts['read']} read, {counts['refused']} refused in one line")
     assert sum(counts.values()) == 500
     assert min(counts.values()) > 30

@@ -11,6 +11,7 @@ from PIL import Image
 
 import qkv
 import tiny
+from qkv import catalogue as parts
 from qkv.cli.listing import detail, overview
 from qkv.kernel import RFA, Elu, Softmax
 from qkv.part import options_of
@@ -18,7 +19,6 @@ from qkv.rules import RULES
 from qkv.scope import Global, Predictive, Window
 from qkv.score import Dot
 from qkv.select import Hard, Soft
-from qkv.task import parts
 from qkv.task.recipe import parse_recipe
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -127,7 +127,7 @@ def test_the_examples_work(kind: type[parts.Part]) -> None:
     assert type(getattr(attention.spec, kind.axis)) is kind
     written = yaml.safe_load(parts.in_recipe(kind))
     recipe = parse_recipe({"data": {"phrases": {}}, "model": {"kind": "transformer", **written}}, "example")
-    assert getattr(recipe.model.cross, kind.axis) == getattr(attention.spec, kind.axis)  # pyright: ignore[reportAttributeAccessIssue]
+    assert getattr(recipe.model.cross, kind.axis) == getattr(attention.spec, kind.axis)
 
 
 # ---- what goes together ----

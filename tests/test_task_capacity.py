@@ -14,10 +14,10 @@ from qkv.decode.search import SearchConfig
 from qkv.errors import BadData
 from qkv.model.capacity import Capacity, Limit
 from qkv.symbols import EOS
-from qkv.task.recipe import Recipe
 from qkv.task.training import fit
-from qkv.task.translation import build_model, decode_ids
-from qkv.task.translator import Translator
+from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.translation import build_model, decode_ids
+from qkv.task.translate.translator import Translator
 
 SMALL = {"kind": "transformer", "encoder_layers": 1, "decoder_layers": 1, "width": 16, "heads": 2}
 SMALL |= {"feedforward": 16, "dropout": 0.0}
@@ -46,7 +46,7 @@ MODELS: dict[str, tuple[dict[str, Any], Capacity]] = {
 
 def untrained(model: dict[str, Any], **decode: Any) -> Translator:
     told: dict[str, Any] = {"data": {"train": {"file": "none"}}, "model": model}
-    recipe = Recipe(**told, decode=SearchConfig(**decode))
+    recipe = TranslationRecipe(**told, decode=SearchConfig(**decode))
     tokens = train_tokenizers(tiny.pairs_of(40, seed=3), TokenizerConfig(kind="word"))
     return Translator(recipe, tokens, build_model(recipe.model, tokens).eval())
 

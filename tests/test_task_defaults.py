@@ -11,7 +11,9 @@ import yaml
 import tiny
 from qkv.data import BatchPlan, train_tokenizers
 from qkv.data.phrases import PhraseData, generate
-from qkv.task.defaults import (
+from qkv.task.recipe import builtin_recipes, parse_recipe, read_recipe
+from qkv.task.training import fit
+from qkv.task.translate.defaults import (
     KEYS,
     DataSize,
     Machine,
@@ -21,9 +23,8 @@ from qkv.task.defaults import (
     planned_updates,
     take_defaults,
 )
-from qkv.task.pairs import encode
-from qkv.task.recipe import Recipe, builtin_recipes, parse_recipe, read_recipe
-from qkv.task.training import fit
+from qkv.task.translate.pairs import encode
+from qkv.task.translate.recipe import TranslationRecipe
 from qkv.train.update import Updater
 
 DATA = {"data": {"train": {"source": "a.en", "target": "a.fr"}}}
@@ -36,11 +37,11 @@ def size_of(pairs: int) -> DataSize:
     return DataSize(pairs, 68 * pairs, 13 * pairs, 100)
 
 
-def recipe_of(**sections: Any) -> Recipe:
+def recipe_of(**sections: Any) -> TranslationRecipe:
     return parse_recipe({**DATA, **sections}, "here")
 
 
-def filled(pairs: int, machine: Machine = CPU, **sections: Any) -> Recipe:
+def filled(pairs: int, machine: Machine = CPU, **sections: Any) -> TranslationRecipe:
     return fill_defaults(recipe_of(**sections), size_of(pairs), machine)[0]
 
 
@@ -59,7 +60,7 @@ def test_every_default_has_a_reason_and_stands_in_the_recipe(pairs: int, kind: s
         assert default.key in KEYS
         assert default.reason
         assert default.setting == f"{default.key}={default.value}"
-    assert Recipe(**yaml.safe_load(recipe.to_yaml())) == recipe
+    assert TranslationRecipe(**yaml.safe_load(recipe.to_yaml())) == recipe
 
 
 @pytest.mark.parametrize("pairs", PAIRS)

@@ -8,7 +8,8 @@ import yaml
 
 import tiny
 from qkv.errors import BadRecipe
-from qkv.task.recipe import Recipe, builtin_recipes, parse_recipe, read_recipe
+from qkv.task.recipe import builtin_recipes, parse_recipe, read_recipe
+from qkv.task.translate.recipe import TranslationRecipe
 
 DATA = {"data": {"train": {"source": "a.en", "target": "a.fr"}}}
 TRANSFORMER: dict[str, Any] = {**DATA, "model": {"kind": "transformer"}}
@@ -28,12 +29,12 @@ def test_every_built_in_recipe_parses_and_says_how_to_run_it(name: str) -> None:
 @pytest.mark.parametrize("name", builtin_recipes())
 def test_a_recipe_written_is_the_recipe_read(name: str) -> None:
     recipe = read_recipe(name)
-    assert Recipe(**yaml.safe_load(recipe.to_yaml())) == recipe
+    assert TranslationRecipe(**yaml.safe_load(recipe.to_yaml())) == recipe
 
 
 def test_what_is_written_is_complete() -> None:
     told = yaml.safe_load(parse_recipe(DATA, "here").to_yaml())
-    assert told.keys() == Recipe.model_fields.keys()
+    assert told.keys() == TranslationRecipe.model_fields.keys()
     assert told["model"]["kind"] == "transformer"
     assert (
         told["model"]["decoder"]["kernel"] == "softmax"
@@ -180,3 +181,10 @@ def test_a_folder_does_not_hide_a_built_in_recipe(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo-rnn").mkdir()
     assert read_recipe("demo-rnn").model.kind == "rnn"
+
+
+def test_an_unknown_task_names_the_known_ones() -> None:
+    with pytest.raises(BadRecipe, match=r"my.yaml: unknown task: 'tranlsate'. Did you mean 'translate'"):
+        parse_recipe({"task": "tranlsate"}, "my.yaml")
+    with pytest.raises(BadRecipe, match=r"unknown task: \['translate'\]. .*Known: translate"):
+        parse_recipe({"task": ["translate"]}, "my.yaml")

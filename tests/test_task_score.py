@@ -12,13 +12,13 @@ from qkv.data import train_tokenizer
 from qkv.errors import BadRecipe
 from qkv.progress import Silent
 from qkv.task import demo
-from qkv.task.recipe import Recipe, ValidationConfig
-from qkv.task.score import Scoring, check_tokenize
-from qkv.task.scoring import scoring_for
-from qkv.task.script import script_of
 from qkv.task.training import fit
-from qkv.task.translator import Translator
-from qkv.task.validator import Validator
+from qkv.task.translate.recipe import TranslationRecipe, ValidationConfig
+from qkv.task.translate.score import Scoring, check_tokenize
+from qkv.task.translate.scoring import scoring_for
+from qkv.task.translate.script import script_of
+from qkv.task.translate.translator import Translator
+from qkv.task.translate.validator import Validator
 from qkv.train import Translation
 
 SOURCES = ["one two three four", "five six", "seven eight nine ten"]
@@ -38,7 +38,7 @@ def scoring_of(
     references: Sequence[str] = TARGETS, validation: dict[str, Any] | None = None, **tokens: Any
 ) -> Scoring:
     told: dict[str, Any] = {"data": {"train": {"file": "none"}}, "tokens": {"kind": "word", **tokens}}
-    recipe = Recipe(**told, validation=ValidationConfig(**(validation or {})))
+    recipe = TranslationRecipe(**told, validation=ValidationConfig(**(validation or {})))
     return scoring_for(recipe, train_tokenizer(references, recipe.tokens), references)
 
 
@@ -212,7 +212,7 @@ def test_case_and_no_break_spaces_count_unless_a_recipe_says_otherwise() -> None
 def test_a_tokenizer_may_read_no_break_spaces_as_plain_ones(kind: str) -> None:
     plain = "Bonjour ! Ça va ?"
     for wanted, told in ((FRENCH[0], False), (plain, True)):
-        recipe = Recipe(
+        recipe = TranslationRecipe(
             **{"data": {"train": {"file": "none"}}, "tokens": {"kind": kind, "plain_spaces": told}}
         )
         tokenizer = train_tokenizer(FRENCH, recipe.tokens)

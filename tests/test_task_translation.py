@@ -21,12 +21,13 @@ from qkv.data import TokenizerConfig, collate_source, train_tokenizer, train_tok
 from qkv.decode.search import SearchConfig, search
 from qkv.errors import BadData, BadRecipe, BadRun, UnknownName
 from qkv.symbols import BOS
-from qkv.task.recipe import Recipe, read_recipe
-from qkv.task.sources import LineWarning, Problem
-from qkv.task.tracing import unnormalised
+from qkv.task.recipe import read_recipe
 from qkv.task.training import fit
-from qkv.task.translation import build_model, start_at_frequencies
-from qkv.task.translator import Translator
+from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.sources import LineWarning, Problem
+from qkv.task.translate.tracing import unnormalised
+from qkv.task.translate.translation import build_model, start_at_frequencies
+from qkv.task.translate.translator import Translator
 from qkv.trace import Trace, stack
 
 PAIRS = tiny.pairs_of(40, seed=3)
@@ -59,7 +60,7 @@ def translator(run: Path) -> Translator:
 def untrained(model: dict[str, Any]) -> Translator:
     """With random weights, every continuation is about as likely: the beams change places all the time."""
     told: dict[str, Any] = {"data": {"train": {"file": "none"}}, "tokens": {"kind": "word"}, "model": model}
-    recipe = Recipe(**told, decode=SearchConfig(beam=4, max_length=9))
+    recipe = TranslationRecipe(**told, decode=SearchConfig(beam=4, max_length=9))
     tokens = train_tokenizers(PAIRS, TokenizerConfig(kind="word"))
     return Translator(recipe, tokens, build_model(recipe.model, tokens).eval())
 
@@ -216,7 +217,7 @@ def test_resuming_may_lengthen_the_training_and_the_recipe_says_so(tmp_path: Pat
         ("model.hidden=16", "model"),
         ("batch.batch_tokens=200", "batch"),
         ("tokens.kind=char", "tokens"),
-        ("data.holdout=3", "data"),
+        ("data.holdout=3", "data.holdout"),
         ("train.lr=0.5", "train.lr"),
         ("validation.monitor=bleu", "validation.monitor"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from qkv.task import training
+from qkv.task.translate import task as translate
 from tiny import Refused, full_after
 
 
@@ -166,7 +166,7 @@ def test_an_interrupt_before_the_first_save_says_so(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "batches_of", interrupted)
+    monkeypatch.setattr(translate, "batches_of", interrupted)
     assert tiny.call("train", tiny.recipe_in(tmp_path), "--out", tmp_path / "run", "--quiet") == 130
     assert capsys.readouterr().err == "stopped; nothing was saved yet\n"
     assert not (tmp_path / "run").exists()
@@ -175,7 +175,7 @@ def test_an_interrupt_before_the_first_save_says_so(
 def test_an_interrupt_saves_and_tells_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qkv.task.validator import Validator
+    from qkv.task.translate.validator import Validator
 
     recipe = tiny.recipe_in(tmp_path)
     first = Validator.__call__

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import yaml
 
+from qkv.catalogue import example, label
 from qkv.errors import BadRecipe, QKVError, UnknownName, did_you_mean
 from qkv.rules import AXES
 from qkv.spec import AttentionSpec
-from qkv.task.parts import example, label
 from qkv.yaml_input import load_yaml
 
 FUSED = "sdpa"

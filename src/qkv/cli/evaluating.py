@@ -9,9 +9,9 @@ from qkv.data import ParallelData, read_pairs
 from qkv.errors import BadData
 from qkv.progress import progress
 from qkv.task.files import check_writable, write_text
-from qkv.task.pairs import test_pairs
 from qkv.task.runs import load
-from qkv.task.score import Report
+from qkv.task.translate.pairs import test_pairs
+from qkv.task.translate.score import Report
 
 SHOWN = 10
 NAMES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER (lower is better)", "exact": "exact match"}

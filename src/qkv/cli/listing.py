@@ -4,9 +4,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 
-from qkv.part import Part, options_of
-from qkv.rules import AXES, RULES
-from qkv.task.parts import (
+from qkv.catalogue import (
     LEGEND,
     QUESTIONS,
     clashes,
@@ -21,6 +19,8 @@ from qkv.task.parts import (
     signature,
     variants,
 )
+from qkv.part import Part, options_of
+from qkv.rules import AXES, RULES
 from qkv.task.recipe import builtin_recipes, recipe_text
 
 INDENT, NAMES = "  ", 14

@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 
 from qkv.progress import Progress, Silent
-from qkv.task.sources import Problem, refuse
+from qkv.task.translate.sources import Problem, refuse
 
 SHOWN = 20  # a file in the wrong language would fill the terminal
 DONE = {"too long": "too long, so cut", "unknown": "unknown to the model, so left empty"}

@@ -11,7 +11,7 @@ from qkv.data import decode_lines, decode_stream, read_lines
 from qkv.errors import BadData
 from qkv.progress import progress
 from qkv.task.runs import load
-from qkv.task.translator import BLOCK, Translated
+from qkv.task.translate.translator import BLOCK, Translated
 
 MOST_TRACED = 100
 

@@ -129,9 +129,7 @@ def _portions(lines: Iterable[str]) -> Iterator[list[str]]:
 def _texts(kind: Kind, vocab: Mapping[str, int]) -> list[str]:
     texts = sorted(vocab, key=vocab.__getitem__)
     if tuple(texts[: len(CONTROL)]) != CONTROL or sorted(vocab.values()) != list(range(len(vocab))):
-        raise ValueError(
-            f"the vocabulary does not number its tokens from 0, beginning with {', '.join(CONTROL)}"
-        )
+        raise ValueError(f"the vocabulary does not number its tokens from 0, with {', '.join(CONTROL)} first")
     unknown = f" {CONTROL[UNK]}" if kind == "word" else CONTROL[UNK]
     return ["", unknown, "", "", *texts[len(CONTROL) :]]
 
@@ -165,12 +163,19 @@ class TokenizerPair(NamedTuple):
     def load(cls, path: str | Path) -> "TokenizerPair":
         """Read what `save` wrote.  Raises BadRun, naming the file, where that cannot be done."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = Path(path).read_bytes()
         except OSError as error:
             raise BadRun(f"{path}: cannot be read ({error.strerror or error})") from None
+        return cls.from_json(content, path)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, path: str | Path) -> "TokenizerPair":
+        """Parse what `to_json` gave.  Raises BadRun, naming the path, where that cannot be done."""
+        try:
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise BadRun(
-                f"{path}: damaged, not a JSON file ({error}); copy it again from where it came"
+                f"{path}: damaged, not a JSON file ({error}); copy it again from its source"
             ) from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise BadRun(f"{path}: not a tokenizer of the format {FORMAT}; a newer qkv may have written it")

@@ -13,8 +13,8 @@ from typing import Any
 
 from qkv.errors import BadRun, QKVError
 from qkv.task.drawing import draw_example
-from qkv.task.pairs import test_pairs
 from qkv.task.runs import load
+from qkv.task.translate.pairs import test_pairs
 from qkv.trace import Trace
 from qkv.train import STATE
 

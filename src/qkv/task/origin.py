@@ -1,34 +1,14 @@
 """What a training was started from.  Its state keeps this, so that resuming with anything else is refused."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from qkv.errors import BadRun
-from qkv.task.pairs import Splits
-from qkv.task.recipe import DataConfig, Recipe, parse_recipe
-from qkv.train.config import changed_keys
+from qkv.task.base import Recipe
+from qkv.task.recipe import parse_recipe
+from qkv.task.registry import find_task
 
-FIXED = ("tokens", "batch", "model")
-PATHS = ("train", "valid", "test")  # compared by what the files hold, not by their names
 SPLITS = {"train": "training", "valid": "held-out"}
-
-
-def digest_of(content: bytes) -> str:
-    """A digest of a file's content."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def data_of(splits: Splits) -> dict[str, Any]:
-    """The number of lines of both sides of the training and the held-out pairs, and a digest of their text in
-    its order.
-    """
-    return {
-        f"{split}.{side}": {"lines": len(pairs), "digest": _digest_of_lines(pair[i] for pair in pairs)}
-        for split, pairs in splits._asdict().items()
-        for i, side in enumerate(("source", "target"))
-    }
 
 
 def refuse_another_recipe(run: Path, before: Any, recipe: Recipe) -> None:
@@ -36,7 +16,7 @@ def refuse_another_recipe(run: Path, before: Any, recipe: Recipe) -> None:
     what may not change.
     """
     old = parse_recipe(before if isinstance(before, dict) else {}, str(run))
-    changed = list(_changes(old.model_dump(mode="json"), recipe.model_dump(mode="json"), recipe))
+    changed = ["task"] if old.task != recipe.task else list(find_task(recipe.task).changed_keys(old, recipe))
     if changed:
         raise BadRun(
             f"{run} was trained with another {' and '.join(changed)}: resume it with its own recipe, "
@@ -44,15 +24,16 @@ def refuse_another_recipe(run: Path, before: Any, recipe: Recipe) -> None:
         )
 
 
-def refuse_other_data(run: Path, before: Any, splits: Splits, config: DataConfig) -> None:
+def refuse_other_data(run: Path, before: Any, data: Any, recipe: Recipe) -> None:
     """Raise BadRun, with the names of the files, where the data is not that of the training to resume."""
-    now = data_of(splits)
+    task = find_task(recipe.task)
+    now = task.fingerprint(data)
     before = before if isinstance(before, dict) else {}
-    changed = [key for key in now if now[key] != before.get(key)]
+    changed = [part for part in now if now[part] != before.get(part)]
     if not changed:
         return
-    names = {_name_of(key, config): _difference(before.get(key), now[key]) for key in changed}
-    kinds = " and ".join(dict.fromkeys(SPLITS[key.partition(".")[0]] for key in changed))
+    names = {task.data_name(part, recipe): _difference(before.get(part), now[part]) for part in changed}
+    kinds = " and ".join(dict.fromkeys(SPLITS[part.partition(".")[0]] for part in changed))
     raise BadRun(
         f"the {kinds} data changed since {run} was started: "
         + "; ".join(f"{name} {difference}" for name, difference in names.items())
@@ -60,38 +41,8 @@ def refuse_other_data(run: Path, before: Any, splits: Splits, config: DataConfig
     )
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any], recipe: Recipe) -> Iterator[str]:
-    if any(old["data"][key] != new["data"][key] for key in new["data"] if key not in PATHS):
-        yield "data"
-    yield from (section for section in FIXED if old[section] != new[section])
-    yield from (f"train.{key}" for key in changed_keys(recipe.train, old["train"]))
-    fixed = {"objective": tuple(new["objective"]), "validation": ("monitor",)}
-    if new["validation"]["monitor"] != "nll":  # the best score so far comes from these
-        fixed["validation"] = ("monitor", "decode", "tokenize")
-    for section, keys in fixed.items():
-        yield from (f"{section}.{key}" for key in keys if old[section][key] != new[section][key])
-
-
-def _name_of(key: str, config: DataConfig) -> str:
-    """What a user calls the lines of this side of a split."""
-    if config.phrases is not None:
-        return "data.phrases"
-    split, _, side = key.partition(".")
-    held_out = split == "valid" and config.valid is None
-    files = config.train if split == "train" or held_out else config.valid
-    name = "file" if files is not None and files.file is not None else side
-    return f"data.train.{name}, of which some is held out," if held_out else f"data.{split}.{name}"
-
-
 def _difference(before: Any, now: dict[str, Any]) -> str:
     lines = before.get("lines") if isinstance(before, dict) else None
     if lines != now["lines"]:
         return f"has {now['lines']:,} lines, not {lines if not isinstance(lines, int) else f'{lines:,}'}"
     return "has other text, or its lines in another order"
-
-
-def _digest_of_lines(lines: Iterable[str]) -> str:
-    state = hashlib.blake2b(digest_size=16)
-    for line in lines:
-        state.update(line.encode() + b"\n")
-    return state.hexdigest()

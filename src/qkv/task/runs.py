@@ -1,68 +1,66 @@
 """Run directories: what training leaves behind, enough to decode with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qkv.data import TokenizerPair, longest_text, train_tokenizers
 from qkv.errors import BadRecipe, BadRun
 from qkv.files import expand_home
-from qkv.task.defaults import take_defaults
+from qkv.task.base import Recipe, Task
 from qkv.task.devices import find_device
-from qkv.task.origin import digest_of, refuse_another_recipe
-from qkv.task.pairs import Lines
-from qkv.task.recipe import Recipe, parse_recipe
-from qkv.task.translation import build_model
+from qkv.task.digests import digest_of
+from qkv.task.origin import refuse_another_recipe
+from qkv.task.recipe import parse_recipe
+from qkv.task.registry import find_task
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
-from qkv.train.config import MAY_CHANGE
 from qkv.train.ranks import launched
 from qkv.yaml_input import load_yaml, read_yaml_text
 
-RECIPE, TOKENIZER = "recipe.yaml", "tokenizer.json"
-FILES = (RECIPE, TOKENIZER)
-LABELLED = ("model", "tokens", "objective", "train")  # sections of the recipe that make the weights
+RECIPE = "recipe.yaml"
 
 
-def recipe_of(run: Path) -> Recipe:
+def recipe_of(run: Path) -> Any:
     """The recipe a run was trained with.  Raises BadRun where it is missing or damaged."""
     path = run / RECIPE
     try:
-        told = load_yaml(read_yaml_text(path))
+        raw = load_yaml(read_yaml_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadRun(_not_a_run(run, f"{path.name}: {error.strerror}")) from None
     except OSError as error:
         raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
-    if not isinstance(told, dict):
+    if not isinstance(raw, dict):
         raise BadRun(f"{path} is damaged: it holds no keys and values")
-    lacking = [name for name in Recipe.model_fields if name not in told]
+    recipe = parse_recipe(raw, str(path)) if "task" in raw else None
+    fields = ("task",) if recipe is None else type(recipe).model_fields
+    lacking = [name for name in fields if name not in raw]
     if lacking:
         raise BadRun(f"{path} is damaged: it lacks {', '.join(lacking)}, and a run's recipe is complete")
-    return parse_recipe(told, str(path))
+    return recipe
 
 
 def load(run: str | Path, *, device: Any = "cpu") -> Any:
-    """A trained run, ready to use: it has `.translate`.
+    """A trained run, ready for its task: a translator has `.translate`.
 
     device: where to compute, as torch names it, or "auto": a GPU if there is one.
     Raises BadRun for a directory that is no run, or lacks a file, or holds a damaged one, or one of another
     run; UnknownName for a device that is not there.
     """
-    from qkv.task.translator import Translator
-
     place = find_device(device)
     folder = expand_home(run)
     recipe = recipe_of(folder)
-    for name in (TOKENIZER, WEIGHTS):
+    task = find_task(recipe.task)
+    for name in (*task.files, str(WEIGHTS)):
         if not (folder / name).exists():
             raise BadRun(_not_a_run(folder, f"{name} is missing"))
-    _check_label(folder, recipe, read_label(folder / WEIGHTS))
-    tokens = TokenizerPair.load(folder / TOKENIZER)
-    model = build_model(recipe.model, tokens)
+    contents = {name: _read(folder / name) for name in task.files}
+    _check_label(folder, recipe, contents, read_label(folder / WEIGHTS))
+    parsed = task.parse_files(contents, folder)
+    model = task.build_model(recipe, parsed)
     load_weights(model, folder / WEIGHTS)
-    return Translator(recipe, tokens, model.to(place).eval())
+    return task.runner(recipe, parsed, model.to(place).eval())
 
 
 def leads() -> bool:
@@ -70,11 +68,14 @@ def leads() -> bool:
     return launched().rank == 0
 
 
-def label_of(recipe: Recipe, tokenizer: bytes) -> dict[str, Any]:
+def label_of(task: Task, recipe: Recipe, contents: Mapping[str, bytes]) -> dict[str, Any]:
     """What the weights of a run belong to: `load` compares it with the files beside them."""
-    sections = recipe.model_dump(mode="json", include=set(LABELLED))
-    sections["train"] = {key: value for key, value in sections["train"].items() if key not in MAY_CHANGE}
-    return {**sections, "tokenizer": digest_of(tokenizer)}
+    return {**task.label(recipe), **file_digests(contents)}
+
+
+def file_digests(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """The digests of a task's files, by their names without suffix."""
+    return {Path(name).stem: digest_of(content) for name, content in contents.items()}
 
 
 def refuse_unstarted(run: Path) -> None:
@@ -90,8 +91,9 @@ def complete_as_trained(run: Path, recipe: Recipe) -> Recipe:
     """The recipe with the keys that it leaves out as the training to resume in `run` has them, if any."""
     if not (run / STATE).is_file():
         return recipe
-    trained = read_state(run)["origin"].get("recipe")
-    return take_defaults(recipe, parse_recipe(trained, str(run / STATE)) if trained else recipe_of(run))
+    raw = read_state(run)["origin"].get("recipe")
+    trained = parse_recipe(raw, str(run / STATE)) if raw else recipe_of(run)
+    return recipe if trained.task != recipe.task else find_task(recipe.task).complete_as(recipe, trained)
 
 
 def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     Raises BadRun where `run` cannot be started, or resumed, with this recipe.
     """
     if not resume:
-        refuse_started(run, FILES)
+        refuse_started(run, (RECIPE, *find_task(recipe.task).files))
         return {}
     refuse_unstarted(run)
     if (run / RECIPE).exists():
@@ -110,34 +112,34 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     return origin
 
 
-def tokenizers_of(run: Path, recipe: Recipe, pairs: Lines, resume: bool) -> tuple[TokenizerPair, bytes]:
-    """The tokenizers, and the content of their file.  A resumed run keeps the file where it has one; the same
-    text gives the same file.
+def contents_of(run: Path, recipe: Recipe, data: Any, resume: bool) -> dict[str, bytes]:
+    """Name -> content of the task's files.  A resumed run keeps those that it has; the same data gives the
+    same content.
     """
-    path = run / TOKENIZER
-    if resume and path.exists():
-        return TokenizerPair.load(path), path.read_bytes()
-    tokens = train_tokenizers(pairs, recipe.tokens, longest_text(recipe.batch.max_length))
-    return tokens, tokens.to_json().encode()
+    task = find_task(recipe.task)
+    if resume and all((run / name).exists() for name in task.files):
+        return {name: _read(run / name) for name in task.files}
+    return task.learn_files(recipe, data)
 
 
-def refuse_another_tokenizer(run: Path, before: Any) -> None:
-    """Raise BadRun where the tokenizers beside a training to resume are not those it was started with."""
-    path = run / TOKENIZER
-    if path.exists() and _digest_of_file(path) != before:
-        raise BadRun(
-            f"{path} is damaged, or that of another run. Restore it from a copy, or delete it: --resume "
-            "learns it again from the same data"
-        )
+def refuse_other_files(run: Path, recipe: Recipe, before: Mapping[str, Any]) -> None:
+    """Raise BadRun where the files beside a training to resume are not those it was started with."""
+    for name in find_task(recipe.task).files:
+        path = run / name
+        if path.exists() and digest_of(_read(path)) != before.get(path.stem):
+            raise BadRun(
+                f"{path} is damaged, or that of another run. Restore it from a copy, or delete it: --resume "
+                "learns it again from the same data"
+            )
 
 
-def _check_label(run: Path, recipe: Recipe, label: dict[str, Any]) -> None:
+def _check_label(run: Path, recipe: Recipe, contents: Mapping[str, bytes], label: dict[str, Any]) -> None:
     """Raise BadRun where the files beside the weights are not those they were trained with.
 
     Weights of earlier versions have no label, and are taken as they are.
     """
     now = recipe.model_dump(mode="json")
-    sections = {name: label[name] for name in LABELLED if name in label}
+    sections = {name: label[name] for name in find_task(recipe.task).label_sections if name in label}
     if isinstance(sections.get("train"), dict):
         sections["train"] = {**now["train"], **sections["train"]}
     try:
@@ -150,11 +152,13 @@ def _check_label(run: Path, recipe: Recipe, label: dict[str, Any]) -> None:
             f"{run / WEIGHTS} belongs to another model: {run / RECIPE} says {'; '.join(changed[:3])}. Put "
             "the recipe back, or restore both from a copy"
         )
-    if "tokenizer" in label and _digest_of_file(run / TOKENIZER) != label["tokenizer"]:
-        raise BadRun(
-            f"{run / TOKENIZER} is damaged, or not the one that {run / WEIGHTS} was trained with: restore "
-            "both from a copy"
-        )
+    for name, content in contents.items():
+        path = run / name
+        if path.stem in label and digest_of(content) != label[path.stem]:
+            raise BadRun(
+                f"{path} is damaged, or not the one that {run / WEIGHTS} was trained with: restore both from "
+                "a copy"
+            )
 
 
 def _differing(where: str, now: Any, before: Any) -> Iterator[str]:
@@ -166,9 +170,9 @@ def _differing(where: str, now: Any, before: Any) -> Iterator[str]:
         yield f"{where} = {now!r:.60}, but it was trained with {before!r:.60}"
 
 
-def _digest_of_file(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return digest_of(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -180,6 +184,6 @@ def _not_a_run(run: Path, reason: str) -> str:
     if (run / STATE).exists():
         recipe = run / RECIPE if (run / RECIPE).exists() else "RECIPE"
         return f"{problem}: finish it with `qkv train {recipe} --out {run} --resume`"
-    if any((run / name).exists() for name in (*FILES, WEIGHTS)):
+    if any((run / name).exists() for name in (RECIPE, WEIGHTS)):
         return f"{problem}, and cannot be finished, for {STATE} is missing too: copy it from where it came"
     return f"{problem}: train one with `qkv train RECIPE --out {run}`"

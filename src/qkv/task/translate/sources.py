@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from qkv.data import Tokenizer, longest_text
 from qkv.errors import BadData
 from qkv.model.capacity import Limit
-from qkv.task.capacity import TRAINED
+from qkv.task.translate.capacity import TRAINED
 
 Kind = Literal["too long", "unknown"]
 

@@ -9,11 +9,11 @@ from qkv.data import TokenizerPair, clean_pairs, evaluation_batches
 from qkv.decode.search import SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
-from qkv.task.capacity import fitting_pairs
-from qkv.task.pairs import Encoded, Lines, encode
-from qkv.task.recipe import Recipe
-from qkv.task.scoring import scoring_for
-from qkv.task.translation import decode_ids
+from qkv.task.translate.capacity import fitting_pairs
+from qkv.task.translate.pairs import Encoded, Lines, encode
+from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.scoring import scoring_for
+from qkv.task.translate.translation import decode_ids
 
 TRANSLATED = ("bleu", "chrf", "exact")  # scores of translations
 
@@ -22,7 +22,12 @@ class Validator:
     """What is measured on the held-out pairs while training: nll, accuracy, BLEU and exact match."""
 
     def __init__(
-        self, objective: nn.Module, tokens: TokenizerPair, pairs: Lines, recipe: Recipe, report: Progress
+        self,
+        objective: nn.Module,
+        tokens: TokenizerPair,
+        pairs: Lines,
+        recipe: TranslationRecipe,
+        report: Progress,
     ) -> None:
         _check_monitor(recipe)
         self.scoring = scoring_for(recipe, tokens.target, [target for _, target in pairs])
@@ -66,7 +71,7 @@ class Validator:
         return self.scoring.scores(said, references, ter=False)
 
 
-def _check_monitor(recipe: Recipe) -> None:
+def _check_monitor(recipe: TranslationRecipe) -> None:
     if recipe.validation.monitor in TRANSLATED and not recipe.validation.decode:
         raise BadRecipe(
             f"validation.monitor is '{recipe.validation.monitor}', which needs translations, but "
@@ -74,7 +79,7 @@ def _check_monitor(recipe: Recipe) -> None:
         )
 
 
-def _usable(encoded: Encoded, recipe: Recipe, report: Progress) -> list[int]:
+def _usable(encoded: Encoded, recipe: TranslationRecipe, report: Progress) -> list[int]:
     """The numbers of the held-out pairs that can be measured; says which are left out, and why."""
     try:
         kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)

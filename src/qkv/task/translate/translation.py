@@ -11,7 +11,7 @@ from qkv.data import TokenizerPair, decoding_batches
 from qkv.decode.search import Hypothesis, SearchConfig, search
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer
-from qkv.task.recipe import ModelConfig
+from qkv.task.translate.recipe import ModelConfig
 
 
 def build_model(config: ModelConfig, tokens: TokenizerPair) -> nn.Module:

@@ -10,14 +10,14 @@ from qkv.data import TokenizerPair
 from qkv.decode.search import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import explain
-from qkv.task.capacity import source_limit
-from qkv.task.pairs import Lines, test_pairs
-from qkv.task.recipe import Recipe
-from qkv.task.score import Report, Scoring
-from qkv.task.scoring import scoring_for
-from qkv.task.sources import OnProblem, Problem, as_lines, encode_line, lines_of, refuse, warn
-from qkv.task.tracing import example_of, unnormalised
-from qkv.task.translation import decode_ids
+from qkv.task.translate.capacity import source_limit
+from qkv.task.translate.pairs import Lines, test_pairs
+from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.score import Report, Scoring
+from qkv.task.translate.scoring import scoring_for
+from qkv.task.translate.sources import OnProblem, Problem, as_lines, encode_line, lines_of, refuse, warn
+from qkv.task.translate.tracing import example_of, unnormalised
+from qkv.task.translate.translation import decode_ids
 from qkv.trace import Trace
 
 # Sorted by length within this many lines, so that batches pad little and memory stays bounded.
@@ -45,7 +45,7 @@ class Translator:
     gives a LineWarning.  With `strict=True` either raises BadData.  A string is one line everywhere.
     """
 
-    def __init__(self, recipe: Recipe, tokens: TokenizerPair, model: Any) -> None:
+    def __init__(self, recipe: TranslationRecipe, tokens: TokenizerPair, model: Any) -> None:
         self.recipe, self.tokens, self.model = recipe, tokens, model
 
     @overload

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qkv.errors import BadRecipe, did_you_mean
-from qkv.task.script import script_of
+from qkv.task.translate.script import script_of
 
 BUCKETS = {"words": (5, 10, 15, 20, 30), "characters": (10, 20, 30, 40, 60)}
 Lines = Sequence[str]

@@ -9,8 +9,8 @@ from qkv.data import UNK, BatchPlan, Tokenizer, TokenizerPair, clean_pairs, long
 from qkv.data.phrases import PhraseData, Split, generate, split
 from qkv.errors import BadData
 from qkv.progress import Progress
-from qkv.task.capacity import check_capacity
-from qkv.task.recipe import DataConfig, Recipe
+from qkv.task.translate.capacity import check_capacity
+from qkv.task.translate.recipe import DataConfig, TranslationRecipe
 
 Lines = list[tuple[str, str]]
 
@@ -88,7 +88,7 @@ def _visible(line: str) -> str:
     return line if line.strip() else ""
 
 
-def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: Recipe, report: Progress) -> BatchPlan:
+def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress) -> BatchPlan:
     """The training batches; says what had to be left out."""
     encoded = encode(pairs, tokens, recipe.batch.max_length)
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qkv.model.seq2seq import RNNConfig
-from qkv.task.recipe import Recipe
+from qkv.task.translate.recipe import TranslationRecipe
 
 FEW_UPDATES = 2000  # a training with fewer updates seldom learns to translate
 FEW_PAIRS, MANY_PAIRS = 30_000, 100_000
@@ -72,7 +72,9 @@ def measure(pairs: Sequence[tuple[str, str]]) -> DataSize:
     return DataSize(len(pairs), characters, words, len(alphabet))
 
 
-def fill_defaults(recipe: Recipe, size: DataSize, machine: Machine) -> tuple[Recipe, list[Default]]:
+def fill_defaults(
+    recipe: TranslationRecipe, size: DataSize, machine: Machine
+) -> tuple[TranslationRecipe, list[Default]]:
     """The recipe with the keys that it leaves out set for data of this size, and those keys.
 
     A key that the recipe sets is never changed, so the complete recipe of a run comes back as it is.
@@ -95,7 +97,7 @@ def fill_defaults(recipe: Recipe, size: DataSize, machine: Machine) -> tuple[Rec
     return recipe, defaults
 
 
-def take_defaults(recipe: Recipe, complete: Recipe) -> Recipe:
+def take_defaults(recipe: TranslationRecipe, complete: TranslationRecipe) -> TranslationRecipe:
     """The recipe with every key that `fill_defaults` might set, and that it leaves out, as in `complete`."""
     if "model" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"model": complete.model})
@@ -110,20 +112,20 @@ def take_defaults(recipe: Recipe, complete: Recipe) -> Recipe:
     )
 
 
-def is_set(recipe: Recipe, key: str) -> bool:
+def is_set(recipe: TranslationRecipe, key: str) -> bool:
     """Whether the recipe itself sets `section.key`."""
     section, _, name = key.partition(".")
     return section in recipe.model_fields_set and name in getattr(recipe, section).model_fields_set
 
 
-def planned_updates(recipe: Recipe, size: DataSize) -> int:
+def planned_updates(recipe: TranslationRecipe, size: DataSize) -> int:
     """About how many updates the training makes, estimated before the text is tokenised."""
     steps = recipe.train.steps or math.inf
     epochs = recipe.train.epochs or math.inf
     return max(1, round(min(steps, epochs * _updates_per_epoch(recipe, size))))
 
 
-def _vocabulary(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _vocabulary(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if recipe.tokens.kind == "bpe":
         vocab = min(8000, max(1000, 2 * size.alphabet, size.characters // 25_000 * 100))
         reason = "one entry for 250, so that each is seen often, and at least two for a letter"
@@ -132,7 +134,7 @@ def _vocabulary(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[De
         )
 
 
-def _model(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _model(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     pairs = f"{size.pairs:,} pairs"
     few, many = size.pairs < FEW_PAIRS, size.pairs >= MANY_PAIRS
     if isinstance(recipe.model, RNNConfig):
@@ -146,12 +148,12 @@ def _model(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default
     yield Default("model.dropout", 0.2 if few else 0.1, f"{pairs}: less where there is more text")
 
 
-def _feedforward(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _feedforward(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if not isinstance(recipe.model, RNNConfig):
         yield Default("model.feedforward", 2 * recipe.model.width, "twice the width")
 
 
-def _batch(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _batch(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     positions = size.pairs * _positions_per_pair(recipe, size)
     fitting = 2 ** int(math.log2(max(positions / UPDATES_PER_EPOCH, 1)))
     longest = recipe.batch.max_length + 2  # BOS and EOS: a pair of the greatest length must fit
@@ -163,7 +165,7 @@ def _batch(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default
     )
 
 
-def _length(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _length(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if recipe.train.steps is not None:
         return
     updates = _updates_per_epoch(recipe, size)
@@ -172,7 +174,7 @@ def _length(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Defaul
     yield Default("train.epochs", epochs, f"{size.pairs:,} pairs: about {epochs * updates:,} updates")
 
 
-def _rate(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _rate(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     yield Default("train.schedule", "cosine", "the end of the training is known, and the rate is 0 there")
     model = recipe.model
     if isinstance(model, RNNConfig):
@@ -184,12 +186,12 @@ def _rate(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]
     yield Default("train.lr", float(f"{lr:.2g}"), f"{reason}: wider models need a lower rate")
 
 
-def _warmup(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _warmup(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     updates = planned_updates(recipe, size)
     yield Default("train.warmup", min(2000, updates // 10), f"a tenth of about {updates:,} updates")
 
 
-def _validation(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _validation(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     updates = planned_updates(recipe, size)
     # patience and average count validations: whoever sets them knows what an epoch is
     counted = is_set(recipe, "train.patience") or is_set(recipe, "train.average")
@@ -200,7 +202,7 @@ def _validation(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[De
         )
 
 
-def _arithmetic(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _arithmetic(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if machine.bfloat16:
         yield Default("train.precision", "bf16", f"this {machine.device} multiplies bfloat16 in hardware")
     else:
@@ -216,7 +218,7 @@ def _arithmetic(recipe: Recipe, size: DataSize, machine: Machine) -> Iterator[De
         )
 
 
-def _positions_per_pair(recipe: Recipe, size: DataSize) -> float:
+def _positions_per_pair(recipe: TranslationRecipe, size: DataSize) -> float:
     """What a pair takes in a batch, from the usual length of a token: its longer side, BOS and EOS."""
     if recipe.tokens.kind == "word":
         tokens = size.words
@@ -229,12 +231,12 @@ def _positions_per_pair(recipe: Recipe, size: DataSize) -> float:
     return 1.1 * tokens / (2 * size.pairs) + 2
 
 
-def _updates_per_epoch(recipe: Recipe, size: DataSize) -> int:
+def _updates_per_epoch(recipe: TranslationRecipe, size: DataSize) -> int:
     positions = size.pairs * _positions_per_pair(recipe, size)
     return max(1, round(positions / (0.96 * recipe.batch.batch_tokens * recipe.batch.accumulate)))
 
 
-def _with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+def _with_values(recipe: TranslationRecipe, values: Mapping[str, Any]) -> TranslationRecipe:
     """The recipe with these `section.key` values, which count as set from then on."""
     sections: dict[str, dict[str, Any]] = {}
     for key, value in values.items():

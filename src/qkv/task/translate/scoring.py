@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from qkv.data import Tokenizer
 from qkv.data.tokens import NO_BREAK_SPACES
 from qkv.errors import BadRecipe
-from qkv.task.recipe import Recipe
-from qkv.task.score import Scoring, check_tokenize
-from qkv.task.script import Script, script_of
+from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.score import Scoring, check_tokenize
+from qkv.task.translate.script import Script, script_of
 
 AUTO = "auto"
 
 
 def scoring_for(
-    recipe: Recipe, tokenizer: Tokenizer, references: Sequence[str], tokenize: str | None = None
+    recipe: TranslationRecipe, tokenizer: Tokenizer, references: Sequence[str], tokenize: str | None = None
 ) -> Scoring:
     """The scoring of text that this tokenizer writes, against these references.
 

@@ -1,0 +1,141 @@
+"""The task `translate`: from pairs of lines to a model that reads one side and writes the other."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkv.data import BatchPlan, TokenizerPair, longest_text, train_tokenizers
+from qkv.progress import Progress
+from qkv.task.base import Task, Training
+from qkv.task.digests import digest_of_lines
+from qkv.task.translate.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
+from qkv.task.translate.pairs import Splits, batches_of, read_splits
+from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.translation import build_model, start_at_frequencies
+from qkv.task.translate.translator import Translator
+from qkv.task.translate.validator import Validator
+from qkv.train import AttentionTerms, TrainConfig, Translation
+from qkv.train.engine import choose_device, multiplies_bf16
+
+TOKENIZER = "tokenizer.json"
+
+
+class Translate(Task):
+    """Translation, with every kind of sequence-to-sequence model."""
+
+    name = "translate"
+    recipe = TranslationRecipe
+    files = (TOKENIZER,)
+    label_sections = ("model", "tokens", "objective", "train")
+    resume_keys = (
+        *("data.holdout", "data.phrases", "tokens", "batch", "model", "validation.monitor"),
+        *(f"objective.{name}" for name in AttentionTerms.model_fields),
+    )
+
+    def read_data(self, recipe: TranslationRecipe) -> Splits:
+        """The training and held-out pairs."""
+        return read_splits(recipe.data, recipe.train.seed)
+
+    def fingerprint(self, data: Splits) -> dict[str, dict[str, Any]]:
+        """The number and a digest of the lines of both sides of the training and the held-out pairs."""
+        return {
+            f"{split}.{side}": {"lines": len(pairs), "digest": digest_of_lines(pair[i] for pair in pairs)}
+            for split, pairs in data._asdict().items()
+            for i, side in enumerate(("source", "target"))
+        }
+
+    def data_name(self, part: str, recipe: TranslationRecipe) -> str:
+        """What a user calls the lines of this side of a split."""
+        data = recipe.data
+        if data.phrases is not None:
+            return "data.phrases"
+        split, _, side = part.partition(".")
+        is_held_out = split == "valid" and data.valid is None
+        files = data.train if split == "train" or is_held_out else data.valid
+        name = "file" if files is not None and files.file is not None else side
+        return f"data.train.{name}, of which some is held out," if is_held_out else f"data.{split}.{name}"
+
+    def complete(self, recipe: TranslationRecipe, data: Splits, report: Progress) -> TranslationRecipe:
+        """The recipe with its defaults for these pairs, after saying which they are and why."""
+        recipe, defaults = fill_defaults(recipe, measure(data.train), _machine(recipe.train))
+        if defaults:
+            report.say(f"not in the recipe, so chosen for {len(data.train):,} pairs:")
+        width = max((len(default.setting) for default in defaults), default=0)
+        for default in defaults:
+            report.say(f"    {default.setting:<{width}}  {default.reason}")
+        return recipe
+
+    def complete_as(self, recipe: TranslationRecipe, trained: TranslationRecipe) -> TranslationRecipe:
+        """The recipe with the keys that it leaves out as in the recipe of the run to resume."""
+        return take_defaults(recipe, trained)
+
+    def learn_files(self, recipe: TranslationRecipe, data: Splits) -> dict[str, bytes]:
+        """The tokenizers of both sides, learnt from the training pairs."""
+        tokens = train_tokenizers(data.train, recipe.tokens, longest_text(recipe.batch.max_length))
+        return {TOKENIZER: tokens.to_json().encode()}
+
+    def parse_files(self, contents: Mapping[str, bytes], run: Path) -> TokenizerPair:
+        """The tokenizers of both sides."""
+        return TokenizerPair.from_json(contents[TOKENIZER], run / TOKENIZER)
+
+    def build(
+        self, recipe: TranslationRecipe, data: Splits, tokens: TokenizerPair, report: Progress
+    ) -> Training:
+        """Wire the training; reports the number of pairs, parameters and updates."""
+        batches = batches_of(data.train, tokens, recipe, report)
+        torch.manual_seed(recipe.train.seed)
+        model: Any = build_model(recipe.model, tokens)
+        start_at_frequencies(model.output, batches.counts(tokens.target.size))
+        size = sum(p.numel() for p in model.parameters())
+        report.say(
+            f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "
+            f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
+            f"{batches.steps(0):,} updates an epoch"
+        )
+        _warn_of_few_updates(recipe, batches, report)
+        objective = Translation(model, recipe.train.smoothing, recipe.objective)
+        validate = Validator(objective, tokens, data.valid, recipe, report)
+        return Training(objective, batches, validate, recipe.validation.monitor)
+
+    def build_model(self, recipe: TranslationRecipe, tokens: TokenizerPair) -> nn.Module:
+        """The model for the vocabularies of this run."""
+        return build_model(recipe.model, tokens)
+
+    def runner(self, recipe: TranslationRecipe, tokens: TokenizerPair, model: nn.Module) -> Translator:
+        """A translator."""
+        return Translator(recipe, tokens, model)
+
+    def changed_keys(self, old: Any, new: Any) -> Iterator[str]:
+        """The keys that resuming may not change; for a monitored score also those that it depends on."""
+        yield from super().changed_keys(old, new)
+        for name in ("decode", "tokenize") if new.validation.monitor != "nll" else ():
+            if getattr(old.validation, name) != getattr(new.validation, name):
+                yield f"validation.{name}"
+
+    def next_commands(self, run: Path) -> str:
+        """Translate a line, or score the run."""
+        return f"echo '...' | qkv translate {run}    or: qkv evaluate {run}"
+
+
+TRANSLATE = Translate()
+
+
+def _machine(config: TrainConfig) -> Machine:
+    device = choose_device(config.device)
+    return Machine(device, torch.get_num_threads(), multiplies_bf16(device))
+
+
+def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan, report: Progress) -> None:
+    steps, epochs = recipe.train.steps or math.inf, recipe.train.epochs or math.inf
+    in_epochs = epochs * batches.steps(0)
+    updates = min(steps, in_epochs)
+    if updates < FEW_UPDATES and recipe.data.phrases is None:
+        more = "raise train.steps" if steps < in_epochs else "raise train.epochs or lower batch.batch_tokens"
+        report.say(
+            f"this training makes only {updates:,} updates, and translation seldom succeeds with fewer than "
+            f"about {FEW_UPDATES:,}: {more}"
+        )
