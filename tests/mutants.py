@@ -273,14 +273,14 @@ MUTANTS = (
     ),
     Mutant(
         "choices are rewarded for the past",
-        "train/terms.py",
+        "train/objective/terms.py",
         "surplus.flip(1).cumsum(1).flip(1)",
         "surplus.cumsum(1)",
         TERMS,
     ),
     Mutant(
         "the baseline is forgotten",
-        "train/terms.py",
+        "train/objective/terms.py",
         "(log_likelihood - baseline) * real",
         "log_likelihood * real",
         TERMS,

@@ -56,7 +56,7 @@ class Poisoned(ToyBatches):
 def test_accumulated_gradient_is_that_of_one_big_batch(micro):
     batches = ToyBatches(micro)
     updater = updater_of(toy(dtype=torch.float64))
-    updater.fill_gradients(batches, Standing(), batches.tokens(0, 0), Tally())
+    updater.fill_gradients(batches, Standing(), batches.tokens(0, 0), Tally(), "adamw")
     rows = [row for part in range(micro) for row in batches.rows(0, 0, part)]
     whole = toy(dtype=torch.float64)
     loss = whole(collate(rows))
@@ -74,7 +74,7 @@ def test_clips_the_gradient_of_the_whole_update(clip):
         squares = [p.grad.square().sum() for group in optimizer.param_groups for p in group["params"]]
         norms.append(torch.stack(squares).sum().sqrt().item())
 
-    updater.optimizer.optimizer.register_step_pre_hook(look)
+    updater.optimizers["adamw"].optimizer.register_step_pre_hook(look)
     updater.update(ToyBatches(), Standing(), Tally())
     assert updater.norm > 0.02
     assert norms == [pytest.approx(min(updater.norm, clip or math.inf), rel=1e-4)]
@@ -82,7 +82,11 @@ def test_clips_the_gradient_of_the_whole_update(clip):
 
 def test_decays_matrices_only():
     updater = updater_of(toy(), weight_decay=0.1)
-    decay = {p: group["weight_decay"] for group in updater.optimizer.param_groups for p in group["params"]}
+    decay = {
+        p: group["weight_decay"]
+        for group in updater.optimizers["adamw"].param_groups
+        for p in group["params"]
+    }
     assert {name: decay[p] for name, p in updater.module.module.named_parameters()} == {
         "model.embedding.weight": 0.1,
         "model.inner.weight": 0.1,

@@ -13,7 +13,8 @@ from qkv.layer import Attention
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.select import Hard
 from qkv.shapes import Attended, Dims
-from qkv.train import AttentionTerms, Translation, fit, terms
+from qkv.train import AttentionTerms, Objective, Translation, fit
+from qkv.train.objective import terms
 from test_train_toy import ToyBatches, collate, config_of, toy
 
 
@@ -150,7 +151,7 @@ def test_a_temperature_is_annealed_by_the_training(tmp_path: Path) -> None:
     assert layer.core.select.temperature == pytest.approx(0.3**0.9)
 
 
-class ToyWithGumbel(torch.nn.Module):
+class ToyWithGumbel(Objective):
     """The toy objective beside an attention that nobody asks."""
 
     def __init__(self) -> None:

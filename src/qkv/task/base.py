@@ -11,7 +11,7 @@ from torch import nn
 
 from qkv.progress import Progress
 from qkv.strict import Strict
-from qkv.train import Batches, TrainConfig
+from qkv.train import Batches, Objective, TrainConfig
 from qkv.train.config import MAY_CHANGE, changed_keys
 
 EPOCHS = 20  # until `Task.complete` sets them, where a recipe names neither epochs nor steps
@@ -44,7 +44,7 @@ class Training(NamedTuple):
     monitor: the name of the score that decides which weights are best.
     """
 
-    objective: nn.Module
+    objective: Objective
     batches: Batches
     validate: Callable[[], dict[str, float]]
     monitor: str

@@ -2,13 +2,11 @@
 
 from qkv.train.checkpoint import METRICS, STATE, WEIGHTS
 from qkv.train.config import TrainConfig
-from qkv.train.cross_entropy import linear_cross_entropy
 from qkv.train.directory import Directory
 from qkv.train.loop import Result, fit
-from qkv.train.objective import Loss, Translation
+from qkv.train.objective import AttentionTerms, Loss, Objective, Translation, linear_cross_entropy
 from qkv.train.planning import Batches
 from qkv.train.saved import read_state
-from qkv.train.terms import AttentionTerms
 from qkv.train.weights import load_weights, read_label, save_weights
 
 __all__ = [
@@ -19,6 +17,7 @@ __all__ = [
     "Batches",
     "Directory",
     "Loss",
+    "Objective",
     "Result",
     "TrainConfig",
     "Translation",

@@ -32,6 +32,18 @@ class TrainConfig(Strict):
     weight_decay: float = Field(
         default=0.0, ge=0, description="decoupled decay of matrices; vectors are not decayed"
     )
+    no_decay: tuple[str, ...] = Field(
+        default=(), description="names of matrices that are not decayed either, such as '*embedding*'"
+    )
+    eps: float = Field(
+        default=1e-9, gt=0, description="AdamW's epsilon, added to the root of the second mean"
+    )
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="peak learning rates by name, such as {'encoder.*': 1e-4}; others have `lr`"
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(), description="names of parameters that are not trained, such as 'encoder.*'"
+    )
     clip: float | None = Field(
         default=1.0, gt=0, description="largest L2 norm of the gradient per token; null: no clipping"
     )
@@ -80,6 +92,10 @@ MAY_CHANGE = frozenset(
 
 
 def changed_keys(config: TrainConfig, before: dict[str, object]) -> list[str]:
-    """Keys that differ from the configuration of the training to resume, apart from those in `MAY_CHANGE`."""
+    """Keys that differ from the configuration of the training to resume, apart from those in `MAY_CHANGE`.
+
+    A key that was unknown then had its default value.
+    """
     now = config.model_dump(mode="json")
+    before = {**TrainConfig(steps=1).model_dump(mode="json"), **before}
     return sorted(key for key in {*now, *before} - MAY_CHANGE if now.get(key) != before.get(key))

@@ -1,4 +1,4 @@
-"""What updates run on: Lightning Fabric for devices, precision and processes, AdamW, and sums over processes.
+"""What updates run on: Lightning Fabric for devices, precision and processes, and sums over processes.
 
 Gradients are summed by one all-reduce after the last micro-batch, not by DDP's hooks.  The hooks need every
 process to run a forward pass and to use every parameter in it.  The sum needs neither, so a process without
@@ -18,6 +18,8 @@ from torch import nn
 
 from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
+from qkv.train.objective.base import Objective
+from qkv.train.optimizers import freeze
 from qkv.train.ranks import Ranks, launched
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -75,12 +77,15 @@ def _check_device_count(device: str, ranks: Ranks) -> None:
         )
 
 
-def set_up(fabric: Any, objective: nn.Module, config: TrainConfig) -> tuple[Any, Any]:
-    """The objective and its optimizer on the device, in the precision and among the processes of `fabric`."""
+def set_up(fabric: Any, objective: Objective, config: TrainConfig) -> tuple[Any, dict[str, Any]]:
+    """The objective and its optimizers as `fabric` runs them: device, precision, processes."""
+    freeze(objective, config)
+    optimizers = objective.optimizers(config, fabric.device.type)
     with warnings.catch_warnings():
         # torch is renaming the option; the new name still broadcasts once, the old one works in all versions
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
-        return fabric.setup(objective, make_optimizer(objective, config, fabric.device.type))
+        module, *wrapped = fabric.setup(objective, *optimizers.values())
+    return module, dict(zip(optimizers, wrapped, strict=True))
 
 
 @contextmanager
@@ -142,25 +147,6 @@ def reseed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def make_optimizer(objective: nn.Module, config: TrainConfig, device: str) -> torch.optim.AdamW:
-    """AdamW, fused where that works; only matrices are decayed."""
-    named = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
-    groups = [
-        {"params": [p for n, p in named.items() if _is_matrix(n, p)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in named.items() if not _is_matrix(n, p)], "weight_decay": 0.0},
-    ]
-    # the fused step unscales float16 gradients itself, which leaves nothing to clip beforehand
-    fused = device in ("cpu", "cuda") and config.precision != "16"
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-9, fused=fused)
-
-
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it has two or more dimensions; inside an attention's core the first counts heads."""
-    shape = parameter.shape[1:] if ".core." in name else parameter.shape
-    return sum(size > 1 for size in shape) >= 2
-
-
 def sum_over_processes(numbers: torch.Tensor, fabric: Any) -> torch.Tensor:
     """The sums of these numbers over all processes."""
     if fabric.world_size > 1:
@@ -179,6 +165,19 @@ def sum_gradients(parameters: Iterable[nn.Parameter], fabric: Any) -> None:
             gradients = [part.view_as(p) for part, p in zip(parts, group, strict=True)]
         for parameter, gradient in zip(group, gradients, strict=True):
             parameter.grad = gradient
+
+
+def synchronise_buffers(objective: nn.Module, fabric: Any) -> None:
+    """Give the buffers that are saved, such as batch statistics, the values of the first process everywhere.
+
+    The first process has rows in every update.  Copies, unlike means, leave equal values equal to the bit.
+    """
+    if fabric.world_size == 1:
+        return
+    saved = objective.state_dict(keep_vars=True)
+    parameters = {id(parameter) for parameter in objective.parameters()}
+    for buffer in {id(value): value for value in saved.values() if id(value) not in parameters}.values():
+        torch.distributed.broadcast(buffer, src=0)
 
 
 def agree(fabric: Any, flags: list[bool]) -> list[bool]:

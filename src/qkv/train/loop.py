@@ -13,14 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from qkv.errors import QKVError
 from qkv.progress import progress
 from qkv.train import checkpoint, engine, record, saved
 from qkv.train.config import TrainConfig
 from qkv.train.directory import Directory
 from qkv.train.interrupt import Interrupt
+from qkv.train.objective.base import Objective
 from qkv.train.planning import Batches, planned_steps
 from qkv.train.standing import Scores, Standing, monitored
 from qkv.train.update import Updater
@@ -47,7 +46,7 @@ class Result(NamedTuple):
 
 
 def fit(
-    objective: nn.Module,
+    objective: Objective,
     batches: Batches,
     config: TrainConfig,
     *,
@@ -59,11 +58,10 @@ def fit(
 ) -> Result:
     """Train `objective` in place, and leave in `run` what resuming and decoding need.
 
-    objective(batch) gives a `Loss`.  Its `model` (or all of it, where it has none) is what model.safetensors
-    holds: the best weights by `validate()[monitor]`, or the last ones without validation.  The module is left
-    with the last weights.  `validate` is called on the first process only, with the objective on its
-    device, in evaluation mode, without gradients.  Scores named in `LOWER_IS_BETTER` are better when lower,
-    others when higher.
+    `objective.saved_module()` is what model.safetensors holds: the best weights by `validate()[monitor]`, or
+    the last ones without validation.  The module is left with the last weights.  `validate` is called on the
+    first process only, with the objective on its device, in evaluation mode, without gradients.  Scores named
+    in `LOWER_IS_BETTER` are better when lower, others when higher.
 
     Raises BadRun where `run` cannot be written, already holds a training, or cannot be resumed; QKVError
     where the training diverged; KeyboardInterrupt after Ctrl-C or SIGTERM, when everything is saved.
@@ -91,6 +89,7 @@ class _Training:
         self.updater, self.batches, self.validation, self.total = updater, batches, validation, total
         self.config, self.fabric, self.run = updater.config, updater.fabric, validation.run
         self.standing, self.tally = Standing(), record.Tally()
+        self.unit = updater.objective.unit
         self.metrics: record.MetricsFile | None = None
 
     def begin(self, resume: bool) -> None:
@@ -121,7 +120,8 @@ class _Training:
             return None
         state = saved.read_state(path)
         objective, precision = self.validation.objective, self.fabric.strategy.precision.state_dict()
-        saved.check_fit(path, state, self.config, objective, self.updater.optimizer.optimizer, precision)
+        optimizers = {name: wrapped.optimizer for name, wrapped in self.updater.optimizers.items()}
+        saved.check_fit(path, state, self.config, objective, optimizers, precision)
         self.validation.take(state.pop("kept"), state.pop("last"))
         return state
 
@@ -146,7 +146,7 @@ class _Training:
             self.standing.advance(self.batches.steps(self.standing.epoch))
             if self.standing.step % self.config.log_every == 0:
                 self._log()
-            report.update(self.standing.step, f"{self.updater.speed:,.0f} tokens/s")
+            report.update(self.standing.step, f"{self.updater.speed:,.0f} {self.unit}/s")
 
     def close(self) -> None:
         """Close the metrics file."""
@@ -209,7 +209,7 @@ class _Training:
         sums = self._gathered()
         self.tally = record.Tally()
         if self.metrics is not None:
-            means = record.per_token(sums)
+            means = record.means(sums, self.unit)
             self._write("train", {**means, "lr": self.updater.rate, "gradient_norm": self.updater.norm})
 
     def _gathered(self) -> dict[str, record.Number]:
@@ -217,7 +217,8 @@ class _Training:
         sums = self.tally.sums()
         if sums.get("tokens") != sums.get("expected"):
             raise ValueError(
-                f"batches.tokens promised {sums['expected']} tokens, the objective counted {sums['tokens']}"
+                f"batches.tokens promised {sums['expected']} {self.unit}, the objective counted "
+                f"{sums['tokens']}"
             )
         return sums
 

@@ -52,18 +52,18 @@ def gather(tally: Tally, fabric: Any) -> Tally:
     return whole
 
 
-def per_token(sums: dict[str, Number]) -> dict[str, Number]:
-    """Means over tokens of a tally's sums, with perplexity where there is a negative log-likelihood `nll`.
+def means(sums: dict[str, Number], unit: str) -> dict[str, Number]:
+    """Means of a tally's sums over what was counted, with perplexity where there is a log-likelihood `nll`.
 
-    `tokens` is the number of tokens, `seconds` the time they took.
+    `tokens` is the count, `seconds` the time it took; `unit` names what is counted.
     """
     sums = dict(sums)
     tokens, seconds = sums.pop("tokens"), sums.pop("seconds")
     sums.pop("expected", None)
-    means: dict[str, Number] = {name: value / tokens for name, value in sums.items()}
-    if "nll" in means:
-        means["ppl"] = math.exp(min(means["nll"], 700.0))
-    return {**means, "tokens_per_second": tokens / max(seconds, 1e-9)}
+    values: dict[str, Number] = {name: value / tokens for name, value in sums.items()}
+    if "nll" in values:
+        values["ppl"] = math.exp(min(values["nll"], 700.0))
+    return {**values, f"{unit}_per_second": tokens / max(seconds, 1e-9)}
 
 
 def _whole_lines(path: Path) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qkv.errors import BadRun
 from qkv.train.checkpoint import STATE, damaged, load_state
 from qkv.train.config import MAY_CHANGE, TrainConfig, changed_keys
+from qkv.train.objective.base import Objective
 from qkv.train.standing import Standing
 from qkv.train.weights import distinct_tensors
 
@@ -75,11 +76,11 @@ def check_fit(
     run: Path,
     state: Mapping[str, Any],
     config: TrainConfig,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    optimizers: Mapping[str, torch.optim.Optimizer],
     precision: Mapping[str, Any],
 ) -> None:
-    """Raise BadRun where a state is not one of this configuration, objective, optimizer and precision."""
+    """Raise BadRun where a state is not one of this configuration, objective, optimizers and precision."""
     changed = changed_keys(config, state["config"])
     if changed:
         raise BadRun(
@@ -92,19 +93,28 @@ def check_fit(
         raise BadRun(f"{run} was trained with another model: {error}") from None
     try:
         _check_copies(state, objective, config.average)
-        _check_optimizer(state["optimizer"], optimizer, state["standing"]["step"])
+        _check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])
         _check_precision(state["precision"], precision)
     except Misfit as error:
         raise damaged(run / STATE, str(error)) from None
 
 
-def _check_copies(state: Mapping[str, Any], objective: nn.Module, average: int) -> None:
+def _check_copies(state: Mapping[str, Any], objective: Objective, average: int) -> None:
     if len(state["last"]) > average:
         raise Misfit(f"last holds {len(state['last'])} sets of weights, expected at most {average}")
     for number, weights in enumerate(state["last"]):
         _check_group(f"last.{number}", weights, distinct_tensors(objective))
     if state["kept"] is not None:
-        _check_group("kept", state["kept"], distinct_tensors(getattr(objective, "model", objective)))
+        _check_group("kept", state["kept"], distinct_tensors(objective.saved_module()))
+
+
+def _check_optimizers(saved: Any, optimizers: Mapping[str, torch.optim.Optimizer], steps: int) -> None:
+    if len(optimizers) == 1:
+        _check_optimizer(saved, next(iter(optimizers.values())), steps)
+        return
+    _check_keys("optimizer", saved, set(optimizers))
+    for name, optimizer in optimizers.items():
+        _check_optimizer(saved[name], optimizer, steps)
 
 
 def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, steps: int) -> None:

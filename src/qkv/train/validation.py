@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkv.train.checkpoint import WEIGHTS
 from qkv.train.config import TrainConfig
 from qkv.train.directory import Directory
 from qkv.train.interrupt import Interrupt
+from qkv.train.objective.base import Objective
 from qkv.train.standing import LOWER_IS_BETTER, Scores, Standing, is_better, monitored
 from qkv.train.weights import are_finite, mean, restore, snapshot, write_weights
 
@@ -25,7 +26,7 @@ class Validation:
     """
 
     def __init__(
-        self, objective: nn.Module, fabric: Any, run: Directory, validate: Validate | None, monitor: str
+        self, objective: Objective, fabric: Any, run: Directory, validate: Validate | None, monitor: str
     ) -> None:
         self.objective, self.fabric, self.run = objective, fabric, run
         self.validate, self.monitor = validate, monitor
@@ -85,7 +86,7 @@ class Validation:
         """
         if self._is_written:
             return
-        kept = snapshot(self._model) if self.validate is None else self.kept
+        kept = snapshot(self.objective.saved_module()) if self.validate is None else self.kept
         if kept is not None:
             write_weights(kept, self.run.path / WEIGHTS, self.run.label)
         self._is_written = self.validate is not None
@@ -96,10 +97,6 @@ class Validation:
             return standing.kept is None
         return not are_finite(dict(self.objective.named_parameters()))
 
-    @property
-    def _model(self) -> nn.Module:
-        return getattr(self.objective, "model", self.objective)
-
     def _score(self, scores: Scores) -> float:
         score = monitored(scores, self.monitor)
         usable = math.isfinite(score) and are_finite(dict(self.objective.named_parameters()))
@@ -108,7 +105,7 @@ class Validation:
     def _keep(self, standing: Standing, scores: Scores, score: float) -> None:
         standing.kept, standing.scores = score, scores
         if self.fabric.is_global_zero:
-            self.kept, self._is_written = snapshot(self._model), False
+            self.kept, self._is_written = snapshot(self.objective.saved_module()), False
 
     def _scores(self, interrupt: Interrupt) -> Scores | None:
         scores = None

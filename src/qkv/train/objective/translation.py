@@ -1,32 +1,22 @@
-"""Objectives: modules that turn a batch into a loss summed over its tokens."""
+"""The objective of translation: cross-entropy of the target, and terms for the sake of the attention."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
 from qkv.shapes import Attended
-from qkv.train import terms
-from qkv.train.cross_entropy import linear_cross_entropy
-from qkv.train.terms import AttentionTerms
+from qkv.train.objective import terms
+from qkv.train.objective.base import Loss, Objective
+from qkv.train.objective.cross_entropy import linear_cross_entropy
+from qkv.train.objective.terms import AttentionTerms
+
+NO_TERMS = AttentionTerms()
 
 
-class Loss(NamedTuple):
-    """What an objective returns for one batch.
-
-    total: scalar, the differentiable sum over the batch's tokens.
-    count: how many tokens that sum is over.
-    metrics: name -> detached scalar sum over the same tokens; reports divide it by the count.
-    """
-
-    total: Tensor
-    count: int
-    metrics: dict[str, Tensor]
-
-
-class Translation(nn.Module):
+class Translation(Objective):
     """Label-smoothed cross-entropy of the target given the source, by teacher forcing, and attention's terms.
 
     `model(source, source_keep, target_in)` gives hidden states [B,T,M'], and `model.output` is a Linear(M',
@@ -36,7 +26,7 @@ class Translation(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, smoothing: float, attention_terms: AttentionTerms = AttentionTerms()
+        self, model: nn.Module, smoothing: float, attention_terms: AttentionTerms = NO_TERMS
     ) -> None:
         super().__init__()
         self.model, self.smoothing, self.terms = model, smoothing, attention_terms
@@ -105,13 +95,14 @@ class Translation(nn.Module):
                 total = total + terms.reinforce(look.log_prob, reward, queries[name])
         return total
 
-    def follow(self, summed: Callable[[Tensor], Tensor]) -> None:
-        """Let the baseline follow the reward of an update, of all its batches on all processes alike.
+    def saved_module(self) -> nn.Module:
+        """The translation model."""
+        return self.model
 
-        summed: adds up numbers over the processes.
-        """
+    def follow(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Let the baseline follow the reward of an update, of all its batches on all processes alike."""
         if self.samples:
-            reward, count = summed(self.reward)
+            reward, count = sum_over_processes(self.reward)
             now = (reward / count).to(self.baseline)
             before = torch.where(self.baseline.isnan(), now, self.baseline)
             self.baseline.copy_(torch.lerp(now, before, self.terms.baseline_decay))

@@ -1,0 +1,184 @@
+"""Optimizers: several of them with alternating updates, parameter groups, frozen parameters, buffers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qkv.errors import BadRecipe, BadRun
+from qkv.train import Loss, Objective, TrainConfig, fit
+from qkv.train.checkpoint import load_state
+from qkv.train.optimizers import freeze, make_adamw
+from test_train_loop import lines_of
+from test_train_toy import ToyBatches, config_of, toy
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+class TwoNetworks(Objective):
+    """A generator of numbers and a critic that tells them from the batch's, each with its own optimizer."""
+
+    unit = "images"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.generator = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+        self.critic = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def optimizers(self, config: TrainConfig, device: str) -> dict[str, Any]:
+        return {
+            "critic": make_adamw(self.critic, config, device, lr=0.02, betas=(0.0, 0.9)),
+            "generator": make_adamw(self.generator, config, device, lr=0.005, betas=(0.0, 0.9)),
+        }
+
+    def forward(self, batch: Any, name: str) -> Loss:
+        real = batch.target[batch.target_keep][:, None].float()
+        made = self.generator(torch.randn(len(real), 2))
+        if name == "critic":
+            total = (1 - self.critic(real)).relu().sum() + (1 + self.critic(made.detach())).relu().sum()
+        else:
+            total = -self.critic(made).sum()
+        return Loss(total, int((batch.target[:, 1:] != 0).sum()), {f"{name}_loss": total.detach()})
+
+
+class Recorded(TwoNetworks):
+    """Records what each turn changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[str] = []
+
+    def forward(self, batch: Any, name: str) -> Loss:
+        self.turns.append(name)
+        return super().forward(batch, name)
+
+
+def test_each_optimizer_moves_its_own_parameters_by_its_own_loss(tmp_path: Path) -> None:
+    objective = Recorded()
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    fit(objective, ToyBatches(micro=1), config_of(steps=1, warmup=0), run=tmp_path, quiet=True)
+    assert objective.turns == ["critic", "generator"]
+    after = objective.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {"critic.0.weight", "generator.0.weight", "generator.1.running_mean"} <= moved
+
+    expected = TwoNetworks()
+    expected.load_state_dict(before)
+    loss = reference_critic_loss(expected)
+    gradients = torch.autograd.grad(loss, list(expected.critic.parameters()))
+    norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+    step = gradients[0] / norm.clamp_min(1.0)
+    # Adam's first step with betas (0, 0.9) is the rate times the sign of the gradient
+    changed = after["critic.0.weight"] - before["critic.0.weight"]
+    torch.testing.assert_close(changed, -0.02 * step.sign(), rtol=1e-3, atol=1e-5)
+
+
+def reference_critic_loss(objective: TwoNetworks) -> Tensor:
+    from qkv.train.engine import reseed
+
+    reseed(1, 1, 0)
+    batch = ToyBatches(micro=1).window(0, 0, 0, 1)[0]
+    loss = objective(batch, "critic")
+    return loss.total / loss.count
+
+
+def test_alternating_updates_resume_exactly(tmp_path: Path) -> None:
+    whole, parts = TwoNetworks(), TwoNetworks()
+    fit(whole, ToyBatches(), config_of(steps=12), run=tmp_path / "whole", quiet=True)
+    fit(parts, ToyBatches(), config_of(steps=5), run=tmp_path / "parts", quiet=True)
+    resumed = TwoNetworks()
+    fit(resumed, ToyBatches(), config_of(steps=12), run=tmp_path / "parts", resume=True, quiet=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert set(load_state(tmp_path / "parts")["optimizer"]) == {"critic", "generator"}
+
+
+def test_a_state_of_other_optimizers_is_refused(tmp_path: Path) -> None:
+    fit(TwoNetworks(), ToyBatches(), config_of(steps=2), run=tmp_path, quiet=True)
+
+    class OneOptimizer(TwoNetworks):
+        def optimizers(self, config: TrainConfig, device: str) -> dict[str, Any]:
+            return {"all": make_adamw(self, config, device)}
+
+    with pytest.raises(BadRun, match="optimizer lacks param_groups, state"):
+        fit(OneOptimizer(), ToyBatches(), config_of(steps=3), run=tmp_path, resume=True, quiet=True)
+
+
+def test_the_unit_is_named_in_the_metrics(tmp_path: Path) -> None:
+    fit(TwoNetworks(), ToyBatches(), config_of(steps=4), run=tmp_path, quiet=True)
+    line = lines_of(tmp_path, "train")[0]
+    assert line["images_per_second"] > 0
+    assert {"critic_loss", "generator_loss"} <= line.keys()
+    assert "tokens_per_second" not in line
+
+
+def rates_of(optimizer: torch.optim.Optimizer, objective: nn.Module) -> dict[str, tuple[float, float]]:
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def test_groups_have_their_own_rate_and_decay() -> None:
+    config = config_of(weight_decay=0.1, rates={"inner.*": 0.001}, no_decay=("emb*",), eps=1e-6)
+    objective = toy()
+    optimizer = make_adamw(objective, config, "cpu")
+    assert rates_of(optimizer, objective) == {
+        "model.embedding.weight": (0.05, 0.0),
+        "model.inner.weight": (0.001, 0.1),
+        "model.inner.bias": (0.001, 0.0),
+        "model.output.bias": (0.05, 0.0),
+    }
+    assert optimizer.defaults["eps"] == 1e-6
+
+
+def test_frozen_parameters_stay(tmp_path: Path) -> None:
+    objective = toy()
+    before = objective.model.inner.weight.detach().clone()
+    fit(objective, ToyBatches(), config_of(steps=3, freeze=("inner.*",)), run=tmp_path, quiet=True)
+    assert torch.equal(objective.model.inner.weight, before)
+    assert not torch.equal(objective.model.output.bias, toy().model.output.bias)
+
+
+@pytest.mark.parametrize("key", ["freeze", "no_decay"])
+def test_a_pattern_without_match_is_refused(key: str) -> None:
+    with pytest.raises(BadRecipe, match=rf"train.{key} names 'encoder.\*', which matches no parameter"):
+        freeze(toy(), config_of(**{key: ("encoder.*",)}))
+
+
+def test_freezing_everything_is_refused() -> None:
+    with pytest.raises(BadRecipe, match="leaves no parameter to train"):
+        freeze(toy(), config_of(freeze=("*",)))
+
+
+def test_two_processes_share_batch_statistics(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*LAUNCH, __file__, str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert int(first["generator.1.num_batches_tracked"]) > 0
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def main() -> None:
+    """Train the two networks as one of many processes."""
+    run = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    objective = TwoNetworks()
+    # every update has rows for both processes, for batch normalisation needs some
+    fit(objective, ToyBatches(length=1), config_of(steps=6), run=run, quiet=True)
+    torch.save(objective.state_dict(), run / f"rank{os.environ['RANK']}.pt")
+
+
+if __name__ == "__main__":
+    main()
