@@ -174,18 +174,15 @@ class TokenizerPair(NamedTuple):
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise BadRun(
-                f"{path}: damaged, not a JSON file ({error}); copy it again from its source"
-            ) from None
+            raise BadRun(f"{path}: damaged, not a JSON file ({error}); copy it from its source") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise BadRun(f"{path}: not a tokenizer of the format {FORMAT}; a newer qkv may have written it")
         try:
             source = _restored(content["kind"], content["source"])
             return cls(source, source if content["joint"] else _restored(content["kind"], content["target"]))
         except Exception as error:  # tokenizers raises bare Exception for JSON that it does not understand
-            raise BadRun(
-                f"{path}: damaged ({type(error).__name__}: {error}); copy it again from where it came"
-            ) from None
+            reason = f"{type(error).__name__}: {error}"
+            raise BadRun(f"{path}: damaged ({reason}); copy it from its source") from None
 
 
 def _restored(kind: Any, content: Any) -> Tokenizer:

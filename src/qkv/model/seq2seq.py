@@ -180,6 +180,10 @@ class RNNTranslator(nn.Module):
         """Every attention by the name of its weights."""
         return {} if self.decoder.attention is None else {"cross.0": self.decoder.attention}
 
+    def attention_places(self) -> dict[str, Literal["encoder", "decoder", "cross"]]:
+        """Where every attention of `attentions` is."""
+        return dict.fromkeys(self.attentions(), "cross")
+
     def _decode(self, target_in: Tensor, state: DecoderState) -> tuple[Tensor, Attended | None, DecoderState]:
         hidden, looked, state = self.decoder(self.dropout(self.target_words(target_in)), state)
         return self.dropout(hidden), looked, state

@@ -164,6 +164,15 @@ class Transformer(nn.Module):
             named |= {f"decoder.{i}": block.attention, f"cross.{i}": block.cross}
         return named
 
+    def attention_places(self) -> dict[str, Literal["encoder", "decoder", "cross"]]:
+        """Where every attention of `attentions` is."""
+        places: dict[str, Literal["encoder", "decoder", "cross"]] = {
+            f"encoder.{i}": "encoder" for i in range(len(self.encoder))
+        }
+        for i in range(len(self.decoder)):
+            places |= {f"decoder.{i}": "decoder", f"cross.{i}": "cross"}
+        return places
+
     def encoder_weights(self, source: Tokens, keep: Real) -> dict[str, Tensor]:
         """Where the encoder's layers look: "encoder.i" -> [B,H,S,S]."""
         seen = self._encode(source, keep, capture=True)[1]

@@ -1,8 +1,17 @@
 """Objectives: modules that turn a batch into a loss.  One file per objective; terms that they share."""
 
+from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss, Objective
 from qkv.train.objective.cross_entropy import linear_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 from qkv.train.objective.translation import Translation
 
-__all__ = ["AttentionTerms", "Loss", "Objective", "Translation", "linear_cross_entropy"]
+__all__ = [
+    "AttentionObjective",
+    "AttentionTerms",
+    "Loss",
+    "Objective",
+    "Observed",
+    "Translation",
+    "linear_cross_entropy",
+]

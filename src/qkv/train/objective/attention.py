@@ -1,0 +1,119 @@
+"""Objectives that add terms for the sake of the attention: coverage, entropy, REINFORCE with a baseline."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qkv.errors import BadRecipe
+from qkv.shapes import Attended
+from qkv.train.objective import terms
+from qkv.train.objective.base import Objective
+from qkv.train.objective.terms import AttentionTerms
+
+
+class Observed(NamedTuple):
+    """What one attention did in a batch.
+
+    Args:
+        attended: its weights [B,H,T,S] and, where it samples, its log_prob [B,H,T].
+        queries: [B,T], True at real queries.
+        keys: [B,S], True at real keys.
+        is_covering: whether it should attend to every key once: the coverage term applies.
+        is_before_outputs: whether its choices come before every output, as an encoder's do: each is rewarded
+            with the likelihood of the whole sequence.
+    """
+
+    attended: Attended
+    queries: Bool[Tensor, "B T"]
+    keys: Bool[Tensor, "B S"]
+    is_covering: bool = False
+    is_before_outputs: bool = False
+
+
+class AttentionObjective(Objective):
+    """Base class of objectives with attention terms.
+
+    `forward` passes what every attention did to `attention_loss`, where `needs_weights` is True.
+    """
+
+    baseline: Tensor
+    reward: Tensor
+
+    def __init__(self, attention_terms: AttentionTerms, attentions: Iterable[Any]) -> None:
+        """Choose the terms.
+
+        Args:
+            attention_terms: how much each term weighs.
+            attentions: the attention layers of the model.
+
+        Raises:
+            BadRecipe: a term has a weight, but there is no attention.
+        """
+        super().__init__()
+        self.terms = attention_terms
+        layers = list(attentions)
+        has_terms = attention_terms.coverage > 0 or attention_terms.entropy > 0
+        if has_terms and not layers:
+            raise BadRecipe(
+                "objective.coverage and objective.entropy need an attention, and the model has none"
+            )
+        self.samples = any(getattr(layer.spec.select, "estimator", None) == "reinforce" for layer in layers)
+        self.needs_weights = bool(layers) and (self.samples or has_terms)
+        if self.samples:
+            self.register_buffer("baseline", torch.tensor(torch.nan))
+            self.register_buffer("reward", torch.zeros(2, dtype=torch.float64), persistent=False)
+
+    def attention_loss(
+        self,
+        observed: Mapping[str, Observed],
+        log_likelihood: Float[Tensor, "B T"],
+        real: Bool[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """What is added to the loss, summed over the batch, and the terms by name, unweighted.
+
+        Args:
+            observed: name -> what that attention did; at least one.
+            log_likelihood: of every output, 0 where it is not real.
+            real: True at real outputs.
+        """
+        total, metrics = log_likelihood.new_zeros(()), {}
+        if self.terms.coverage:
+            covered = [
+                terms.coverage(each.attended.weights, each.queries, each.keys)
+                for each in observed.values()
+                if each.is_covering and each.attended.weights is not None
+            ]
+            metrics["coverage"] = torch.stack(covered).mean()
+            total = total + self.terms.coverage * metrics["coverage"]
+        pairs = [terms.entropy(each.attended, each.queries) for each in observed.values()]
+        surrogate, metrics["entropy"] = (torch.stack(values).mean() for values in zip(*pairs, strict=True))
+        total = total - self.terms.entropy * surrogate
+        if self.samples:
+            metrics["reinforce"] = self._reinforce(observed, log_likelihood, real)
+            total = total + self.terms.reinforce * metrics["reinforce"]
+        return total, {name: value.detach() for name, value in metrics.items()}
+
+    def _reinforce(
+        self, observed: Mapping[str, Observed], log_likelihood: Tensor, real: Tensor
+    ) -> Float[Tensor, ""]:
+        self.reward += torch.stack([log_likelihood.sum(), real.sum()]).detach()
+        reward_to_come = terms.reward_to_come(log_likelihood, real, self.baseline.nan_to_num(0))
+        total = log_likelihood.new_zeros(())
+        for each in observed.values():
+            if each.attended.log_prob is not None:
+                of_sequence = reward_to_come[:, :1].expand(each.queries.shape)
+                reward = of_sequence if each.is_before_outputs else reward_to_come
+                total = total + terms.reinforce(each.attended.log_prob, reward, each.queries)
+        return total
+
+    def follow(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Move the baseline towards the mean reward of an update, over all its batches and processes."""
+        if self.samples:
+            reward, count = sum_over_processes(self.reward)
+            mean = (reward / count).to(self.baseline)
+            before = torch.where(self.baseline.isnan(), mean, self.baseline)
+            self.baseline.copy_(torch.lerp(mean, before, self.terms.baseline_decay))
+            self.reward.zero_()
