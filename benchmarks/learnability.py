@@ -205,7 +205,6 @@ def train(objective: Translation, budget: Budget, updates: int | None) -> None:
         precision="32",
         device="cpu",
         seed=SEED,
-        smoothing=0.0,
     )
     with tempfile.TemporaryDirectory() as run:
         fit(objective, Reversals(steps), config, run=Path(run), quiet=True)

@@ -188,3 +188,14 @@ def test_an_unknown_task_names_the_known_ones() -> None:
         parse_recipe({"task": "tranlsate"}, "my.yaml")
     with pytest.raises(BadRecipe, match=r"unknown task: \['translate'\]. .*Known: translate"):
         parse_recipe({"task": ["translate"]}, "my.yaml")
+
+
+def test_smoothing_moved_to_the_objective() -> None:
+    data = {"phrases": {}}
+    old = parse_recipe({"data": data, "train": {"steps": 5, "smoothing": 0.2}}, "my.yaml")
+    new = parse_recipe({"data": data, "train": {"steps": 5}, "objective": {"smoothing": 0.2}}, "my.yaml")
+    assert old == new
+    assert old.objective.smoothing == 0.2
+    both = {"data": data, "train": {"smoothing": 0.2}, "objective": {"smoothing": 0.1}}
+    with pytest.raises(BadRecipe, match=r"both train\.smoothing and objective\.smoothing are set"):
+        parse_recipe(both, "my.yaml")

@@ -47,9 +47,6 @@ class TrainConfig(Strict):
     clip: float | None = Field(
         default=1.0, gt=0, description="largest L2 norm of the gradient per token; null: no clipping"
     )
-    smoothing: float = Field(
-        default=0.1, ge=0, lt=1, description="label smoothing: this much is spread over all classes"
-    )
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_as_text)] = Field(
         default="auto",
         description="number format of matrix products; auto: bf16 where the device is good at it, else 32",
@@ -89,6 +86,7 @@ class TrainConfig(Strict):
 MAY_CHANGE = frozenset(
     {"steps", "epochs", "patience", "save_every_seconds", "log_every", "device", "threads"}
 )
+MOVED = frozenset({"smoothing"})  # keys of version 0.1 that are now in another section of the recipe
 
 
 def changed_keys(config: TrainConfig, before: dict[str, object]) -> list[str]:
@@ -98,4 +96,4 @@ def changed_keys(config: TrainConfig, before: dict[str, object]) -> list[str]:
     """
     now = config.model_dump(mode="json")
     before = {**TrainConfig(steps=1).model_dump(mode="json"), **before}
-    return sorted(key for key in {*now, *before} - MAY_CHANGE if now.get(key) != before.get(key))
+    return sorted(key for key in {*now, *before} - MAY_CHANGE - MOVED if now.get(key) != before.get(key))

@@ -1,6 +1,6 @@
 """The recipe of a translator."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -63,6 +63,14 @@ class ValidationConfig(Strict):
     )
 
 
+class ObjectiveConfig(AttentionTerms):
+    """What is minimised: cross-entropy with label smoothing, and terms for the sake of the attention."""
+
+    smoothing: float = Field(
+        default=0.1, ge=0, lt=1, description="label smoothing: this much is spread over all classes"
+    )
+
+
 class TranslationRecipe(Recipe):
     """Everything that training a translator needs.  Every key has a default but `data`.
 
@@ -75,6 +83,21 @@ class TranslationRecipe(Recipe):
     batch: BatchConfig = BatchConfig()
     model: ModelConfig = TransformerConfig()
     train: TrainConfig = TrainConfig(epochs=EPOCHS)
-    objective: AttentionTerms = AttentionTerms()
+    objective: ObjectiveConfig = ObjectiveConfig()
     validation: ValidationConfig = ValidationConfig()
     decode: SearchConfig = SearchConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved_smoothing(cls, raw: Any) -> Any:
+        """Accept `train.smoothing`, where recipes and runs of version 0.1 have `objective.smoothing`."""
+        train = raw.get("train") if isinstance(raw, dict) else None
+        if not isinstance(train, dict) or "smoothing" not in train:
+            return raw
+        objective = raw.get("objective") or {}
+        if not isinstance(objective, dict):
+            return raw
+        if "smoothing" in objective:
+            raise ValueError("both train.smoothing and objective.smoothing are set: keep objective.smoothing")
+        kept = {key: value for key, value in train.items() if key != "smoothing"}
+        return {**raw, "train": kept, "objective": {**objective, "smoothing": train["smoothing"]}}

@@ -14,11 +14,11 @@ from qkv.task.base import Task, Training
 from qkv.task.digests import digest_of_lines
 from qkv.task.translate.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
 from qkv.task.translate.pairs import Splits, batches_of, read_splits
-from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
 from qkv.task.translate.translation import build_model, start_at_frequencies
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
-from qkv.train import AttentionTerms, TrainConfig, Translation
+from qkv.train import TrainConfig, Translation
 from qkv.train.engine import choose_device, multiplies_bf16
 
 TOKENIZER = "tokenizer.json"
@@ -33,7 +33,7 @@ class Translate(Task):
     label_sections = ("model", "tokens", "objective", "train")
     resume_keys = (
         *("data.holdout", "data.phrases", "tokens", "batch", "model", "validation.monitor"),
-        *(f"objective.{name}" for name in AttentionTerms.model_fields),
+        *(f"objective.{name}" for name in ObjectiveConfig.model_fields),
     )
 
     def read_data(self, recipe: TranslationRecipe) -> Splits:
@@ -97,7 +97,7 @@ class Translate(Task):
             f"{batches.steps(0):,} updates an epoch"
         )
         _warn_of_few_updates(recipe, batches, report)
-        objective = Translation(model, recipe.train.smoothing, recipe.objective)
+        objective = Translation(model, recipe.objective.smoothing, recipe.objective)
         validate = Validator(objective, tokens, data.valid, recipe, report)
         return Training(objective, batches, validate, recipe.validation.monitor)
 
