@@ -15,6 +15,7 @@ from qkv.layer import Attention
 from qkv.part import Part
 from qkv.requirements import Unmet
 from qkv.score import Additive
+from qkv.torch_internals import missing_names
 
 # float32 has 24 bits; the sums and the division of a short sequence lose a few of them.
 LARGEST_ERROR = 1e-4
@@ -40,6 +41,7 @@ class Health:
     """All that `qkv doctor` tells.
 
     native: as `native.about()`.  triton: its version, or "".
+    native_declined: why it is not used although it may be built, or "".
     unmet: the requirements that are missing or too old; None where qkv was imported without an installation.
     extras: the same for every optional extra.
     """
@@ -48,6 +50,7 @@ class Health:
     omp: str
     native: dict[str, str | bool]
     triton: str
+    native_declined: str
     unmet: list[Unmet] | None
     extras: dict[str, list[Unmet]]
     checks: list[Check]
@@ -72,6 +75,7 @@ def examine() -> Health:
         omp=os.environ.get("OMP_NUM_THREADS", ""),
         native=native.about(),
         triton=_version("triton"),
+        native_declined=missing_names(),
         unmet=requirements.unmet() if requirements.is_installed() else None,
         extras={name: requirements.unmet(name) for name in requirements.extras()},
         checks=[_checked(part) for part in (*(kernel() for kernel in KERNELS.values()), Additive())],
@@ -87,7 +91,7 @@ def lines_of(found: Health) -> Iterator[str]:
         ("CPU", f"{machine.cpu}; {_threads(found)}"),
         ("memory", f"{machine.memory / GIB:.1f} GiB, {machine.free / GIB:.1f} GiB free"),
         ("GPU", machine.gpu or "none that torch can use"),
-        ("native", _native(found.native)),
+        ("native", _native(found)),
         ("Triton", _triton(found)),
     ):
         yield f"{name:<10}{told}"
@@ -112,12 +116,15 @@ def _threads(found: Health) -> str:
     return f"{cores}, torch uses {machine.threads} thread{'s' * (machine.threads > 1)}; {omp}"
 
 
-def _native(about: dict[str, str | bool]) -> str:
+def _native(found: Health) -> str:
+    about = found.native
     if not about["built"]:
         rebuild = requirements.rebuild_command() or "install qkv again from its source"
         lost = "feature maps and additive scores run through torch"
         return f"not built: {lost}. With a C++17 compiler this builds it: {rebuild}"
     told = f"built, {about['instruction set']}, {about['compiler']}"
+    if found.native_declined:
+        return f"{told}: not used, because {found.native_declined}"
     return f"{told}: takes feature-map kernels and additive scores on the CPU"
 
 
@@ -146,7 +153,7 @@ def _checked(part: Part) -> Check:
     layer = Attention(32, heads=2, **chosen, causal=True).eval()
     x = torch.randn(2, POSITIONS, 32)
     torch.set_rng_state(rng_state)
-    engine = native.available() and (part.axis == "score" or not layer.spec.kernel.forms_weights)
+    engine = not native.why_not(x) and (part.axis == "score" or not layer.spec.kernel.forms_weights)
     out = layer(x)
     expected = layer.double().attend(x.double()).out
     error = (out - expected).abs().max() / expected.abs().max()
