@@ -20,7 +20,7 @@ for path in sys.argv[1:]:
 
 import qkv
 from qkv import torch_internals
-from qkv.bench import health
+from qkv import doctor
 from qkv.kernel import native
 
 assert torch_internals.MISSING == sys.argv[1:], torch_internals.MISSING
@@ -35,8 +35,8 @@ for options in ({}, {"score": "additive"}, {"kernel": "rfa"}, {"kernel": "favor"
             torch.testing.assert_close(out, whole[:, t], rtol=1e-4, atol=1e-5)
     layer(x.requires_grad_()).sum().backward()
     torch.testing.assert_close(layer.double()(x.double()).float(), whole, rtol=1e-4, atol=1e-5)
-found = health.examine()
-print(next(line for line in health.lines_of(found) if line.startswith("native")))
+found = doctor.examine()
+print(next(line for line in doctor.report_lines(found) if line.startswith("native")))
 print({check.route for check in found.checks}, found.healthy)
 """
 NAMES = (
