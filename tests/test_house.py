@@ -1,5 +1,6 @@
 """The house rules that no linter knows."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ def test_files_stay_short_and_say_what_they_are(file: Path) -> None:
     assert "from __future__ import annotations" not in text
     assert file.stem not in ("utils", "helpers", "common", "misc")
     assert not text or text.startswith('"""')
+
+
+def test_pytest_collects_nothing_that_a_test_imports() -> None:
+    """pytest takes every function `test…` and class `Test…` in a test file for a test, imported ones too."""
+    definitions = (node for file in FILES for node in ast.walk(ast.parse(file.read_text())))
+    names = [node.name for node in definitions if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert not [name for name in names if name.startswith(("test", "Test"))]
 
 
 def test_the_files_were_found() -> None:

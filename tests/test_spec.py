@@ -1,5 +1,7 @@
 """AttentionSpec: a frozen value that is checked when it is made, and read from what people write."""
 
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, replace
 from functools import partial
 from types import MappingProxyType
@@ -146,3 +148,17 @@ def test_a_part_that_is_not_one_is_refused(make: Any, options: Any, error: Any, 
 def test_a_gate_by_name_is_refused_by_torchs_layer_in_its_own_words() -> None:
     with pytest.raises(IncompatibleParts, match="torch's layer has no weights"):
         qkv.MultiheadAttention(8, 2, kernel={"name": "rfa", "gate": True})
+
+
+def test_a_spec_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, checks = AttentionSpec(8, 2, kernel="rfa"), []
+    monkeypatch.setattr(AttentionSpec, "__post_init__", lambda self: checks.append(self))
+    layer = spec.build()
+    assert layer.spec is spec
+    assert not checks
+
+
+def test_a_spec_alone_builds_its_layer() -> None:
+    program = "from qkv.spec import AttentionSpec; print(type(AttentionSpec(8, 2).build()).__name__)"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout == "Attention\n"

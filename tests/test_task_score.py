@@ -98,7 +98,7 @@ def test_the_examples_of_the_demo_are_judged_the_same_way(
     translator: Translator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
 ) -> None:
     pairs = [("one two", "un  deux "), ("three", "trois ")]
-    monkeypatch.setattr(demo, "test_pairs", lambda data: pairs)
+    monkeypatch.setattr(demo, "read_test_pairs", lambda data: pairs)
     demo._show_examples(translator, tmp_path / "t.npz", tmp_path / "t.png")
     assert "✗" not in capsys.readouterr().out
 

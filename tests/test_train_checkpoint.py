@@ -3,6 +3,9 @@
 import errno
 import os
 import resource
+import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +15,7 @@ from torch.testing import assert_close
 
 from qkv.errors import BadRun
 from qkv.train import load_weights, save_weights
-from qkv.train.checkpoint import STATE, load_state, save_state, write_atomically
+from qkv.train.checkpoint import STATE, load_state, remove_drafts, save_state, staged, write_atomically
 from qkv.train.weights import mean, restore, shared_names, snapshot
 from test_train_toy import ToyModel
 
@@ -78,6 +81,33 @@ def test_interrupted_write_leaves_no_litter(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "x", interrupted)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_write_leaves_nothing_after_the_next_one(tmp_path):
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from qkv.train.checkpoint import write_atomically\n"
+        "write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, tmp_path / "x"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1
+    (tmp_path / ".x.tmp").touch()
+    remove_drafts(tmp_path, ["x"])
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_are_staged_until_the_block_ends(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path, {"a": b"new", "b": b"new"}):
+        raise KeyboardInterrupt
+    assert [(tmp_path / name).read_bytes() for name in os.listdir(tmp_path)] == [b"old"]
+    with staged(tmp_path, {"a": b"new", "b": b"new"}):
+        assert (tmp_path / "a").read_bytes() == b"old"
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == {
+        "a": b"new",
+        "b": b"new",
+    }
 
 
 def test_no_state_says_how_to_start(tmp_path):

@@ -7,6 +7,8 @@ Names are imported when they are first used, so that the command line starts at 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qkv import layer_builder
+
 if TYPE_CHECKING:
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
@@ -81,3 +83,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *_HOMES]
+
+
+def _build_layer(spec: Any) -> Any:
+    return __getattr__("Attention").from_spec(spec)
+
+
+layer_builder.build_layer = _build_layer

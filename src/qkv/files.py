@@ -3,8 +3,6 @@
 import errno
 import io
 import os
-import re
-import secrets
 import shutil
 import socket
 import stat
@@ -14,15 +12,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from qkv.drafts import open_draft
 from qkv.errors import BadData
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where temporary files of dead processes stay
-    fcntl = None
-
-_DRAFT = re.compile(r"\..*\.([0-9]+)-[0-9a-f]{8}\.qkv-tmp", re.S)
-_NAME_PART = 50  # characters of the target's name in that of its draft: names have at most 255 bytes
 _MOST_LINKS = 40
 
 
@@ -55,9 +47,8 @@ def check_output(path: str | Path) -> None:
     if status is None or stat.S_ISREG(status.st_mode):
         target = Path(os.path.realpath(place))
         if status is None or _is_replaceable(target, status):
-            handle, draft = _create_draft(target, 0o600)
-            os.close(handle)
-            draft.unlink()
+            with open_draft(target, 0o600):
+                pass
 
 
 @contextmanager
@@ -157,30 +148,13 @@ def _rewritten(target: Path) -> Iterator[Any]:
 
 @contextmanager
 def _replaced(target: Path, status: os.stat_result | None) -> Iterator[BinaryIO]:
-    _remove_abandoned(target.parent)
-    handle, draft = _create_draft(target, 0o666 if status is None else 0o600)
-    try:
-        with open(handle, "wb") as file:
-            yield file
-            file.flush()
-            if status is not None:
-                _copy_attributes(target, file.fileno(), status)
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _create_draft(target: Path, mode: int) -> tuple[int, Path]:
-    """A new locked file beside the target; the lock tells others that its process lives."""
-    name = f".{target.name[:_NAME_PART]}.{os.getpid()}-{secrets.token_hex(4)}.qkv-tmp"
-    draft = target.parent / name
-    handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-    if fcntl is not None:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return handle, draft
+    with open_draft(target, 0o666 if status is None else 0o600) as draft:
+        yield draft.file
+        if status is not None:
+            draft.file.flush()
+            _copy_attributes(target, draft.file.fileno(), status)
+        draft.sync()
+        draft.move()
 
 
 def _copy_attributes(source: Path, handle: int, status: os.stat_result) -> None:
@@ -191,39 +165,3 @@ def _copy_attributes(source: Path, handle: int, status: os.stat_result) -> None:
         with suppress(OSError):  # attributes of the system, which only it may set
             os.setxattr(handle, name, os.getxattr(source, name))
     os.fchmod(handle, stat.S_IMODE(status.st_mode))
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove drafts of processes that were killed."""
-    if fcntl is None:
-        return
-    with suppress(OSError):
-        for name in os.listdir(folder):
-            match = _DRAFT.fullmatch(name)
-            if match and not _is_running(int(match[1][:18])) and _is_unlocked(folder / name):
-                (folder / name).unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _is_unlocked(draft: Path) -> bool:
-    assert fcntl is not None
-    try:
-        handle = os.open(draft, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True

@@ -61,24 +61,17 @@ class Attention(nn.Module):
         bias: bool = True,
         project: bool = True,
     ) -> None:
-        super().__init__()
         places = {"causal": causal, "d_memory": d_memory, "kv_heads": kv_heads}
         layer = {"dropout": dropout, "bias": bias, "project": project}
         parts = {"score": score, "scope": scope, "select": select, "kernel": kernel}
-        self.spec = AttentionSpec(d_model, heads, **parts, **places, **layer)
-        self.dims = self.spec.dims
-        if project:
-            self._make_projections()
-        if self.spec.gated:
-            self.to_gate = nn.Linear(d_memory or d_model, heads)
-            _initialise_gate(self.to_gate)
-        self.core = self.spec.kernel.build_core(self.dims, self.spec.choice)
+        self._build(AttentionSpec(d_model, heads, **parts, **places, **layer))
 
     @classmethod
     def from_spec(cls, spec: AttentionSpec) -> "Attention":
-        """The layer of a spec."""
-        rest = {name: getattr(spec, name) for name in spec.__dataclass_fields__ if name != "d_model"}
-        return cls(spec.width, **rest)
+        """The layer of a spec, which is not checked again; the `__init__` of a subclass is not called."""
+        layer = cls.__new__(cls)
+        layer._build(spec)
+        return layer
 
     def forward(
         self,
@@ -199,6 +192,16 @@ class Attention(nn.Module):
         if self.spec.gated:
             _initialise_gate(self.to_gate)
         reset_children(self.core)
+
+    def _build(self, spec: AttentionSpec) -> None:
+        super().__init__()
+        self.spec, self.dims = spec, spec.dims
+        if spec.project:
+            self._make_projections()
+        if spec.gated:
+            self.to_gate = nn.Linear(spec.d_memory or spec.width, self.dims.heads)
+            _initialise_gate(self.to_gate)
+        self.core = spec.kernel.build_core(self.dims, spec.choice)
 
     def _make_projections(self) -> None:
         spec, dims = self.spec, self.dims

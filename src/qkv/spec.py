@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from qkv import part, rules
+from qkv import layer_builder, part, rules
 from qkv.errors import BadRecipe, BadShape, UnknownName, did_you_mean
 from qkv.kernel import Softmax
 from qkv.part import Part
@@ -120,10 +120,8 @@ class AttentionSpec:
         return cls(**told)
 
     def build(self) -> Any:
-        """The `Attention` layer of this spec."""
-        from qkv.layer import Attention
-
-        return Attention.from_spec(self)
+        """The `Attention` layer of this spec.  Raises BadShape where d_model was left open."""
+        return layer_builder.build_layer(self)
 
     def _check_numbers(self) -> None:
         for name in ("d_model", "heads", "d_memory", "kv_heads"):

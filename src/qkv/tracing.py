@@ -1,13 +1,24 @@
-"""What tracers, function transforms and fake tensors forbid: reading values, and choosing by one size a route
-that other sizes cannot take.
+"""What watches or records a call: autograd, tracers, function transforms, fake tensors.
+
+While any of them is active, Python may not read values, choose a route by one size that other sizes cannot
+take, or compute outside torch's dispatcher.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from qkv.torch_internals import (
+    MISSING,
+    assert_later,
+    is_batched_or_differentiated_twice,
+    is_dispatch_mode_active,
+    is_forward_mode_active,
+    is_function_transform_active,
+)
 
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none: there it is always False
 
@@ -16,7 +27,37 @@ def can_read(x: Tensor) -> bool:
     """Whether Python may branch on the values of x: it has some, and no program is being recorded."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return False
-    return not (x.is_meta or peek_interpreter_stack() is not None or is_in_torch_dispatch_mode())
+    return not (x.is_meta or is_function_transform_active() or is_dispatch_mode_active())
+
+
+def can_bypass_dispatcher(tensors: Iterable[Any]) -> bool:
+    """Whether these may be computed on outside torch's dispatcher: nothing records or differentiates it.
+
+    The memory of a view that negates does not hold its numbers, so such a view may not.
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if traced or MISSING or is_transformed() or is_dispatch_mode_active():
+        return False
+    return all(x is None or (type(x) is Tensor and not x.requires_grad and not x.is_neg()) for x in tensors)
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode derivatives are active.
+
+    Operators without rules for them, and hooks of saved tensors, cannot be used then.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return is_function_transform_active() or is_forward_mode_active()
+
+
+def needs_plain_operators() -> bool:
+    """Whether calls are batched or differentiated forwards or twice: torch's fused attention has no rules
+    for these.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return is_forward_mode_active() or is_batched_or_differentiated_twice()
 
 
 def require(condition: Tensor, error: type[Exception], message: str) -> None:
@@ -28,8 +69,8 @@ def require(condition: Tensor, error: type[Exception], message: str) -> None:
     if can_read(condition):
         if not bool(condition.all()):
             raise error(message)
-    elif torch.compiler.is_compiling() or (peek_interpreter_stack() is None and not condition.is_meta):
-        torch._assert_async(condition.all(), message)  # pyright: ignore[reportPrivateImportUsage]
+    elif torch.compiler.is_compiling() or not (is_function_transform_active() or condition.is_meta):
+        assert_later(condition.all(), message)
 
 
 def is_recording(size: int | torch.SymInt | Tensor) -> bool:

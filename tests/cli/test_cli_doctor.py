@@ -8,8 +8,7 @@ import pytest
 
 import qkv
 import tiny
-from qkv import requirements
-from qkv.bench import health
+from qkv import doctor, requirements
 from qkv.kernel import native
 from qkv.requirements import Unmet
 
@@ -50,25 +49,27 @@ def test_a_wrong_result_is_noticed(
 
 
 def test_a_result_that_is_no_number_is_wrong() -> None:
-    assert not health.Check("rfa", "torch", float("nan")).ok
-    assert health.Check("rfa", "torch", 1e-7).ok
+    assert not doctor.Check("rfa", "torch", float("nan")).ok
+    assert doctor.Check("rfa", "torch", 1e-7).ok
 
 
 def test_a_missing_engine_is_reported_with_the_command_that_builds_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(requirements, "rebuild_command", lambda: "python -m pip install --no-deps SOURCE")
-    found = replace(health.examine(), native={"built": False, "instruction set": "", "compiler": ""})
-    (line,) = (line for line in health.lines_of(found) if line.startswith("native"))
+    found = replace(doctor.examine(), native={"built": False, "instruction set": "", "compiler": ""})
+    (line,) = (line for line in doctor.report_lines(found) if line.startswith("native"))
     assert "not built" in line
     assert line.endswith("this builds it: python -m pip install --no-deps SOURCE")
 
 
 def test_missing_and_old_packages_come_with_their_command() -> None:
     lacking = [Unmet("numpy>=1.26", "1.20"), Unmet("rich>=13.9", "")]
-    found = replace(health.examine(), unmet=lacking, extras={"plot": [], "hf": lacking[1:]})
+    found = replace(doctor.examine(), unmet=lacking, extras={"plot": [], "hf": lacking[1:]})
     lines = [
-        line for line in health.lines_of(found) if line.split()[-1].strip("'") in ("present", "rich>=13.9")
+        line
+        for line in doctor.report_lines(found)
+        if line.split()[-1].strip("'") in ("present", "rich>=13.9")
     ]
     python = f"{sys.executable} -m pip install"
     assert lines == [
@@ -108,15 +109,15 @@ def test_a_required_package_that_is_missing_ends_it_at_once(
     ],
 )
 def test_what_triton_means(triton: str, gpu: str, said: str) -> None:
-    usual = health.examine()
+    usual = doctor.examine()
     machine = replace(usual.machine, gpu=gpu)
     found = replace(usual, triton=triton, machine=machine)
-    assert f"Triton    {said}" in list(health.lines_of(found))
+    assert f"Triton    {said}" in list(doctor.report_lines(found))
 
 
 def test_looking_changes_no_random_numbers() -> None:
     import torch
 
     before = torch.get_rng_state()
-    health.examine()
+    doctor.examine()
     assert torch.equal(torch.get_rng_state(), before)

@@ -21,13 +21,13 @@ def doctor(
         print(f"packages  {remedy(lacking)}")
         raise typer.Exit(1)
 
-    from qkv.bench.health import examine, lines_of
+    from qkv.doctor import examine, report_lines
 
-    found = examine()
+    health = examine()
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(health.to_dict(), indent=2))
     else:
-        for line in lines_of(found):
+        for line in report_lines(health):
             print(line)
-    if not found.healthy:
+    if not health.healthy:
         raise typer.Exit(1)

@@ -10,7 +10,6 @@ from qkv.errors import BadData
 from qkv.progress import progress
 from qkv.task.files import check_writable, write_text
 from qkv.task.runs import load
-from qkv.task.translate.pairs import test_pairs
 from qkv.task.translate.score import Report
 
 SHOWN = 10
@@ -40,7 +39,7 @@ def evaluate_run(  # noqa: PLR0913 -- one for each option
     if source and target:
         pairs = read_pairs(ParallelData(source=str(source), target=str(target)))
     else:
-        pairs = test_pairs(translator.recipe.data)
+        pairs = read_test_pairs(translator.recipe.data)
     with progress("evaluate", len(pairs), quiet=quiet) as bar:
         problems = Problems(bar, strict)
         report = translator.evaluate(

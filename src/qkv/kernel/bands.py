@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.kernel.pages import empty
-from qkv.kernel.seen import seen_by_none
 from qkv.places import Places
 from qkv.shapes import Keep
-from qkv.tracing import always
+from qkv.tracing import always, can_bypass_dispatcher
 
 Whole = Float[Tensor, "B H N D"]
 Blocks = Float[Tensor, "Bn H C D"]
@@ -77,7 +76,7 @@ def bands(at: Places, keep: Keep | None, left: int, right: int, in_line: bool) -
 
 def attended(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Whole:
     """out [B,H,T,E], where attend(q, k, v, allow) gives that of blocks of queries and their keys."""
-    if band.first is None or not seen_by_none((q, k, v)) or q.device.type != "cpu":
+    if band.first is None or not can_bypass_dispatcher((q, k, v)) or q.device.type != "cpu":
         return _at_once(attend, q, k, v, band)
     batch, heads, queries = q.shape[:3]
     out: Any = None

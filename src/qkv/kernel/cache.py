@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from qkv.state import Shared
-from qkv.tracing import can_read
-from qkv.transforms import transformed
+from qkv.tracing import can_read, is_transformed
 
 # Room for fewer would be used up at once.
 FEWEST = 16
@@ -65,7 +64,7 @@ class Cache(NamedTuple):
         """The cache that holds `more` [B,H,t,D] too: amortised O(t), whatever it holds already."""
         # A layer without parameters cannot know, when it starts, what will be read.
         held, room = self.held.to(more), self.room.value
-        if torch.is_grad_enabled() or transformed() or not can_read(more):
+        if torch.is_grad_enabled() or is_transformed() or not can_read(more):
             return Cache(torch.cat([held, more], 2))
         place = None if room is None else room.take(held, more)
         if room is None or place is None:

@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qkv.kernel.pages import empty, keep_blocks
-from qkv.kernel.seen import seen_by_none
-from qkv.tracing import is_recording
-from qkv.transforms import transformed
+from qkv.tracing import can_bypass_dispatcher, is_recording, is_transformed
 
 # Pairs within a tile cost as much as its sums where it is about as long as there are features.  All tiles of
 # a chunk go through each operator at once, and what the operators make of 8 heads of it stays near a core.
@@ -33,7 +31,7 @@ def fold(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, Any]:
         return step(state, slice(None), *tensors)
     if length > CHUNK and not torch.compiler.is_compiling():
         keep_blocks()
-    anew = length > CHUNK and torch.is_grad_enabled() and not transformed()  # which know no recomputing
+    anew = length > CHUNK and torch.is_grad_enabled() and not is_transformed()  # which know no recomputing
     sizes = _sizes(length)
     begin, outs = 0, Outs(length)
     # Not slices: the backward pass of each would fill a tensor of the whole length.
@@ -54,7 +52,7 @@ class Outs:
 
     def add(self, now: slice, out: Any) -> None:
         """Take the next chunk."""
-        if out is None or not seen_by_none((out,)) or out.device.type != "cpu":
+        if out is None or not can_bypass_dispatcher((out,)) or out.device.type != "cpu":
             self.parts.append(out)
             return
         if self.whole is None:

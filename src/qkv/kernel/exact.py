@@ -26,8 +26,7 @@ from qkv.score.additive import AdditiveScore
 from qkv.select import Soft
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
-from qkv.tracing import always, can_read
-from qkv.transforms import transformed
+from qkv.tracing import always, can_read, is_transformed
 
 
 class ExactState(NamedTuple):
@@ -163,7 +162,7 @@ class Exact(nn.Module):
 
     def _in_reach(self, state: ExactState) -> ExactState:
         """The state without the keys that no later window reaches."""
-        if self.reach is None or state.remember or transformed() or not can_read(state.values.held):
+        if self.reach is None or state.remember or is_transformed() or not can_read(state.values.held):
             return state
         count = self.reach[0] + 1  # a padded query stands at the last real key, and reaches back from there
         if state.keep is not None:

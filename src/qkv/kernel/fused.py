@@ -9,8 +9,7 @@ from qkv import masks
 from qkv.kernel.given import repeat_heads
 from qkv.select.soft import softmax
 from qkv.shapes import Allow, Key, Out, Query, Value
-from qkv.tracing import always
-from qkv.transforms import needs_plain_operators
+from qkv.tracing import always, needs_plain_operators
 
 # Queries and keys from which on a CPU's caches gain more by keys that lie side by side than a copy of them
 # costs.  As a projection leaves them, those of a head are all heads apart: often whole pages.

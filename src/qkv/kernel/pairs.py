@@ -17,8 +17,7 @@ from qkv.errors import TooLarge
 from qkv.kernel.given import Given
 from qkv.places import Places
 from qkv.shapes import Attended
-from qkv.tracing import is_recording
-from qkv.transforms import transformed
+from qkv.tracing import is_recording, is_transformed
 
 # 8 MB of float32: large enough that one operation's overhead is nothing, small enough for the last cache.
 BLOCK = 2**21
@@ -55,7 +54,7 @@ def in_blocks(average: Callable[[slice], Attended], queries: int, rows: int) -> 
     if is_recording(queries) or queries <= rows:
         return average(slice(0, queries))
     parts = [slice(begin, min(begin + rows, queries)) for begin in range(0, queries, rows)]
-    if torch.is_grad_enabled() and not transformed():  # which know no recomputing
+    if torch.is_grad_enabled() and not is_transformed():  # which know no recomputing
         blocks = [checkpoint(average, part, use_reentrant=False) for part in parts]
     else:
         blocks = [average(part) for part in parts]

@@ -16,7 +16,7 @@ from qkv.kernel.kind import MAPS
 from qkv.kernel.masses import NOTHING, Masses
 from qkv.kernel.sums import Features, Mapped, Sums, add_up, normalise, nothing, running
 from qkv.score.cosine import unit
-from qkv.transforms import transformed
+from qkv.tracing import is_transformed
 
 NAMES = tuple(MAPS)
 
@@ -55,7 +55,7 @@ class Numbers(NamedTuple):
 
 def is_wanted() -> bool:
     """Whether a backward pass is to be differentiated again, or is batched by vmap."""
-    return torch.is_grad_enabled() or transformed()
+    return torch.is_grad_enabled() or is_transformed()
 
 
 def gradients(inputs: Inputs, numbers: Numbers, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from qkv.part import Part
 from qkv.shapes import Allow, Dims, Logits, Weights
 from qkv.strict import PART
-from qkv.transforms import transformed
+from qkv.tracing import is_transformed
 
 # With the highest (α-1) z moved to 0 the threshold is at least -1, so a key at -2 is outside the support.
 OUTSIDE = -2.0
@@ -39,7 +39,7 @@ def entmax(logits: Logits, allow: Allow | None, alpha: float) -> Weights:
     if logits.shape[-1] == 0:
         return logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if transformed():
+    if is_transformed():
         return _transformable(wide, allow, alpha).to(logits.dtype)
     return _Entmax.apply(wide, allow, alpha).to(logits.dtype)
 

@@ -14,7 +14,6 @@ from typing import Any
 from qkv.errors import BadRun, QKVError
 from qkv.task.drawing import draw_example
 from qkv.task.runs import load
-from qkv.task.translate.pairs import test_pairs
 from qkv.trace import Trace
 from qkv.train import STATE
 
@@ -91,7 +90,7 @@ def _relay(name: str, child: subprocess.Popen[str]) -> None:
 
 
 def _show_examples(translator: Any, trace_file: Path, picture: Path) -> None:
-    pairs = _varied(test_pairs(translator.recipe.data))
+    pairs = _varied(read_test_pairs(translator.recipe.data))
     said = translator.translate([source for source, _ in pairs])
     scoring = translator.scoring([target for _, target in pairs])
     for (source, target), text in zip(pairs, said, strict=True):

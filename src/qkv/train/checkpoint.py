@@ -3,12 +3,13 @@
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from qkv.drafts import open_draft, remove_abandoned, sync_directory
 from qkv.errors import BadRun
 
 STATE = Path("training") / "state.pt"
@@ -17,26 +18,20 @@ WEIGHTS = Path("model.safetensors")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a neighbour of `path`, force it to disk, then rename it over `path`.
+    """Let `write` fill a draft of `path`, force it to disk, then move it over `path`.
 
-    Raises BadRun where that fails (a full disk, no permission): `path` is as it was, the neighbour gone.
+    Raises BadRun where that fails (a full disk, no permission): `path` is as it was, the draft gone.
     """
-    draft = _draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        _sync_directory(path.parent)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # torch.save turns the OSError of a full disk into a RuntimeError
+        with open_draft(path) as draft:
+            write(draft.file)
+            draft.sync()
+            draft.move()
+        sync_directory(path.parent)
+    # torch.save turns the OSError of a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:
         raise _cannot_write(path, error) from error
-    finally:
-        draft.unlink(missing_ok=True)  # after the rename there is none
 
 
 @contextmanager
@@ -46,30 +41,28 @@ def staged(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
     So a full disk shows before the block commits to anything.  Where the block raises, no draft is left.
     Raises BadRun where a file cannot be written.
     """
-    paths = [run / name for name in files]
-    path = run
+    path, drafts = run, []
     try:
         run.mkdir(parents=True, exist_ok=True)
-        for path, content in zip(paths, files.values(), strict=True):
-            with _draft_of(path).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        yield
-        for path in paths:
-            os.replace(_draft_of(path), path)
-        _sync_directory(run)
+        with ExitStack() as stack:
+            for name, content in files.items():
+                path = run / name
+                drafts.append(stack.enter_context(open_draft(path)))
+                drafts[-1].file.write(content)
+                drafts[-1].sync()
+            yield
+            for draft in drafts:
+                draft.move()
+        sync_directory(run)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    finally:
-        for path in paths:
-            _draft_of(path).unlink(missing_ok=True)
 
 
 def remove_drafts(run: Path, names: Iterable[str]) -> None:
     """Remove what writes of these files left half done when their process was killed."""
-    for name in names:
-        _draft_of(run / name).unlink(missing_ok=True)
+    for path in (run / name for name in names):
+        remove_abandoned(path.parent)
+        path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)  # as version 0.1.0 named them
 
 
 def save_state(run: Path, state: dict[str, Any]) -> None:
@@ -123,10 +116,6 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"the checksum of {name} is wrong")
 
 
-def _draft_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
 def _cannot_write(path: Path, error: BaseException) -> BadRun:
     kept = "the previous version is intact" if path.exists() else "nothing was written"
     return BadRun(f"cannot write {path}: {_reason(error)}; {kept}. Free some space or choose another --out.")
@@ -137,12 +126,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return _reason(cause) if cause else str(error).splitlines()[0]
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name == "posix":  # elsewhere a directory cannot be opened, and a rename needs no flush
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -10,9 +10,9 @@ from qkv.kernel.masses import Masses
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import Inputs, compute, linear_attention
-from qkv.kernel.seen import seen_by_none
 from qkv.kernel.sums import Sums
-from qkv.transforms import transformed
+from qkv.torch_internals import MISSING, missing_names
+from qkv.tracing import can_bypass_dispatcher, is_transformed
 
 # There is nothing in an empty sequence to call it for.
 FEWEST = 1
@@ -39,11 +39,13 @@ def why_not(*tensors: Tensor) -> str:
     """Why the native engine cannot take these tensors; empty where it can."""
     if not library.BUILT:
         return "it is not built here"
+    if MISSING:
+        return f"it is not used, because {missing_names()}"
     if any(x.device.type != "cpu" for x in tensors):
         return "it runs on CPUs only"
     if any(x.dtype not in (torch.float32, torch.bfloat16) for x in tensors):
         return "it reads float32 and bfloat16 only"
-    if transformed():
+    if is_transformed():
         return "it has no rules for torch.func and forward-mode derivatives"
     return ""
 
@@ -74,7 +76,7 @@ def attend(
     given_sums = before or (None, None, None)
     inputs: Inputs = (*(x.to(shared) for x in tensors), kind.matrix, keep, written, decay, *given_sums)
     numbers = (MAPS[kind.map], kind.unit, causal, kind.square, floor)
-    if seen_by_none(inputs):
+    if can_bypass_dispatcher(inputs):
         out, sums, plain, scale = compute(inputs, numbers)
     else:
         out, _, sums, plain, scale = linear_attention(*inputs, *numbers)

@@ -5,11 +5,11 @@ from typing import TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from qkv.kernel.native import library
 from qkv.kernel.native.library import call, flat
-from qkv.kernel.seen import seen_by_none
+from qkv.torch_internals import call_runs_only_forward
+from qkv.tracing import can_bypass_dispatcher
 
 # Below, torch's product of a matrix and a vector is as fast; above, its product of two matrices.
 LEAST, MOST = 3, 32
@@ -38,7 +38,7 @@ def wanted(x: Tensor) -> bool:
     """Whether the engine is there, and all that anyone sees of what is done with x is the result."""
     if not library.BUILT or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    return seen_by_none((x,)) and _plainly_held(x)
+    return can_bypass_dispatcher((x,)) and _plainly_held(x)
 
 
 def plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -48,12 +48,7 @@ def plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 def usual(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling the layer does what nn.Linear does, and nothing besides."""
-    if type(layer) is not nn.Linear or _has_any_global_hook():
-        return False
-    if "forward" in layer.__dict__ or layer._compiled_call_impl is not None:
-        return False
-    before = layer._forward_pre_hooks or layer._backward_pre_hooks
-    return not (before or layer._forward_hooks or layer._backward_hooks)
+    return type(layer) is nn.Linear and call_runs_only_forward(layer)
 
 
 def held_plainly(layer: nn.Linear) -> bool:

@@ -52,7 +52,7 @@ def read_splits(data: DataConfig, seed: int) -> Splits:
     return Splits([p for i, p in enumerate(train) if i not in aside], [train[i] for i in sorted(aside)])
 
 
-def test_pairs(data: DataConfig) -> Lines:
+def read_test_pairs(data: DataConfig) -> Lines:
     """The pairs that `evaluate` takes by default.  Raises BadData where the recipe names none."""
     if data.phrases is not None:
         return phrase_splits(data.phrases).test

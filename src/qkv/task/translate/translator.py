@@ -11,7 +11,7 @@ from qkv.decode.search import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import explain
 from qkv.task.translate.capacity import source_limit
-from qkv.task.translate.pairs import Lines, test_pairs
+from qkv.task.translate.pairs import Lines, read_test_pairs
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.score import Report, Scoring
 from qkv.task.translate.scoring import scoring_for
@@ -134,7 +134,7 @@ class Translator:
         length.  A line that cannot be translated as it stands counts with what was made of it, and the report
         names it; where `strict`, it raises BadData.
         """
-        pairs = test_pairs(self.recipe.data) if pairs is None else pairs
+        pairs = read_test_pairs(self.recipe.data) if pairs is None else pairs
         references = [target for _, target in pairs]
         scoring = self.scoring(references, tokenize)
         sources = [source for source, _ in pairs]

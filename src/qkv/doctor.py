@@ -15,6 +15,7 @@ from qkv.layer import Attention
 from qkv.part import Part
 from qkv.requirements import Unmet
 from qkv.score import Additive
+from qkv.torch_internals import missing_names
 
 # float32 has 24 bits; the sums and the division of a short sequence lose a few of them.
 LARGEST_ERROR = 1e-4
@@ -31,15 +32,16 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether they agree; an error that is no number does not."""
+        """Whether they agree; NaN is not ok."""
         return self.error <= LARGEST_ERROR
 
 
 @dataclass(frozen=True)
 class Health:
-    """All that `qkv doctor` tells.
+    """All that `qkv doctor` reports.
 
     native: as `native.about()`.  triton: its version, or "".
+    native_declined: why it is not used although it may be built, or "".
     unmet: the requirements that are missing or too old; None where qkv was imported without an installation.
     extras: the same for every optional extra.
     """
@@ -48,6 +50,7 @@ class Health:
     omp: str
     native: dict[str, str | bool]
     triton: str
+    native_declined: str
     unmet: list[Unmet] | None
     extras: dict[str, list[Unmet]]
     checks: list[Check]
@@ -66,37 +69,38 @@ class Health:
 
 
 def examine() -> Health:
-    """Look at the installation and run the checks."""
+    """Examine the installation and run the checks."""
     return Health(
         machine=this_machine(),
         omp=os.environ.get("OMP_NUM_THREADS", ""),
         native=native.about(),
         triton=_version("triton"),
+        native_declined=missing_names(),
         unmet=requirements.unmet() if requirements.is_installed() else None,
         extras={name: requirements.unmet(name) for name in requirements.extras()},
-        checks=[_checked(part) for part in (*(kernel() for kernel in KERNELS.values()), Additive())],
+        checks=[_check(part) for part in (*(kernel() for kernel in KERNELS.values()), Additive())],
     )
 
 
-def lines_of(found: Health) -> Iterator[str]:
-    """The same for people."""
-    machine = found.machine
-    for name, told in (
+def report_lines(health: Health) -> Iterator[str]:
+    """What `qkv doctor` prints."""
+    machine = health.machine
+    for name, text in (
         ("versions", f"qkv {machine.qkv}, Python {machine.python}, torch {machine.torch}"),
-        ("packages", _packages(found.unmet)),
-        ("CPU", f"{machine.cpu}; {_threads(found)}"),
+        ("packages", _packages(health.unmet)),
+        ("CPU", f"{machine.cpu}; {_threads(health)}"),
         ("memory", f"{machine.memory / GIB:.1f} GiB, {machine.free / GIB:.1f} GiB free"),
         ("GPU", machine.gpu or "none that torch can use"),
-        ("native", _native(found.native)),
-        ("Triton", _triton(found)),
+        ("native", _native(health)),
+        ("Triton", _triton(health)),
     ):
-        yield f"{name:<10}{told}"
-    for number, (extra, unmet) in enumerate(found.extras.items()):
+        yield f"{name:<10}{text}"
+    for number, (extra, unmet) in enumerate(health.extras.items()):
         status = requirements.remedy(unmet) if unmet else "present"
         yield f"{'' if number else 'extras':<10}{extra:<7}{status}"
-    for number, check in enumerate(found.checks):
-        told = f"{check.part:<9}relative error {check.error:.1e}  {'ok' if check.ok else 'FAILED'}"
-        yield f"{'' if number else 'check':<10}{told}  ({check.route} against float64)"
+    for number, check in enumerate(health.checks):
+        text = f"{check.part:<9}relative error {check.error:.1e}  {'ok' if check.ok else 'FAILED'}"
+        yield f"{'' if number else 'check':<10}{text}  ({check.route} against float64)"
 
 
 def _packages(unmet: Sequence[Unmet] | None) -> str:
@@ -105,29 +109,34 @@ def _packages(unmet: Sequence[Unmet] | None) -> str:
     return requirements.remedy(unmet) if unmet else "all that qkv requires, in versions that it accepts"
 
 
-def _threads(found: Health) -> str:
-    machine = found.machine
+def _threads(health: Health) -> str:
+    machine = health.machine
     cores = f"{machine.cores} core{'s' * (machine.cores > 1)}"
-    omp = f"OMP_NUM_THREADS={found.omp}" if found.omp else "OMP_NUM_THREADS is not set"
+    omp = f"OMP_NUM_THREADS={health.omp}" if health.omp else "OMP_NUM_THREADS is not set"
     return f"{cores}, torch uses {machine.threads} thread{'s' * (machine.threads > 1)}; {omp}"
 
 
-def _native(about: dict[str, str | bool]) -> str:
+def _native(health: Health) -> str:
+    about = health.native
     if not about["built"]:
         rebuild = requirements.rebuild_command() or "install qkv again from its source"
-        lost = "feature maps and additive scores run through torch"
-        return f"not built: {lost}. With a C++17 compiler this builds it: {rebuild}"
-    told = f"built, {about['instruction set']}, {about['compiler']}"
-    return f"{told}: takes feature-map kernels and additive scores on the CPU"
+        effect = "feature maps and additive scores run through torch"
+        return f"not built: {effect}. With a C++17 compiler this builds it: {rebuild}"
+    text = f"built, {about['instruction set']}, {about['compiler']}"
+    if health.native_declined:
+        return f"{text}: not used, because {health.native_declined}"
+    return f"{text}: takes feature-map kernels and additive scores on the CPU"
 
 
-def _triton(found: Health) -> str:
-    gpu = bool(found.machine.gpu)
-    if not found.triton:
-        lost = "feature-map kernels on the GPU run through torch" if gpu else "nothing is lost without a GPU"
-        return f"not installed: {lost}"
-    ours = "torch.compile and feature-map kernels use it on an NVIDIA GPU of capability 8.0 or later"
-    return f"{found.triton}: {ours}{'' if gpu else '; there is none'}"
+def _triton(health: Health) -> str:
+    gpu = bool(health.machine.gpu)
+    if not health.triton:
+        effect = (
+            "feature-map kernels on the GPU run through torch" if gpu else "nothing is lost without a GPU"
+        )
+        return f"not installed: {effect}"
+    purpose = "torch.compile and feature-map kernels use it on an NVIDIA GPU of capability 8.0 or later"
+    return f"{health.triton}: {purpose}{'' if gpu else '; there is none'}"
 
 
 def _version(package: str) -> str:
@@ -138,15 +147,15 @@ def _version(package: str) -> str:
 
 
 @torch.no_grad()
-def _checked(part: Part) -> Check:
+def _check(part: Part) -> Check:
     """Causal attention with this part on a short input in float32, against the same in float64."""
     rng_state = torch.get_rng_state()
     torch.manual_seed(0)
-    chosen: dict[str, Any] = {part.axis: part}
-    layer = Attention(32, heads=2, **chosen, causal=True).eval()
+    options: dict[str, Any] = {part.axis: part}
+    layer = Attention(32, heads=2, **options, causal=True).eval()
     x = torch.randn(2, POSITIONS, 32)
     torch.set_rng_state(rng_state)
-    engine = native.available() and (part.axis == "score" or not layer.spec.kernel.forms_weights)
+    engine = not native.why_not(x) and (part.axis == "score" or not layer.spec.kernel.forms_weights)
     out = layer(x)
     expected = layer.double().attend(x.double()).out
     error = (out - expected).abs().max() / expected.abs().max()
