@@ -40,14 +40,12 @@ def example(**changes):
 
 def test_a_trace_comes_back_as_it_was_saved(tmp_path):
     bare = translation_example(("▁a", "数"), ("\ud800",), {"cross.3": rows(1, 1, 2)})
-    written = Trace(
-        (example(), bare), "translation", meta={"model": "transformer", "beam": 5, "tuple": (1, 2)}
-    )
-    written.save(tmp_path / "t.npz")
+    trace = Trace((example(), bare), "translation", meta={"model": "transformer", "beam": 5, "tuple": (1, 2)})
+    trace.save(tmp_path / "t.npz")
     read = Trace.load(tmp_path / "t.npz")
     assert (read.kind, read.unnormalised) == ("translation", ())
-    assert read.meta == written.meta == {"model": "transformer", "beam": 5, "tuple": [1, 2]}
-    for ours, theirs in zip(written.examples, read.examples, strict=True):
+    assert read.meta == trace.meta == {"model": "transformer", "beam": 5, "tuple": [1, 2]}
+    for ours, theirs in zip(trace.examples, read.examples, strict=True):
         assert (ours.source, ours.target, ours.meta) == (theirs.source, theirs.target, theirs.meta)
         assert list(ours.weights) == list(theirs.weights)
         for name, weight in ours.weights.items():
@@ -276,8 +274,8 @@ def test_the_programs_in_the_documentation_run_and_agree(tmp_path, monkeypatch, 
 
 
 def test_the_documented_header_is_the_one_that_is_written(tmp_path):
-    [shown] = re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    example_header = json.loads(shown)
+    [documented] = re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    example_header = json.loads(documented)
     Trace((example(),), "translation").save(tmp_path / "t.npz")
     with np.load(tmp_path / "t.npz") as file:
         header = json.loads(file["header"].tobytes())

@@ -46,7 +46,7 @@ class WeightAxes(NamedTuple):
 
     rows: name of the axis of the queries.
     columns: name of the axis of the keys.
-    causal: whether a query attends no later key, the last query being aligned with the last key: weights are
+    causal: whether a query attends to no later key, the last query aligned with the last key: weights are
         0 above that diagonal.
     """
 

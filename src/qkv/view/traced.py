@@ -42,7 +42,7 @@ class WeightAxesLike(Protocol):
 
     @property
     def causal(self) -> bool:
-        """Whether queries attend no later keys."""
+        """Whether queries attend to no later keys."""
         ...
 
 
