@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from qkv.task.tracing import translation_example
 
 from qkv.errors import BadData
 from qkv.files import check_output, expand_home, open_output, write_errors
 from qkv.task.files import write_text
-from qkv.trace import Example, Trace
+from qkv.trace import Trace
 
 ROOT = os.name == "posix" and os.geteuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="needs root")
@@ -29,7 +30,7 @@ def write(path: Path, content: bytes = b"new") -> None:
 
 def small_trace() -> Trace:
     weights = {"cross.0": np.full((1, 1, 2), 0.5, dtype=np.float32)}
-    return Trace((Example(("a", "b"), ("c",), weights),))
+    return Trace((translation_example(("a", "b"), ("c",), weights),), "translation")
 
 
 def mode_of(path: Path) -> int:

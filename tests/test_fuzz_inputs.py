@@ -20,7 +20,7 @@ from qkv.data import ParallelData, read_pairs
 from qkv.errors import QKVError
 from qkv.task.recipe import read_recipe
 from qkv.task.translate.recipe import TranslationRecipe
-from qkv.trace import Example, Trace
+from qkv.trace import Example, Grid, Trace, WeightAxes
 from qkv.view import heatmap
 from qkv.yaml_input import load_yaml
 
@@ -121,27 +121,42 @@ def test_500_mutated_recipes(tmp_path: Path) -> None:
 
 
 def small_trace() -> Trace:
+    axes = {
+        "source": ("▁a", "b", "</s>"),
+        "target": ("▁c", "</s>"),
+        "target so far": ("<s>", "▁c"),
+        "image": Grid(2, 3, "dog.jpg"),
+    }
     weights = {
         "encoder.0": np.full((2, 3, 3), 1 / 3, dtype=np.float32),
         "cross.0": np.full((2, 2, 3), 1 / 3, dtype=np.float32),
+        "cross.1": np.full((2, 2, 6), 1 / 6, dtype=np.float32),
         "decoder.0": np.tril(np.ones((2, 2, 2), dtype=np.float32)) / np.array([[1], [2]]),
     }
-    example = Example(("▁a", "b", "</s>"), ("▁c", "</s>"), weights, np.array([-0.5, -0.1]), {"text": "c"})
-    return Trace((example,))
+    weight_axes = {
+        "encoder.0": WeightAxes("source", "source"),
+        "cross.0": WeightAxes("target", "source"),
+        "cross.1": WeightAxes("target", "image"),
+        "decoder.0": WeightAxes("target", "target so far", causal=True),
+    }
+    log_probs = np.array([-0.5, -0.1])
+    return Trace((Example(axes, weights, weight_axes, log_probs, "target", {"text": "c"}),), "translation")
 
 
 def hostile_header(header: dict[str, Any], draw: random.Random) -> str:
     texts = ["\ud800", "\0", "\n" * 9, "x" * 3000, "ش", "e" + "\u0301" * 60, "$x^2$", "\\frac", "🙂", ""]
-    how = draw.randrange(5)
+    how = draw.randrange(6)
     example = header["examples"][0]
     if how == 0:
-        example[draw.choice(["source", "target"])][0] = draw.choice(texts)
+        example["axes"][draw.choice(["source", "target"])][0] = draw.choice(texts)
     elif how == 1:
         header[draw.choice(sorted(header))] = draw.choice(VALUES)
     elif how == 2:
         example[draw.choice(sorted(example))] = draw.choice(VALUES)
     elif how == 3:
-        header["schema"] = f"qkv-trace/{draw.choice(['9' * 5000, '2', '٣', '-1', '1.5'])}"
+        header["examples"] = [mutated_value(example, draw)]
+    elif how == 4:
+        header["schema"] = f"qkv-trace/{draw.choice(['9' * 5000, '3', '1', '٣', '-1', '1.5'])}"
     else:
         return draw.choice(["[" * 100_000, "9" * 5000, "{", "nan", '{"a": 1, "a": 2}', "\ufeff{}", "null"])
     return json.dumps(header)
@@ -246,7 +261,7 @@ def test_500_hostile_traces(tmp_path: Path) -> None:
                 continue
             trace.save(tmp_path / "again.npz")
             again = Trace.load(tmp_path / "again.npz")
-            assert [e.target for e in again.examples] == [e.target for e in trace.examples]
+            assert [e.named_axes for e in again.examples] == [e.named_axes for e in trace.examples]
             if counts["read"] % 5 == 0:
                 drawn = Counter()
                 refused_or_read(lambda trace=trace: heatmap(trace, path=tmp_path / "t.png"), drawn)

@@ -6,9 +6,10 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from qkv.task.tracing import translation_example
 
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
-from qkv.trace import Example, Trace
+from qkv.trace import Example, Grid, Trace, WeightAxes
 from qkv.view import MissingGlyphs, colours, draw, figure, fonts, heatmap, merge_words, page
 from qkv.view import heatmap as heatmap_module_function
 from qkv.view.words import Side, label, side, words
@@ -29,7 +30,7 @@ def trace_of(source=SOURCE, target=TARGET, layers=2, heads=3):
     past = np.tril(rows(heads, len(target), len(target))) + np.eye(len(target))
     names["decoder.0"] = past / past.sum(-1, keepdims=True)
     names["encoder.0"] = rows(heads, len(source), len(source))
-    return Trace((Example(tuple(source), tuple(target), names),))
+    return Trace((translation_example(tuple(source), tuple(target), names),), "translation")
 
 
 def pixels(path):
@@ -363,9 +364,12 @@ def test_what_cannot_be_drawn_is_said(tmp_path, monkeypatch, options, error, sai
 
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(BadData, match="no weights to draw"):
-        heatmap(Trace((Example(("a",), ("b",), {}),)), path=tmp_path / "p.png")
+        heatmap(Trace((translation_example(("a",), ("b",), {}),), "translation"), path=tmp_path / "p.png")
     with pytest.raises(BadData, match=r"cross.0 has no weights to draw: its shape is \(1, 0, 1\)"):
-        heatmap(Trace((Example(("a",), (), {"cross.0": np.zeros((1, 0, 1))}),)), path=tmp_path / "p.png")
+        heatmap(
+            Trace((translation_example(("a",), (), {"cross.0": np.zeros((1, 0, 1))}),), "translation"),
+            path=tmp_path / "p.png",
+        )
     with pytest.raises(BadShape, match=r"shape \(2, 3\) for 3 row and 2 column tokens"):
         draw(rows(2, 3), list("abc"), list("xy"), path=tmp_path / "p.png")
 
@@ -425,7 +429,10 @@ def test_characters_without_a_form_of_their_own_are_left_out_in_silence(monkeypa
 
 def test_a_picture_without_the_right_font_is_drawn_with_one_warning(monkeypatch, tmp_path):
     monkeypatch.setattr(fonts, "_installed", lambda region: [])
-    trace = Trace((Example(("▁你好", "</s>"), ("▁Hello", "</s>"), {"cross.0": rows(1, 2, 2)}),))
+    trace = Trace(
+        (translation_example(("▁你好", "</s>"), ("▁Hello", "</s>"), {"cross.0": rows(1, 2, 2)}),),
+        "translation",
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         heatmap(trace, path=tmp_path / "p.png")
@@ -449,6 +456,91 @@ def test_installed_cjk_fonts_are_found(tmp_path):
     found = [path for family, path in fonts._installed("SC") if "你" in fonts._characters(path)]
     if not found:
         pytest.skip("no CJK font is installed here")
-    trace = Trace((Example(("▁你好", "世界"), ("▁Hello", "▁مرحبا"), {"cross.0": rows(1, 2, 2)}),))
+    trace = Trace(
+        (translation_example(("▁你好", "世界"), ("▁Hello", "▁مرحبا"), {"cross.0": rows(1, 2, 2)}),),
+        "translation",
+    )
     heatmap(trace, path=tmp_path / "p.png")
     assert not fonts.fonts_for("你好世界").missing
+
+
+# ---- axes that are image grids ----
+
+
+def grid_trace(queries=("▁a", "▁dog"), grid=None, heads=2):
+    grid = Grid(2, 3, "photos/dog.jpg") if grid is None else grid
+    axes = {"text": tuple(queries), "image": grid}
+    weights = {
+        "cross.0": rows(heads, len(queries), len(grid)),
+        "self.0": rows(heads, len(queries), len(queries)),
+    }
+    pairs = {"cross.0": WeightAxes("text", "image"), "self.0": WeightAxes("text", "text")}
+    return Trace((Example(axes, weights, pairs),), "caption")
+
+
+def test_weights_over_a_grid_are_a_strip_of_heat_maps(tmp_path, panels):
+    trace = grid_trace()
+    heatmap(trace, path=tmp_path / "p.png")
+    [([strip], sides)] = panels
+    mean = trace.examples[0].weights["cross.0"].mean(0)
+    assert [panel.title for panel in strip] == ["a", "dog"]
+    assert sides == []
+    for panel, weights in zip(strip, mean, strict=True):
+        np.testing.assert_array_equal(panel.weights, weights.reshape(2, 3))
+        assert panel.rows == Side((" ", " "), "cross.0, mean of 2 heads")
+        assert panel.columns == Side((" ",) * 3, "text (queries) over image (keys), dog.jpg")
+
+
+def test_each_head_and_layer_starts_a_line_of_its_own(tmp_path, panels):
+    heatmap(grid_trace("abcde"), path=tmp_path / "p.png", heads="all", layers=["cross", "self"])
+    [(grid, _)] = panels
+    assert [len(line) for line in grid] == [4, 1, 4, 1, 2]
+    names = [line[0].rows.name for line in grid]
+    assert names == ["cross.0, head 0"] * 2 + ["cross.0, head 1"] * 2 + ["text (queries)"]
+
+
+def test_a_long_strip_shows_some_queries_and_says_how_many(tmp_path, panels):
+    heatmap(grid_trace(["x"] * 99 + ["last"]), path=tmp_path / "p.png")
+    [(grid, _)] = panels
+    strip = [panel for line in grid for panel in line]
+    assert len(strip) == 48
+    assert strip[0].rows.name == "cross.0, mean of 2 heads, 48 of 100 queries"
+    assert strip[-1].title == "last"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("rows_axis", "columns_axis", "size"),
+    [
+        ("image", "image", (6, 6)),
+        ("image", "text", (6, 2)),
+        ("text", "image", (2, 6)),
+        ("text", "cell", (2, 1)),
+        ("cell", "cell", (1, 1)),
+    ],
+)
+def test_grids_are_drawn_in_full_wherever_they_stand(tmp_path, written, rows_axis, columns_axis, size, dark):
+    axes = {"text": ("▁a", "▁dog"), "image": Grid(2, 3), "cell": Grid(1, 1, "x" * 300)}
+    pair = WeightAxes(rows_axis, columns_axis)
+    trace = Trace((Example(axes, {"attention": rows(2, *size)}, {"attention": pair}),), "any")
+    path = heatmap(trace, path=tmp_path / "p.png", merge=True, dark=dark)
+    picture = pixels(path)
+    for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
+        assert (edge == picture[0, 0]).all()
+    shown = [text for text in written() if text.get_text().strip()]
+    for first, second in itertools.combinations(boxes(shown), 2):
+        assert not first.overlaps(second)
+    assert (rows_axis != "image") or "1,2" in [text.get_text() for text in shown]
+
+
+def test_the_last_layer_between_different_axes_is_drawn_by_default(tmp_path, panels):
+    axes = {"text": tuple("abc")}
+    names = ["self.2", "self.10", "self.1"]
+    weights = {name: np.tril(np.ones((1, 3, 3))) / [[1], [2], [3]] for name in names}
+    example = Example(axes, weights, dict.fromkeys(names, WeightAxes("text", "text", causal=True)))
+    heatmap(Trace((example,), "language model"), path=tmp_path / "p.png")
+    heatmap(Trace((example,), "language model"), path=tmp_path / "p.png", heads="all", layers="self")
+    (last, _), (_, layers) = panels
+    assert last[0][0].title == "self.10, head 0"
+    assert last[0][0].columns.name == "text (keys)"
+    assert layers == ["self.1", "self.2", "self.10"]

@@ -3,10 +3,11 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
-from qkv.trace import Trace
+from qkv.trace import Example, Grid, Trace, WeightAxes
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,19 @@ def test_view_draws_a_picture(trace: Path, tmp_path: Path, capsys: pytest.Captur
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="view draws with matplotlib")
+def test_view_draws_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = {"text": ("a", "dog"), "image": Grid(2, 2, "dog.jpg")}
+    weights = {"cross.0": np.full((1, 2, 4), 1 / 4)}
+    example = Example(axes, weights, {"cross.0": WeightAxes("text", "image")})
+    Trace((example,), "caption").save(tmp_path / "t.npz")
+    assert tiny.call("view", tmp_path / "t.npz") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 't.png'}\n"
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--example", 3), "no example 3"),
         (("--heads", "first"), "--heads takes mean, all or the number of a head from 0, got 'first'"),
@@ -43,7 +55,7 @@ def test_view_draws_a_picture(trace: Path, tmp_path: Path, capsys: pytest.Captur
 )
 def test_view_refuses(
     options: tuple[object, ...],
-    said: str,
+    message: str,
     trace: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -55,7 +67,7 @@ def test_view_refuses(
     err = capsys.readouterr().err
     assert err.startswith("qkv: ")
     assert err.count("\n") == 1
-    assert said in err
+    assert message in err
     assert tiny.tree(tmp_path) == {}
 
 

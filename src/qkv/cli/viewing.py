@@ -13,7 +13,7 @@ LONGEST = 9  # digits of a number
 def view_trace(
     file: Path, to: Path | None, example: int, layers: str | None, heads: str, merge: bool, dark: bool
 ) -> None:
-    """Draw one example of a trace, and say where the picture is."""
+    """Draw one example of a trace, and print the path of the picture."""
     trace = Trace.load(file)
     if not 1 <= example <= len(trace.examples):
         raise UnknownName(f"no example {example}: {file} has {len(trace.examples)}, counted from 1")
@@ -23,9 +23,9 @@ def view_trace(
     print(picture)
 
 
-def _heads(written: str) -> int | Literal["mean", "all"]:
-    if written in ("mean", "all"):
-        return cast(Literal["mean", "all"], written)
-    if not written.isdecimal() or len(written) > LONGEST:
-        raise UnknownName(f"--heads takes mean, all or the number of a head from 0, got {written!r}")
-    return int(written)
+def _heads(option: str) -> int | Literal["mean", "all"]:
+    if option in ("mean", "all"):
+        return cast(Literal["mean", "all"], option)
+    if not option.isdecimal() or len(option) > LONGEST:
+        raise UnknownName(f"--heads takes mean, all or the number of a head from 0, got {option!r}")
+    return int(option)

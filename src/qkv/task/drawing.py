@@ -1,4 +1,4 @@
-"""Draw an example of a trace, and hand back what the reader of the picture should know."""
+"""Draw an example of a trace, and return the warnings about its fonts."""
 
 import warnings
 from pathlib import Path

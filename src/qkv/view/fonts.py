@@ -28,14 +28,14 @@ class Fonts(NamedTuple):
 
     def writable(self, text: str) -> str:
         """The text with every missing character replaced by one that is there, invisible ones left out."""
-        shown = (("" if _invisible(c) else REPLACEMENT) if c in self.missing else c for c in text)
-        return "".join(shown)
+        characters = (("" if _invisible(c) else REPLACEMENT) if c in self.missing else c for c in text)
+        return "".join(characters)
 
 
 def fonts_for(text: str) -> Fonts:
     """A short chain of installed regular fonts that has all characters of the text, as far as possible.
 
-    Fonts installed since matplotlib last looked count too.  Warns with MissingGlyphs about what remains.
+    Fonts installed since matplotlib built its list count too.  Warns with MissingGlyphs about what remains.
     """
     from matplotlib.font_manager import findfont
 
@@ -51,9 +51,9 @@ def fonts_for(text: str) -> Fonts:
             break
         families.append(family)
         missing -= _characters(path)
-    unseen = frozenset(filter(_invisible, missing))
-    if missing - unseen:
-        warnings.warn(_advice(missing - unseen), MissingGlyphs, stacklevel=2)
+    invisible = frozenset(filter(_invisible, missing))
+    if missing - invisible:
+        warnings.warn(_advice(missing - invisible), MissingGlyphs, stacklevel=2)
     return Fonts(families, missing)
 
 
@@ -76,12 +76,12 @@ def _installed(region: str) -> list[tuple[str, str]]:
     for path in findSystemFonts():
         if path not in known and _characters(path):
             fontManager.addfont(path)
-    found = {}
+    paths = {}
     for entry in fontManager.ttflist:
         weight = weight_dict.get(str(entry.weight), entry.weight)
         if entry.style == "normal" and weight in range(300, 501) and not entry.name.startswith("Last Resort"):
-            found.setdefault(entry.name, entry.fname)
-    return sorted(found.items(), key=lambda font: _rank(font[0], region))
+            paths.setdefault(entry.name, entry.fname)
+    return sorted(paths.items(), key=lambda font: _rank(font[0], region))
 
 
 def _rank(family: str, region: str) -> tuple[bool, bool, bool, bool, str]:
@@ -91,8 +91,8 @@ def _rank(family: str, region: str) -> tuple[bool, bool, bool, bool, str]:
 
 def _region(characters: Iterable[str]) -> str:
     names = [unicodedata.name(character, "") for character in characters]
-    found = (ending for script, ending in _ENDINGS if any(name.startswith(script) for name in names))
-    return next(found, "SC")
+    endings = (ending for script, ending in _ENDINGS if any(name.startswith(script) for name in names))
+    return next(endings, "SC")
 
 
 def _invisible(character: str) -> bool:
@@ -102,10 +102,10 @@ def _invisible(character: str) -> bool:
 
 def _advice(missing: frozenset[str]) -> str:
     packages = sorted({_package(character) for character in missing})
-    shown = "".join(sorted(missing)[:12]) + ("…" if len(missing) > 12 else "")
+    examples = "".join(sorted(missing)[:12]) + ("…" if len(missing) > 12 else "")
     count = f"{len(missing)} character{'s' if len(missing) > 1 else ''}"
     return (
-        f"no installed font has {count} of this picture ({shown}); {REPLACEMENT} stands in their place. "
+        f"no installed font has {count} of this picture ({examples}); {REPLACEMENT} stands in their place. "
         f"Install fonts that do and draw again; on Debian or Ubuntu: apt install {' '.join(packages)}"
     )
 

@@ -42,9 +42,9 @@ class Page:
 
     def measure(self, text: str, size: float) -> tuple[float, float]:
         """Width and height of a written text."""
-        written = self.write(text, 0.0, 0.0, size)
-        box = written.get_window_extent(self.renderer)
-        written.remove()
+        artist = self.write(text, 0.0, 0.0, size)
+        box = artist.get_window_extent(self.renderer)
+        artist.remove()
         return box.width / DPI, box.height / DPI
 
     def write(
@@ -58,10 +58,10 @@ class Page:
         level: str = BASELINE,
     ) -> Any:
         """Write a text at (x, y), turned about that point."""
-        written = self.figure.text(x, y, self.fonts.writable(text), parse_math=False, usetex=False)
-        written.set(transform=self.figure.dpi_scale_trans, rotation=angle, rotation_mode="anchor")
-        written.set(family=self.fonts.families, size=size, color=self.theme.ink, ha=align, va=level)
-        return written
+        artist = self.figure.text(x, y, self.fonts.writable(text), parse_math=False, usetex=False)
+        artist.set(transform=self.figure.dpi_scale_trans, rotation=angle, rotation_mode="anchor")
+        artist.set(family=self.fonts.families, size=size, color=self.theme.ink, ha=align, va=level)
+        return artist
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
         """Empty axes with a thin frame; the page has its size by now."""

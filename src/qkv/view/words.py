@@ -81,13 +81,13 @@ def merge_words(
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Word-level weights [.., rows, columns] and their labels from those of the pieces.
 
-    A word that is looked at gets the sum over its pieces, a word that looks the mean over its pieces; so rows
+    A key gets the sum over the pieces of its word, a query the mean over the pieces of its word; so rows
     that are distributions stay distributions.
     """
     across, down = words(columns), words(rows)
     summed = np.stack([weights[..., group].sum(-1) for group in across], axis=-1)
     merged = np.stack([summed[..., group, :].mean(-2) for group in down], axis=-2)
-    return merged, _joined(rows, down), _joined(columns, across)
+    return merged, _join_pieces(rows, down), _join_pieces(columns, across)
 
 
 def _opens(token: str) -> bool:
@@ -103,5 +103,5 @@ def _begins_word(before: str, token: str) -> bool:
     return may_begin_word(before[-1], token[0])
 
 
-def _joined(tokens: Sequence[str], groups: list[list[int]]) -> list[str]:
+def _join_pieces(tokens: Sequence[str], groups: list[list[int]]) -> list[str]:
     return ["".join(tokens[place] for place in group) for group in groups]

@@ -1,6 +1,6 @@
-"""From a decoded hypothesis to an example of a trace: tokens, probabilities, and where every layer looked."""
+"""Examples of a trace from decoded translations: tokens, probabilities, and the weights of every layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,32 +8,77 @@ import torch
 
 from qkv.data import TokenizerPair, collate_source
 from qkv.decode.search import Hypothesis
-from qkv.trace import Example, stack
+from qkv.errors import BadData, did_you_mean
+from qkv.trace import Example, WeightAxes, stack
 
-END = "</s>"
+BEGIN, END = "<s>", "</s>"
+# By the first part of a layer's name. A decoding step attends to the tokens before the one that it emits.
+AXES = {
+    "encoder": WeightAxes("source", "source"),
+    "cross": WeightAxes("target", "source"),
+    "decoder": WeightAxes("target", "target so far", causal=True),
+}
 
 
 def example_of(
     model: Any, tokens: TokenizerPair, ids: Sequence[int], hypothesis: Hypothesis, line: int
 ) -> Example:
-    """The example of the translated line of that number: decoder weights as captured, encoder weights
-    recomputed from the source's ids.
+    """The example of one translated line, for a trace.
+
+    Decoder weights come from the hypothesis; encoder weights are computed again from the source.
+
+    Args:
+        model: the translation model.
+        tokens: its tokenizers.
+        ids: token ids of the source, without the end symbol.
+        hypothesis: the translation, with captured weights.
+        line: the number of the line.
     """
     source, keep = collate_source([ids])
     device = next(model.parameters()).device
     with torch.inference_mode():
-        encoder = model.encoder_weights(source.to(device), keep.to(device))
-    weights = {name: seen[0].float().cpu().numpy() for name, seen in encoder.items()}
+        encoder_weights = model.encoder_weights(source.to(device), keep.to(device))
+    weights = {name: weight[0].float().cpu().numpy() for name, weight in encoder_weights.items()}
     for name, steps in hypothesis.weights.items():
-        looked = stack([step.numpy() for step in steps])
-        weights[name] = looked[:, :, : source.shape[1]] if name.startswith("cross") else looked
+        stacked = stack([step.numpy() for step in steps])
+        weights[name] = stacked[:, :, : source.shape[1]] if axes_of(name).columns == "source" else stacked
     end = (END,) if hypothesis.finished else ()
-    return Example(
+    return translation_example(
         source=(*tokens.source.pieces(ids), END),
         target=(*tokens.target.pieces(hypothesis.tokens), *end),
         weights=weights,
         log_probs=np.array(hypothesis.log_probs, dtype=np.float32),
         meta={"line": line, "score": hypothesis.score, "text": tokens.target.decode(hypothesis.tokens)},
+    )
+
+
+def translation_example(
+    source: Sequence[str],
+    target: Sequence[str],
+    weights: Mapping[str, np.ndarray],
+    log_probs: np.ndarray | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Example:
+    """The example of a translation, with the axes "source", "target" and "target so far".
+
+    Args:
+        source: tokens of the source, special ones included.
+        target: emitted tokens: those of the target without the begin symbol.
+        weights: name -> [H, rows, columns]; "encoder.N", "cross.N" and "decoder.N" name layer N.
+        log_probs: [T], log-probability of every target token; None where unknown.
+        meta: further facts, as plain JSON values.
+
+    Raises:
+        BadData: where they do not fit each other.
+    """
+    previous = (BEGIN, *target)[: len(target)]
+    return Example(
+        named_axes={"source": tuple(source), "target": tuple(target), "target so far": previous},
+        weights=weights,
+        weight_axes={name: axes_of(name) for name in weights},
+        log_probs=log_probs,
+        log_probs_axis=None if log_probs is None else "target",
+        meta=meta or {},
     )
 
 
@@ -45,3 +90,11 @@ def unnormalised(model: Any) -> tuple[str, ...]:
     return tuple(
         name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
     )
+
+
+def axes_of(name: str) -> WeightAxes:
+    """The axes of a translator's weights with this name; BadData for a name that no layer has."""
+    place = name.split(".")[0]
+    if place not in AXES:
+        raise BadData(f"{name!r} is no layer of a translator. {did_you_mean(place, AXES)}")
+    return AXES[place]

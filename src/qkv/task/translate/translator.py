@@ -118,7 +118,7 @@ class Translator:
         if not examples:
             raise BadData("no line was translated, and a trace holds at least one example")
         meta = {"model": self.recipe.model.kind, "beam": self.search_config(beam).beam}
-        return Trace(tuple(examples), unnormalised=unnormalised(self.model), meta=meta)
+        return Trace(tuple(examples), "translation", unnormalised=unnormalised(self.model), meta=meta)
 
     def evaluate(
         self,

@@ -1,0 +1,82 @@
+"""The `.npz` archive of a trace: a JSON header and arrays of numbers, read with a check of every entry."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from qkv.errors import BadData
+from qkv.files import open_output, write_errors
+
+_LARGEST = 4 * 2**30  # bytes
+_MAGIC = b"PK\x03\x04"  # the first bytes of every zip archive
+
+Header = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+def write_archive(path: str | Path, header: Header, arrays: Arrays) -> None:
+    """Write the archive atomically: a failure leaves the file that was there.
+
+    Raises:
+        BadData: if it cannot be written to the path.
+    """
+    encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    entries: dict[str, Any] = {"header": encoded, **arrays}
+    content = io.BytesIO()  # pipes cannot seek, as writing an archive must
+    with write_errors(path, "the trace "), open_output(path) as file:
+        np.savez_compressed(content, **entries)
+        file.write(content.getbuffer())
+
+
+def read_archive(path: Path) -> tuple[Header, Arrays]:
+    """The header and the floating-point arrays of an archive; nothing in it is unpickled.
+
+    Raises:
+        BadData: if the file is missing, damaged, too large or no archive with a header.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read_entries(file)
+    except BadData:
+        raise
+    except FileNotFoundError:
+        raise BadData("there is no such file") from None
+    except Exception as error:  # zip and array readers report damage with a dozen types of errors
+        raise BadData(f"cannot be read, it is damaged or cut short ({error})") from None
+
+
+def _read_entries(file: BinaryIO) -> tuple[Header, Arrays]:
+    magic = file.read(len(_MAGIC))
+    if magic != _MAGIC:
+        raise BadData("is no trace: a trace is an .npz file, as `qkv translate --trace` writes it")
+    archive = file if file.seekable() else io.BytesIO(magic + file.read(_LARGEST))
+    archive.seek(0)
+    with np.load(archive, allow_pickle=False) as entries:
+        size = sum(info.file_size for info in entries.zip.infolist())
+        if size > _LARGEST:
+            raise BadData(
+                f"holds {size / 2**30:,.0f} GiB, more than the {_LARGEST / 2**30:.0f} GiB of any trace"
+            )
+        header = _parse_header(entries["header"] if "header" in entries.files else None)
+        arrays = {name: entries[name] for name in entries.files if name != "header"}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise BadData(f"entry {name!r} is no .npy array")
+        if array.dtype.kind != "f":
+            raise BadData(f"entry {name!r} holds {array.dtype}, not floating-point numbers")
+    return header, arrays
+
+
+def _parse_header(array: Any) -> Header:
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+        raise BadData("is no trace: an .npz file, but without the `header` that docs/trace.md describes")
+    try:
+        header = json.loads(array.tobytes().decode())
+    except ValueError as error:
+        raise BadData(f"its header is not UTF-8 JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise BadData("is no trace: its header is no JSON object with the key `schema`")
+    return header

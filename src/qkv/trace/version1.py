@@ -1,0 +1,42 @@
+"""Reads examples of version 1, which knew translation only: the name of the weights implied their axes."""
+
+import re
+from typing import Any
+
+from qkv.errors import BadData
+from qkv.trace.archive import Arrays
+from qkv.trace.axes import WeightAxes
+from qkv.trace.example import LOG_PROBS, Example
+from qkv.trace.fields import read_mapping, read_strings
+
+_AXES = {
+    "encoder": WeightAxes("source", "source"),
+    "cross": WeightAxes("target", "source"),
+    "decoder": WeightAxes("target", "target so far", causal=True),
+}
+_LAYER = re.compile(r"0|[1-9][0-9]{0,8}")
+_EXAMPLE_KEYS = ("source", "target", "meta")
+
+
+def read_example(entry: Any, arrays: Arrays) -> Example:
+    """The example of an entry in the header and its arrays, as version 2 holds it."""
+    read_mapping(entry, "its entry in the header", _EXAMPLE_KEYS)
+    source, target = (read_strings(entry.get(side), side) for side in ("source", "target"))
+    weights = {name: array for name, array in arrays.items() if name != LOG_PROBS}
+    log_probs = arrays.get(LOG_PROBS)
+    return Example(
+        named_axes={"source": source, "target": target, "target so far": ("<s>", *target)[: len(target)]},
+        weights=weights,
+        weight_axes={name: _axes_of(name) for name in weights},
+        log_probs=log_probs,
+        log_probs_axis=None if log_probs is None else "target",
+        meta=read_mapping(entry.get("meta", {}), "meta"),
+    )
+
+
+def _axes_of(name: str) -> WeightAxes:
+    place, _, layer = name.partition(".")
+    if place not in _AXES or not _LAYER.fullmatch(layer):
+        expected = ", ".join(f'"{place}.N"' for place in _AXES)
+        raise BadData(f"weights are named {expected} with a layer number N, not {name[:80]!r}")
+    return _AXES[place]

@@ -1,0 +1,82 @@
+"""What a picture needs of a trace, as protocols: this folder does not import `qkv.trace`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class GridLike(Protocol):
+    """What a picture needs of a `qkv.trace.Grid`."""
+
+    @property
+    def height(self) -> int:
+        """Rows of cells."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns of cells."""
+        ...
+
+    @property
+    def picture(self) -> str | None:
+        """Path or file name of the picture that the cells divide."""
+        ...
+
+
+@runtime_checkable
+class WeightAxesLike(Protocol):
+    """What a picture needs of a `qkv.trace.WeightAxes`."""
+
+    @property
+    def rows(self) -> str:
+        """The name of the axis of the queries."""
+        ...
+
+    @property
+    def columns(self) -> str:
+        """The name of the axis of the keys."""
+        ...
+
+    @property
+    def causal(self) -> bool:
+        """Whether queries attend to no later keys."""
+        ...
+
+
+@runtime_checkable
+class ExampleLike(Protocol):
+    """What a picture needs of a `qkv.trace.Example`."""
+
+    @property
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """name -> [H, rows, columns]."""
+        ...
+
+    @property
+    def weight_axes(self) -> Mapping[str, WeightAxesLike]:
+        """name -> the names of the axes."""
+        ...
+
+    def axes(self, name: str) -> tuple[Sequence[str] | GridLike, Sequence[str] | GridLike]:
+        """The axes of the rows and of the columns: tokens, or a grid."""
+        ...
+
+
+@runtime_checkable
+class TraceLike(Protocol):
+    """What a picture needs of a `qkv.trace.Trace`."""
+
+    @property
+    def examples(self) -> Sequence[ExampleLike]:
+        """The examples of the trace."""
+        ...
+
+
+def labels_of(axis: Sequence[str] | GridLike) -> Sequence[str]:
+    """The tokens of an axis, or "row,column" for every cell of a grid, counted from 0."""
+    if isinstance(axis, GridLike):
+        return [f"{row},{column}" for row in range(axis.height) for column in range(axis.width)]
+    return axis
