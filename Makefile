@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TOOLS := .venv/.tools
 
-.PHONY: demo test slow check format native clean
+.PHONY: demo test slow lowest check format native clean
 
 demo: $(STAMP)
 	$(BIN)/qkv demo
@@ -14,6 +14,13 @@ test: $(TOOLS)
 
 slow: $(TOOLS)
 	$(BIN)/python -m pytest -m slow
+
+# The oldest versions that pyproject.toml accepts, in an environment of their own (a CUDA build of torch: gigabytes).
+lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest_bounds.py > .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-lowest/requirements.txt
+	PYTHONPATH=src .venv-lowest/bin/python -m pytest $(TESTS)
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check .
@@ -42,4 +49,4 @@ $(TOOLS): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis demo

@@ -43,7 +43,6 @@ NAMES = (
     "torch._C._functorch.peek_interpreter_stack",
     "torch._C._functorch.get_interpreter_stack",
     "torch.utils._python_dispatch.is_in_torch_dispatch_mode",
-    "torch.nn.modules.module._has_any_global_hook",
     "torch._assert_async",
     "torch.autograd.forward_ad._current_level",
 )

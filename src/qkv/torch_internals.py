@@ -35,7 +35,7 @@ _interpreters = _find("torch._C._functorch", "get_interpreter_stack")
 _vmap_kind = _find("torch._C._functorch", "TransformType", "Vmap")
 _grad_kind = _find("torch._C._functorch", "TransformType", "Grad")
 _is_dispatch_mode_active = _find("torch.utils._python_dispatch", "is_in_torch_dispatch_mode")
-_has_global_hook = _find("torch.nn.modules.module", "_has_any_global_hook")
+_global_hooks = tuple(_find("torch.nn.modules.module", f"_global_{kind}_hooks") for kind in _KINDS_OF_HOOKS)
 _assert_async = _find("torch", "_assert_async")
 _has_level = _find("torch.autograd.forward_ad", "_current_level") is not None
 
@@ -78,7 +78,7 @@ def call_runs_only_forward(module: nn.Module) -> bool:
 
     False if any name is missing.
     """
-    if MISSING or _has_global_hook():
+    if MISSING or any(_global_hooks):
         return False
     if "forward" in module.__dict__ or module._compiled_call_impl is not None:
         return False

@@ -1,0 +1,1 @@
+"""Encoder–decoders: recurrent ones with attention, and the Transformer."""

@@ -1,0 +1,1 @@
+"""Tasks: each wires data, model, objective, search and metric."""
