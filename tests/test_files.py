@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qkv.task.tracing import translation_example
 
 from qkv.errors import BadData
 from qkv.files import check_output, expand_home, open_output, write_errors
 from qkv.task.files import write_text
+from qkv.task.translate.tracing import translation_example
 from qkv.trace import Trace
 
 ROOT = os.name == "posix" and os.geteuid() == 0

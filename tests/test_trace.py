@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qkv.task.tracing import translation_example
 
 from qkv.errors import BadData, UnknownName
+from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes, stack
 
 DOCS = Path(__file__).parents[1] / "docs" / "trace.md"

@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from qkv.task.tracing import translation_example
 
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
+from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
 from qkv.view import MissingGlyphs, colours, draw, figure, fonts, heatmap, merge_words, page
 from qkv.view import heatmap as heatmap_module_function
