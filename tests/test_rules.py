@@ -11,7 +11,7 @@ from qkv.kernel import RFA, Softmax
 from qkv.rules import AXES, RULES, Choice
 from qkv.scope import Global
 from qkv.score import ScaledDot
-from qkv.select import Soft
+from qkv.select import Hard, Soft
 
 LEGAL = Choice(ScaledDot(), Global(), Soft(), Softmax())
 ILLEGAL = replace(LEGAL, kernel=RFA(7), dropout=0.5)
@@ -62,11 +62,12 @@ class Narrow:
     """A scope that no feature map can honour, with an option that has no default."""
 
     width: int
+    is_global = supports_causal = False
 
 
 @pytest.mark.parametrize(
     ("change", "clash"),
-    [({"scope": Narrow(3)}, "scope"), ({"select": "hardest"}, "select")],
+    [({"scope": Narrow(3)}, "scope"), ({"select": Hard()}, "select")],
     ids=["scope", "select"],
 )
 def test_a_feature_map_refuses_other_scopes_and_selections(change: dict[str, Any], clash: str) -> None:

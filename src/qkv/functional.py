@@ -178,11 +178,13 @@ def _build(
     generator: torch.Generator,
 ) -> Any:
     spec = AttentionSpec(**dict(zip(rules.AXES, parts, strict=True)), causal=causal)
-    for chosen in (spec.score, spec.scope, spec.kernel):
-        if getattr(chosen, "learns", False) or getattr(chosen, "gate", False):
-            raise IncompatibleParts(
-                f"{chosen!r} learns its weights: use qkv.Attention, or a part without any"
-            )
+    learning = [part for part in (spec.score, spec.scope) if part is not None and part.learns]
+    if spec.kernel.is_gated:
+        learning.append(spec.kernel)
+    if learning:
+        raise IncompatibleParts(
+            f"{learning[0]!r} learns its weights: use qkv.Attention, or a part without any"
+        )
     heads, width, value_width = sizes
     evaluator = spec.kernel.build_core(Dims(heads, width, width, value_width), spec.choice, generator)
     return evaluator.to(device).eval().requires_grad_(False)

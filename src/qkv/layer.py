@@ -11,7 +11,6 @@ from qkv import masks, nan
 from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.given import Given
-from qkv.kernel.linear import Linear
 from qkv.kernel.native import few
 from qkv.kernel.reset import reset_children
 from qkv.scope import Global
@@ -246,7 +245,7 @@ class Attention(nn.Module):
 
     def _at_once(self, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
         shared = self.spec.kv_heads in (None, self.dims.heads)
-        if not (self.spec.project and shared and isinstance(self.core, Linear)):
+        if not (self.spec.project and shared and self.core.has_layer_step):
             return None
         return self.core.step((self.to_q, self.to_kv, self.to_out), x, state)
 

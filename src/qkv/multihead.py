@@ -265,7 +265,7 @@ def _check_sizes(embed_dim: int, num_heads: int, kdim: int | None, vdim: int | N
 
 
 def _check_parts(spec: AttentionSpec, more_keys: bool) -> None:
-    positional = [part for part in (spec.score, spec.scope) if getattr(part, "positional", False)]
+    positional = [part for part in (spec.score, spec.scope) if part is not None and part.positional]
     if more_keys and positional:
         raise IncompatibleParts(
             f"{positional[0]!r} counts positions, and the keys of add_bias_kv and add_zero_attn stand at "
@@ -274,12 +274,12 @@ def _check_parts(spec: AttentionSpec, more_keys: bool) -> None:
 
 
 def _refuse_parts(kernel: Any, select: Any) -> None:
-    if getattr(select, "estimator", None) == "reinforce":
+    if select.gives_log_prob:
         raise IncompatibleParts(
             f"{select!r} learns from the log-probability of its choices, which torch's layer does not "
             "return: use qkv.Attention, or estimator='gumbel' or 'straight_through'"
         )
-    if getattr(kernel, "gate", False):
+    if kernel.is_gated:
         raise IncompatibleParts(
             f"{kernel!r} reads a gate from the layer's input, for which torch's layer has no weights: use "
             "qkv.Attention, or gate=False"

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from qkv.errors import IncompatibleParts
 from qkv.kernel import KERNELS
-from qkv.scope import SCOPES, Global, Predictive
+from qkv.scope import SCOPES
 from qkv.score import SCORES
-from qkv.select import SELECTS, Soft
+from qkv.select import SELECTS
 
 AXES: dict[str, dict[str, Any]] = {"score": SCORES, "scope": SCOPES, "select": SELECTS, "kernel": KERNELS}
 
@@ -45,12 +45,12 @@ RULES = (
     ),
     Rule(
         ("kernel", "scope"),
-        lambda c: _no_weights(c) and not isinstance(c.scope, Global),
+        lambda c: _no_weights(c) and not c.scope.is_global,
         "a feature map sums over all keys or a prefix; it cannot forget keys outside a window",
     ),
     Rule(
         ("kernel", "select"),
-        lambda c: _no_weights(c) and not isinstance(c.select, Soft),
+        lambda c: _no_weights(c) and not c.select.is_softmax,
         "a feature map never forms the T×S weights, so there is nothing to select from",
     ),
     Rule(
@@ -60,12 +60,12 @@ RULES = (
     ),
     Rule(
         ("kernel", "causal"),
-        lambda c: getattr(c.kernel, "gate", False) and not c.causal,
+        lambda c: c.kernel.is_gated and not c.causal,
         "a gate forgets what lies further back, which has a meaning only in causal attention",
     ),
     Rule(
         ("scope", "causal"),
-        lambda c: isinstance(c.scope, Predictive) and c.causal,
+        lambda c: c.causal and not c.scope.supports_causal,
         "a predicted position is a share of the whole length, which causal attention does not know yet",
     ),
 )
@@ -106,8 +106,8 @@ def _neighbours(choice: Choice) -> Iterator[tuple[str, Choice]]:
         for kind in registry.values():
             if not isinstance(now, kind) and (part := _default(kind)) is not None:
                 yield f"{axis}={part!r}", replace(choice, **{axis: part})
-    if getattr(choice.kernel, "gate", False):
-        ungated = replace(choice.kernel, gate=False)
+    if choice.kernel.is_gated:
+        ungated = choice.kernel.without_gate()
         yield f"kernel={ungated!r}", replace(choice, kernel=ungated)
     yield f"causal={not choice.causal}", replace(choice, causal=not choice.causal)
     if choice.dropout:

@@ -45,7 +45,7 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         for axis in rules.AXES:
             object.__setattr__(self, axis, read_part(axis, getattr(self, axis)))
-        if self.score is None and getattr(self.kernel, "forms_weights", False):
+        if self.score is None and self.kernel.forms_weights:
             object.__setattr__(self, "score", ScaledDot())
         if self.heads is None and self.d_model is not None:
             object.__setattr__(self, "heads", 1)
@@ -71,7 +71,7 @@ class AttentionSpec:
     @property
     def gated(self) -> bool:
         """Whether a gate read from the layer's input forgets what is old."""
-        return getattr(self.kernel, "gate", False)
+        return self.kernel.is_gated
 
     @property
     def key_limit(self) -> tuple[int, str] | None:
@@ -145,7 +145,7 @@ class AttentionSpec:
             raise BadShape(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly")
         if not self.project and (heads != 1 or self.kv_heads not in (None, 1)):
             raise BadShape(f"project=False has no projections to split: it needs heads=1, got heads={heads}")
-        two_widths = getattr(self.score, "two_widths", False)
+        two_widths = self.score is not None and self.score.two_widths
         if not self.project and self.d_memory not in (None, self.d_model) and not two_widths:
             raise BadShape(
                 f"project=False leaves queries of width {self.d_model} and keys of width {self.d_memory} as "

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
-from qkv.kernel.kind import Kind
+from qkv.kernel.kind import BackendMap, Kind
 from qkv.kernel.linear import Linear
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -23,7 +23,7 @@ def elu_features(x: Float[Tensor, "B H N D"]) -> Features:
     return x.clamp_max(0).exp() + x.relu()
 
 
-class EluMap(nn.Module):
+class EluMap(BackendMap):
     """φ(x) = elu(x) + 1 of queries and of keys."""
 
     def __init__(self, dims: Dims) -> None:
@@ -59,6 +59,7 @@ class Elu(Part):
     paper: ClassVar[str] = "Katharopoulos et al. 2020, eq. 7"
     twin: ClassVar[str] = ""
     forms_weights: ClassVar[bool] = False
+    is_gated: ClassVar[bool] = False
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
         """The linear evaluator with this feature map."""

@@ -20,10 +20,6 @@ from qkv.kernel.given import Given, repeat_heads
 from qkv.kernel.pairs import Pairs
 from qkv.part import Part
 from qkv.places import Places, from_first, in_line
-from qkv.scope import Global, Window
-from qkv.score import Dot, ScaledDot
-from qkv.score.additive import AdditiveScore
-from qkv.select import Soft
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
 from qkv.tracing import always, can_read, is_transformed
@@ -45,15 +41,17 @@ class ExactState(NamedTuple):
 class Exact(nn.Module):
     """Attention that forms its weights: any score, any scope, any selection."""
 
+    has_layer_step: ClassVar[bool] = False
+
     def __init__(self, dims: Dims, score: Any, scope: Any, select: Any, causal: bool, dropout: float) -> None:
         super().__init__()
         self.score, self.scope, self.select = score.build(dims), scope.build(dims), select.build(dims)
         self.heads, self.causal, self.dropout = dims.heads, causal, dropout
         self.positional, self.learns = score.positional or scope.positional, score.learns
-        self.reach = scope.reach if isinstance(scope, Window) and not score.positional else None
-        multiplies = isinstance(score, Dot | ScaledDot) and isinstance(scope, Global | Window)
-        self.fused = multiplies and isinstance(select, Soft)
-        self.scale = 1.0 if isinstance(score, Dot) else None
+        self.reach = None if score.positional else scope.reach
+        self.fused = score.is_dot_product and not scope.reweights and select.is_softmax
+        self.scale = score.scale if score.is_dot_product else None
+        self.has_native_scores = score.has_native_scores
 
     def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
         """out [B,H,T,E]: by windows in bands and through torch's fused kernel where these can be used."""
@@ -113,7 +111,7 @@ class Exact(nn.Module):
                 f"exact, through {how}{mask}; a mask of all pairs comes in blocks of queries. Asking for "
                 "weights and passing bias= take the explicit route."
             )
-        fast = isinstance(self.score, AdditiveScore) and native.available()
+        fast = self.has_native_scores and native.available()
         rows = pairs.rows_at_once(1, self.heads, keys, 1 if fast else self.score.per_pair)
         blocks = f", {rows} queries at a time (of 1 row), recomputed for gradients" if rows < queries else ""
         engine = ", scored by the native engine where these are float32 or bfloat16 on a CPU" if fast else ""
@@ -223,7 +221,7 @@ class Exact(nn.Module):
         return self.score(q, keys, at)
 
     def _natively(self, *tensors: Tensor) -> bool:
-        return isinstance(self.score, AdditiveScore) and not native.why_not(*tensors)
+        return self.has_native_scores and not native.why_not(*tensors)
 
     def _places(self, q: Query, keys: int, given: Given, first: int = 0) -> Places | None:
         if not self.positional:
@@ -262,6 +260,7 @@ class Softmax(Part):
     formula: ClassVar[str] = "select(score(q, k)) v"
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
     forms_weights: ClassVar[bool] = True
+    is_gated: ClassVar[bool] = False
     twin: ClassVar[str] = ""
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:

@@ -64,7 +64,7 @@ class PositiveMap(RandomFeatures):
     def kind(self, projections: Projections) -> Kind:
         """The same map for the fast engines."""
         width = projections.shape[-1]
-        return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2)
+        return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2, rescales_keys=True)
 
 
 @dataclass(frozen=True, config=PART)
@@ -88,6 +88,7 @@ class Favor(Part):
     paper: ClassVar[str] = "Choromanski et al. 2021, lemma 1"
     twin: ClassVar[str] = "softmax of q·k / sqrt(D)"
     forms_weights: ClassVar[bool] = False
+    is_gated: ClassVar[bool] = False
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
         """The linear evaluator with this feature map."""

@@ -5,11 +5,11 @@
 with the masses m of `masses` (1 for most maps) and the sums of `sums`, which also say what happens where the
 denominator is too small.  A feature map is a module with `width`, `draw() -> projections`,
 `queries(x, projections) -> φ` and `keys(x, projections) -> (φ, log m or None)`: what a key is worth is
-m·φ(k), and a factor that all features of a query share cancels.  One that the fast engines know also says
-`kind(projections) -> kind.Kind` and `log_mass(x) -> log m or None`, without what the engine adds itself.
+m·φ(k), and a factor that all features of a query share cancels.  A map that
+the backends know is a `kind.BackendMap`; any other runs with torch's operators.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from qkv.errors import BadMask, BadShape
 from qkv.kernel import native, triton
 from qkv.kernel.chunks import CHUNK, fold
 from qkv.kernel.given import Given, repeat_heads, wide
+from qkv.kernel.kind import BackendMap
 from qkv.kernel.linear_state import LinearState, Seen, seen_too, sums_of
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, relative, weigh
 from qkv.kernel.native import whole
@@ -35,16 +36,19 @@ ENGINES = (native, triton)
 class Linear(nn.Module):
     """Attention through a feature map: never forms the T×S weights unless it is asked to show them."""
 
+    has_layer_step: ClassVar[bool] = True
+
     def __init__(self, dims: Dims, features: Any, floor: float, causal: bool, gated: bool = False) -> None:
         super().__init__()
         self.features, self.floor = features, floor
+        self.has_backends = isinstance(features, BackendMap)
         self.heads, self.value, self.causal, self.gated = dims.heads, dims.value, causal, gated
 
     def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
         """out [B,H,T,E]; runs in float32 at least, whatever autocast says, for sums must not saturate."""
         self._check(given)
         queries, keys = q.shape[2], k.shape[2]
-        engine = _engine_of(q, k, v)
+        engine = self._engine_of(q, k, v)
         if engine is not None and not (always(queries == 0) or always(keys == 0)):
             if self.causal and queries != keys:
                 return self._causal(q, k, v, given)
@@ -68,7 +72,7 @@ class Linear(nn.Module):
     def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> LinearState:
         """The state that has read these keys and values; `remember` keeps φ(k), to show weights."""
         self._check(given)
-        engine = None if remember else _engine_of(k, v)
+        engine = None if remember else self._engine_of(k, v)
         if engine is not None:
             projections, none = self.features.draw(), k.new_zeros(k.shape[0], self.heads, 0, k.shape[3])
             _, after = self._by(engine, projections, (none, k, v), given, None, causal=False)
@@ -87,7 +91,7 @@ class Linear(nn.Module):
         """Read further positions one after the other; each query sees the keys up to its own."""
         self._check(given)
         self._check_state(state)
-        engine = None if state.seen is not None else _engine_of(q, k, v)
+        engine = None if state.seen is not None else self._engine_of(q, k, v)
         if engine is not None and state.sums.dtype == torch.float32:
             before = Sums(state.sums, state.plain, state.scale)
             out, after = self._by(engine, state.projections.value, (q, k, v), given, before, causal=True)
@@ -106,13 +110,13 @@ class Linear(nn.Module):
         self, layers: tuple[nn.Module, nn.Module, nn.Module], x: Tensor, state: LinearState
     ) -> tuple[Tensor, LinearState] | None:
         """A layer's whole step from x [B,t,M] to its output, where one call can do it: see `native.whole`."""
-        if self.gated or state.seen is not None or state.sums.dtype != torch.float32:
+        if self.gated or not self.has_backends or state.seen is not None or state.sums.dtype != torch.float32:
             return None
         if not whole.takes(layers, x):
             return None
         self._check_state(state)
         kind = self.features.kind(state.projections.value)
-        if state.scale is not None and kind.map != "favor":
+        if state.scale is not None and not kind.rescales_keys:
             return None
         before = Sums(state.sums, state.plain, state.scale)
         out, after = whole.step(layers, x, self.heads, kind, before, self.floor)
@@ -121,7 +125,7 @@ class Linear(nn.Module):
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from further queries to everything the state has read, which leaves it as it is."""
         self._check_state(state)
-        engine = None if state.seen is not None else _engine_of(q)
+        engine = None if state.seen is not None else self._engine_of(q)
         if engine is not None and state.sums.dtype == torch.float32:
             none = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
             before = Sums(state.sums, state.plain, state.scale)
@@ -146,8 +150,9 @@ class Linear(nn.Module):
         features = f"{self.features.width} features, summed in chunks of {CHUNK}"
         return f"feature map, linear in {queries}+{keys}: {features}{self._instead(queries, keys)}"
 
-    @staticmethod
-    def _instead(queries: int, keys: int) -> str:
+    def _instead(self, queries: int, keys: int) -> str:
+        if not self.has_backends:
+            return "; no backend knows this feature map"
         told, longest = "", max(queries, keys)
         if not native.available():
             told += "; the native CPU engine is not built here"
@@ -159,6 +164,13 @@ class Linear(nn.Module):
         if triton.available() and longest >= triton.FEWEST:
             told += "; on a CUDA device, in float32 or half precision, Triton kernels do"
         return told
+
+    def _engine_of(self, *tensors: Tensor) -> Any:
+        """The first backend that supports these tensors and is faster; None for torch's operators."""
+        for engine in ENGINES if self.has_backends else ():
+            if any(always(x.shape[2] >= engine.FEWEST) for x in tensors) and not engine.why_not(*tensors):
+                return engine
+        return None
 
     def _by(
         self,
@@ -254,14 +266,6 @@ class Linear(nn.Module):
             )
         if given.gate is not None and not self.gated:
             raise BadMask("gate= was given to a kernel without a gate: use RFA(gate=True)")
-
-
-def _engine_of(*tensors: Tensor) -> Any:
-    """The first engine that takes these tensors and gains by it; None where torch's operators do."""
-    for engine in ENGINES:
-        if any(always(x.shape[2] >= engine.FEWEST) for x in tensors) and not engine.why_not(*tensors):
-            return engine
-    return None
 
 
 def _of_chunk(given: Given, now: slice, gate: Tensor | None) -> Given:

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from qkv.kernel.kind import BackendMap
 from qkv.shapes import Dims
 
 Projections = Float[Tensor, "H R D"]
@@ -61,7 +62,7 @@ def _(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     return torch.empty_like(like)
 
 
-class RandomFeatures(nn.Module):
+class RandomFeatures(BackendMap):
     """What random feature maps share: fixed projections for evaluation (a buffer), and a pool for training.
     Which set a call takes is up to torch's global generator.  Peng et al. 2021 train with 500 sets.
     """

@@ -11,7 +11,7 @@ exp(x'·y' / τ²) but for a factor exp(-|x'|²/2τ²) of the query, which cance
 key's mass makes up for.
 """
 
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -165,6 +165,15 @@ class RFA(Part):
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = R^-1/2 [sin W x, cos W x]"
     paper: ClassVar[str] = "Peng et al. 2021, eq. 5"
     forms_weights: ClassVar[bool] = False
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate computed from the layer's input lets the past decay."""
+        return self.gate
+
+    def without_gate(self) -> "RFA":
+        """The same part with gate=False."""
+        return replace(self, gate=False)
 
     @property
     def twin(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qkv.kernel.chunks import fold
 from qkv.kernel.given import wide
-from qkv.kernel.kind import MAPS
+from qkv.kernel.kind import MAPS, RESCALING_MAPS
 from qkv.kernel.masses import NOTHING, Masses
 from qkv.kernel.sums import Features, Mapped, Sums, add_up, normalise, nothing, running
 from qkv.score.cosine import unit
@@ -103,7 +103,7 @@ def attend(inputs: Inputs, numbers: Numbers) -> tuple[Tensor, Tensor, Tensor]:
 
 def _before(inputs: Inputs, numbers: Numbers) -> Sums:
     if inputs.sums is not None and inputs.plain is not None:
-        weighed = inputs.written is not None or numbers.name == "favor"
+        weighed = inputs.written is not None or numbers.map in RESCALING_MAPS
         return Sums(inputs.sums, inputs.plain, inputs.scale if weighed else None)
     masses = (None if x is None else x[:, :, :0] for x in (inputs.written, inputs.decay))
     return nothing(_mapped(inputs, numbers, slice(0), inputs.k[:, :, :0], inputs.v[:, :, :0], *masses))

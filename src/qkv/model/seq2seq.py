@@ -18,7 +18,7 @@ from qkv.model.decoders import BahdanauDecoder, DecoderState, LuongDecoder, Plai
 from qkv.model.stepper import Step
 from qkv.model.tied import tie_after_loading
 from qkv.model.written import read_attention
-from qkv.score import Additive, Cosine, Dot
+from qkv.score import Additive
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -75,8 +75,8 @@ class RNNConfig(Strict):
         spec = self.attention
         if spec is None:
             return None
-        alike = isinstance(spec.score, Dot | Cosine) and not self.bidirectional
-        raw = getattr(spec.score, "two_widths", False) or alike
+        score, equal_widths = spec.score, not self.bidirectional
+        raw = score is not None and (score.two_widths or (score.unprojected_by_default and equal_widths))
         raw = raw and spec.heads in (None, 1) and spec.kv_heads in (None, 1)
         if not spec.project and not raw:
             raise BadRecipe(

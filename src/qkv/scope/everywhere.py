@@ -21,6 +21,10 @@ class Global(Part):
     learns: ClassVar[bool] = False
     normalised: ClassVar[bool] = True
     positional: ClassVar[bool] = False
+    is_global: ClassVar[bool] = True
+    reweights: ClassVar[bool] = False
+    supports_causal: ClassVar[bool] = True
+    reach: ClassVar[tuple[int, int] | None] = None
 
     def build(self, dims: Dims) -> Any:
         """The scope itself: it owns no parameters."""

@@ -99,6 +99,10 @@ class Predictive(Part):
     paper: ClassVar[str] = "Luong et al. 2015, eq. 9 and 10"
     learns: ClassVar[bool] = True
     positional: ClassVar[bool] = True
+    is_global: ClassVar[bool] = False
+    reweights: ClassVar[bool] = True
+    supports_causal: ClassVar[bool] = False
+    reach: ClassVar[tuple[int, int] | None] = None
 
     @property
     def normalised(self) -> bool:

@@ -39,6 +39,9 @@ class Window(Part):
     learns: ClassVar[bool] = False
     normalised: ClassVar[bool] = True
     positional: ClassVar[bool] = True
+    is_global: ClassVar[bool] = False
+    reweights: ClassVar[bool] = False
+    supports_causal: ClassVar[bool] = True
 
     @property
     def reach(self) -> tuple[int, int]:

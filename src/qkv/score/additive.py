@@ -71,6 +71,9 @@ class Additive(Part):
     learns: ClassVar[bool] = True
     two_widths: ClassVar[bool] = True
     positional: ClassVar[bool] = False
+    is_dot_product: ClassVar[bool] = False
+    unprojected_by_default: ClassVar[bool] = False
+    has_native_scores: ClassVar[bool] = True
 
     def build(self, dims: Dims) -> AdditiveScore:
         """The module that owns W, U, v and b."""

@@ -42,6 +42,9 @@ class Cosine(Part):
     learns: ClassVar[bool] = False
     two_widths: ClassVar[bool] = False
     positional: ClassVar[bool] = False
+    is_dot_product: ClassVar[bool] = False
+    unprojected_by_default: ClassVar[bool] = True
+    has_native_scores: ClassVar[bool] = False
     per_pair: ClassVar[int] = 1
 
     def build(self, dims: Dims) -> Any:

@@ -27,6 +27,8 @@ class Product(Part):
     learns: ClassVar[bool] = False
     two_widths: ClassVar[bool] = False
     positional: ClassVar[bool] = False
+    is_dot_product: ClassVar[bool] = True
+    has_native_scores: ClassVar[bool] = False
     per_pair: ClassVar[int] = 1
 
     def build(self, dims: Dims) -> Any:
@@ -43,6 +45,8 @@ class Dot(Product):
     """Plain dot product.  Its variance grows with the width, and softmax gets sharper with it."""
 
     name: ClassVar[str] = "dot"
+    scale: ClassVar[float | None] = 1.0
+    unprojected_by_default: ClassVar[bool] = True
     formula: ClassVar[str] = "q·k"
     paper: ClassVar[str] = "Luong et al. 2015, section 3.1"
 
@@ -58,6 +62,8 @@ class ScaledDot(Product):
     """
 
     name: ClassVar[str] = "scaled_dot"
+    scale: ClassVar[float | None] = None
+    unprojected_by_default: ClassVar[bool] = False
     formula: ClassVar[str] = "q·k / sqrt(D)"
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
 

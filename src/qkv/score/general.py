@@ -53,6 +53,9 @@ class General(Part):
     learns: ClassVar[bool] = True
     two_widths: ClassVar[bool] = True
     positional: ClassVar[bool] = False
+    is_dot_product: ClassVar[bool] = False
+    unprojected_by_default: ClassVar[bool] = False
+    has_native_scores: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> GeneralScore:
         """The module that owns W."""

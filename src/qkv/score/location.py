@@ -78,6 +78,9 @@ class Location(Part):
     learns: ClassVar[bool] = True
     two_widths: ClassVar[bool] = True
     positional: ClassVar[bool] = True
+    is_dot_product: ClassVar[bool] = False
+    unprojected_by_default: ClassVar[bool] = False
+    has_native_scores: ClassVar[bool] = False
     key_limit_option: ClassVar[str | None] = "length"
 
     def build(self, dims: Dims) -> LocationScore:

@@ -134,6 +134,12 @@ class Hard(Part):
     paper: ClassVar[str] = "Xu et al. 2015, section 4.1"
     sparse: ClassVar[bool] = True
     samples: ClassVar[bool] = True
+    is_softmax: ClassVar[bool] = False
+
+    @property
+    def gives_log_prob(self) -> bool:
+        """Whether training returns log p(s), which the objective must use."""
+        return self.estimator == "reinforce"
 
     def build(self, dims: Dims) -> HardSelection:
         """The selection as a module: it draws only in training."""

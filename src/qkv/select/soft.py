@@ -38,6 +38,8 @@ class Soft(Part):
     paper: ClassVar[str] = "Bahdanau et al. 2015, eq. 6"
     sparse: ClassVar[bool] = False
     samples: ClassVar[bool] = False
+    is_softmax: ClassVar[bool] = True
+    gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""

@@ -156,6 +156,8 @@ class Sparsemax(Part):
     paper: ClassVar[str] = "Martins & Astudillo 2016, eq. 1"
     sparse: ClassVar[bool] = True
     samples: ClassVar[bool] = False
+    is_softmax: ClassVar[bool] = False
+    gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""
@@ -181,6 +183,8 @@ class Entmax(Part):
     paper: ClassVar[str] = "Peters et al. 2019, algorithms 1 and 2"
     sparse: ClassVar[bool] = True
     samples: ClassVar[bool] = False
+    is_softmax: ClassVar[bool] = False
+    gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""

@@ -43,6 +43,8 @@ class TopK(Part):
     paper: ClassVar[str] = "Zhao et al. 2019 (Explicit Sparse Transformer)"
     sparse: ClassVar[bool] = True
     samples: ClassVar[bool] = False
+    is_softmax: ClassVar[bool] = False
+    gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""

@@ -80,5 +80,5 @@ def attend(
         out, sums, plain, scale = compute(inputs, numbers)
     else:
         out, _, sums, plain, scale = linear_attention(*inputs, *numbers)
-    weighed = masses is not None or kind.map == "favor"
+    weighed = masses is not None or kind.rescales_keys
     return out.to(v.dtype), Sums(sums, plain, scale if weighed else None)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qkv.errors import BadShape
 from qkv.kernel import second_order
-from qkv.kernel.kind import MAPS
+from qkv.kernel.kind import MAPS, RESCALING_MAPS
 from qkv.kernel.native.library import call, flat, rows
 from qkv.kernel.pages import empty
 
@@ -105,7 +105,7 @@ def _fields(
     sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[2], "width": width}
     sizes |= {"value": v.shape[3], "features": width if matrix is None else matrix.shape[1]}
     given = {"matrix": flat(matrix), "keep": flat(keep), "written": flat(written), "decay": flat(decay)}
-    weighed = written is not None or map == MAPS["favor"]
+    weighed = written is not None or map in RESCALING_MAPS
     inputs = {"q": rows(q), "k": rows(k), "v": rows(v), "half": q.dtype == torch.bfloat16}
     return sizes | given | inputs | {"map": map, "weighed": weighed}
 

@@ -42,7 +42,7 @@ def step(
     to_queries, _, to_out = layers
     batch, queries = x.shape[:2]
     width, value = to_queries.weight.shape[0] // heads, to_out.weight.shape[1] // heads
-    map, weighed = MAPS[kind.map], kind.map == "favor"
+    map, weighed = MAPS[kind.map], kind.rescales_keys
     features, made_of_them = features_of(width, kind.matrix, map)
     x, given = x.contiguous(), [flat(part) for part in (kind.matrix, *before)]
     out = x.new_empty(batch, queries, to_out.weight.shape[0])
