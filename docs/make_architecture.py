@@ -33,10 +33,11 @@ follow from others are left out.
 ADDITIONS = {
     "cli": "a command: one file, registered in `app.py`",
     "bench": "a measurement of specs: one file; benchmarks against other libraries go to `benchmarks/`",
-    "task": "a task: one file or folder",
+    "task": "a task: one folder, and one entry in `registry.py`",
     "data": "a text format or a way to batch; a generated corpus in a folder of its own",
     "train": "what every training needs; what one task needs goes to `task`",
     "decode": "a search that any model with steps can use",
+    "trace": "a reader of another version of the file",
     "view": "a picture or page of a trace",
     "model": "a model, or a block that several models share",
     "kernel": "a feature map: one file and one line in `KERNELS`; faster backends in `native` and `triton`",

@@ -45,7 +45,8 @@ def test_steps_of_a_map_that_no_backend_knows() -> None:
     linear = Linear(Dims(2, 4, 4, 4), Squares(), 1e-20, causal=True)
     state, outs = linear.start(k[:, :, :0], v[:, :, :0]), []
     for t in range(6):
-        attended, state = linear.extend(state, *(x[:, :, t : t + 1] for x in (q, k, v)))
+        now = slice(t, t + 1)
+        attended, state = linear.extend(state, q[:, :, now], k[:, :, now], v[:, :, now])
         outs.append(attended.out)
     torch.testing.assert_close(torch.cat(outs, 2), linear(q, k, v))
     assert linear.read(q, state)[0].out.shape == q.shape

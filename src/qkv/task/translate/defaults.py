@@ -8,7 +8,7 @@ from qkv.model.seq2seq import RNNConfig
 from qkv.task.translate.recipe import TranslationRecipe
 
 FEW_UPDATES = 2000  # a training with fewer updates seldom learns to translate
-FEW_PAIRS, MANY_PAIRS = 30_000, 100_000
+FEW_PAIRS, MANY_PAIRS = 6_000, 100_000
 UPDATES_PER_EPOCH = 300  # at least, where batches can be that small
 MOST_EPOCHS = 200
 VALIDATIONS = 12
