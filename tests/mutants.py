@@ -302,7 +302,7 @@ MUTANTS = (
     Mutant(
         "a saved optimizer is believed",
         "train/saved.py",
-        '_check_optimizer(state["optimizer"], optimizer, state["standing"]["step"])',
+        '_check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])',
         "pass",
         SAVED,
     ),
@@ -316,8 +316,8 @@ MUTANTS = (
     Mutant(
         "only the number of lines is compared",
         "task/origin.py",
-        "if now[key] != before.get(key)",
-        'if now[key]["lines"] != before.get(key, {}).get("lines")',
+        "if now[part] != before.get(part)",
+        'if now[part]["lines"] != before.get(part, {}).get("lines")',
         ORIGIN,
     ),
     Mutant(

@@ -1,6 +1,6 @@
 """torch's fused softmax attention as a core, with nothing of ours around it: what others are measured by."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ class Cache(NamedTuple):
 
 class FusedSoftmax(nn.Module):
     """softmax(q k^T / sqrt(D)) v by torch.nn.functional.scaled_dot_product_attention."""
+
+    has_layer_step: ClassVar[bool] = False
 
     def __init__(self, causal: bool) -> None:
         super().__init__()

@@ -168,7 +168,7 @@ def view(
     merge: Annotated[bool, typer.Option("--merge", help="join word pieces into words")] = False,
     dark: Annotated[bool, typer.Option("--dark", help="for dark pages")] = False,
 ) -> None:
-    """Draw where a translation looked."""
+    """Draw the attention of a trace."""
     from qkv.cli.viewing import view_trace
 
     view_trace(trace, png, example, layers, heads, merge, dark)

@@ -10,6 +10,7 @@ from qkv.errors import BadData
 from qkv.progress import progress
 from qkv.task.files import check_writable, write_text
 from qkv.task.runs import load
+from qkv.task.translate.pairs import read_test_pairs
 from qkv.task.translate.score import Report
 
 SHOWN = 10

@@ -14,6 +14,7 @@ from typing import Any
 from qkv.errors import BadRun, QKVError
 from qkv.task.drawing import draw_example
 from qkv.task.runs import load
+from qkv.task.translate.pairs import read_test_pairs
 from qkv.trace import Trace
 from qkv.train import STATE
 

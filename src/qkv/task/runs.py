@@ -11,7 +11,7 @@ from qkv.task.devices import find_device
 from qkv.task.digests import digest_of
 from qkv.task.origin import refuse_another_recipe
 from qkv.task.recipe import parse_recipe
-from qkv.task.registry import find_task
+from qkv.task.registry import TASKS, find_task
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
 from qkv.train.ranks import launched
@@ -33,12 +33,11 @@ def recipe_of(run: Path) -> Any:
         raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
     if not isinstance(raw, dict):
         raise BadRun(f"{path} is damaged: it holds no keys and values")
-    recipe = parse_recipe(raw, str(path)) if "task" in raw else None
-    fields = ("task",) if recipe is None else type(recipe).model_fields
-    lacking = [name for name in fields if name not in raw]
+    task = TASKS.get(str(raw.get("task")))
+    lacking = [name for name in (task.recipe.model_fields if task else ("task",)) if name not in raw]
     if lacking:
         raise BadRun(f"{path} is damaged: it lacks {', '.join(lacking)}, and a run's recipe is complete")
-    return recipe
+    return parse_recipe(raw, str(path))
 
 
 def load(run: str | Path, *, device: Any = "cpu") -> Any:
