@@ -323,8 +323,8 @@ MUTANTS = (
     Mutant(
         "any tokenizer will do",
         "task/runs.py",
-        'if "tokenizer" in label and',
-        'if "tokenizers" in label and',
+        "if path.stem in label and",
+        "if path.name in label and",
         ORIGIN,
     ),
     Mutant(
