@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qkv.errors import BadData, UnknownName
-from qkv.task.translate.tracing import translation_example
+from qkv.task.translate.tracing import axes_of, translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes, stack
 
 DOCS = Path(__file__).parents[1] / "docs" / "trace.md"
@@ -434,3 +434,9 @@ def test_headers_of_version_2_that_break_the_schema_say_where(tmp_path, change, 
     write(path, header | {"examples": [entry | change]}, **{"0/cross.0": rows(1, 2, 6)})
     with pytest.raises(BadData, match=f"example 0: .*{message}"):
         Trace.load(path)
+
+
+@pytest.mark.parametrize("name", ["self.0", "cross.first", "cross.01", "cross"])
+def test_a_translator_has_numbered_layers_in_three_places(name):
+    with pytest.raises(BadData, match=f"'{name}' is no layer of a translator"):
+        axes_of(name)

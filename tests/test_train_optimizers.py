@@ -33,8 +33,12 @@ class TwoNetworks(Objective):
 
     def optimizers(self, config: TrainConfig, device: str) -> dict[str, Any]:
         return {
-            "critic": make_adamw(self.critic, config, device, lr=0.02, betas=(0.0, 0.9)),
-            "generator": make_adamw(self.generator, config, device, lr=0.005, betas=(0.0, 0.9)),
+            "critic": make_adamw(
+                self.critic.named_parameters("critic"), config, device, lr=0.02, betas=(0.0, 0.9)
+            ),
+            "generator": make_adamw(
+                self.generator.named_parameters("generator"), config, device, lr=0.005, betas=(0.0, 0.9)
+            ),
         }
 
     def forward(self, batch: Any, name: str) -> Loss:
@@ -104,7 +108,7 @@ def test_a_state_of_other_optimizers_is_refused(tmp_path: Path) -> None:
 
     class OneOptimizer(TwoNetworks):
         def optimizers(self, config: TrainConfig, device: str) -> dict[str, Any]:
-            return {"all": make_adamw(self, config, device)}
+            return {"all": make_adamw(self.named_parameters(), config, device)}
 
     with pytest.raises(BadRun, match="optimizer lacks param_groups, state"):
         fit(OneOptimizer(), ToyBatches(), config_of(steps=3), run=tmp_path, resume=True, quiet=True)
@@ -130,7 +134,7 @@ def rates_of(optimizer: torch.optim.Optimizer, objective: nn.Module) -> dict[str
 def test_groups_have_their_own_rate_and_decay() -> None:
     config = config_of(weight_decay=0.1, rates={"inner.*": 0.001}, no_decay=("emb*",), eps=1e-6)
     objective = toy()
-    optimizer = make_adamw(objective, config, "cpu")
+    optimizer = make_adamw(objective.named_parameters(), config, "cpu")
     assert rates_of(optimizer, objective) == {
         "model.embedding.weight": (0.05, 0.0),
         "model.inner.weight": (0.001, 0.1),
@@ -138,6 +142,14 @@ def test_groups_have_their_own_rate_and_decay() -> None:
         "model.output.bias": (0.05, 0.0),
     }
     assert optimizer.defaults["eps"] == 1e-6
+
+
+def test_patterns_apply_to_the_parts_of_an_objective() -> None:
+    config = config_of(weight_decay=0.1, rates={"critic.2.*": 0.003}, no_decay=("critic.0.*",))
+    objective = TwoNetworks()
+    rates = rates_of(objective.optimizers(config, "cpu")["critic"], objective)
+    assert rates["critic.0.weight"] == (0.02, 0.0)
+    assert rates["critic.2.bias"] == (0.003, 0.0)
 
 
 def test_frozen_parameters_stay(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 import itertools
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
 from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
-from qkv.view import MissingGlyphs, colours, draw, figure, fonts, heatmap, merge_words, page
+from qkv.view import colours, draw, figure, heatmap, merge_words, page
 from qkv.view import heatmap as heatmap_module_function
 from qkv.view.words import Side, label, side, words
 
@@ -388,83 +387,6 @@ qkv.view.draw(numpy.eye(2), ["a", "b"], ["x", "y"], path={str(tmp_path / "p.png"
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
-
-
-def test_fonts_are_added_until_every_character_has_one(monkeypatch):
-    bundled = [font for font in fonts._installed("SC") if "STIX" in font[0]]
-    monkeypatch.setattr(fonts, "_installed", lambda region: bundled)
-    assert fonts.fonts_for("straße Ελλάδα мир שלום سلام ⟨end⟩ ▁") == ([fonts.BASE], frozenset())
-    assert fonts.fonts_for("a ℊ⌒") == ([fonts.BASE, "STIXGeneral"], frozenset())
-
-
-def test_no_font_is_chosen_that_draws_boxes_for_everything():
-    assert not any("Last Resort" in family for family, _ in fonts._installed("SC"))
-
-
-@pytest.mark.parametrize(
-    ("text", "package", "count"),
-    [
-        ("你好", "fonts-noto-cjk", "2 characters"),
-        ("한", "fonts-noto-cjk", "1 character "),
-        ("カタ", "fonts-noto-cjk", "2 characters"),
-        ("नमस्ते", "fonts-noto-core", "6 characters"),
-        ("🦜你", "fonts-noto-cjk fonts-symbola", "2 characters"),
-    ],
-)
-def test_characters_without_a_font_are_named_with_a_package_that_has_them(monkeypatch, text, package, count):
-    monkeypatch.setattr(fonts, "_installed", lambda region: [])
-    with pytest.warns(
-        MissingGlyphs, match=f"no installed font has {count}.*apt install {package}$"
-    ) as caught:
-        found = fonts.fonts_for("ab" + text)
-    assert len(caught) == 1
-    assert found.writable("a" + text[0] + "b") == "a\N{REPLACEMENT CHARACTER}b"
-
-
-def test_characters_without_a_form_of_their_own_are_left_out_in_silence(monkeypatch):
-    monkeypatch.setattr(fonts, "_installed", lambda region: [])
-    text = "a\U0001d173b\U000e0101"  # a musical control and a variation selector
-    assert fonts.fonts_for(text).writable(text) == "ab"
-
-
-def test_a_picture_without_the_right_font_is_drawn_with_one_warning(monkeypatch, tmp_path):
-    monkeypatch.setattr(fonts, "_installed", lambda region: [])
-    trace = Trace(
-        (translation_example(("▁你好", "</s>"), ("▁Hello", "</s>"), {"cross.0": rows(1, 2, 2)}),),
-        "translation",
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        heatmap(trace, path=tmp_path / "p.png")
-    assert [warning.category for warning in caught] == [MissingGlyphs]
-
-
-@pytest.mark.parametrize(("text", "ending"), [("你好", "SC"), ("これは", "JP"), ("한국어", "KR")])
-def test_the_forms_of_characters_follow_the_script(text, ending):
-    names = [
-        "Noto Sans CJK JP",
-        "Noto Sans CJK KR",
-        "Noto Sans CJK SC",
-        "Noto Sans Mono CJK SC",
-        "Noto Serif CJK SC",
-    ]
-    region = fonts._region(text)
-    assert min(names, key=lambda name: fonts._rank(name, region)) == f"Noto Sans CJK {ending}"
-
-
-def test_installed_cjk_fonts_are_found(tmp_path):
-    found = [path for family, path in fonts._installed("SC") if "你" in fonts._characters(path)]
-    if not found:
-        pytest.skip("no CJK font is installed here")
-    trace = Trace(
-        (translation_example(("▁你好", "世界"), ("▁Hello", "▁مرحبا"), {"cross.0": rows(1, 2, 2)}),),
-        "translation",
-    )
-    heatmap(trace, path=tmp_path / "p.png")
-    assert not fonts.fonts_for("你好世界").missing
-
-
-# ---- axes that are image grids ----
 
 
 def grid_trace(queries=("▁a", "▁dog"), grid=None, heads=2):

@@ -202,3 +202,9 @@ def test_train_says_where_it_writes_when_nobody_said(
     assert err.startswith("writing to runs/tiny\n")
     assert "qkv translate runs/tiny" in out
     assert (tmp_path / "runs/tiny/model.safetensors").exists()
+
+
+def test_a_run_below_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny.call("train", tiny.recipe_in(tmp_path), "--out=~/run", "--set=train.steps=1", "--quiet") == 0
+    assert (tmp_path / "run" / "model.safetensors").exists()

@@ -74,6 +74,7 @@ def train(
 
     Ctrl-C saves and stops; the same command with --resume goes on, and ends with the same weights.
     """
+    from qkv.files import expand_home
     from qkv.task.registry import find_task
     from qkv.task.runs import leads, recipe_of
     from qkv.task.training import fit
@@ -93,7 +94,7 @@ def train(
         return
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
     print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}")
-    print(f"next: {find_task(recipe_of(run).task).next_commands(run)}")
+    print(f"next: {find_task(recipe_of(expand_home(run)).task).next_commands(run)}")
 
 
 @app.command()

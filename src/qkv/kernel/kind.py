@@ -1,5 +1,6 @@
 """A feature map as the fast engines know it: by name and numbers, so that they need none of its code."""
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -24,13 +25,13 @@ class Kind(NamedTuple):
 RESCALING_MAPS = (MAPS["favor"],)
 
 
-class BackendMap(nn.Module):
+class BackendMap(nn.Module, ABC):
     """Base of the feature maps that the backends know.  Any other map runs with torch's operators."""
 
+    @abstractmethod
     def kind(self, projections: Any) -> Kind:
         """The same map for the backends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_mass(self, x: Tensor) -> Tensor | None:
         """The log mass [B,H,S] of keys [B,H,S,D] without what the backend adds; None for 0."""
-        raise NotImplementedError

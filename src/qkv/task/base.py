@@ -73,7 +73,10 @@ class Task(ABC):
 
     @abstractmethod
     def fingerprint(self, data: Any) -> dict[str, dict[str, Any]]:
-        """Part of the data -> {"lines": how many, "digest": of their content}; resuming compares it."""
+        """Part of the data -> {"lines": how many, "digest": of their content}; resuming compares it.
+
+        The names of the parts begin with "train." or "valid.".
+        """
 
     @abstractmethod
     def data_name(self, part: str, recipe: Any) -> str:

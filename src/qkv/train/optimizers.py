@@ -1,6 +1,6 @@
 """AdamW over groups of parameters: what is decayed, what has its own learning rate, what is frozen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,23 +11,27 @@ from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
 
 
-def make_adamw(module: nn.Module, config: TrainConfig, device: str, **options: Any) -> torch.optim.AdamW:
-    """AdamW over the module's parameters that require a gradient, fused where that works.
+def make_adamw(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig, device: str, **options: Any
+) -> torch.optim.AdamW:
+    """AdamW over those parameters that require a gradient, fused where that works.
 
     Args:
-        module: whose parameters are optimized.  Vectors are not decayed.
-        config: learning rates, decay and the other options, all of which `options` may replace.
+        named_parameters: as `objective.named_parameters()`, or `objective.critic.named_parameters("critic")`
+            for a part: the names are those that the configuration's patterns match.  Vectors are not decayed.
+        config: learning rates, decay and the other options.
         device: the kind of device that the parameters are on, such as "cpu".
-        options: of `torch.optim.AdamW`, for an objective with settings of its own, such as `lr` and `betas`.
+        options: of `torch.optim.AdamW`, such as `lr` and `betas`, in place of the configuration's; the rates
+            of `config.rates` still apply to the names that they match.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
+    settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, **options}
+    for name, parameter in named_parameters:
         if parameter.requires_grad:
-            rate = options.get("lr", _rate(name, config))
+            rate = _own_rate(name, config) or settings["lr"]
             groups.setdefault((_is_decayed(name, parameter, config), rate), []).append(parameter)
     # decayed parameters first: the order is part of a saved state
     ordered = sorted(groups.items(), key=lambda item: not item[0][0])
-    settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, **options}
     # the fused step unscales float16 gradients itself, which leaves nothing to clip beforehand
     fused = device in ("cpu", "cuda") and config.precision != "16"
     parts = [
@@ -64,11 +68,9 @@ def _patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
     yield from (("train.rates", pattern) for pattern in config.rates)
 
 
-def _rate(name: str, config: TrainConfig) -> float:
-    """The peak learning rate of a parameter: that of the first pattern that matches, or the general one."""
-    return next(
-        (rate for pattern, rate in config.rates.items() if fnmatchcase(_short(name), pattern)), config.lr
-    )
+def _own_rate(name: str, config: TrainConfig) -> float | None:
+    """The peak learning rate of the first pattern that matches; None where none does."""
+    return next((rate for pattern, rate in config.rates.items() if fnmatchcase(_short(name), pattern)), None)
 
 
 def _is_decayed(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:

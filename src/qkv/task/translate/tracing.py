@@ -1,5 +1,6 @@
 """Examples of a trace from decoded translations: tokens, probabilities, and the weights of every layer."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,9 @@ def unnormalised(model: Any) -> tuple[str, ...]:
 
 def axes_of(name: str) -> WeightAxes:
     """The axes of a translator's weights with this name; BadData for a name that no layer has."""
-    place = name.split(".")[0]
+    place, _, layer = name.partition(".")
     if place not in AXES:
         raise BadData(f"{name!r} is no layer of a translator. {did_you_mean(place, AXES)}")
+    if not re.fullmatch("0|[1-9][0-9]*", layer):
+        raise BadData(f"{name!r} is no layer of a translator: the number of a layer follows, as in {place}.0")
     return AXES[place]

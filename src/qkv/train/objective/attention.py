@@ -60,7 +60,7 @@ class AttentionObjective(Objective):
             raise BadRecipe(
                 "objective.coverage and objective.entropy need an attention, and the model has none"
             )
-        self.samples = any(getattr(layer.spec.select, "estimator", None) == "reinforce" for layer in layers)
+        self.samples = any(layer.spec.select.gives_log_prob for layer in layers)
         self.needs_weights = bool(layers) and (self.samples or has_terms)
         if self.samples:
             self.register_buffer("baseline", torch.tensor(torch.nan))

@@ -42,7 +42,7 @@ class Objective(nn.Module):
             config: the section `train` of the recipe.
             device: the kind of device that the parameters are on, such as "cpu".
         """
-        return {"adamw": make_adamw(self, config, device)}
+        return {"adamw": make_adamw(self.named_parameters(), config, device)}
 
     def saved_module(self) -> nn.Module:
         """The module whose weights model.safetensors holds; by default the objective itself."""
