@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor, linear, native
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.kernel.native.library import ceilings
 from qkv.rules import Choice
 from qkv.scope import Global
@@ -39,7 +39,7 @@ def call_of(route: str, inputs: list[Tensor], gate: Tensor) -> Callable[[], Tens
     if route == "sdpa":
         return lambda: F.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2], is_causal=True)
     core = core_of(route)
-    given = Given(gate=gate if route == "gated" else None)
+    given = Masking(gate=gate if route == "gated" else None)
     inputs = (
         [x.detach().bfloat16().requires_grad_(x.requires_grad) for x in inputs] if route == "bf16" else inputs
     )

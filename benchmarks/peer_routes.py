@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import qkv
 from qkv.kernel import linear
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.rules import Choice
 from qkv.shapes import Dims
 
@@ -29,7 +29,7 @@ def feature_routes(length: int, backward: bool) -> dict[str, Route]:
 
     def ours(part: Any, causal: bool = True, gated: bool = False) -> Route:
         core = core_of(part, causal)
-        return lambda: core(*inputs, Given(gate=gate if gated else None))
+        return lambda: core(*inputs, Masking(gate=gate if gated else None))
 
     def performer(module: Any, features: int | None = FEATURES) -> Route:
         attention = module.FastAttention(WIDTH, nb_features=features, causal=True).eval()
@@ -80,7 +80,7 @@ def window_routes(length: int) -> dict[str, Route]:
 
     return {
         "SDPA causal, all keys": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        "Window": lambda: core(q, k, v, Given(own=True)),
+        "Window": lambda: core(q, k, v, Masking(is_self=True)),
         "local-attention": peer("local_attention", local),
     }
 
@@ -121,7 +121,7 @@ def additive_routes(sizes: tuple[int, int, int]) -> dict[str, Callable[[], Tenso
         scores = u(torch.tanh(w_q(q)[:, :, :, None] + w_k(k)[:, :, None]))
         return scores[..., 0].softmax(-1) @ v
 
-    return {"naive": naive, "qkv": lambda: core(q, k, v, Given())}
+    return {"naive": naive, "qkv": lambda: core(q, k, v, Masking())}
 
 
 def core_of(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor, Softmax
-from qkv.kernel.exact import Given
+from qkv.kernel.exact import Masking
 from qkv.part import Part
 from qkv.rules import Choice
 from qkv.scope import Global, Predictive, Window
@@ -108,7 +108,7 @@ def _core(parts: dict[str, Part], causal: bool = False) -> Any:
 def _attended(core: Any, gate: float | None = None) -> Tensor:
     logits = None if gate is None else torch.full((1, 1, STEPS), gate, dtype=torch.float64)
     q, k = queries()[None, None], keys()[None, None]
-    return core.attend(q, k, k, Given(own=True, gate=logits)).weights[0, 0]
+    return core.attend(q, k, k, Masking(is_self=True, gate=logits)).weights[0, 0]
 
 
 def scores() -> list[Picture]:

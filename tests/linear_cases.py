@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor
-from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
+from qkv.kernel.masking import Masking
 from qkv.rules import Choice
 from qkv.scope import Global
 from qkv.select import Soft
@@ -47,18 +47,18 @@ def core_of(part: RFA | Favor | Elu, causal: bool = True) -> Linear:
 
 def inputs(
     part: RFA | Favor | Elu, length: int = T, masked: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Given]:
+) -> tuple[Tensor, Tensor, Tensor, Masking]:
     q, k, v = doubles(B, H, length, D), doubles(B, H, length, D), doubles(B, H, length, E)
     gate = 2 * doubles(B, H, length) if getattr(part, "gate", False) else None
-    return q, k, v, Given(keep=torch.rand(B, length) < 0.6 if masked else None, gate=gate)
+    return q, k, v, Masking(keep=torch.rand(B, length) < 0.6 if masked else None, gate=gate)
 
 
-def cut(given: Given, part: slice) -> Given:
+def cut(given: Masking, part: slice) -> Masking:
     keep = None if given.keep is None else given.keep[:, part]
-    return Given(keep=keep, gate=None if given.gate is None else given.gate[:, :, part])
+    return Masking(keep=keep, gate=None if given.gate is None else given.gate[:, :, part])
 
 
-def recurrence(core: Linear, q: Tensor, k: Tensor, v: Tensor, given: Given) -> Tensor:
+def recurrence(core: Linear, q: Tensor, k: Tensor, v: Tensor, given: Masking) -> Tensor:
     """S_t = g_t S_{t-1} + (1 - g_t) m_t φ(k_t) ⊗ [v_t, 1], position by position."""
     projections = core.features.draw()
     phi_q, (phi_k, log_mass) = core.features.queries(q, projections), core.features.keys(k, projections)

@@ -52,20 +52,20 @@ MUTANTS = (
     ),
     Mutant("causal aligned upper left", "masks.py", ".tril(keys - queries)", ".tril()", REACH),
     Mutant(
-        "the caller's allow is dropped", "kernel/exact.py", "given.allow, reach)", "None, reach)", FORMULA
+        "the caller's allow is dropped", "kernel/exact.py", "masking.allow, reach)", "None, reach)", FORMULA
     ),
     Mutant(
         "the fused route drops keep",
         "kernel/exact.py",
-        "if given.keep is None and not _differ(q, k):",
+        "if masking.keep is None and not _differ(q, k):",
         "if not _differ(q, k):",
         FORMULA,
     ),
     Mutant(
         "the fused route drops the window",
         "kernel/exact.py",
-        "given.allow is None and at is None",
-        "given.allow is None",
+        "masking.allow is None and at is None",
+        "masking.allow is None",
         FORMULA,
     ),
     Mutant(
@@ -77,7 +77,7 @@ MUTANTS = (
     ),
     Mutant(
         "head groups interleaved",
-        "kernel/given.py",
+        "kernel/masking.py",
         "x.repeat_interleave(heads // x.shape[1], dim=1)",
         "x.repeat(1, heads // x.shape[1], 1, 1)",
         FORMULA,
@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "keep forgotten in the denominator",
         "kernel/linear.py",
-        "phi, v1 = (x * given.keep[:, None, :, None] for x in (phi, v1))",
-        "phi, v1 = phi, torch.cat([v1[..., :-1] * given.keep[:, None, :, None], v1[..., -1:]], -1)",
+        "phi, v1 = (x * masking.keep[:, None, :, None] for x in (phi, v1))",
+        "phi, v1 = phi, torch.cat([v1[..., :-1] * masking.keep[:, None, :, None], v1[..., -1:]], -1)",
         STEPS,
     ),
     Mutant(
@@ -217,7 +217,7 @@ MUTANTS = (
         "left = before.scale",
         LINEAR,
     ),
-    Mutant("sums in half precision", "kernel/given.py", "else x.float()", "else x", LINEAR),
+    Mutant("sums in half precision", "kernel/masking.py", "else x.float()", "else x", LINEAR),
     Mutant(
         "the state is changed in place",
         "kernel/sums.py",
@@ -228,8 +228,8 @@ MUTANTS = (
     Mutant(
         "keys and queries drawn apart",
         "kernel/linear.py",
-        "self._mapped(k, v, given, projections)\n            weights",
-        "self._mapped(k, v, given, self.features.draw())\n            weights",
+        "self._mapped(k, v, masking, projections)\n            weights",
+        "self._mapped(k, v, masking, self.features.draw())\n            weights",
         RANDOM,
     ),
     Mutant(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor, native
-from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
+from qkv.kernel.masking import Masking
 from qkv.rules import Choice
 from qkv.scope import Global
 from qkv.select import Soft
@@ -39,7 +39,7 @@ every_route = pytest.mark.parametrize(
     ("name", "causal"),
     [(name, causal) for name in MAPS for causal in (True, False) if causal or "gate" not in name],
 )
-Inputs = tuple[Tensor, Tensor, Tensor, Given]
+Inputs = tuple[Tensor, Tensor, Tensor, Masking]
 
 
 def cores(name: str, dims: Dims, causal: bool) -> tuple[Linear, Linear]:
@@ -62,10 +62,10 @@ def inputs(name: str, dims: Dims, batch: int, queries: int, keys: int, masked: b
     k, v = torch.randn(batch, dims.heads, keys, dims.key), torch.randn(batch, dims.heads, keys, dims.value)
     keep = torch.rand(batch, keys) < 0.7 if masked else None
     gate = 2 * torch.randn(batch, dims.heads, keys) + 1 if "gate" in name else None
-    return q, k, v, Given(keep=keep, gate=gate)
+    return q, k, v, Masking(keep=keep, gate=gate)
 
 
-def doubled(given: Given) -> Given:
+def doubled(given: Masking) -> Masking:
     return given._replace(gate=None if given.gate is None else given.gate.double())
 
 
@@ -73,7 +73,7 @@ def part(inputs: Inputs, now: slice) -> Inputs:
     q, k, v, given = inputs
     keep = None if given.keep is None else given.keep[:, now]
     gate = None if given.gate is None else given.gate[:, :, now]
-    return q[:, :, now], k[:, :, now], v[:, :, now], Given(keep=keep, gate=gate)
+    return q[:, :, now], k[:, :, now], v[:, :, now], Masking(keep=keep, gate=gate)
 
 
 def by_torch(call: Callable[[], Any]) -> Any:

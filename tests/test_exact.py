@@ -12,7 +12,7 @@ from qkv.errors import TooLarge
 from qkv.kernel import bands, pairs
 from qkv.kernel.cache import Cache
 from qkv.kernel.fused import fused
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.layer import Attention
 from qkv.scope import Predictive, Window
 from qkv.score import Additive, Cosine, General, Location
@@ -101,7 +101,7 @@ def test_bands_end_where_the_keys_end(small_blocks: None, queries: int) -> None:
     """Fewer queries than keys, and more, of one causal sequence."""
     core = layer(scope=Window(2), causal=True).core
     q, k = torch.randn(B, H, queries, 7).double(), torch.randn(B, 2, 30, 7).double()
-    for given in (Given(), Given(keep=torch.rand(B, 30) < 0.8)):
+    for given in (Masking(), Masking(keep=torch.rand(B, 30) < 0.8)):
         close(core(q, k, k, given), core.attend(q, k, k, given).out)
 
 

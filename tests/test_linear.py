@@ -22,8 +22,8 @@ from linear_cases import (
     routed,
 )
 from qkv.kernel import RFA, Elu, chunks
-from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
+from qkv.kernel.masking import Masking
 from qkv.shapes import Dims
 from reference.loops import weights_of
 
@@ -156,7 +156,7 @@ def test_an_exact_map_is_an_oracle_for_every_route(causal: bool, monkeypatch: py
     if not causal:
         close(core.read(q, core.start(k, v, given))[0].out, expected, 1e-9)
         shuffled = torch.randperm(90)
-        moved = Given(keep=given.keep[:, shuffled])  # pyright: ignore[reportOptionalSubscript]
+        moved = Masking(keep=given.keep[:, shuffled])  # pyright: ignore[reportOptionalSubscript]
         close(core(q, k[:, :, shuffled], v[:, :, shuffled], moved), expected, 1e-9)
 
 

@@ -21,7 +21,7 @@ from linear_cases import (
 )
 from qkv.errors import BadMask
 from qkv.kernel import RFA, chunks
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.kernel.masses import weigh
 from reference.loops import weights_of
 
@@ -52,7 +52,7 @@ def test_gradients_of_rows_that_see_nothing_are_finite(part: RFA, monkeypatch: p
     leaves = [x.float().requires_grad_() for x in (q, k, v)]
     keep = torch.zeros(B, 70, dtype=torch.bool)
     keep[1, 66:] = True
-    given = Given(keep=keep, gate=None if given.gate is None else given.gate.float())
+    given = Masking(keep=keep, gate=None if given.gate is None else given.gate.float())
     for short in (True, False):
         out = routed(core, short, monkeypatch)(*leaves, given)
         assert not out[0].any()
@@ -73,11 +73,11 @@ def test_laws_of_the_gate(part: RFA, short: bool, monkeypatch: pytest.MonkeyPatc
     steps = torch.arange(67.0, dtype=torch.float64)
     age = (steps[:, None] - steps).clamp_min(0)
     same = k[:, :, :1].expand_as(k)
-    weights = weights_of(gated.attend(q, same, v, Given(gate=gate)))
+    weights = weights_of(gated.attend(q, same, v, Masking(gate=gate)))
     decayed = (gate[0, 0, 0].sigmoid() ** age).tril()
     close(weights, (decayed / decayed.sum(-1, keepdim=True)).expand_as(weights))
-    close(gated(q, k, v, Given(gate=gate - 300)), v)
-    close(gated(q, k, v, Given(gate=gate * 0 + 25)), plain(q, k, v), 1e-6)
+    close(gated(q, k, v, Masking(gate=gate - 300)), v)
+    close(gated(q, k, v, Masking(gate=gate * 0 + 25)), plain(q, k, v), 1e-6)
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["pairs", "chunks"])
@@ -89,8 +89,8 @@ def test_a_gate_remembers_precisely_after_it_has_forgotten_much(
     q, k, v, given = inputs(MAPS["gate"], 64)
     gate = given.gate.clone()  # pyright: ignore[reportOptionalMemberAccess]
     gate[..., :40:2] = -4000.0
-    exact = core(q, k, v, Given(gate=gate))
-    narrow = core.float()(q.float(), k.float(), v.float(), Given(gate=gate.float()))
+    exact = core(q, k, v, Masking(gate=gate))
+    narrow = core.float()(q.float(), k.float(), v.float(), Masking(gate=gate.float()))
     close(narrow.double(), exact, 1e-4)
 
 
@@ -102,7 +102,7 @@ def test_shut_and_open_gates_have_finite_gradients_in_float32(
     q, k, v, given = (x.float() for x in (*inputs(part, 70)[:3], doubles(B, H, 70).sign() * 200))
     for short in (True, False):
         leaves = [x.detach().requires_grad_() for x in (q, k, v, given)]
-        out = routed(core, short, monkeypatch)(*leaves[:3], Given(gate=leaves[3]))
+        out = routed(core, short, monkeypatch)(*leaves[:3], Masking(gate=leaves[3]))
         assert out.isfinite().all()
         assert all(g.isfinite().all() for g in torch.autograd.grad(out.square().sum(), leaves))
 
@@ -118,7 +118,7 @@ def test_huge_keys_are_finite_and_change_nothing_before_them(
     q, k, v, given = inputs(part, 80)
     k = 50 * k / k.norm(dim=-1, keepdim=True)
     leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-    given = Given(gate=None if given.gate is None else given.gate.to(dtype))
+    given = Masking(gate=None if given.gate is None else given.gate.to(dtype))
     out = core(*leaves, given)
     assert out.isfinite().all()
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.square().sum(), leaves))

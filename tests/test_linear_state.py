@@ -5,8 +5,8 @@ import torch
 
 from linear_cases import MAPS, B, D, E, H, T, close, core_of, cut, doubles, every_map, inputs
 from qkv.kernel import RFA
-from qkv.kernel.given import Given
 from qkv.kernel.linear_state import LinearState
+from qkv.kernel.masking import Masking
 from qkv.state import Shared, detach, select_rows
 from reference.loops import weights_of
 
@@ -56,7 +56,7 @@ def test_sums_stay_exact_over_thousands_of_positions_under_autocast(name: str, r
     v[:, :, 4000:, 1] = -5.0
     # The gate is nearly open: all 5000 positions count, and 1 - g is far below what bfloat16 tells from 0.
     logits = torch.full((1, H, length), 16.0, dtype=torch.bfloat16)
-    given = Given(gate=logits) if name == "gate" else Given()
+    given = Masking(gate=logits) if name == "gate" else Masking()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         if route == "parallel":
             out = core(k, k, v, given)
@@ -112,5 +112,5 @@ def test_rows_of_a_state_with_masses_can_be_reordered() -> None:
     q, k, v, given = inputs(MAPS["gate-lengths"], masked=True)
     rows = torch.tensor([1, 0, 1])
     state = select_rows(core.start(k, v, given, remember=True), rows)
-    again = core.start(k[rows], v[rows], Given(given.keep[rows], gate=given.gate[rows]), remember=True)  # pyright: ignore[reportOptionalSubscript]
+    again = core.start(k[rows], v[rows], Masking(given.keep[rows], gate=given.gate[rows]), remember=True)  # pyright: ignore[reportOptionalSubscript]
     close(core.read(q[rows], state)[0], core.read(q[rows], again)[0])

@@ -17,8 +17,8 @@ from native_cases import (
 )
 from qkv.errors import BadShape
 from qkv.kernel import RFA, native
-from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
+from qkv.kernel.masking import Masking
 from qkv.layer import Attention
 from qkv.shapes import Dims
 
@@ -28,7 +28,7 @@ some_maps = pytest.mark.parametrize(
 )
 
 
-def with_gradients(core: Linear, tensors: list[Tensor], given: Given) -> list[Tensor]:
+def with_gradients(core: Linear, tensors: list[Tensor], given: Masking) -> list[Tensor]:
     leaves = [x.detach().requires_grad_() for x in tensors]
     out = core(*leaves, given)
     return [out.detach(), *torch.autograd.grad(out.sum(), leaves)]
@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit_together_are_refused(unchecked: None) -> None:
     assert given.keep is not None
     assert given.gate is not None
     keep, gate = given.keep, given.gate
-    few = core.start(k[:2, :, :0], v[:2, :, :0], Given(gate=gate[:2, :, :0]))
+    few = core.start(k[:2, :, :0], v[:2, :, :0], Masking(gate=gate[:2, :, :0]))
     for call in (
         lambda: core.extend(few, q, k, v, given),
         lambda: core(q, k, v, given._replace(keep=keep[:, :5])),

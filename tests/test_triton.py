@@ -16,8 +16,8 @@ from torch import Tensor
 
 from native_cases import Inputs, cores, doubled, every_map, inputs, part
 from qkv.kernel import triton
-from qkv.kernel.given import Given
 from qkv.kernel.linear import Linear
+from qkv.kernel.masking import Masking
 from qkv.kernel.masses import weigh
 from qkv.kernel.sums import Sums
 from qkv.kernel.triton import call
@@ -72,7 +72,7 @@ def as_close(found: Any, expected: Any) -> None:
 def moved(inputs: Inputs) -> Inputs:
     q, k, v, given = inputs
     keep, gate = (None if x is None else x.to(DEVICE) for x in (given.keep, given.gate))
-    return q.to(DEVICE), k.to(DEVICE), v.to(DEVICE), Given(keep=keep, gate=gate)
+    return q.to(DEVICE), k.to(DEVICE), v.to(DEVICE), Masking(keep=keep, gate=gate)
 
 
 def made(name: str, dims: Dims, causal: bool = True) -> tuple[Linear, Linear]:

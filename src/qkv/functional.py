@@ -13,7 +13,7 @@ from torch import Tensor
 from qkv import masks, nan, rules
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Out, Query, Value
@@ -111,7 +111,7 @@ def attend(  # noqa: PLR0913 -- the fixed public signature
 
 def _inputs(
     q: Query, k: Key, v: Value, keep: Tensor | None, allow: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Given]:
+) -> tuple[Tensor, Tensor, Tensor, Masking]:
     own = q is k
     if keep is not None:
         masks.checked_keep(keep, k[:, 0])
@@ -122,7 +122,7 @@ def _inputs(
     if allow is not None or bias is not None:
         allow, bias = masks.as_allow(allow), masks.as_bias(bias)
         masks.check_pairs(allow, bias, (*q.shape[:3], k.shape[2]))
-    return q, k, v, Given(keep, allow, bias, own)
+    return q, k, v, Masking(keep, allow, bias, own)
 
 
 def _evaluator(

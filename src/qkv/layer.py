@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qkv import masks, nan
 from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.kernel.native import few
 from qkv.kernel.reset import reset_children
 from qkv.scope import Global
@@ -86,8 +86,8 @@ class Attention(nn.Module):
         keep [B,S] bool: real keys.  allow [T,S], [B,T,S] or [B,H,T,S] bool: what each query may see.
         bias [T,S], [B,T,S] or [B,H,T,S]: added to the scores.  All masks intersect, also with causal.
         """
-        q, k, v, given = self._prepare(x, memory, keep, allow, bias)
-        return self._merge(self.core(q, k, v, given))
+        q, k, v, masking = self._prepare(x, memory, keep, allow, bias)
+        return self._merge(self.core(q, k, v, masking))
 
     def attend(
         self,
@@ -99,8 +99,8 @@ class Attention(nn.Module):
         bias: Tensor | None = None,
     ) -> Attended:
         """The same with the weights [B,H,T,S] that made it; asking for them changes no output."""
-        q, k, v, given = self._prepare(x, memory, keep, allow, bias)
-        attended = self.core.attend(q, k, v, given)
+        q, k, v, masking = self._prepare(x, memory, keep, allow, bias)
+        attended = self.core.attend(q, k, v, masking)
         return attended._replace(out=self._merge(attended.out))
 
     def start(
@@ -128,7 +128,7 @@ class Attention(nn.Module):
             memory = self._hide_padding(memory, keep)
             nan.check(memory=memory)
             k, v = self._keys_values(memory)
-            return Fixed(self.core.start(k, v, Given(keep), remember))
+            return Fixed(self.core.start(k, v, Masking(keep), remember))
         if not self.spec.causal:
             raise IncompatibleParts(
                 "stepping through self-attention needs causal=True: without it every output depends on "
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
         nothing = like.new_zeros(batch or 1, 0, self.spec.d_memory or self.spec.width)
         k, v = self._keys_values(nothing)
-        return Growing(self.core.start(k, v, Given(gate=self._gates(nothing)), remember))
+        return Growing(self.core.start(k, v, Masking(gate=self._gates(nothing)), remember))
 
     def step(self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None) -> tuple[Tensor, Any]:
         """Attend from the next position(s) x [B,t,M] (or one, [B,M]); returns the output and the state after
@@ -169,8 +169,8 @@ class Attention(nn.Module):
             attended, core = self.core.read(q, state.core)
         else:
             k, v = self._keys_values(source)
-            given = Given(keep, own=True, gate=self._gates(source))
-            attended, core = self.core.extend(state.core, q, k, v, given)
+            masking = Masking(keep, is_self=True, gate=self._gates(source))
+            attended, core = self.core.extend(state.core, q, k, v, masking)
         out = self._merge(attended.out)
         return attended._replace(out=out[:, 0] if single else out), type(state)(core)
 
@@ -219,7 +219,7 @@ class Attention(nn.Module):
 
     def _prepare(
         self, x: Tensor, memory: Tensor | None, keep: Tensor | None, allow: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Given]:
+    ) -> tuple[Tensor, Tensor, Tensor, Masking]:
         own, source = memory is None or memory is x, x if memory is None else memory
         if keep is not None:
             _check_width(x, self.spec.width, "x")
@@ -231,10 +231,12 @@ class Attention(nn.Module):
             raise BadShape(f"x and memory must have one batch size, got {x.shape[0]} and {source.shape[0]}")
         gate = self._gates(source)
         if keep is None and allow is None and bias is None:
-            return q, k, v, Given(own=own, gate=gate)
-        given = Given(keep, masks.as_allow(allow), masks.as_bias(bias), own, gate)
-        masks.check_pairs(given.allow, given.bias, (x.shape[0], self.dims.heads, x.shape[1], source.shape[1]))
-        return q, k, v, given
+            return q, k, v, Masking(is_self=own, gate=gate)
+        masking = Masking(keep, masks.as_allow(allow), masks.as_bias(bias), own, gate)
+        masks.check_pairs(
+            masking.allow, masking.bias, (x.shape[0], self.dims.heads, x.shape[1], source.shape[1])
+        )
+        return q, k, v, masking
 
     def _hide_padding(self, source: Tensor, keep: Tensor | None) -> Tensor:
         if keep is None:
@@ -290,8 +292,8 @@ def _check_width(x: Tensor, width: int, name: str) -> None:
         raise BadShape(f"{name} must be [batch, positions, {width}], got {tuple(x.shape)}")
 
 
-def _check_rows(given: int, held: int) -> None:
-    if given != held:
+def _check_rows(rows: int, state_rows: int) -> None:
+    if rows != state_rows:
         raise BadShape(
-            f"x has {given} rows, the state {held}: start with batch={given}, or reorder the state"
+            f"x has {rows} rows, the state {state_rows}: start with batch={rows}, or reorder the state"
         )

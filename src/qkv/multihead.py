@@ -15,7 +15,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from qkv import nan, nested, torch_masks
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.kernel.reset import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
@@ -140,10 +140,10 @@ class MultiheadAttention(nn.MultiheadAttention):
         nan.check(query=query, key=key, value=value, attn_mask=attn_mask)
         self._follow_dropout()
         q, k, v = (self._split(x) for x in self._project(query, key, value))
-        given = torch_masks.given(q, k, key_padding_mask, attn_mask, is_causal, self.spec.kernel)
-        given = given._replace(own=own)
+        masking = torch_masks.build_masking(q, k, key_padding_mask, attn_mask, is_causal, self.spec.kernel)
+        masking = masking._replace(is_self=own)
         prefix = is_causal and not self.spec.kernel.forms_weights
-        attended = (self._over_prefix if prefix else self._over_all)(q, k, v, given, need_weights)
+        attended = (self._over_prefix if prefix else self._over_all)(q, k, v, masking, need_weights)
         out = self.out_proj(attended.out.transpose(1, 2).flatten(2))
         weights = attended.weights
         if weights is not None and average_attn_weights:
@@ -194,24 +194,24 @@ class MultiheadAttention(nn.MultiheadAttention):
             x = x.transpose(0, 1)
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _over_all(self, q: Query, k: Key, v: Value, given: Given, need_weights: bool) -> Attended:
+    def _over_all(self, q: Query, k: Key, v: Value, masking: Masking, need_weights: bool) -> Attended:
         more_k, more_v = self._more(k)
         count = more_k.shape[2]
         if count:
             k, v = torch.cat([more_k, k], 2), torch.cat([more_v, v], 2)
-            given = torch_masks.widened(given, count)
+            masking = torch_masks.pad_masking(masking, count)
         if not need_weights:
-            return Attended(self.core(q, k, v, given), None)
-        return _in_torch_order(self.core.attend(q, k, v, given), count)
+            return Attended(self.core(q, k, v, masking), None)
+        return _in_torch_order(self.core.attend(q, k, v, masking), count)
 
-    def _over_prefix(self, q: Query, k: Key, v: Value, given: Given, need_weights: bool) -> Attended:
+    def _over_prefix(self, q: Query, k: Key, v: Value, masking: Masking, need_weights: bool) -> Attended:
         more_k, more_v = self._more(k)
         state = self.core.start(more_k, more_v, remember=need_weights)
-        attended, _ = self.core.extend(state, q, k, v, given)
+        attended, _ = self.core.extend(state, q, k, v, masking)
         return _in_torch_order(attended, more_k.shape[2])
 
     def _more(self, k: Key) -> tuple[Tensor, Tensor]:
-        """The keys and values that every query sees beside those it was given."""
+        """The keys and values that every query sees beside those it was masking."""
         shape = (k.shape[0], k.shape[1], 1, k.shape[3])
         nothing = k.new_zeros(shape)[:, :, : int(self.add_zero_attn)]
         if self.bias_k is None or self.bias_v is None:

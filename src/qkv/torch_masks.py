@@ -11,14 +11,14 @@ from torch import Tensor
 
 from qkv import masks
 from qkv.errors import BadMask
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.shapes import Key, Query
 from qkv.tracing import can_read, require
 
 
-def given(
+def build_masking(
     q: Query, k: Key, padding: Tensor | None, mask: Tensor | None, is_causal: bool, kernel: Any
-) -> Given:
+) -> Masking:
     """What a key_padding_mask [B,S] or [S] and an attn_mask [T,S] or [B·H,T,S] say together.
 
     For a feature map it holds `keep` alone, and `is_causal` is left to the caller.  Raises BadMask for a mask
@@ -33,11 +33,11 @@ def given(
     keep = None if keep is None else keep[:, 0, 0]
     if not kernel.forms_weights:
         _refuse(None if is_causal else mask, kernel)
-        return Given(keep)
+        return Masking(keep)
     if is_causal and mask is None:
-        return Given(keep, masks.causal(queries, keys, q.device)[None, None], bias)
+        return Masking(keep, masks.causal(queries, keys, q.device)[None, None], bias)
     allow, added = _read(whole, "attn_mask", kernel, q.dtype)
-    return Given(keep, allow, added if bias is None else bias if added is None else bias + added)
+    return Masking(keep, allow, added if bias is None else bias if added is None else bias + added)
 
 
 def hide_padding(
@@ -67,12 +67,12 @@ def _real_keys(mask: Tensor | None, batch: int, keys: int) -> Tensor | None:
     return (~padding if padding.dtype == torch.bool else ~torch.isneginf(padding))[:, 0, 0]
 
 
-def widened(given: Given, count: int) -> Given:
+def pad_masking(masking: Masking, count: int) -> Masking:
     """The same, with `count` keys that everyone sees before the others."""
-    keep = None if given.keep is None else F.pad(given.keep, (count, 0), value=True)
-    allow = None if given.allow is None else F.pad(given.allow, (count, 0), value=True)
-    bias = None if given.bias is None else F.pad(given.bias, (count, 0))
-    return given._replace(keep=keep, allow=allow, bias=bias)
+    keep = None if masking.keep is None else F.pad(masking.keep, (count, 0), value=True)
+    allow = None if masking.allow is None else F.pad(masking.allow, (count, 0), value=True)
+    bias = None if masking.bias is None else F.pad(masking.bias, (count, 0))
+    return masking._replace(keep=keep, allow=allow, bias=bias)
 
 
 def _of_keys(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | None:

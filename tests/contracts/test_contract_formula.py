@@ -5,7 +5,7 @@ import torch
 from cases import CASES, ONCE, OUTER, Case, all_masks, build, close, inputs
 
 from qkv import rules
-from qkv.kernel.given import repeat_heads
+from qkv.kernel.masking import repeat_heads
 from reference import formulas, loops
 from reference.loops import Masks, weights_of
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qkv.bench.sdpa import FusedSoftmax
 from qkv.bench.specs import DTYPES, Contender, Setting
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.layer import Attention
 from qkv.state import Shared
 
@@ -98,7 +98,7 @@ def _pass(layer: Attention, inputs: Inputs, setting: Setting) -> Callable[[], Te
         return lambda: layer(inputs.q)
     q = _split(inputs.q, layer.dims.heads, layer.dims.query)
     k, v, gate = _keys_values(layer, inputs)
-    return lambda: layer.core(q, k, v, Given(own=True, gate=gate))
+    return lambda: layer.core(q, k, v, Masking(is_self=True, gate=gate))
 
 
 def _gradients(call: Callable[[], Tensor], wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
@@ -134,8 +134,8 @@ def _context(layer: Attention, inputs: Inputs) -> Any:
     """
     k, v, gate = _keys_values(layer, inputs)
     first = max(k.shape[2] - 2, 0)
-    given = Given(gate=None if gate is None else gate[..., :first])
-    core_state = layer.core.start(k[:, :, :first], v[:, :, :first], given)
+    masking = Masking(gate=None if gate is None else gate[..., :first])
+    core_state = layer.core.start(k[:, :, :first], v[:, :, :first], masking)
     state = type(layer.start(batch=len(inputs.q)))(core_state)
     for position in range(first, k.shape[2]):
         _, state = layer.step(inputs.q[:, position], state)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.shapes import Attended, Key, Query, Value
 
 
@@ -26,16 +26,16 @@ class FusedSoftmax(nn.Module):
         super().__init__()
         self.causal = causal
 
-    def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
+    def forward(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Tensor:
         """out [B,H,T,E]."""
         return _attend(q, k, v, self.causal)
 
-    def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> Cache:
+    def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> Cache:
         """The cache that holds these keys and values."""
         return Cache(k, v)
 
     def extend(
-        self, state: Cache, q: Query, k: Key, v: Value, given: Given = Given()
+        self, state: Cache, q: Query, k: Key, v: Value, masking: Masking = Masking()
     ) -> tuple[Attended, Cache]:
         """Read one further position."""
         keys, values = torch.cat([state.keys, k], 2), torch.cat([state.values, v], 2)

@@ -16,7 +16,7 @@ from qkv.kernel import bands, native, pairs
 from qkv.kernel.bands import Bands
 from qkv.kernel.cache import Cache
 from qkv.kernel.fused import fused
-from qkv.kernel.given import Given, repeat_heads
+from qkv.kernel.masking import Masking, repeat_heads
 from qkv.kernel.pairs import Pairs
 from qkv.part import Part
 from qkv.places import Places, from_first, in_line
@@ -53,44 +53,44 @@ class Exact(nn.Module):
         self.scale = score.scale if score.is_dot_product else None
         self.has_native_scores = score.has_native_scores
 
-    def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
+    def forward(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Tensor:
         """out [B,H,T,E]: by windows in bands and through torch's fused kernel where these can be used."""
         # The usual case, before anything is made that it has no use for: small inputs notice.
-        unmasked = given.keep is None and given.allow is None and given.bias is None
+        unmasked = masking.keep is None and masking.allow is None and masking.bias is None
         if self.fused and unmasked and not self.positional and not (self.causal and _differ(q, k)):
             return self._fused(q, k, v, None, self.causal)
-        at = self._places(q, k.shape[2], given)
-        band = self._band(q, k, given, at)
+        at = self._places(q, k.shape[2], masking)
+        band = self._band(q, k, masking, at)
         if band is not None:
             return self._banded(q, k, v, band)
-        if self.fused and given.bias is None:
-            return self._softly(Pairs(q, k, v, given, at, self.causal))
-        return self._average(Pairs(q, self.prepare(k), v, given, at, self.causal), shown=False).out
+        if self.fused and masking.bias is None:
+            return self._softly(Pairs(q, k, v, masking, at, self.causal))
+        return self._average(Pairs(q, self.prepare(k), v, masking, at, self.causal), shown=False).out
 
-    def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
+    def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that made it."""
-        at = self._places(q, k.shape[2], given)
-        return self._average(Pairs(q, self.prepare(k), v, given, at, self.causal), shown=True)
+        at = self._places(q, k.shape[2], masking)
+        return self._average(Pairs(q, self.prepare(k), v, masking, at, self.causal), shown=True)
 
     def prepare(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone; shared heads stay shared where they can."""
         return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
-    def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> ExactState:
+    def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> ExactState:
         """The state that holds these keys and values; `remember` lets its steps show their weights."""
-        return ExactState(Cache(self.prepare(k)), Cache(v), given.keep, remember=remember)
+        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, remember=remember)
 
     def extend(
-        self, state: ExactState, q: Query, k: Key, v: Value, given: Given = Given()
+        self, state: ExactState, q: Query, k: Key, v: Value, masking: Masking = Masking()
     ) -> tuple[Attended, ExactState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
-        state = self._append(state, k, v, given.keep)
-        looked = self._look(q, state, Given(keep=state.keep, own=True), causal=True)
+        state = self._append(state, k, v, masking.keep)
+        looked = self._look(q, state, Masking(keep=state.keep, is_self=True), causal=True)
         return looked, self._in_reach(state)
 
     def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
         """Attend from the next queries to everything the state holds."""
-        attended = self._look(q, state, Given(keep=state.keep), causal=False)
+        attended = self._look(q, state, Masking(keep=state.keep), causal=False)
         return attended, state._replace(steps=state.steps + q.shape[2])
 
     def explain(self, queries: int, keys: int) -> str:
@@ -122,13 +122,13 @@ class Exact(nn.Module):
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
 
-    def _band(self, q: Query, k: Key, given: Given, at: Places | None) -> Bands | None:
-        pairwise = given.allow is not None or given.bias is not None
+    def _band(self, q: Query, k: Key, masking: Masking, at: Places | None) -> Bands | None:
+        pairwise = masking.allow is not None or masking.bias is not None
         if self.reach is None or at is None or pairwise:
             return None
         if not bands.worth_it(q.shape[2], k.shape[2], *self._window()):
             return None
-        return bands.bands(at, given.keep, *self._window(), in_line=self.causal or given.own)
+        return bands.bands(at, masking.keep, *self._window(), in_line=self.causal or masking.is_self)
 
     def _banded(self, q: Query, k: Key, v: Value, band: Bands) -> Tensor:
         k = k if self.fused else self.prepare(k)
@@ -137,23 +137,23 @@ class Exact(nn.Module):
     def _of_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
         if self.fused:
             return self._fused(q, k, v, allow)
-        return self._average(Pairs(q, k, v, Given(allow=allow), None, causal=False), shown=False).out
+        return self._average(Pairs(q, k, v, Masking(allow=allow), None, causal=False), shown=False).out
 
     def _softly(self, met: Pairs) -> Tensor:
         """The fused route: at once where no mask has a row for every query, else block after block."""
-        (q, k, v, given, at, causal), queries = met, met.q.shape[2]
-        if given.allow is None and at is None:
+        (q, k, v, masking, at, causal), queries = met, met.q.shape[2]
+        if masking.allow is None and at is None:
             if not causal:
-                return self._fused(q, k, v, masks.over_keys(given.keep))
-            if given.keep is None and not _differ(q, k):
+                return self._fused(q, k, v, masks.over_keys(masking.keep))
+            if masking.keep is None and not _differ(q, k):
                 return self._fused(q, k, v, None, causal=True)
         rows = pairs.rows_at_once(q.shape[0], 1, k.shape[2], 1)
         return pairs.in_blocks(partial(self._softly_of_rows, met), queries, rows).out
 
     def _softly_of_rows(self, met: Pairs, rows: slice) -> Attended:
-        q, k, v, given, at, causal = pairs.cut(met, rows)
+        q, k, v, masking, at, causal = pairs.cut(met, rows)
         reach, _ = self.scope(q, at)
-        return Attended(self._fused(q, k, v, self._allowed(q, k.shape[2], given, causal, reach)), None)
+        return Attended(self._fused(q, k, v, self._allowed(q, k.shape[2], masking, causal, reach)), None)
 
     def _fused(self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False) -> Tensor:
         return fused(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
@@ -177,13 +177,13 @@ class Exact(nn.Module):
             met = torch.cat([old, new], 1)
         return state._replace(keys=state.keys.grown(self.prepare(k)), values=state.values.grown(v), keep=met)
 
-    def _look(self, q: Query, state: ExactState, given: Given, causal: bool) -> Attended:
+    def _look(self, q: Query, state: ExactState, masking: Masking, causal: bool) -> Attended:
         keys, values = state.keys.held, state.values.held
-        at = self._places(q, values.shape[2], given, state.steps)
+        at = self._places(q, values.shape[2], masking, state.steps)
         if self.fused and not state.remember:
             causal = causal and q.shape[2] > 1  # one query stands behind every key
-            return Attended(self._softly(Pairs(q, keys, values, given, at, causal)), None)
-        return self._average(Pairs(q, keys, values, given, at, causal), shown=state.remember)
+            return Attended(self._softly(Pairs(q, keys, values, masking, at, causal)), None)
+        return self._average(Pairs(q, keys, values, masking, at, causal), shown=state.remember)
 
     def _average(self, met: Pairs, shown: bool) -> Attended:
         """The explicit route: block after block of queries."""
@@ -198,15 +198,15 @@ class Exact(nn.Module):
         return pairs.in_blocks(partial(self._of_rows, met, shown), queries, rows)
 
     def _of_rows(self, met: Pairs, shown: bool, rows: slice) -> Attended:
-        return pairs.widened(self._of_pairs(pairs.cut(met, rows), shown), met.values.shape[2])
+        return pairs.pad_weights(self._of_pairs(pairs.cut(met, rows), shown), met.values.shape[2])
 
     def _of_pairs(self, met: Pairs, shown: bool) -> Attended:
-        q, keys, v, given, at, causal = met
+        q, keys, v, masking, at, causal = met
         logits = self._logits(q, keys, at)
         reach, reweight = (None, None) if at is None else self.scope(q, at)
-        allow = self._allowed(q, v.shape[2], given, causal, reach)
-        if given.bias is not None:
-            bias = given.bias.to(logits.dtype)  # where a large negative number may become -inf
+        allow = self._allowed(q, v.shape[2], masking, causal, reach)
+        if masking.bias is not None:
+            bias = masking.bias.to(logits.dtype)  # where a large negative number may become -inf
             hidden = torch.isneginf(bias)
             logits = _added(logits, bias.masked_fill(hidden, 0))
             allow = masks.intersect(allow, ~hidden)
@@ -223,17 +223,17 @@ class Exact(nn.Module):
     def _natively(self, *tensors: Tensor) -> bool:
         return self.has_native_scores and not native.why_not(*tensors)
 
-    def _places(self, q: Query, keys: int, given: Given, first: int = 0) -> Places | None:
+    def _places(self, q: Query, keys: int, masking: Masking, first: int = 0) -> Places | None:
         if not self.positional:
             return None
-        if self.causal or given.own:
-            return in_line(q.shape[2], keys, given.keep, q.device)
-        return from_first(q.shape[2], keys, given.keep, first, q.device)
+        if self.causal or masking.is_self:
+            return in_line(q.shape[2], keys, masking.keep, q.device)
+        return from_first(q.shape[2], keys, masking.keep, first, q.device)
 
     @staticmethod
-    def _allowed(q: Query, keys: int, given: Given, causal: bool, reach: Allow | None) -> Allow | None:
+    def _allowed(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
         ahead = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
-        return masks.intersect(ahead, masks.over_keys(given.keep), given.allow, reach)
+        return masks.intersect(ahead, masks.over_keys(masking.keep), masking.allow, reach)
 
 
 def _added(logits: Logits, bias: Tensor) -> Logits:

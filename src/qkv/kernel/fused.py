@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from qkv import masks
-from qkv.kernel.given import repeat_heads
+from qkv.kernel.masking import repeat_heads
 from qkv.select.soft import softmax
 from qkv.shapes import Allow, Key, Out, Query, Value
 from qkv.tracing import always, needs_plain_operators

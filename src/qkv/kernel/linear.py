@@ -19,9 +19,9 @@ from qkv import masks
 from qkv.errors import BadMask, BadShape
 from qkv.kernel import native, triton
 from qkv.kernel.chunks import CHUNK, fold
-from qkv.kernel.given import Given, repeat_heads, wide
 from qkv.kernel.kind import BackendMap
 from qkv.kernel.linear_state import LinearState, Seen, seen_too, sums_of
+from qkv.kernel.masking import Masking, repeat_heads, wide
 from qkv.kernel.masses import Masses, at_end, at_queries, highest, relative, weigh
 from qkv.kernel.native import whole
 from qkv.kernel.sums import Mapped, Sums, add_up, implied_weights, normalise, nothing, running
@@ -44,65 +44,66 @@ class Linear(nn.Module):
         self.has_backends = isinstance(features, BackendMap)
         self.heads, self.value, self.causal, self.gated = dims.heads, dims.value, causal, gated
 
-    def forward(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Tensor:
+    def forward(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Tensor:
         """out [B,H,T,E]; runs in float32 at least, whatever autocast says, for sums must not saturate."""
-        self._check(given)
+        self._check(masking)
         queries, keys = q.shape[2], k.shape[2]
         engine = self._engine_of(q, k, v)
         if engine is not None and not (always(queries == 0) or always(keys == 0)):
             if self.causal and queries != keys:
-                return self._causal(q, k, v, given)
-            return self._by(engine, self.features.draw(), (q, k, v), given, None, self.causal)[0]
+                return self._causal(q, k, v, masking)
+            return self._by(engine, self.features.draw(), (q, k, v), masking, None, self.causal)[0]
         if self._short(queries, keys):
-            return self.attend(q, k, v, given).out
+            return self.attend(q, k, v, masking).out
         if self.causal:
-            return self._causal(q, k, v, given)
-        return self.read(q, self.start(k, v, given))[0].out
+            return self._causal(q, k, v, masking)
+        return self.read(q, self.start(k, v, masking))[0].out
 
-    def attend(self, q: Query, k: Key, v: Value, given: Given = Given()) -> Attended:
+    def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
         """out [B,H,T,E] together with the weights [B,H,T,S] that the feature map implies."""
-        self._check(given)
+        self._check(masking)
         with without_autocast(q):
             projections = self.features.draw()
-            phi_q, keys = self.features.queries(wide(q), projections), self._mapped(k, v, given, projections)
-            weights = self._shown(phi_q, keys.phi, masks.over_keys(given.keep), keys.masses, self.causal)
+            phi_q = self.features.queries(wide(q), projections)
+            keys = self._mapped(k, v, masking, projections)
+            weights = self._shown(phi_q, keys.phi, masks.over_keys(masking.keep), keys.masses, self.causal)
             out = weights @ keys.values[..., :-1]
         return Attended(out.to(v.dtype), weights.to(v.dtype))
 
-    def start(self, k: Key, v: Value, given: Given = Given(), remember: bool = False) -> LinearState:
+    def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> LinearState:
         """The state that has read these keys and values; `remember` keeps φ(k), to show weights."""
-        self._check(given)
+        self._check(masking)
         engine = None if remember else self._engine_of(k, v)
         if engine is not None:
             projections, none = self.features.draw(), k.new_zeros(k.shape[0], self.heads, 0, k.shape[3])
-            _, after = self._by(engine, projections, (none, k, v), given, None, causal=False)
+            _, after = self._by(engine, projections, (none, k, v), masking, None, causal=False)
             return LinearState(*after, Shared(projections))
         with without_autocast(k):
             projections = self.features.draw()
-            sums, seen = self._read_all(k, v, given, projections), None
+            sums, seen = self._read_all(k, v, masking, projections), None
             if remember:
-                keys = self._mapped(k, v, given, projections)
+                keys = self._mapped(k, v, masking, projections)
                 seen = Seen(keys.phi, keys.values[..., -1], keys.masses)
             return LinearState(*sums, Shared(projections), seen)
 
     def extend(
-        self, state: LinearState, q: Query, k: Key, v: Value, given: Given = Given()
+        self, state: LinearState, q: Query, k: Key, v: Value, masking: Masking = Masking()
     ) -> tuple[Attended, LinearState]:
         """Read further positions one after the other; each query sees the keys up to its own."""
-        self._check(given)
+        self._check(masking)
         self._check_state(state)
         engine = None if state.seen is not None else self._engine_of(q, k, v)
         if engine is not None and state.sums.dtype == torch.float32:
             before = Sums(state.sums, state.plain, state.scale)
-            out, after = self._by(engine, state.projections.value, (q, k, v), given, before, causal=True)
+            out, after = self._by(engine, state.projections.value, (q, k, v), masking, before, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
         with without_autocast(q):
             projections = state.projections.value
-            out, after = self._run_along(sums_of(state, q), (q, k, v), given, projections)
+            out, after = self._run_along(sums_of(state, q), (q, k, v), masking, projections)
             seen, weights = state.seen, None
             if seen is not None:
                 phi_q = self.features.queries(wide(q), projections)
-                seen = seen_too(seen, self._mapped(k, v, given, projections))
+                seen = seen_too(seen, self._mapped(k, v, masking, projections))
                 weights = self._shown(phi_q, seen.phi, seen.keep[:, :, None] > 0, seen.masses, causal=True)
         return Attended(out, _like(weights, v)), LinearState(*after, state.projections, seen)
 
@@ -130,7 +131,7 @@ class Linear(nn.Module):
             none = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
             before = Sums(state.sums, state.plain, state.scale)
             projections = state.projections.value
-            out, _ = self._by(engine, projections, (q, *none), Given(), before, causal=False)
+            out, _ = self._by(engine, projections, (q, *none), Masking(), before, causal=False)
             return Attended(out, None), state
         with without_autocast(q):
             projections, seen, weights = state.projections.value, state.seen, None
@@ -177,45 +178,47 @@ class Linear(nn.Module):
         engine: Any,
         projections: Tensor | None,
         tensors: tuple[Tensor, Tensor, Tensor],
-        given: Given,
+        masking: Masking,
         before: Sums | None,
         causal: bool,
     ) -> tuple[Tensor, Sums]:
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
         with without_autocast(q):
-            gate = None if given.gate is None else wide(given.gate)
-            masses = weigh(self.features.log_mass(k), gate, given.keep)
+            gate = None if masking.gate is None else wide(masking.gate)
+            masses = weigh(self.features.log_mass(k), gate, masking.keep)
             kind = self.features.kind(projections)
-            return engine.attend(kind, (q, k, v), (masses, given.keep), before, causal, self.floor)
+            return engine.attend(kind, (q, k, v), (masses, masking.keep), before, causal, self.floor)
 
     def _short(self, queries: int, keys: int) -> bool:
         width, value = self.features.width, self.value + 1
         return always(queries * keys * (width + value) <= (queries + keys) * width * value)
 
-    def _mapped(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Mapped:
+    def _mapped(self, k: Key, v: Value, masking: Masking, projections: Tensor | None) -> Mapped:
         phi, log_mass = self.features.keys(wide(repeat_heads(k, self.heads)), projections)
         v1 = F.pad(wide(repeat_heads(v, self.heads)), (0, 1), value=1.0)
-        if given.keep is not None:
-            phi, v1 = (x * given.keep[:, None, :, None] for x in (phi, v1))
-        gate = None if given.gate is None else wide(given.gate)
-        return Mapped(phi, v1, weigh(log_mass, gate, given.keep))
+        if masking.keep is not None:
+            phi, v1 = (x * masking.keep[:, None, :, None] for x in (phi, v1))
+        gate = None if masking.gate is None else wide(masking.gate)
+        return Mapped(phi, v1, weigh(log_mass, gate, masking.keep))
 
-    def _read_all(self, k: Key, v: Value, given: Given, projections: Tensor | None) -> Sums:
+    def _read_all(self, k: Key, v: Value, masking: Masking, projections: Tensor | None) -> Sums:
         def step(before: Sums, now: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
-            return None, add_up(self._mapped(k, v, _of_chunk(given, now, gate), projections), before)
+            return None, add_up(self._mapped(k, v, _of_chunk(masking, now, gate), projections), before)
 
-        before = nothing(self._mapped(k[:, :, :0], v[:, :, :0], _of_positions(given, slice(0)), projections))
-        return fold(step, before, k, v, given.gate)[1]
+        before = nothing(
+            self._mapped(k[:, :, :0], v[:, :, :0], _of_positions(masking, slice(0)), projections)
+        )
+        return fold(step, before, k, v, masking.gate)[1]
 
     def _run_along(
-        self, before: Sums, tensors: tuple[Query, Key, Value], given: Given, projections: Tensor | None
+        self, before: Sums, tensors: tuple[Query, Key, Value], masking: Masking, projections: Tensor | None
     ) -> tuple[Tensor, Sums]:
         def step(before: Sums, now: slice, q: Query, k: Key, v: Value, gate: Any) -> tuple[Tensor, Sums]:
-            keys = self._mapped(k, v, _of_chunk(given, now, gate), projections)
+            keys = self._mapped(k, v, _of_chunk(masking, now, gate), projections)
             out, after = running(self.features.queries(wide(q), projections), keys, before, self.floor)
             return out.to(v.dtype), after
 
-        out, after = fold(step, before, *tensors, given.gate)
+        out, after = fold(step, before, *tensors, masking.gate)
         return _or_empty(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
 
     def _read_from(self, sums: Sums, q: Query, projections: Tensor | None) -> Tensor:
@@ -225,11 +228,11 @@ class Linear(nn.Module):
 
         return _or_empty(fold(step, sums, q)[0], q, self.value, q.dtype)
 
-    def _causal(self, q: Query, k: Key, v: Value, given: Given) -> Tensor:
+    def _causal(self, q: Query, k: Key, v: Value, masking: Masking) -> Tensor:
         ahead = k.shape[2] - q.shape[2]
         blind, seen = max(-ahead, 0), max(ahead, 0)
-        state = self.start(k[:, :, :seen], v[:, :, :seen], _of_positions(given, slice(seen)))
-        after = _of_positions(given, slice(seen, None))
+        state = self.start(k[:, :, :seen], v[:, :, :seen], _of_positions(masking, slice(seen)))
+        after = _of_positions(masking, slice(seen, None))
         attended, _ = self.extend(state, q[:, :, blind:], k[:, :, seen:], v[:, :, seen:], after)
         return F.pad(attended.out, (0, 0, blind, 0)) if blind else attended.out
 
@@ -253,31 +256,31 @@ class Linear(nn.Module):
                 f"{list(sizes)} [heads, features, value width + 1]: go on from a state that it started itself"
             )
 
-    def _check(self, given: Given) -> None:
+    def _check(self, masking: Masking) -> None:
         for name in ("allow", "bias"):
-            if getattr(given, name) is not None:
+            if getattr(masking, name) is not None:
                 raise BadMask(
                     f"{name}= cannot be honoured by a feature-map kernel: it sums over all keys or a prefix. "
                     "Use keep= and causal=True, or kernel=Softmax()"
                 )
-        if self.gated and given.gate is None:
+        if self.gated and masking.gate is None:
             raise BadMask(
                 "RFA(gate=True) needs the gate logits of every key, gate=; qkv.Attention computes them"
             )
-        if given.gate is not None and not self.gated:
-            raise BadMask("gate= was given to a kernel without a gate: use RFA(gate=True)")
+        if masking.gate is not None and not self.gated:
+            raise BadMask("gate= was passed to a kernel without a gate: use RFA(gate=True)")
 
 
-def _of_chunk(given: Given, now: slice, gate: Tensor | None) -> Given:
-    return given._replace(keep=None if given.keep is None else given.keep[:, now], gate=gate)
+def _of_chunk(masking: Masking, now: slice, gate: Tensor | None) -> Masking:
+    return masking._replace(keep=None if masking.keep is None else masking.keep[:, now], gate=gate)
 
 
 def _or_empty(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> Tensor:
     return q.new_empty(*q.shape[:3], width, dtype=dtype) if out is None else out
 
 
-def _of_positions(given: Given, part: slice) -> Given:
-    return _of_chunk(given, part, None if given.gate is None else given.gate[:, :, part])
+def _of_positions(masking: Masking, part: slice) -> Masking:
+    return _of_chunk(masking, part, None if masking.gate is None else masking.gate[:, :, part])
 
 
 def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:

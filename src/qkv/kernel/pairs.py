@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qkv.errors import TooLarge
-from qkv.kernel.given import Given
+from qkv.kernel.masking import Masking
 from qkv.places import Places
 from qkv.shapes import Attended
 from qkv.tracing import is_recording, is_transformed
@@ -24,15 +24,15 @@ BLOCK = 2**21
 
 
 class Pairs(NamedTuple):
-    """Who meets whom: queries, the keys as the score prepared them, their values, and what was given.
+    """Who meets whom: queries, the keys as the score prepared them, their values, and what was masking.
 
-    given.own is spent: `at` says where all stand.  causal: query t sees the keys up to t + S - T.
+    masking.is_self is spent: `at` says where all stand.  causal: query t sees the keys up to t + S - T.
     """
 
     q: Tensor
     keys: Tensor
     values: Tensor
-    given: Given
+    masking: Masking
     at: Places | None
     causal: bool
 
@@ -84,12 +84,12 @@ def cut(met: Pairs, rows: slice) -> Pairs:
     if causal:
         keys = min(max(keys - q.shape[2] + rows.stop, 0), keys)
     allow, bias = (_of_queries(mask, rows, keys) for mask in (allow, bias))
-    given = Given(None if keep is None else keep[:, :keys], allow, bias, own, gate)
+    masking = Masking(None if keep is None else keep[:, :keys], allow, bias, own, gate)
     at = None if at is None else Places(at.queries[:, rows], at.keys[:, :keys], at.count)
-    return Pairs(q[:, :, rows], held[:, :, :keys], values[:, :, :keys], given, at, causal)
+    return Pairs(q[:, :, rows], held[:, :, :keys], values[:, :, :keys], masking, at, causal)
 
 
-def widened(attended: Attended, keys: int) -> Attended:
+def pad_weights(attended: Attended, keys: int) -> Attended:
     """Weights over the first keys as weights over all `keys`: the others were not seen."""
     weights = attended.weights
     if weights is None or weights.shape[-1] == keys:

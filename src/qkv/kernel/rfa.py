@@ -20,9 +20,9 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from qkv.kernel.given import wide
 from qkv.kernel.kind import Kind
 from qkv.kernel.linear import Linear
+from qkv.kernel.masking import wide
 from qkv.kernel.projections import Projections, RandomFeatures
 from qkv.kernel.sums import Features
 from qkv.part import Part

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qkv.kernel.chunks import fold
-from qkv.kernel.given import wide
 from qkv.kernel.kind import MAPS, RESCALING_MAPS
+from qkv.kernel.masking import wide
 from qkv.kernel.masses import NOTHING, Masses
 from qkv.kernel.sums import Features, Mapped, Sums, add_up, normalise, nothing, running
 from qkv.score.cosine import unit

@@ -41,7 +41,7 @@ def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and
     causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
     """
     from qkv.kernel.triton import sweeps
-    from qkv.kernel.triton.given import prepared
+    from qkv.kernel.triton.inputs import prepared
 
     s = sizes_of(NAMES[map], unit, causal, q, v, matrix)
     masses = _masses(k, keep, written, decay, plain, scale)
@@ -120,7 +120,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, matrix (`of_matrix`), written, decay, sums and plain; empty where none."""
     from qkv.kernel.triton import sweeps
-    from qkv.kernel.triton.given import prepared
+    from qkv.kernel.triton.inputs import prepared
 
     s = sizes_of(NAMES[map], unit, causal, q, v, matrix)
     masses = _masses(k, keep, written, decay, plain0, scale0)

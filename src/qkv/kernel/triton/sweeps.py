@@ -9,12 +9,12 @@ from qkv.kernel.triton import backward as back
 from qkv.kernel.triton import backward_vectors as back_vectors
 from qkv.kernel.triton import forward as ahead
 from qkv.kernel.triton.call import STATE_BLOCK, Rows, Side, blocks, grid_of, launch
-from qkv.kernel.triton.given import Given
+from qkv.kernel.triton.inputs import Masking
 from qkv.kernel.triton.state import scaled
 
 
 def summed(
-    c: Given,
+    c: Masking,
     side: Side,
     y: Rows,
     weights: tuple[Tensor, ...],
@@ -32,7 +32,7 @@ def summed(
     return parts
 
 
-def sums_of_keys(c: Given, before: Tensor) -> tuple[Tensor, Tensor]:
+def sums_of_keys(c: Masking, before: Tensor) -> tuple[Tensor, Tensor]:
     """The sums that every chunk reads [B·H,C or 1,state], and those after the last key [B·H,state]."""
     after = scaled(before, c.shares.left)
     share = c.shares.at_end
@@ -40,7 +40,7 @@ def sums_of_keys(c: Given, before: Tensor) -> tuple[Tensor, Tensor]:
     return (parts if c.s.causal else after[:, None]), after
 
 
-def read(c: Given, states: Tensor, out: Tensor, floor: float) -> Tensor:
+def read(c: Masking, states: Tensor, out: Tensor, floor: float) -> Tensor:
     """Fills out [B,H,T,E]; denominator, Σ m and Σ m² of every query [3,B·H,T]."""
     s, tokens = c.s, out.shape[2]
     noted = out.new_empty(3, out.shape[0] * out.shape[1], tokens, dtype=torch.float32)
@@ -62,7 +62,7 @@ class Slopes(NamedTuple):
     fill: Tensor
 
 
-def slopes_of(c: Given, grad: Rows, out: Rows, states: Tensor, noted: Tensor, floor: float) -> Slopes:
+def slopes_of(c: Masking, grad: Rows, out: Rows, states: Tensor, noted: Tensor, floor: float) -> Slopes:
     """One pass over gradient and average of every query."""
     total, count, squares = noted
     some, spread = count > 0, squares > 0
@@ -81,7 +81,7 @@ def slopes_of(c: Given, grad: Rows, out: Rows, states: Tensor, noted: Tensor, fl
     return Slopes(inverse, torch.where(filled, -mean, -mass), of_count, of_squares, gap * share)
 
 
-def sums_of_slopes(c: Given, grad: Rows, slopes: Slopes, running: Tensor) -> Tensor:
+def sums_of_slopes(c: Masking, grad: Rows, slopes: Slopes, running: Tensor) -> Tensor:
     """What is wanted of the sums that a chunk leaves [B·H,C or 1,state]; `running` starts as the gradient of
     the final sums and becomes that of the state that comes first, or of the sums of all.
     """
@@ -100,7 +100,7 @@ def sums_of_slopes(c: Given, grad: Rows, slopes: Slopes, running: Tensor) -> Ten
     return parts if c.s.causal else running[:, None]
 
 
-def grad_values(c: Given, grad: Rows, slopes: Slopes, back_states: Tensor, grad_v: Tensor) -> Tensor:
+def grad_values(c: Masking, grad: Rows, slopes: Slopes, back_states: Tensor, grad_v: Tensor) -> Tensor:
     """Fills the gradient of v; that of the log masses [B·H,S]."""
     s, at_end = c.s, c.shares.at_end
     heads, tokens = at_end.shape
@@ -112,7 +112,7 @@ def grad_values(c: Given, grad: Rows, slopes: Slopes, back_states: Tensor, grad_
 
 
 def grad_queries(
-    c: Given, grad: Rows, slopes: Slopes, states: Tensor, grad_q: Tensor, of_matrix: bool
+    c: Masking, grad: Rows, slopes: Slopes, states: Tensor, grad_q: Tensor, of_matrix: bool
 ) -> Tensor:
     """Fills the gradient of q; that of W as far as queries tell it [H,R,D]."""
     rest = c.shares.rest if c.s.causal else torch.ones_like(slopes.one)
@@ -122,7 +122,7 @@ def grad_queries(
 
 
 def grad_keys(
-    c: Given, grad: Rows, slopes: Slopes, of_mass: Tensor, states: Tensor, grad_k: Tensor, of_matrix: bool
+    c: Masking, grad: Rows, slopes: Slopes, of_mass: Tensor, states: Tensor, grad_k: Tensor, of_matrix: bool
 ) -> Tensor:
     """Fills the gradient of k; that of W as far as keys tell it [H,R,D].
 
@@ -134,7 +134,7 @@ def grad_keys(
 
 
 def _grad_vectors(
-    c: Given,
+    c: Masking,
     ends: tuple[tuple[Side, Side], tuple[Rows, Rows]],
     slopes: Slopes,
     weights: tuple[Tensor, ...],

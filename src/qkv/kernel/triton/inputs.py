@@ -11,7 +11,7 @@ from qkv.kernel.triton.shares import Masses, Shares, along, at_once
 from qkv.score.cosine import SHORTEST
 
 
-class Given(NamedTuple):
+class Masking(NamedTuple):
     """Queries, keys, values, W, and the masses: of pairs, and one number of every token."""
 
     s: Sizes
@@ -30,7 +30,7 @@ def prepared(
     matrix: Tensor | None,
     square: float,
     masses: Masses,
-) -> Given:
+) -> Masking:
     """What is one number of a token: lengths, peaks, masses."""
     q, k, v = tensors
     matrix = None if matrix is None else matrix.contiguous()
@@ -44,7 +44,7 @@ def prepared(
         written = written + mass.flatten(0, 1)
     shares = (along if s.causal else at_once)(written, masses.decay, masses.scale, s.chunk)
     weighed = Weighed(written, masses.decay, shares.top, shares.rest)
-    return Given(s, Side(rows(q), by_q), Side(rows(k), by_k), rows(v), matrix, weighed, shares)
+    return Masking(s, Side(rows(q), by_q), Side(rows(k), by_k), rows(v), matrix, weighed, shares)
 
 
 def _number(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:

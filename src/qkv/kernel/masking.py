@@ -1,4 +1,4 @@
-"""What a core is told about queries and keys, whatever kernel it has."""
+"""The masks, the bias and the gate that every kernel accepts, as one value."""
 
 from typing import NamedTuple
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 
-class Given(NamedTuple):
-    """What a caller says about who may see whom; all of it intersects.
+class Masking(NamedTuple):
+    """Which keys each query may attend to; all masks intersect.
 
     keep: [B,S] bool, real keys.  allow: [.,.,T,S] bool.  bias: [.,.,T,S], added to the scores.
-    own: the queries are the keys (self-attention), so both count their positions together.
+    is_self: the queries are the keys (self-attention), so both count their positions together.
     gate: [B,H,S], the logits of a forgetting gate at every key.
     """
 
     keep: Tensor | None = None
     allow: Tensor | None = None
     bias: Tensor | None = None
-    own: bool = False
+    is_self: bool = False
     gate: Tensor | None = None
 
 
