@@ -1,0 +1,258 @@
+"""A decoder language model: p(x_t | x_1 … x_{t-1}) with attention, recurrence or convolution."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float, Int
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from qkv.errors import BadRecipe
+from qkv.kernel.reset import reset_children
+from qkv.layer import Attention
+from qkv.model.capacity import Capacity, Limit, attention_limit, narrowest
+from qkv.model.dropout import dropout
+from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
+from qkv.model.mixers import AttentionMixer, ConvolutionMixer, Hidden, RecurrentMixer, SequenceMixer
+from qkv.model.positions import LearnedPositions, Sinusoids
+from qkv.model.stepper import Step
+from qkv.model.tied import tie_after_loading
+from qkv.model.written import CausalSpec
+from qkv.shapes import Attended
+from qkv.spec import AttentionSpec
+from qkv.strict import Strict
+
+Tokens = Int[Tensor, "B N"]
+
+
+class LanguageModelConfig(Strict):
+    """A stack of causal sequence mixers, each followed by a feed-forward network."""
+
+    kind: Literal["language"] = "language"
+    mixer: Literal["attention", "gru", "lstm", "convolution"] = Field(
+        default="attention", description="what lets positions exchange information"
+    )
+    layers: PositiveInt = Field(default=4, le=1000)
+    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
+    heads: PositiveInt = Field(default=4, description="heads of an attention that names none")
+    feedforward: NonNegativeInt = Field(
+        default=512, description="inner width of the feed-forward networks; 0 leaves them out"
+    )
+    activation: Activation = "gelu"
+    norm: Normalisation = "layer"
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    positions: Literal["sinusoidal", "learned", "none"] | None = Field(
+        default=None, description="null: learned for attention, none for the other mixers"
+    )
+    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
+    attention: CausalSpec = Field(default=AttentionSpec(causal=True), description="mixer: attention")
+    kernel_size: PositiveInt = Field(default=7, description="mixer: convolution; positions that it reads")
+    dilation: PositiveInt = Field(
+        default=2,
+        description="mixer: convolution; layer i reads positions dilation^i apart (1: neighbours)",
+    )
+    separable: bool = Field(default=True, description="mixer: convolution; one filter per channel")
+    tied: bool = Field(default=True, description="the output layer shares the weight of the embedding")
+
+    @property
+    def position_kind(self) -> Literal["sinusoidal", "learned", "none"]:
+        """The positions of this model, where the recipe leaves them to the mixer too."""
+        return self.positions or ("learned" if self.mixer == "attention" else "none")
+
+    @property
+    def spec(self) -> AttentionSpec:
+        """The attention of every layer with this model's width and, where it names none, its heads."""
+        return replace(self.attention, d_model=self.width, heads=self.attention.heads or self.heads)
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens the model can read (as a target): None where there is no limit."""
+        table = Limit(self.max_length, "model.max_length") if self.position_kind == "learned" else None
+        keys = attention_limit(self.attention, "model.attention") if self.mixer == "attention" else None
+        return Capacity(target=narrowest(table, keys))
+
+    @model_validator(mode="after")
+    def _has_legal_attention(self) -> "LanguageModelConfig":
+        if self.attention.d_model is not None or self.attention.d_memory is not None:
+            raise BadRecipe("attention: d_model and d_memory follow from width: leave them out and set width")
+        if not self.attention.causal:
+            raise BadRecipe("attention: causal must be True in a language model. Leave it out")
+        if self.mixer == "attention":
+            _ = self.spec
+        return self
+
+    def make_mixer(self, layer: int) -> SequenceMixer:
+        """The mixer of one layer, counted from 0."""
+        if self.mixer == "attention":
+            return AttentionMixer(self.spec)
+        if self.mixer == "convolution":
+            return ConvolutionMixer(self.width, self.kernel_size, self.dilation**layer, self.separable)
+        return RecurrentMixer(self.mixer, self.width)
+
+
+class State(NamedTuple):
+    """What a language model has read: the number of positions, and the state of every layer's mixer."""
+
+    position: int
+    layers: tuple[Any, ...]
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + feed-forward(norm(x)).
+
+    Args:
+        config: the model's config.
+        layer: the number of this layer, from 0.
+    """
+
+    def __init__(self, config: LanguageModelConfig, layer: int) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.norm, self.mixer = make_norm(config.norm, config.width), config.make_mixer(layer)
+        self.has_feedforward = config.feedforward > 0
+        if self.has_feedforward:
+            self.feedforward_norm = make_norm(config.norm, config.width)
+            self.feedforward = FeedForwardNet(
+                config.width, config.feedforward, config.activation, config.dropout
+            )
+
+    def forward(self, x: Hidden) -> Hidden:
+        """All positions at once."""
+        return self._add(x, self.mixer(self.norm(x)))
+
+    def attend(self, x: Hidden) -> tuple[Hidden, Attended]:
+        """`forward` with the attention weights."""
+        attended = self.mixer.attend(self.norm(x))
+        return self._add(x, attended.out), attended
+
+    def extend(self, x: Hidden, state: Any) -> tuple[Hidden, Attended, Any]:
+        """The next positions: output, attention and the state after them."""
+        attended, after = self.mixer.extend(self.norm(x), state)
+        return self._add(x, attended.out), attended, after
+
+    def _add(self, x: Hidden, mixed: Hidden) -> Hidden:
+        x = x + dropout(mixed, self.dropout, self.training)
+        if not self.has_feedforward:
+            return x
+        update = self.feedforward(self.feedforward_norm(x))
+        return x + dropout(update, self.dropout, self.training)
+
+
+class LanguageModel(nn.Module):
+    """Embedding, positions, blocks, final normalisation and output layer.
+
+    Args:
+        config: sizes, and which mixer.
+        vocab: V, the number of tokens.
+
+    Example:
+        >>> import torch
+        >>> model = LanguageModel(LanguageModelConfig(layers=1, width=16), vocab=50)
+        >>> hidden = model(torch.tensor([[3, 1, 4]]))
+        >>> model.output(hidden).shape
+        torch.Size([1, 3, 50])
+    """
+
+    def __init__(self, config: LanguageModelConfig, vocab: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocab, config.width)
+        self.positions = _make_positions(config)
+        self.blocks: Any = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = make_norm(config.norm, config.width)
+        self.output = nn.Linear(config.width, vocab, bias=False)
+        self._initialise()
+        self.tie_weights()
+        self.register_load_state_dict_post_hook(tie_after_loading)
+
+    def tie_weights(self) -> None:
+        """Let the output layer share the weight of the embedding, unless the config says otherwise."""
+        if self.config.tied:
+            self.output.weight = self.embedding.weight
+
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        reset_children(self)
+        self._initialise()
+
+    def forward(self, tokens: Tokens) -> Hidden:
+        """Hidden states [B,N,M] before the output layer; state t has read the tokens up to t."""
+        x = self._embed(tokens, 0)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def attended(self, tokens: Tokens) -> tuple[Hidden, dict[str, Attended]]:
+        """`forward`, and the attention of every layer: "layer.i" -> Attended; empty without attention."""
+        x, attended = self._embed(tokens, 0), {}
+        for i, block in enumerate(self.blocks):
+            x, attended[f"layer.{i}"] = block.attend(x)
+        return self.norm(x), attended if self.config.mixer == "attention" else {}
+
+    def extend(self, tokens: Tokens, state: State) -> tuple[Hidden, State]:
+        """Hidden states of the next tokens of every row, and the state after them."""
+        x, _, state = self._extend(tokens, state)
+        return x, state
+
+    def start(self, batch: int, *, capture: bool = False) -> State:
+        """The state before the first token of `batch` rows; `capture` says that weights will be wanted."""
+        return State(0, tuple(block.mixer.start(batch, remember=capture) for block in self.blocks))
+
+    def step(self, tokens: Int[Tensor, "B"], state: State, *, capture: bool = False) -> Step:
+        """Read one token of every row and score the next one."""
+        x, attended, state = self._extend(tokens[:, None], state)
+        captured = {
+            f"layer.{i}": each.weights[:, :, 0]
+            for i, each in enumerate(attended)
+            if capture and each.weights is not None
+        }
+        return Step(self.output(x[:, 0]).float(), state, captured)
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens the model can read."""
+        return self.config.capacity
+
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention by the name of its weights: "layer.i"; empty for the other mixers."""
+        if self.config.mixer != "attention":
+            return {}
+        return {f"layer.{i}": block.mixer.attention for i, block in enumerate(self.blocks)}
+
+    def _extend(self, tokens: Tokens, state: State) -> tuple[Hidden, list[Attended], State]:
+        x, attended, layers = self._embed(tokens, state.position), [], []
+        for block, before in zip(self.blocks, state.layers, strict=True):
+            x, each, after = block.extend(x, before)
+            attended.append(each)
+            layers.append(after)
+        return self.norm(x), attended, State(state.position + tokens.shape[1], tuple(layers))
+
+    def _embed(self, tokens: Tokens, first: int) -> Hidden:
+        x = self.embedding(tokens) * self.config.width**0.5
+        return dropout(self.positions(x, first), self.config.dropout, self.training)
+
+    def _initialise(self) -> None:
+        std = self.config.width**-0.5
+        nn.init.normal_(self.embedding.weight, std=std)
+        if not self.config.tied:
+            nn.init.normal_(self.output.weight, std=std)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)  # to_empty makes two weights of one
+        self.tie_weights()
+        return self
+
+
+class NoPositions(nn.Module):
+    """Adds nothing: recurrence and convolution know the order, and so does a causal mask in part."""
+
+    def forward(self, x: Hidden, begin: int = 0) -> Hidden:
+        """x itself."""
+        return x
+
+
+def _make_positions(config: LanguageModelConfig) -> nn.Module:
+    if config.position_kind == "learned":
+        return LearnedPositions(config.width, config.max_length)
+    return Sinusoids(config.width) if config.position_kind == "sinusoidal" else NoPositions()
