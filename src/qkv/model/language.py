@@ -72,6 +72,12 @@ class LanguageModelConfig(Strict):
         keys = attention_limit(self.attention, "model.attention") if self.mixer == "attention" else None
         return Capacity(target=narrowest(table, keys))
 
+    @property
+    def has_bounded_state(self) -> bool:
+        """Whether what the model keeps of a text has a fixed size, however long the text is."""
+        spec = self.attention
+        return self.mixer != "attention" or not spec.kernel.forms_weights or spec.scope.reach is not None
+
     @model_validator(mode="after")
     def _has_legal_attention(self) -> "LanguageModelConfig":
         if self.attention.d_model is not None or self.attention.d_memory is not None:

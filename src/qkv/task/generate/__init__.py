@@ -1,0 +1,1 @@
+"""The task `generate`: language models of text, their training, scores and samples."""

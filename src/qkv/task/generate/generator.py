@@ -1,0 +1,239 @@
+"""A trained language model: prompts in, continuations out, with scores of text and traces."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+
+from qkv.decode.sample import SampleConfig, sample
+from qkv.errors import BadData, BadRecipe
+from qkv.strict import explain
+from qkv.task.generate.recipe import LanguageRecipe, Mode
+from qkv.task.generate.scoring import score_text, windows_of
+from qkv.task.generate.text import AnyTokenizer, decode_text, encode_prompt, encode_text, read_test_text
+from qkv.trace import Example, Trace, WeightAxes
+
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+PROMPTS_AT_ONCE = 64
+
+
+class Piece(NamedTuple):
+    """New text of one continuation, as it is sampled.
+
+    Args:
+        prompt: the number of the prompt, from 0.
+        text: what was added; it never ends inside a character or a stop string.
+    """
+
+    prompt: int
+    text: str
+
+
+class Generator:
+    """A language model with its tokenizer and its recipe.  `qkv.load(run)` makes one.
+
+    Args:
+        recipe: the complete recipe of the run.
+        tokenizer: the vocabulary of the run.
+        model: the trained model, in evaluation mode.
+    """
+
+    def __init__(self, recipe: LanguageRecipe, tokenizer: AnyTokenizer, model: Any) -> None:
+        self.recipe, self.tokenizer, self.model = recipe, tokenizer, model
+
+    def generate(
+        self, prompts: str | Iterable[str] = "", *, stop: Sequence[str] = (), **options: Any
+    ) -> str | list[str]:
+        """Sample a continuation of a prompt, or of every prompt.
+
+        Args:
+            prompts: a text, or several; the empty text begins at the start of a line.
+            stop: strings that end a continuation; they are not part of it.
+            options: `temperature`, `top_k`, `top_p`, `length` and `seed`, instead of the recipe's.
+
+        Returns:
+            The continuations without their prompts: a string for a string, otherwise a list.
+
+        Raises:
+            BadRecipe: an unknown option, or a value out of range.
+            BadData: a prompt is longer than the model can read.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        written = [""] * len(texts)
+        for piece in self.stream(texts, stop=stop, **options):
+            written[piece.prompt] += piece.text
+        return written[0] if isinstance(prompts, str) else written
+
+    def stream(
+        self, prompts: Sequence[str], *, stop: Sequence[str] = (), **options: Any
+    ) -> Iterator[Piece]:
+        """Sample continuations and yield their text piece by piece; see `generate`.
+
+        The prompts are read in batches of PROMPTS_AT_ONCE; a sample does not depend on its batch.
+        """
+        config = self.sample_config(**options)
+        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+            some = prompts[first : first + PROMPTS_AT_ONCE]
+            writers = [_Writer(prompt, self.tokenizer, stop) for prompt in some]
+            emitted = sample(
+                self.model,
+                [encode_prompt(prompt, self.tokenizer) for prompt in some],
+                config,
+                device=next(self.model.parameters()).device,
+                context=self.context,
+                is_finished=lambda row, token, writers=writers: writers[row].add(token),
+                first_row=first,
+            )
+            for each in emitted:
+                text = writers[each.row].take()
+                if text:
+                    yield Piece(first + each.row, text)
+            for row, writer in enumerate(writers):
+                if text := writer.finish():
+                    yield Piece(first + row, text)
+
+    def evaluate(
+        self,
+        lines: Sequence[str] | None = None,
+        *,
+        mode: Mode | None = None,
+        stride: int | None = None,
+        on_progress: Callable[[int], None] = lambda count: None,
+    ) -> dict[str, float]:
+        """The scores of a text: nll, perplexity, accuracy, bits per byte, word-level perplexity.
+
+        Args:
+            lines: the text; None takes the recipe's test text.
+            mode: "segments", "sliding" or "carry", instead of the recipe's.
+            stride: tokens that a sliding window moves by.
+            on_progress: called with the number of tokens that are scored.
+
+        Returns:
+            Name -> score; which ones depends on the vocabulary.
+        """
+        lines = read_test_text(self.recipe.data) if lines is None else lines
+        windows = windows_of(self.recipe, mode, stride)
+        text = encode_text(lines, self.tokenizer)
+        return score_text(self.model, text, self.tokenizer, windows, on_progress)
+
+    def trace(self, texts: str | Iterable[str]) -> Trace:
+        """Where every layer attends while the model reads each text, and how likely each token is.
+
+        Raises:
+            BadData: there is no text, or the model has no attention.
+        """
+        if not self.model.attentions():
+            raise BadData(f"this model has no attention: its mixer is {self.recipe.model.mixer}")
+        examples = [
+            self._example(text, number) for number, text in enumerate(_as_list(texts), start=1)
+        ]
+        if not examples:
+            raise BadData("there is no text to trace")
+        specs = {name: layer.spec for name, layer in self.model.attentions().items()}
+        unnormalised = tuple(
+            name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
+        )
+        meta = {"model": self.recipe.model.mixer}
+        return Trace(tuple(examples), "language model", unnormalised=unnormalised, meta=meta)
+
+    @property
+    def context(self) -> int | None:
+        """Most positions that the model can read at once; None: any number."""
+        limit = self.model.capacity.target
+        return None if limit is None else limit.positions
+
+    def sample_config(self, **options: Any) -> SampleConfig:
+        """The recipe's way of sampling with some options changed; None leaves an option as it is.
+
+        Raises:
+            BadRecipe: an unknown option, or a value out of range.
+        """
+        changed = {name: value for name, value in options.items() if value is not None}
+        try:
+            return SampleConfig(**{**self.recipe.sample.model_dump(), **changed})
+        except ValidationError as error:
+            raise BadRecipe(explain(error, SampleConfig)) from None
+
+    @torch.inference_mode()
+    def _example(self, text: str, number: int) -> Example:
+        ids = encode_prompt(text, self.tokenizer)
+        if self.context is not None and len(ids) > self.context:
+            raise BadData(
+                f"text {number} has {len(ids):,} tokens, but the model reads at most {self.context:,}: "
+                "shorten it"
+            )
+        tokens = torch.tensor([ids], device=next(self.model.parameters()).device)
+        hidden, attended = self.model.attended(tokens)
+        log_probs = self.model.output(hidden).float().log_softmax(-1)[0, :-1]
+        log_probs = log_probs.gather(1, tokens[0, 1:, None])[:, 0]
+        axis = tuple(self.tokenizer.pieces(ids[:-1]))
+        weights = {
+            name: each.weights[0, :, :-1, :-1].float().cpu().numpy()
+            for name, each in attended.items()
+            if each.weights is not None
+        }
+        return Example(
+            named_axes={"read": axis, "predicted": tuple(self.tokenizer.pieces(ids[1:]))},
+            weights=weights,
+            weight_axes={name: WeightAxes("predicted", "read", causal=True) for name in weights},
+            log_probs=log_probs.cpu().numpy(),
+            log_probs_axis="predicted",
+            meta={"line": number, "text": text},
+        )
+
+
+class _Writer:
+    """The text of one continuation, held back while it may still turn out to be a stop string."""
+
+    def __init__(self, prompt: str, tokenizer: AnyTokenizer, stop: Sequence[str]) -> None:
+        self.starts_line = not prompt or prompt.endswith("\n")
+        self.tokenizer, self.stop = tokenizer, [text for text in stop if text]
+        self.tokens: list[int] = []
+        self.decoded = 0  # tokens whose text is complete
+        self.text, self.released, self.is_stopped = "", 0, False
+
+    def add(self, token: int) -> bool:
+        """Append a token; True where a stop string ends the text."""
+        self.tokens.append(token)
+        new = decode_text(self.tokens[self.decoded :], self.tokenizer)
+        if new.endswith(INCOMPLETE) and len(self.tokens) - self.decoded < 4:
+            return False  # the bytes of a character are not complete yet
+        self.text += self._with_space(new)
+        self.decoded = len(self.tokens)
+        ends = [at for text in self.stop if (at := self.text.find(text)) >= 0]
+        if ends:
+            self.text, self.is_stopped = self.text[: min(ends)], True
+        return self.is_stopped
+
+    def take(self) -> str:
+        """The new text that no stop string can begin in."""
+        held = 0 if self.is_stopped else max((_overlap(self.text, text) for text in self.stop), default=0)
+        end = len(self.text) - held
+        new, self.released = self.text[self.released : end], max(self.released, end)
+        return new
+
+    def finish(self) -> str:
+        """What was held back until the end."""
+        if not self.is_stopped and self.decoded < len(self.tokens):
+            self.text += self._with_space(decode_text(self.tokens[self.decoded :], self.tokenizer))
+        new, self.released = self.text[self.released :], len(self.text)
+        return new
+
+    def _with_space(self, text: str) -> str:
+        """Restore the space that the tokenizer removes at the start of what it decodes."""
+        first = self.tokenizer.pieces(self.tokens[self.decoded : self.decoded + 1])
+        has_space = bool(first) and first[0].startswith("▁") and self.tokenizer.kind == "bpe"
+        joins_words = self.tokenizer.kind == "word" and text != "\n"
+        starts_line = self.text.endswith("\n") if self.text else self.starts_line
+        return " " + text if (has_space or joins_words) and not starts_line else text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of the text that begins the stop string."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)
+
+
+def _as_list(texts: str | Iterable[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)

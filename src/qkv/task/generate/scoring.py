@@ -1,0 +1,164 @@
+"""Scores of a text under a language model: perplexity, bits per byte, accuracy."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from qkv.errors import BadData
+from qkv.task.generate.recipe import LanguageRecipe, Mode
+from qkv.task.generate.text import AnyTokenizer, EncodedText, start_token
+from qkv.train.objective import linear_cross_entropy
+
+POSITIONS_AT_ONCE = 16_384
+
+
+class Windows(NamedTuple):
+    """What a mode reads: segments of the text, and how many of their last tokens count.
+
+    Args:
+        mode: "segments", "sliding" or "carry".
+        segment: tokens that are read at once.
+        stride: tokens that a sliding window moves by.
+    """
+
+    mode: Mode
+    segment: int
+    stride: int
+
+    def __str__(self) -> str:
+        if self.mode == "carry":
+            return f"state carried over the whole text, read {self.segment} tokens at a time"
+        if self.mode == "sliding":
+            return f"sliding window of {self.segment} tokens, stride {self.stride}"
+        return f"separate segments of {self.segment} tokens"
+
+
+class Total(NamedTuple):
+    """Sums over the scored tokens: negative log-likelihood in nats, correct guesses, and the count."""
+
+    nll: float
+    correct: float
+    count: int
+
+
+def windows_of(recipe: LanguageRecipe, mode: Mode | None = None, stride: int | None = None) -> Windows:
+    """How a recipe scores text, with another mode or stride if wanted.
+
+    Raises:
+        BadData: the stride is longer than the segment.
+    """
+    segment = recipe.batch.length
+    stride = stride or recipe.validation.stride or max(1, segment // 2)
+    if stride > segment:
+        raise BadData(f"the stride of a sliding window is at most its length, {segment}, got {stride}")
+    return Windows(mode or recipe.scoring_mode, segment, stride)
+
+
+@torch.inference_mode()
+def score_ids(
+    model: Any,
+    ids: np.ndarray,
+    first: int,
+    windows: Windows,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> Total:
+    """The log-likelihood of every token of a text, each predicted once.
+
+    Args:
+        model: a language model in evaluation mode.
+        ids: the tokens of the text, [N].
+        first: the token that stands before the first one.
+        windows: what the model reads for every token.
+        on_progress: called with the number of tokens that are scored so far.
+
+    Returns:
+        Sums over all N tokens.
+    """
+    text = np.concatenate([[first], ids]).astype(np.int64)
+    device = next(model.parameters()).device
+    totals = [Total(0.0, 0.0, 0)]
+    state: Any = model.start(1) if windows.mode == "carry" else None
+    for inputs, targets in _batches(text, windows):
+        if state is None:
+            hidden = model(inputs.to(device))
+        else:
+            hidden, state = model.extend(inputs.to(device), state)
+        totals.append(_score(model, hidden, targets.to(device)))
+        on_progress(sum(total.count for total in totals))
+    return Total(*(sum(column) for column in zip(*totals, strict=True)))
+
+
+def scores_of(total: Total, text: EncodedText, tokenizer: AnyTokenizer) -> dict[str, float]:
+    """The scores of a text by name.
+
+    nll: nats per token.  perplexity: exp(nll).  bits_per_byte: of the UTF-8 text.  word_perplexity: exp of
+    the nats per word and line end, so that vocabularies can be compared (not where tokens are words).
+    """
+    nll = total.nll / total.count
+    scores = {"nll": nll, "perplexity": _exp(nll), "accuracy": total.correct / total.count}
+    if tokenizer.kind != "word":  # unknown words have no bytes
+        scores["bits_per_byte"] = total.nll / text.bytes / math.log(2)
+    if tokenizer.kind == "bpe":
+        scores["word_perplexity"] = _exp(total.nll / text.words)
+    return scores
+
+
+def _batches(text: np.ndarray, windows: Windows) -> Iterator[tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]]:
+    """Inputs and targets; a negative target is not scored.  Every token but the first is a target once."""
+    last, step = len(text) - 1, windows.stride if windows.mode == "sliding" else windows.segment
+    rows = 1 if windows.mode == "carry" else max(1, POSITIONS_AT_ONCE // windows.segment)
+    ends = [*range(min(windows.segment, last), last, step), last]  # of windows; the last one may be short
+    for start in range(0, len(ends), rows):
+        yield from _pack(text, ends[start : start + rows], ([0, *ends])[start : start + rows], windows)
+
+
+def _pack(text: np.ndarray, ends: list[int], scored: list[int], windows: Windows) -> Iterator[Any]:
+    """Batches of equal length; a window of another length stands alone."""
+    spans = []
+    for end, before in zip(ends, scored, strict=True):
+        begin = max(0, end - windows.segment) if windows.mode == "sliding" else before
+        if before < end:
+            spans.append((begin, before, end))
+    for length in sorted({end - begin for begin, _, end in spans}, reverse=True):
+        chosen = [span for span in spans if span[2] - span[0] == length]
+        inputs = np.stack([text[begin:end] for begin, _, end in chosen])
+        targets = np.stack([text[begin + 1 : end + 1] for begin, _, end in chosen])
+        for row, (begin, before, _) in enumerate(chosen):
+            targets[row, : before - begin] = -1
+        yield torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _score(model: Any, hidden: Tensor, targets: Tensor) -> Total:
+    real = targets >= 0
+    labels = targets[real]
+    output = model.output
+    _, nll, correct = linear_cross_entropy(hidden[real], output.weight, output.bias, labels, smoothing=0.0)
+    return Total(float(nll.double().sum()), float(correct), labels.numel())
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def score_text(
+    model: Any,
+    text: EncodedText,
+    tokenizer: AnyTokenizer,
+    windows: Windows,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, float]:
+    """The scores of an encoded text; see `score_ids` and `scores_of`.
+
+    Raises:
+        BadData: the text is empty.
+    """
+    if not len(text.ids):
+        raise BadData("there is no text to score")
+    return scores_of(
+        score_ids(model, text.ids, start_token(tokenizer), windows, on_progress), text, tokenizer
+    )

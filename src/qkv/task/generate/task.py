@@ -1,0 +1,143 @@
+"""The task `generate`: from text to a language model that continues it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkv.data.streams import StreamPlan
+from qkv.errors import BadRecipe
+from qkv.model.language import LanguageModel
+from qkv.progress import Progress
+from qkv.task.base import Task, Training
+from qkv.task.digests import digest_of_lines
+from qkv.task.generate.generator import Generator
+from qkv.task.generate.recipe import LanguageObjectiveConfig, LanguageRecipe
+from qkv.task.generate.scoring import score_text, windows_of
+from qkv.task.generate.text import (
+    AnyTokenizer,
+    EncodedText,
+    Texts,
+    encode_text,
+    learn_tokenizer,
+    read_texts,
+    tokenizer_from_json,
+    tokenizer_to_json,
+)
+from qkv.train.objective.language import LanguageModeling
+
+TOKENIZER = "tokenizer.json"
+
+
+class Generate(Task):
+    """Language models: attention, recurrence or convolution over text."""
+
+    name = "generate"
+    recipe = LanguageRecipe
+    files = (TOKENIZER,)
+    label_sections = ("model", "tokens", "objective", "train")
+    resume_keys = (
+        *("data.holdout", "data.phrases", "tokens", "batch", "model"),
+        *(f"objective.{name}" for name in LanguageObjectiveConfig.model_fields),
+        *("validation.mode", "validation.stride", "validation.tokens"),
+    )
+
+    def read_data(self, recipe: LanguageRecipe) -> Texts:
+        """The training and the held-out text."""
+        return read_texts(recipe.data)
+
+    def fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
+        """The number and a digest of the lines of both texts."""
+        return {
+            f"{split}.text": {"lines": len(lines), "digest": digest_of_lines(lines)}
+            for split, lines in data._asdict().items()
+        }
+
+    def data_name(self, part: str, recipe: LanguageRecipe) -> str:
+        """What a user calls the text of a split."""
+        if recipe.data.phrases is not None:
+            return "data.phrases"
+        is_held_out = part.startswith("valid") and recipe.data.valid is None
+        return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+
+    def learn_files(self, recipe: LanguageRecipe, data: Texts) -> dict[str, bytes]:
+        """The tokenizer, learnt from the training text."""
+        return {TOKENIZER: tokenizer_to_json(learn_tokenizer(data.train, recipe.tokens)).encode()}
+
+    def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:
+        """The tokenizer."""
+        return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
+
+    def build(
+        self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress
+    ) -> Training:
+        """Wire the training; reports the sizes of the text and the model, and how it is scored."""
+        refuse_growing_state(recipe)
+        train, valid = (encode_text(lines, parsed) for lines in data)
+        batches = StreamPlan(train.ids, recipe.batch, recipe.train.seed)
+        torch.manual_seed(recipe.train.seed)
+        model = LanguageModel(recipe.model, parsed.size)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        report.say(
+            f"{len(train.ids):,} tokens to train on, {len(valid.ids):,} held out; vocabulary "
+            f"{parsed.size:,}; {size:,} parameters; {batches.steps(0):,} updates an epoch"
+        )
+        objective = LanguageModeling(
+            model, recipe.objective.smoothing, recipe.objective, carries_state=recipe.batch.carry
+        )
+        return Training(objective, batches, _validator(model, valid, parsed, recipe, report), "nll")
+
+    def build_model(self, recipe: LanguageRecipe, parsed: AnyTokenizer) -> nn.Module:
+        """The model for the vocabulary of this run."""
+        return LanguageModel(recipe.model, parsed.size)
+
+    def runner(self, recipe: LanguageRecipe, parsed: AnyTokenizer, model: nn.Module) -> Generator:
+        """A generator of text."""
+        return Generator(recipe, parsed, model)
+
+    def changed_keys(self, old: Any, new: Any) -> Iterator[str]:
+        """The keys that resuming may not change."""
+        yield from super().changed_keys(old, new)
+
+    def next_commands(self, run: Path) -> str:
+        """Continue a prompt, or score the run."""
+        return f"qkv generate {run} --prompt '...'    or: qkv evaluate {run}"
+
+
+GENERATE = Generate()
+
+
+def refuse_growing_state(recipe: LanguageRecipe) -> None:
+    """Raise BadRecipe where a state is carried that grows with the text."""
+    if recipe.batch.carry and not recipe.model.has_bounded_state:
+        raise BadRecipe(
+            "batch.carry: the state of softmax attention over all keys grows with the text: set "
+            "batch.carry=false, or choose a feature map such as kernel: {name: rfa}, a window as scope, or "
+            "mixer: gru, lstm or convolution"
+        )
+
+
+def _validator(
+    model: LanguageModel,
+    valid: EncodedText,
+    tokenizer: AnyTokenizer,
+    recipe: LanguageRecipe,
+    report: Progress,
+) -> Callable[[], dict[str, float]]:
+    windows = windows_of(recipe)
+    limit = recipe.validation.tokens
+    if limit and limit < len(valid.ids):
+        share = limit / len(valid.ids)
+        valid = EncodedText(valid.ids[:limit], round(valid.bytes * share), round(valid.words * share))
+    report.say(f"held-out scores: {len(valid.ids):,} tokens, {windows}")
+
+    def validate() -> dict[str, float]:
+        scores = score_text(model, valid, tokenizer, windows)
+        for _ in range(recipe.validation.samples):
+            text = Generator(recipe, tokenizer, model).generate("", length=200)
+            report.say(f"    {text}")
+        return scores
+
+    return validate

@@ -1,0 +1,81 @@
+"""The objective of language models: cross-entropy of every token given those before it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkv.shapes import Attended
+from qkv.state import detach
+from qkv.train.objective.attention import AttentionObjective, Observed
+from qkv.train.objective.base import Loss
+from qkv.train.objective.cross_entropy import linear_cross_entropy
+from qkv.train.objective.terms import AttentionTerms
+
+NO_TERMS = AttentionTerms()
+
+
+class LanguageModeling(AttentionObjective):
+    """Cross-entropy of the next token, by teacher forcing, and attention's terms.
+
+    A batch has `inputs`, `targets` and `keep` [B,N] (True at real tokens), and `is_start`, True where its
+    rows do not continue those of the batch before.
+
+    Args:
+        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V).
+        smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
+        attention_terms: how much the attention's terms weigh.
+        carries_state: every batch starts from the model's state after the batch before, without gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        smoothing: float = 0.0,
+        attention_terms: AttentionTerms = NO_TERMS,
+        carries_state: bool = False,
+    ) -> None:
+        layers: Any = getattr(model, "attentions", dict)()
+        super().__init__(attention_terms, layers.values())
+        self.model, self.smoothing, self.carries_state = model, smoothing, carries_state
+        self.state: Any = None
+
+    def forward(self, batch: Any) -> Loss:
+        """The loss of a batch of token segments.
+
+        Args:
+            batch: inputs, targets, keep and is_start; see `qkv.data.streams.Segment`.
+
+        Returns:
+            The loss over the real targets, with metrics nll and accuracy.
+        """
+        hidden, attended = self._hidden(batch)
+        real = batch.keep
+        labels = batch.targets[real]
+        output: Any = self.model.output
+        total, nll, correct = linear_cross_entropy(
+            hidden[real], output.weight, output.bias, labels, smoothing=self.smoothing
+        )
+        metrics = {"nll": nll.sum(), "accuracy": correct}
+        if not attended:
+            return Loss(total, labels.numel(), metrics)
+        log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
+        observed = {name: Observed(each, real, real) for name, each in attended.items()}
+        terms, term_metrics = self.attention_loss(observed, log_likelihood, real)
+        return Loss(total + terms, labels.numel(), {**metrics, **term_metrics})
+
+    def _hidden(self, batch: Any) -> tuple[Tensor, dict[str, Attended]]:
+        model: Any = self.model
+        if self.training and self.needs_weights:
+            return model.attended(batch.inputs)
+        if not self.carries_state:
+            return model(batch.inputs), {}
+        rows = batch.inputs.shape[0]
+        state = model.start(rows) if batch.is_start or self.state is None else self.state
+        hidden, after = model.extend(batch.inputs, state)
+        self.state = detach(after)
+        return hidden, {}
+
+    def saved_module(self) -> nn.Module:
+        """The language model."""
+        return self.model
