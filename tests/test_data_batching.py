@@ -1,5 +1,6 @@
 """Batches: every pair once an epoch, in the order of (seed, epoch), within budget, shared among ranks."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -223,3 +224,20 @@ def test_counts_are_what_an_epoch_predicts():
     counts = batches.counts(11)
     assert counts.tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 2, 1, 0]
     assert counts.sum() == sum(batches.tokens(0, index) for index in range(batches.steps(0)))
+
+
+def digest_of(batches, epochs, world):
+    """A digest of every tensor of every micro-batch, in order, of all ranks."""
+    digest = hashlib.sha256()
+    for epoch in range(epochs):
+        for index in range(batches.steps(epoch)):
+            digest.update(f"{epoch} {index} {batches.tokens(epoch, index)}".encode())
+            for rank in range(world):
+                for pairs in batches.window(epoch, index, rank, world):
+                    for part in pairs:
+                        digest.update(f"{tuple(part.shape)} {part.dtype}".encode() + part.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def test_batches_equal_the_recorded_digest():
+    assert digest_of(plan(accumulate=2), epochs=3, world=2) == "8435618ab1ead627"
