@@ -17,6 +17,9 @@ from qkv.data.pairs import collate_source as collate_source
 from qkv.data.pairs import count_predicted as count_predicted
 from qkv.data.pairs import pair_dataset as pair_dataset
 from qkv.data.pairs import source_dataset as source_dataset
+from qkv.data.streams import Segment as Segment
+from qkv.data.streams import StreamConfig as StreamConfig
+from qkv.data.streams import StreamPlan as StreamPlan
 from qkv.data.text import Dropped as Dropped
 from qkv.data.text import ParallelData as ParallelData
 from qkv.data.text import clean_pairs as clean_pairs
