@@ -77,7 +77,7 @@ class Words:
         rows = self._rows(epoch, index)[rank::world]
         return [encode(rows)] if rows else []
 
-    def tokens(self, epoch: int, index: int) -> int:
+    def count(self, epoch: int, index: int) -> int:
         return sum(len(text_of(word)) - 1 for word in self._rows(epoch, index))
 
     def _rows(self, epoch: int, index: int) -> list[str]:

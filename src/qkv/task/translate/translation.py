@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from qkv.data import TokenizerPair, decoding_batches
+from qkv.data import TokenizerPair, batches_by_length, source_dataset
 from qkv.decode.search import Hypothesis, SearchConfig, search
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer
@@ -48,7 +48,7 @@ def decode_ids(
     limit = model.capacity.target
     longest = None if limit is None else limit.positions
     finished = 0
-    for rows, ids, keep in decoding_batches(source, max(1, batch_tokens // config.beam)):
+    for rows, (ids, keep) in batches_by_length(source_dataset(source), max(1, batch_tokens // config.beam)):
         answers = search(
             model, ids.to(device), keep.to(device), config=config, capture=capture, longest=longest
         )
