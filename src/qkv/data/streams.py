@@ -25,7 +25,7 @@ class StreamConfig(Strict):
 
     streams: PositiveInt = 32
     length: PositiveInt = 128
-    carry: bool = True
+    carry: bool = False
 
 
 class Segment(NamedTuple):

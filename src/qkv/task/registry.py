@@ -4,10 +4,11 @@ from typing import Any
 
 from qkv.errors import BadRecipe, did_you_mean
 from qkv.task.base import Task
+from qkv.task.generate.task import GENERATE
 from qkv.task.translate.task import TRANSLATE
 
 DEFAULT = TRANSLATE.name
-TASKS: dict[str, Task] = {task.name: task for task in (TRANSLATE,)}
+TASKS: dict[str, Task] = {task.name: task for task in (TRANSLATE, GENERATE)}
 
 
 def find_task(name: Any) -> Task:

@@ -114,7 +114,7 @@ def _batches(text: np.ndarray, windows: Windows) -> Iterator[tuple[Int[Tensor, "
     rows = 1 if windows.mode == "carry" else max(1, POSITIONS_AT_ONCE // windows.segment)
     ends = [*range(min(windows.segment, last), last, step), last]  # of windows; the last one may be short
     for start in range(0, len(ends), rows):
-        yield from _pack(text, ends[start : start + rows], ([0, *ends])[start : start + rows], windows)
+        yield from _pack(text, ends[start : start + rows], ([0, *ends[:-1]])[start : start + rows], windows)
 
 
 def _pack(text: np.ndarray, ends: list[int], scored: list[int], windows: Windows) -> Iterator[Any]:
