@@ -5,7 +5,7 @@ depend on the other rows of its batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +52,7 @@ class Emitted(NamedTuple):
     weights: dict[str, Tensor]
 
 
+@runtime_checkable
 class LanguageStepper(Protocol):
     """A language model that can be sampled from; see `qkv.model.language.LanguageModel`."""
 
@@ -87,7 +88,7 @@ def next_token_probabilities(logits: Float[Tensor, "B V"], config: SampleConfig)
     probabilities = (logits.double() / config.temperature).softmax(-1)
     if config.top_k is None and config.top_p == 1:
         return probabilities.to(logits.dtype)
-    ranked, order = probabilities.sort(1, descending=True, stable=True)
+    ranked, order = probabilities.sort(dim=1, descending=True, stable=True)
     if config.top_k is not None:
         ranked[:, config.top_k :] = 0
         ranked /= ranked.sum(1, keepdim=True)
@@ -171,7 +172,7 @@ class _Rows:
         logits = step.logits.cpu()
         if not logits.isfinite().all():
             raise BadRun("the model's scores are not numbers: its training diverged; use an earlier run")
-        draws = torch.stack([torch.rand((), generator=self.generators[row]) for row in self.alive])
+        draws = torch.tensor([self._draw_number(row, position) for row in self.alive])
         chosen = _draw(next_token_probabilities(logits, config), draws)
         log_probs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
         emitted, stays = [], []
@@ -184,6 +185,11 @@ class _Rows:
             stays.append(count < 0 or not (is_finished(row, token) or count + 1 == config.length))
         self.alive = [row for row, goes_on in zip(self.alive, stays, strict=True) if goes_on]
         return emitted, stays
+
+    def _draw_number(self, row: int, position: int) -> float:
+        """A uniform number; none is drawn within a prompt, whose length must not change the sample."""
+        within = position < self.prompt_lengths[row]
+        return 0.0 if within else float(torch.rand((), generator=self.generators[row]))
 
 
 def _draw(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:

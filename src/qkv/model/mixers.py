@@ -134,11 +134,11 @@ class ConvolutionMixer(SequenceMixer):
         """Convolve the N positions; zeros stand before the first one."""
         return self._convolve(F.pad(self._gate(x), (self.past, 0)))
 
-    def start(self, batch: int, *, remember: bool = False) -> Float[Tensor, "B M past"]:
+    def start(self, batch: int, *, remember: bool = False) -> Float[Tensor, "B M P"]:
         """The gated inputs before the first position: zeros."""
         return self.to_out.weight.new_zeros(batch, self.to_out.in_features, self.past)
 
-    def extend(self, x: Hidden, state: Float[Tensor, "B M past"]) -> tuple[Attended, Tensor]:
+    def extend(self, x: Hidden, state: Float[Tensor, "B M P"]) -> tuple[Attended, Tensor]:
         """Convolve the next positions, whose past is in the state."""
         padded = torch.cat([state, self._gate(x)], -1)
         return Attended(self._convolve(padded), None), padded[..., padded.shape[-1] - self.past :]
@@ -146,5 +146,5 @@ class ConvolutionMixer(SequenceMixer):
     def _gate(self, x: Hidden) -> Float[Tensor, "B M N"]:
         return F.glu(self.to_gated(x), -1).transpose(1, 2)
 
-    def _convolve(self, padded: Float[Tensor, "B M past+N"]) -> Hidden:
+    def _convolve(self, padded: Float[Tensor, "B M P"]) -> Hidden:
         return self.to_out(self.convolution(padded).transpose(1, 2))

@@ -1,0 +1,78 @@
+"""`qkv generate`: continuations of prompts, from the command line or from a file."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qkv.cli.output import STANDARD, opened
+from qkv.data import read_lines
+from qkv.errors import BadData
+from qkv.progress import progress
+from qkv.task.runs import load
+
+MOST_TRACED = 20
+
+
+def generate_text(  # noqa: PLR0913 -- one for each option
+    run: Path,
+    prompts: list[str],
+    file: Path | None,
+    output: Path | None,
+    trace: Path | None,
+    stop: list[str],
+    quiet: bool,
+    *,
+    device: str = "cpu",
+    **options: Any,
+) -> None:
+    """Sample a continuation of every prompt; write each prompt with its continuation.
+
+    A single prompt is written as it is sampled. Several are separated by an empty line.
+    """
+    generator = load(run, device=device)
+    texts = [*prompts, *(read_lines(sys.stdin.buffer) if file == STANDARD else read_lines(file) if file else ())]
+    texts = texts or [""]
+    stop = [text.replace("\\n", "\n") for text in stop]
+    generator.sample_config(**options)  # refuses bad options before the output is opened
+    with opened(output) as out:
+        if len(texts) == 1:
+            written = _stream(generator, texts[0], stop, out, options)
+        else:
+            written = _write_all(generator, texts, stop, out, quiet, options)
+    if trace is not None:
+        if len(texts) > MOST_TRACED:
+            raise BadData(
+                f"--trace keeps every weight: give at most {MOST_TRACED} prompts, got {len(texts):,}"
+            )
+        generator.trace(written).save(trace)
+
+
+def _stream(generator: Any, prompt: str, stop: list[str], out: Any, options: dict[str, Any]) -> list[str]:
+    """Write one continuation as it is sampled; returns the whole text."""
+    out.write(prompt)
+    out.flush()
+    parts = [prompt]
+    for piece in generator.stream([prompt], stop=stop, **options):
+        parts.append(piece.text)
+        out.write(piece.text)
+        out.flush()
+    out.write("\n")
+    return ["".join(parts)]
+
+
+def _write_all(
+    generator: Any, prompts: list[str], stop: list[str], out: Any, quiet: bool, options: dict[str, Any]
+) -> list[str]:
+    texts = list(prompts)
+    length = generator.sample_config(**options).length
+    with progress("generate", len(prompts) * length, quiet=quiet) as report:
+        for count, piece in enumerate(generator.stream(prompts, stop=stop, **options), start=1):
+            texts[piece.prompt] += piece.text
+            report.update(count)
+    out.write(_joined(texts))
+    return texts
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "\n\n".join(texts) + "\n"

@@ -1,0 +1,197 @@
+"""A bidirectional encoder: the body of masked language models and of classifiers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from qkv import masks
+from qkv.errors import BadRecipe
+from qkv.kernel.reset import reset_children
+from qkv.layer import Attention
+from qkv.model.capacity import Capacity, Limit, attention_limit, narrowest
+from qkv.model.dropout import dropout
+from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
+from qkv.model.positions import LearnedPositions, Sinusoids
+from qkv.model.written import WrittenSpec
+from qkv.shapes import Attended
+from qkv.spec import AttentionSpec
+from qkv.strict import Strict
+from qkv.symbols import PAD
+
+Tokens = Int[Tensor, "B N"]
+Real = Bool[Tensor, "B N"]
+Hidden = Float[Tensor, "B N M"]
+
+
+class EncoderConfig(Strict):
+    """A stack of self-attention layers over the whole text, each followed by a feed-forward network."""
+
+    kind: Literal["encoder"] = "encoder"
+    layers: PositiveInt = Field(default=4, le=1000)
+    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
+    heads: PositiveInt = Field(default=4, description="heads of an attention that names none")
+    feedforward: PositiveInt = Field(default=512, description="inner width of the feed-forward networks")
+    activation: Activation = "gelu"
+    norm: Normalisation = "layer"
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
+    attention: WrittenSpec = AttentionSpec()
+
+    @property
+    def spec(self) -> AttentionSpec:
+        """The attention of every layer with this model's width and, where it names none, its heads."""
+        return replace(self.attention, d_model=self.width, heads=self.attention.heads or self.heads)
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens the model can read; None where there is no limit."""
+        table = Limit(self.max_length, "model.max_length") if self.positions == "learned" else None
+        return Capacity(source=narrowest(table, attention_limit(self.attention, "model.attention")))
+
+    @model_validator(mode="after")
+    def _has_legal_attention(self) -> "EncoderConfig":
+        if self.attention.d_model is not None or self.attention.d_memory is not None:
+            raise BadRecipe("attention: d_model and d_memory follow from width: leave them out and set width")
+        if self.attention.causal:
+            raise BadRecipe("attention: causal must be False in an encoder. Leave it out")
+        _ = self.spec
+        return self
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+    Args:
+        config: the encoder's config.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.norm, self.attention = make_norm(config.norm, config.width), config.spec.build()
+        self.feedforward_norm = make_norm(config.norm, config.width)
+        self.feedforward = FeedForwardNet(config.width, config.feedforward, config.activation, config.dropout)
+
+    def forward(self, x: Hidden, keep: Real, capture: bool = False) -> tuple[Hidden, Attended]:
+        """The output of the layer and its attention, with weights where `capture`."""
+        read = self.norm(x)
+        attended = (
+            self.attention.attend(read, keep=keep) if capture else Attended(self.attention(read, keep=keep), None)
+        )
+        x = x + dropout(attended.out, self.dropout, self.training)
+        return x + dropout(self.feedforward(self.feedforward_norm(x)), self.dropout, self.training), attended
+
+
+class Encoder(nn.Module):
+    """Embedding, positions, layers and a final normalisation.
+
+    Args:
+        config: the sizes and the attention.
+        vocab: V, the number of tokens.
+
+    Example:
+        >>> import torch
+        >>> encoder = Encoder(EncoderConfig(layers=1, width=16), vocab=50)
+        >>> tokens = torch.tensor([[3, 1, 4]])
+        >>> encoder(tokens, torch.ones_like(tokens, dtype=torch.bool)).shape
+        torch.Size([1, 3, 16])
+    """
+
+    def __init__(self, config: EncoderConfig, vocab: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocab, config.width)
+        is_learned = config.positions == "learned"
+        self.positions = (
+            LearnedPositions(config.width, config.max_length) if is_learned else Sinusoids(config.width)
+        )
+        self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.norm = make_norm(config.norm, config.width)
+        nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
+
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        reset_children(self)
+        nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
+
+    def forward(self, tokens: Tokens, keep: Real) -> Hidden:
+        """Hidden states [B,N,M] of the tokens; `keep` is True at real ones."""
+        return self._encode(tokens, keep, capture=False)[0]
+
+    def attended(self, tokens: Tokens, keep: Real) -> tuple[Hidden, dict[str, Attended]]:
+        """`forward`, and the attention of every layer: "layer.i" -> Attended."""
+        return self._encode(tokens, keep, capture=True)
+
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention by the name of its weights: "layer.i"."""
+        return {f"layer.{i}": layer.attention for i, layer in enumerate(self.layers)}
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens the model can read."""
+        return self.config.capacity
+
+    def _encode(self, tokens: Tokens, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
+        x = self.embedding(tokens.masked_fill(~keep, PAD)) * self.config.width**0.5
+        x = dropout(self.positions(x, 0), self.config.dropout, self.training)
+        x = masks.hide_keys(x, keep)  # the residual stream carries padding past every layer
+        attended: dict[str, Attended] = {}
+        for i, layer in enumerate(self.layers):
+            x, each = layer(x, keep, capture)
+            if capture:
+                attended[f"layer.{i}"] = each
+        return self.norm(x), attended
+
+
+class MaskedLanguageModel(nn.Module):
+    """An encoder that guesses hidden tokens: p(token | all other tokens).  Devlin et al. 2019.
+
+    Args:
+        config: the encoder's config.
+        vocab: V, the number of tokens, [MASK] included.
+    """
+
+    def __init__(self, config: EncoderConfig, vocab: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config, vocab)
+        self.transform = nn.Linear(config.width, config.width)
+        self.transform_norm = make_norm(config.norm, config.width)
+        self.output = nn.Linear(config.width, vocab)
+        nn.init.zeros_(self.output.bias)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Let the output layer share the weight of the embedding."""
+        self.output.weight = self.encoder.embedding.weight
+
+    def forward(self, tokens: Tokens, keep: Real) -> Hidden:
+        """Hidden states [B,N,M] before the output layer."""
+        return self._transform(self.encoder(tokens, keep))
+
+    def attended(self, tokens: Tokens, keep: Real) -> tuple[Hidden, dict[str, Attended]]:
+        """`forward`, and the attention of every layer."""
+        hidden, attended = self.encoder.attended(tokens, keep)
+        return self._transform(hidden), attended
+
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention by the name of its weights."""
+        return self.encoder.attentions()
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens the model can read."""
+        return self.encoder.capacity
+
+    def _transform(self, hidden: Hidden) -> Hidden:
+        return self.transform_norm(torch.nn.functional.gelu(self.transform(hidden)))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)  # to_empty makes two weights of one
+        self.tie_weights()
+        return self

@@ -1,0 +1,162 @@
+"""Language models: causal, exact in segments of any size, and equal to loops over positions."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qkv.errors import QKVError
+from qkv.model.language import LanguageModel, LanguageModelConfig
+from qkv.model.mixers import ConvolutionMixer, RecurrentMixer
+from qkv.state import detach, select_rows
+
+V, N = 30, 19
+MODELS: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "rfa": {"attention": {"kernel": {"name": "rfa", "features": 16}}},
+    "rfa with gate": {"attention": {"kernel": {"name": "rfa", "features": 16, "gate": True}}},
+    "elu": {"attention": {"kernel": "elu"}},
+    "window": {"attention": {"scope": {"name": "window", "half_width": 3}}},
+    "additive": {"attention": {"score": "additive"}},
+    "gru": {"mixer": "gru"},
+    "lstm": {"mixer": "lstm", "feedforward": 0},
+    "separable convolution": {"mixer": "convolution", "activation": "swiglu", "norm": "rms"},
+    "plain convolution": {"mixer": "convolution", "separable": False, "dilation": 1, "activation": "relu"},
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def build(name: str, **options: Any) -> LanguageModel:
+    torch.manual_seed(0)
+    config = {"layers": 2, "width": 16, "heads": 2, "feedforward": 24, "max_length": 32, **MODELS[name]}
+    return LanguageModel(LanguageModelConfig(**{**config, **options}), V).double().eval()
+
+
+def tokens(rows: int = 2, length: int = N) -> Tensor:
+    return torch.randint(0, V, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+@every_model
+def test_the_future_changes_nothing(name: str) -> None:
+    model, ids = build(name), tokens()
+    hidden = model(ids)
+    for end in (1, 7, N - 1):
+        changed = torch.cat([ids[:, :end], (ids[:, end:] + 1) % V], 1)
+        torch.testing.assert_close(model(changed)[:, :end], hidden[:, :end], rtol=0, atol=1e-12)
+        assert not torch.allclose(model(changed)[:, end:], hidden[:, end:])
+
+
+@every_model
+@pytest.mark.parametrize("sizes", [[1] * N, [5, 1, 13], [18, 1]])
+def test_segments_equal_the_whole(name: str, sizes: list[int]) -> None:
+    model, ids = build(name), tokens()
+    state, parts = model.start(2), []
+    for part in ids.split(sizes, 1):
+        hidden, state = model.extend(part, state)
+        parts.append(hidden)
+    torch.testing.assert_close(torch.cat(parts, 1), model(ids), rtol=0, atol=1e-10)
+
+
+@every_model
+def test_step_scores_the_next_token(name: str) -> None:
+    model, ids = build(name), tokens()
+    scores = model.output(model(ids)).float()
+    state = model.start(2)
+    for t in range(N):
+        step = model.step(ids[:, t], state)
+        state = step.state
+        torch.testing.assert_close(step.logits, scores[:, t], rtol=1e-5, atol=1e-6)
+
+
+@every_model
+def test_rows_of_a_state_can_be_chosen(name: str) -> None:
+    model, ids = build(name), tokens(3)
+    _, state = model.extend(ids, model.start(3))
+    kept = torch.tensor([2, 0])
+    step = model.step(torch.tensor([4, 5]), select_rows(state, kept))
+    whole = model(torch.cat([ids[kept], torch.tensor([[4], [5]])], 1))[:, -1]
+    torch.testing.assert_close(step.logits, model.output(whole).float(), rtol=1e-5, atol=1e-6)
+
+
+@every_model
+def test_no_gradient_runs_back_through_a_detached_state(name: str) -> None:
+    model, ids = build(name).train(), tokens()
+    _, state = model.extend(ids[:, :9], model.start(2))
+    hidden, _ = model.extend(ids[:, 9:], detach(state))
+    hidden.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    _, state = model.extend(ids[:, :9], model.start(2))
+    assert not any(part.requires_grad for part in tensors(detach(state)))
+
+
+def tensors(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [part for each in state for part in tensors(each)] if isinstance(state, tuple) else []
+
+
+def test_weights_do_not_change_the_output() -> None:
+    model, ids = build("rfa"), tokens()
+    hidden, attended = model.attended(ids)
+    torch.testing.assert_close(hidden, model(ids), rtol=0, atol=1e-10)
+    assert list(attended) == ["layer.0", "layer.1"] == list(model.attentions())
+    weights = attended["layer.0"].weights
+    assert weights is not None
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, N, dtype=torch.float64))
+    assert build("gru").attended(ids)[1] == {}
+
+
+@pytest.mark.parametrize(("separable", "dilation"), [(True, 1), (True, 3), (False, 2)])
+def test_convolution_equals_its_loop(separable: bool, dilation: int) -> None:
+    torch.manual_seed(0)
+    mixer = ConvolutionMixer(6, 3, dilation, separable).double()
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    first, gate = mixer.to_gated(x).chunk(2, -1)
+    u, kernel = first * gate.sigmoid(), mixer.convolution.weight  # [6, 1 or 6, 3]
+    expected = torch.zeros_like(x)
+    for t in range(9):
+        for j in range(3):
+            past = t - (2 - j) * dilation
+            if past >= 0:
+                expected[:, t] += u[:, past] * kernel[:, 0, j] if separable else u[:, past] @ kernel[:, :, j].T
+    expected = mixer.to_out(expected + mixer.convolution.bias)
+    torch.testing.assert_close(mixer(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_recurrence_equals_torch(kind: str) -> None:
+    torch.manual_seed(0)
+    mixer = RecurrentMixer(kind, 5)
+    x = torch.randn(2, 7, 5)
+    expected, _ = mixer.cell(x)
+    torch.testing.assert_close(mixer(x), expected)
+
+
+def test_the_output_layer_shares_the_embedding_unless_told_otherwise() -> None:
+    tied, free = build("softmax"), build("softmax", tied=False)
+    assert tied.output.weight is tied.embedding.weight
+    assert free.output.weight is not free.embedding.weight
+    copy = build("softmax")
+    copy.load_state_dict(tied.state_dict(), assign=True)
+    assert copy.output.weight is copy.embedding.weight
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": {"causal": False}}, "causal must be True"),
+        ({"attention": {"d_model": 8}}, "d_model and d_memory follow from width"),
+        ({"mixer": "transformer"}, "mixer"),
+        ({"width": 15}, "heads"),
+    ],
+)
+def test_a_config_that_cannot_be_built(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((QKVError, ValueError), match=message):
+        LanguageModelConfig(**{"width": 16, "heads": 2, **options})
+
+
+def test_only_some_models_have_a_bounded_state() -> None:
+    bounded = {name for name, options in MODELS.items() if LanguageModelConfig(**options).has_bounded_state}
+    assert bounded == set(MODELS) - {"softmax", "sinusoidal", "additive"}
