@@ -120,7 +120,9 @@ def test_convolution_equals_its_loop(separable: bool, dilation: int) -> None:
         for j in range(3):
             past = t - (2 - j) * dilation
             if past >= 0:
-                expected[:, t] += u[:, past] * kernel[:, 0, j] if separable else u[:, past] @ kernel[:, :, j].T
+                expected[:, t] += (
+                    u[:, past] * kernel[:, 0, j] if separable else u[:, past] @ kernel[:, :, j].T
+                )
     expected = mixer.to_out(expected + mixer.convolution.bias)
     torch.testing.assert_close(mixer(x), expected, rtol=0, atol=1e-12)
 

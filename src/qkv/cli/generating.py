@@ -14,7 +14,7 @@ from qkv.task.runs import load
 MOST_TRACED = 20
 
 
-def generate_text(  # noqa: PLR0913 -- one for each option
+def generate_text(
     run: Path,
     prompts: list[str],
     file: Path | None,
@@ -31,7 +31,10 @@ def generate_text(  # noqa: PLR0913 -- one for each option
     A single prompt is written as it is sampled. Several are separated by an empty line.
     """
     generator = load(run, device=device)
-    texts = [*prompts, *(read_lines(sys.stdin.buffer) if file == STANDARD else read_lines(file) if file else ())]
+    texts = [
+        *prompts,
+        *(read_lines(sys.stdin.buffer) if file == STANDARD else read_lines(file) if file else ()),
+    ]
     texts = texts or [""]
     stop = [text.replace("\\n", "\n") for text in stop]
     generator.sample_config(**options)  # refuses bad options before the output is opened

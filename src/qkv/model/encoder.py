@@ -82,7 +82,9 @@ class EncoderLayer(nn.Module):
         """The output of the layer and its attention, with weights where `capture`."""
         read = self.norm(x)
         attended = (
-            self.attention.attend(read, keep=keep) if capture else Attended(self.attention(read, keep=keep), None)
+            self.attention.attend(read, keep=keep)
+            if capture
+            else Attended(self.attention(read, keep=keep), None)
         )
         x = x + dropout(attended.out, self.dropout, self.training)
         return x + dropout(self.feedforward(self.feedforward_norm(x)), self.dropout, self.training), attended
@@ -137,8 +139,15 @@ class Encoder(nn.Module):
         """How many tokens the model can read."""
         return self.config.capacity
 
+    def read(self, vectors: Hidden, keep: Real) -> Hidden:
+        """Hidden states of vectors [B,N,M] instead of tokens; they get positions too."""
+        return self._run(vectors, keep, capture=False)[0]
+
     def _encode(self, tokens: Tokens, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
         x = self.embedding(tokens.masked_fill(~keep, PAD)) * self.config.width**0.5
+        return self._run(x, keep, capture)
+
+    def _run(self, x: Hidden, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
         x = dropout(self.positions(x, 0), self.config.dropout, self.training)
         x = masks.hide_keys(x, keep)  # the residual stream carries padding past every layer
         attended: dict[str, Attended] = {}

@@ -65,9 +65,7 @@ class Generator:
             written[piece.prompt] += piece.text
         return written[0] if isinstance(prompts, str) else written
 
-    def stream(
-        self, prompts: Sequence[str], *, stop: Sequence[str] = (), **options: Any
-    ) -> Iterator[Piece]:
+    def stream(self, prompts: Sequence[str], *, stop: Sequence[str] = (), **options: Any) -> Iterator[Piece]:
         """Sample continuations and yield their text piece by piece; see `generate`.
 
         The prompts are read in batches of PROMPTS_AT_ONCE; a sample does not depend on its batch.
@@ -125,9 +123,7 @@ class Generator:
         """
         if not self.model.attentions():
             raise BadData(f"this model has no attention: its mixer is {self.recipe.model.mixer}")
-        examples = [
-            self._example(text, number) for number, text in enumerate(_as_list(texts), start=1)
-        ]
+        examples = [self._example(text, number) for number, text in enumerate(_as_list(texts), start=1)]
         if not examples:
             raise BadData("there is no text to trace")
         specs = {name: layer.spec for name, layer in self.model.attentions().items()}

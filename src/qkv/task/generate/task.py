@@ -70,9 +70,7 @@ class Generate(Task):
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
 
-    def build(
-        self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress
-    ) -> Training:
+    def build(self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
         """Wire the training; reports the sizes of the text and the model, and how it is scored."""
         refuse_growing_state(recipe)
         train, valid = (encode_text(lines, parsed) for lines in data)

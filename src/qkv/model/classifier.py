@@ -1,0 +1,141 @@
+"""Classifiers of texts and of pairs of texts: an encoder, a pooling and an output layer."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from qkv.layer import Attention
+from qkv.model.capacity import Capacity
+from qkv.model.dropout import dropout
+from qkv.model.encoder import Encoder, EncoderConfig, Hidden, Real, Tokens
+from qkv.model.pooling import PoolKind, make_pool
+from qkv.shapes import Attended
+
+
+class ClassifierConfig(EncoderConfig):
+    """An encoder with a pooling.
+
+    Args:
+        pool: mean, first or attention: how the states of all tokens become one vector.
+        sentences: read sentences on their own, pool each, and read the sequence of sentences with a second
+            encoder and pooling (Yang et al. 2016).
+        sentence_layers: layers of the second encoder.
+    """
+
+    kind: Literal["classifier"] = "classifier"  # pyright: ignore[reportIncompatibleVariableOverride]
+    pool: PoolKind = Field(default="mean", description="how token states become one vector")
+    sentences: bool = Field(
+        default=False, description="read sentences on their own, then the sequence of sentences"
+    )
+    sentence_layers: int = Field(
+        default=1, ge=1, le=1000, description="sentences: layers over the sequence of sentences"
+    )
+
+
+class Classified(NamedTuple):
+    """Scores of the classes, and what every attention did.
+
+    Args:
+        scores: [B,C].
+        attended: name -> Attended; "layer.i" and, where the pooling is attention, "pool".
+    """
+
+    scores: Float[Tensor, "B C"]
+    attended: dict[str, Attended]
+
+
+class Classifier(nn.Module):
+    """Encoder, pooling and output layer.
+
+    Args:
+        config: the sizes, the attention and the pooling.
+        vocab: V, the number of tokens.
+        classes: C, the number of classes.
+        texts: how many texts are compared: 1, or 2 for pairs, which one encoder reads one after the other.
+            Their vectors a and b are joined as [a; b; a ∘ b; |a - b|].
+
+    Example:
+        >>> import torch
+        >>> model = Classifier(ClassifierConfig(layers=1, width=16), vocab=50, classes=2)
+        >>> tokens = torch.tensor([[3, 1, 4]])
+        >>> model([tokens], [torch.ones_like(tokens, dtype=torch.bool)]).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(self, config: ClassifierConfig, vocab: int, classes: int, texts: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.pool = Encoder(config, vocab), make_pool(config.pool, config.width)
+        self.output = nn.Linear(config.width * (1 if texts == 1 else 4), classes)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, tokens: list[Tokens], keep: list[Real]) -> Float[Tensor, "B C"]:
+        """Scores of the classes, of texts given as one array of tokens each."""
+        vectors = [self.pool(self.encoder(*text), text[1]).out for text in zip(tokens, keep, strict=True)]
+        return self._score(vectors)
+
+    def attended(self, tokens: list[Tokens], keep: list[Real]) -> Classified:
+        """`forward`, and what the attentions did on the first text."""
+        hidden, attended = self.encoder.attended(tokens[0], keep[0])
+        pooled = self.pool(hidden, keep[0])
+        if pooled.weights is not None:
+            attended["pool"] = pooled
+        further = [
+            self.pool(self.encoder(*text), text[1]).out for text in zip(tokens[1:], keep[1:], strict=True)
+        ]
+        return Classified(self._score([pooled.out, *further]), attended)
+
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention by the name of its weights."""
+        pool = {"pool": self.pool.attention} if self.config.pool == "attention" else {}
+        return {**self.encoder.attentions(), **pool}  # pyright: ignore[reportReturnType]
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens the model can read."""
+        return self.encoder.capacity
+
+    def _score(self, vectors: list[Float[Tensor, "B M"]]) -> Float[Tensor, "B C"]:
+        if len(vectors) == 2:
+            a, b = vectors
+            vector = torch.cat([a, b, a * b, (a - b).abs()], -1)
+        else:
+            (vector,) = vectors
+        return self.output(dropout(vector, self.config.dropout, self.training))
+
+
+class SentenceClassifier(nn.Module):
+    """A classifier that reads sentences, and then their sequence (Yang et al. 2016, section 2.2).
+
+    Args:
+        config: `layers` layers read every sentence, `sentence_layers` the sequence of sentences.
+        vocab: V, the number of tokens.
+        classes: C, the number of classes.
+    """
+
+    def __init__(self, config: ClassifierConfig, vocab: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        above = config.model_copy(update={"layers": config.sentence_layers})
+        self.words, self.word_pool = Encoder(config, vocab), make_pool(config.pool, config.width)
+        self.sentences = Encoder(above, 1)
+        self.sentence_pool = make_pool(config.pool, config.width)
+        self.output = nn.Linear(config.width, classes)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, tokens: Int[Tensor, "B L N"], keep: Bool[Tensor, "B L N"]) -> Float[Tensor, "B C"]:
+        """Scores of the classes of documents of L sentences of N tokens."""
+        sentences = self._read_sentences(tokens, keep)
+        is_sentence = keep.any(-1)
+        hidden = self.sentences.read(sentences, is_sentence)
+        vector = self.sentence_pool(hidden, is_sentence).out
+        return self.output(dropout(vector, self.config.dropout, self.training))
+
+    def _read_sentences(self, tokens: Tensor, keep: Tensor) -> Hidden:
+        rows, sentences, _ = tokens.shape
+        real = keep.flatten(0, 1)
+        hidden = self.words(tokens.flatten(0, 1), real)
+        return self.word_pool(hidden, real).out.unflatten(0, (rows, sentences))

@@ -1,0 +1,216 @@
+"""Labelled texts: read from files, with their classes, as token ids and as batches."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from qkv.data import read_lines
+from qkv.data.batching import Dataset, Ragged
+from qkv.errors import BadData
+from qkv.symbols import BOS, PAD
+from qkv.task.classify.recipe import LabelledConfig, LabelledData
+from qkv.task.generate.text import AnyTokenizer
+
+MOST_CLASSES = 1000
+SHOWN = 60
+
+
+class Document(NamedTuple):
+    """A text, or a pair of texts, with its label.
+
+    Args:
+        texts: one text or two.
+        label: the name of the class.
+    """
+
+    texts: tuple[str, ...]
+    label: str
+
+
+class Documents(NamedTuple):
+    """The training and the held-out documents."""
+
+    train: list[Document]
+    valid: list[Document]
+
+
+class LabelledBatch(NamedTuple):
+    """Texts as token ids, each [B,N] behind a start symbol, their masks, and the numbers of their classes."""
+
+    tokens: list[Int64[Tensor, "B N"]]
+    keep: list[Bool[Tensor, "B N"]]
+    labels: Int64[Tensor, "B"]
+
+    @property
+    def texts(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The arguments of a classifier."""
+        return self.tokens, self.keep
+
+    def to(self, device: Any) -> "LabelledBatch":
+        """The batch on another device."""
+        tokens, keep = ([x.to(device) for x in part] for part in (self.tokens, self.keep))
+        return LabelledBatch(tokens, keep, self.labels.to(device))
+
+
+def read_documents(data: LabelledData) -> list[Document]:
+    """The documents of a file, in its order.
+
+    Raises:
+        BadData: the file cannot be read, a line is no labelled text, or there is none.
+    """
+    documents = list(_rows(data))
+    if not documents:
+        raise BadData(f"{data.file} is empty: at least one labelled text is needed")
+    return documents
+
+
+def read_splits(config: LabelledConfig, seed: int) -> Documents:
+    """The training and the held-out documents that a recipe names."""
+    train = read_documents(config.train)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+    if config.valid is not None:
+        valid = read_documents(config.valid)
+    else:
+        count = min(config.holdout, len(train) // 10)
+        if count == 0:
+            raise BadData(f"{len(train)} texts are too few to hold any out: name a file as data.valid")
+        valid, order = [train[i] for i in sorted(order[:count])], order[count:]
+    chosen = order if config.labels is None else _balanced(train, order, config.labels)
+    return Documents([train[i] for i in sorted(chosen)], valid)
+
+
+def classes_of(documents: Sequence[Document]) -> list[str]:
+    """The names of the classes, sorted.
+
+    Raises:
+        BadData: there is a single class, or more than MOST_CLASSES.
+    """
+    counts = Counter(document.label for document in documents)
+    if len(counts) < 2:
+        raise BadData(f"every training text has the label {next(iter(counts))!r}: at least two are needed")
+    if len(counts) > MOST_CLASSES:
+        raise BadData(
+            f"the training texts have {len(counts):,} different labels, more than {MOST_CLASSES:,}: is the "
+            "label key right?"
+        )
+    return sorted(counts)
+
+
+class Encoded(NamedTuple):
+    """Documents as token ids.
+
+    Args:
+        texts: for the first and perhaps the second texts, the ids of every document.
+        labels: the number of the class of every document; -1 where it is unknown.
+        cut: numbers of the documents, from 1, that were cut at the longest length.
+    """
+
+    texts: list[list[list[int]]]
+    labels: list[int]
+    cut: list[int]
+
+
+def encode_documents(
+    documents: Sequence[Document], tokenizer: AnyTokenizer, classes: Sequence[str], max_length: int
+) -> Encoded:
+    """The token ids of documents, cut after `max_length` tokens."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    columns, cut = [], set()
+    for i in range(len(documents[0].texts) if documents else 1):
+        rows = tokenizer.encode([_prefix(document.texts[i], max_length) for document in documents])
+        cut |= {number for number, row in enumerate(rows, start=1) if len(row) > max_length}
+        columns.append([row[:max_length] for row in rows])
+    labels = [numbers.get(document.label, -1) for document in documents]
+    return Encoded(columns, labels, sorted(cut))
+
+
+def dataset_of(encoded: Encoded) -> Dataset[LabelledBatch]:
+    """The rows of training and evaluation batches."""
+    columns = [Ragged(column) for column in encoded.texts]
+    positions = np.maximum.reduce([column.lengths for column in columns]) + 1
+    return Dataset([*columns, np.asarray(encoded.labels)], _collate, positions=positions, row_name="document")
+
+
+def _collate(*columns: Sequence[Any]) -> LabelledBatch:
+    *texts, labels = columns
+    padded = [_pad(rows) for rows in texts]
+    labels = torch.tensor([int(label) for label in labels])
+    return LabelledBatch([tokens for tokens, _ in padded], [keep for _, keep in padded], labels)
+
+
+def _pad(rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    longest = max(len(row) for row in rows) + 1
+    tokens = np.full((len(rows), longest), PAD, np.int64)
+    tokens[:, 0] = BOS
+    for number, row in enumerate(rows):
+        tokens[number, 1 : 1 + len(row)] = row
+    lengths = np.array([len(row) + 1 for row in rows])
+    return torch.from_numpy(tokens), torch.from_numpy(np.arange(longest) < lengths[:, None])
+
+
+def _prefix(text: str, max_length: int) -> str:
+    """As much of a text as `max_length` tokens can need, and a little more."""
+    return text[: max(10_000, 100 * max_length)]
+
+
+def _balanced(documents: Sequence[Document], order: Sequence[int], count: int) -> list[int]:
+    """The first `count` documents in this order, as many of each class as there are."""
+    classes = sorted({document.label for document in documents})
+    share = -(-count // len(classes))
+    taken: Counter[str] = Counter()
+    chosen = []
+    for number in order:
+        label = documents[number].label
+        if taken[label] < share and len(chosen) < count:
+            taken[label] += 1
+            chosen.append(number)
+    return chosen
+
+
+def _rows(data: LabelledData) -> Iterator[Document]:
+    name = Path(data.file.removesuffix(".gz")).suffix.lower()
+    is_json = data.format == "jsonl" or (data.format == "auto" and name in (".jsonl", ".ndjson"))
+    width = None
+    for number, line in enumerate(read_lines(data.file), start=1):
+        where = f"{data.file}, line {number}"
+        row = _json_row(where, line, data) if is_json else _columns(where, line)
+        width = width or len(row.texts)
+        if len(row.texts) != width:
+            raise BadData(f"{where}: {len(row.texts)} texts, but the lines before have {width}")
+        yield row
+
+
+def _columns(where: str, line: str) -> Document:
+    label, *texts = line.split("\t")
+    if len(texts) not in (1, 2):
+        raise BadData(
+            f"{where}: a line is label<tab>text or label<tab>text<tab>second text, got {line[:SHOWN]!r}"
+        )
+    return Document(tuple(texts), label)
+
+
+def _json_row(where: str, line: str, data: LabelledData) -> Document:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{where}: {line[:SHOWN]!r} is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise BadData(f"{where}: {line[:SHOWN]!r} is not a JSON object")
+    keys = [data.text_key, *([data.second_key] if data.second_key else [])]
+    texts = [row.get(key) for key in keys]
+    for key, text in zip(keys, texts, strict=True):
+        if not isinstance(text, str):
+            raise BadData(f"{where}: '{key}' is {str(text)[:SHOWN]!r}, expected text; keys are {sorted(row)}")
+    label = row.get(data.label_key)
+    if not isinstance(label, str | int) or isinstance(label, bool):
+        raise BadData(
+            f"{where}: '{data.label_key}' is {str(label)[:SHOWN]!r}, expected a string or a whole number"
+        )
+    return Document(tuple(texts), str(label))

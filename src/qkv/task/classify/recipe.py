@@ -1,0 +1,105 @@
+"""The recipe of a classifier."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from qkv.data import BatchConfig
+from qkv.model.classifier import ClassifierConfig
+from qkv.strict import Strict
+from qkv.task.base import EPOCHS, Recipe
+from qkv.task.generate.recipe import VocabularyConfig
+from qkv.train import TrainConfig
+
+
+class LabelledData(Strict):
+    """Where labelled texts come from: JSON objects or tab-separated columns, one text per line.
+
+    Args:
+        file: the path; gzip is recognised by content.
+        format: jsonl, tsv (label, then text, then perhaps a second text), or auto: by the name.
+        text_key: jsonl: the key of the text.
+        second_key: jsonl: the key of the second text, for pairs.
+        label_key: jsonl: the key of the label, a string or a number.
+    """
+
+    file: str = Field(description="the path; gzip is recognised by content")
+    format: Literal["auto", "jsonl", "tsv"] = Field(
+        default="auto", description="jsonl, tsv (label, text, perhaps a second text), or auto: by the name"
+    )
+    text_key: str = Field(default="text", description="jsonl: key of the text")
+    second_key: str | None = Field(default=None, description="jsonl: key of the second text, for pairs")
+    label_key: str = Field(default="label", description="jsonl: key of the label")
+
+
+class LabelledConfig(Strict):
+    """The labelled texts of a recipe.
+
+    Args:
+        train: the texts to train on.
+        valid: held-out texts; null takes some of the training texts.
+        test: what `qkv evaluate` takes when no file is named; null: the held-out texts.
+        holdout: training texts to hold out where valid is null (at most a tenth).
+        labels: train on this many texts only, as many of each class; null: on all.
+    """
+
+    train: LabelledData = Field(description="the texts to train on")
+    valid: LabelledData | None = Field(
+        default=None, description="held-out texts; null takes some of the training texts"
+    )
+    test: LabelledData | None = Field(
+        default=None, description="what `qkv evaluate` takes when no file is named; null: the held-out texts"
+    )
+    holdout: PositiveInt = Field(
+        default=1000, description="training texts to hold out where valid is null (at most a tenth)"
+    )
+    labels: PositiveInt | None = Field(
+        default=None, description="train on this many texts only, as many of each class; null: on all"
+    )
+
+
+class ClassificationObjectiveConfig(Strict):
+    """What is minimised: cross-entropy of the label.
+
+    Args:
+        smoothing: label smoothing: this much is spread over all classes.
+    """
+
+    smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
+
+
+class ClassificationValidation(Strict):
+    """What is looked at while training.
+
+    Args:
+        monitor: the score that decides which weights are best.
+    """
+
+    monitor: Literal["accuracy", "nll"] = Field(
+        default="accuracy", description="the score that decides which weights are best"
+    )
+
+
+class ClassificationRecipe(Recipe):
+    """Everything that training a classifier needs.  Every key has a default but `data`."""
+
+    task: Literal["classify"] = "classify"
+    data: LabelledConfig
+    tokens: VocabularyConfig = VocabularyConfig()
+    batch: BatchConfig = BatchConfig(batch_tokens=8192, max_length=1000)
+    model: ClassifierConfig = ClassifierConfig()
+    train: TrainConfig = TrainConfig(epochs=EPOCHS)
+    objective: ClassificationObjectiveConfig = ClassificationObjectiveConfig()
+    validation: ClassificationValidation = ClassificationValidation()
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> "ClassificationRecipe":
+        limit = self.model.capacity.source
+        if limit is not None and self.batch.max_length + 1 > limit.positions:
+            raise ValueError(
+                f"batch.max_length={self.batch.max_length} and the start symbol need more positions than "
+                f"{limit.key}={limit.positions} holds: raise {limit.key} or lower batch.max_length"
+            )
+        if self.model.sentences:
+            raise ValueError("model.sentences is not available yet: leave it out")
+        return self

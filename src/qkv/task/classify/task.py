@@ -1,0 +1,148 @@
+"""The task `classify`: from labelled texts to a classifier."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from qkv.data.batching import BatchPlan
+from qkv.errors import BadData, BadRun
+from qkv.model.classifier import Classifier
+from qkv.progress import Progress
+from qkv.task.base import Task, Training
+from qkv.task.classify.classifier import TextClassifier
+from qkv.task.classify.documents import (
+    Document,
+    Documents,
+    classes_of,
+    dataset_of,
+    encode_documents,
+    read_splits,
+)
+from qkv.task.classify.recipe import ClassificationRecipe
+from qkv.task.digests import digest_of_lines
+from qkv.task.generate.text import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
+from qkv.train.objective.classification import Classification
+
+TOKENIZER, LABELS = "tokenizer.json", "labels.json"
+
+
+class Parsed(NamedTuple):
+    """The vocabulary, the names of the classes, and how many texts a document has: 1, or 2 for pairs."""
+
+    tokenizer: AnyTokenizer
+    classes: list[str]
+    texts: int
+
+
+class Classify(Task):
+    """Classifiers of texts and of pairs of texts."""
+
+    name = "classify"
+    recipe = ClassificationRecipe
+    files = (TOKENIZER, LABELS)
+    label_sections = ("model", "tokens", "objective", "train")
+    resume_keys = (
+        "data.holdout",
+        "data.labels",
+        "tokens",
+        "batch",
+        "model",
+        "objective",
+        "validation.monitor",
+    )
+
+    def read_data(self, recipe: ClassificationRecipe) -> Documents:
+        """The training and the held-out documents."""
+        return read_splits(recipe.data, recipe.train.seed)
+
+    def fingerprint(self, data: Documents) -> dict[str, dict[str, Any]]:
+        """The number and a digest of the documents of both splits."""
+        return {
+            f"{split}.documents": {"lines": len(documents), "digest": digest_of_lines(map(_line, documents))}
+            for split, documents in data._asdict().items()
+        }
+
+    def data_name(self, part: str, recipe: ClassificationRecipe) -> str:
+        """What a user calls the documents of a split."""
+        is_held_out = part.startswith("valid") and recipe.data.valid is None
+        return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+
+    def learn_files(self, recipe: ClassificationRecipe, data: Documents) -> dict[str, bytes]:
+        """The tokenizer and the classes, from the training documents."""
+        lines = [line for document in data.train for text in document.texts for line in text.split("\n")]
+        tokenizer = learn_tokenizer(lines, recipe.tokens)
+        labels = {"classes": classes_of(data.train), "texts": len(data.train[0].texts)}
+        return {TOKENIZER: tokenizer_to_json(tokenizer).encode(), LABELS: json.dumps(labels).encode()}
+
+    def parse_files(self, contents: Mapping[str, bytes], run: Path) -> Parsed:
+        """The vocabulary and the classes."""
+        try:
+            labels = json.loads(contents[LABELS])
+            classes, texts = [str(name) for name in labels["classes"]], int(labels["texts"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadRun(f"{run / LABELS} is damaged ({error}): restore it from a copy") from None
+        return Parsed(tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER), classes, texts)
+
+    def build(
+        self, recipe: ClassificationRecipe, data: Documents, parsed: Parsed, report: Progress
+    ) -> Training:
+        """Wire the training; reports sizes, classes and cut documents."""
+        train, valid = (
+            encode_documents(documents, parsed.tokenizer, parsed.classes, recipe.batch.max_length)
+            for documents in data
+        )
+        if min(valid.labels) < 0:
+            unknown = data.valid[valid.labels.index(-1)].label
+            raise BadData(f"no training text has the label {unknown!r} of a held-out text")
+        batches = BatchPlan(dataset_of(train), recipe.batch, recipe.train.seed)
+        torch.manual_seed(recipe.train.seed)
+        model = self.build_model(recipe, parsed)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        report.say(
+            f"{len(data.train):,} documents to train on, {len(data.valid):,} held out; "
+            f"{len(parsed.classes):,} classes; vocabulary {parsed.tokenizer.size:,}; {size:,} parameters; "
+            f"{batches.steps(0):,} updates an epoch"
+        )
+        for name, encoded in (("training", train), ("held-out", valid)):
+            if encoded.cut:
+                share = len(encoded.cut) / len(encoded.labels)
+                report.say(
+                    f"{len(encoded.cut):,} {name} documents ({share:.0%}) are cut after "
+                    f"{recipe.batch.max_length:,} tokens"
+                )
+        runner = TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
+        validate = _validator(runner, data.valid)
+        return Training(
+            Classification(model, recipe.objective.smoothing), batches, validate, recipe.validation.monitor
+        )
+
+    def build_model(self, recipe: ClassificationRecipe, parsed: Parsed) -> nn.Module:
+        """The model for the vocabulary and the classes of this run."""
+        return Classifier(recipe.model, parsed.tokenizer.size, len(parsed.classes), parsed.texts)
+
+    def runner(self, recipe: ClassificationRecipe, parsed: Parsed, model: nn.Module) -> TextClassifier:
+        """A classifier of texts."""
+        return TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
+
+    def next_commands(self, run: Path) -> str:
+        """Classify a text, or score the run."""
+        return f"echo '...' | qkv classify {run}    or: qkv evaluate {run}"
+
+
+CLASSIFY = Classify()
+
+
+def _validator(runner: TextClassifier, documents: list[Document]) -> Callable[[], dict[str, float]]:
+    def validate() -> dict[str, float]:
+        scores = runner.evaluate(documents)
+        return {name: scores[name] for name in ("accuracy", "nll")}
+
+    return validate
+
+
+def _line(document: Document) -> str:
+    return json.dumps([document.label, *document.texts])

@@ -1,0 +1,36 @@
+"""The objective of classifiers: cross-entropy of the label given the text."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from qkv.train.objective.base import Loss, Objective
+
+
+class Classification(Objective):
+    """Label-smoothed cross-entropy of the class.
+
+    Args:
+        model: `model(*batch.texts)` gives scores [B,C]; `batch.labels` [B] are class numbers.
+        smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
+    """
+
+    unit = "documents"
+
+    def __init__(self, model: nn.Module, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+
+    def forward(self, batch: Any) -> Loss:
+        """The loss of a batch of labelled texts, with metrics nll and accuracy."""
+        scores = self.model(*batch.texts).float()
+        labels = batch.labels
+        total = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.smoothing)
+        nll = F.cross_entropy(scores, labels, reduction="sum").detach()
+        correct = (scores.argmax(1) == labels).sum()
+        return Loss(total, labels.numel(), {"nll": nll, "accuracy": correct})
+
+    def saved_module(self) -> nn.Module:
+        """The classifier."""
+        return self.model
