@@ -5,11 +5,12 @@ from typing import Any
 from qkv.errors import BadRecipe, did_you_mean
 from qkv.task.base import Task
 from qkv.task.classify.task import CLASSIFY
+from qkv.task.fill.task import FILL
 from qkv.task.generate.task import GENERATE
 from qkv.task.translate.task import TRANSLATE
 
 DEFAULT = TRANSLATE.name
-TASKS: dict[str, Task] = {task.name: task for task in (TRANSLATE, GENERATE, CLASSIFY)}
+TASKS: dict[str, Task] = {task.name: task for task in (TRANSLATE, GENERATE, FILL, CLASSIFY)}
 
 
 def find_task(name: Any) -> Task:

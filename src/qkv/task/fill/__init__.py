@@ -1,0 +1,1 @@
+"""The task `fill`: masked language models, which guess words from all the others."""

@@ -1,0 +1,96 @@
+"""The task `fill`: from text to a model that guesses hidden words."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkv.data.streams import StreamPlan
+from qkv.model.encoder import MaskedLanguageModel
+from qkv.progress import Progress
+from qkv.task.base import Task, Training
+from qkv.task.digests import digest_of_lines
+from qkv.task.fill.filler import Filler, masked_plan, score_masked
+from qkv.task.fill.recipe import FillRecipe
+from qkv.task.generate.text import (
+    AnyTokenizer,
+    Texts,
+    encode_text,
+    learn_tokenizer,
+    read_texts,
+    tokenizer_from_json,
+    tokenizer_to_json,
+)
+from qkv.train.objective.masked import MaskedLanguageModeling
+
+TOKENIZER = "tokenizer.json"
+
+
+class Fill(Task):
+    """Masked language models."""
+
+    name = "fill"
+    recipe = FillRecipe
+    files = (TOKENIZER,)
+    label_sections = ("model", "tokens", "objective", "train")
+    resume_keys = ("data.holdout", "data.phrases", "tokens", "batch", "model", "objective")
+
+    def read_data(self, recipe: FillRecipe) -> Texts:
+        """The training and the held-out text."""
+        return read_texts(recipe.data)
+
+    def fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
+        """The number and a digest of the lines of both texts."""
+        return {
+            f"{split}.text": {"lines": len(lines), "digest": digest_of_lines(lines)}
+            for split, lines in data._asdict().items()
+        }
+
+    def data_name(self, part: str, recipe: FillRecipe) -> str:
+        """What a user calls the text of a split."""
+        if recipe.data.phrases is not None:
+            return "data.phrases"
+        is_held_out = part.startswith("valid") and recipe.data.valid is None
+        return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+
+    def learn_files(self, recipe: FillRecipe, data: Texts) -> dict[str, bytes]:
+        """The tokenizer, learnt from the training text."""
+        return {TOKENIZER: tokenizer_to_json(learn_tokenizer(data.train, recipe.tokens)).encode()}
+
+    def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:
+        """The tokenizer."""
+        return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
+
+    def build(self, recipe: FillRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
+        """Wire the training; reports the sizes of the text and the model."""
+        ids, seed = encode_text(data.train, parsed).ids, recipe.train.seed
+        batches = masked_plan(StreamPlan(ids, recipe.batch, seed), recipe, parsed, seed)
+        torch.manual_seed(seed)
+        model: Any = self.build_model(recipe, parsed)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        report.say(
+            f"{len(ids):,} tokens to train on; vocabulary {parsed.size:,}; {size:,} parameters; "
+            f"{batches.steps(0):,} updates an epoch; {recipe.objective.rate:.0%} of the tokens are hidden"
+        )
+
+        def validate() -> dict[str, float]:
+            return score_masked(recipe, parsed, model, data.valid)
+
+        return Training(MaskedLanguageModeling(model, recipe.objective.smoothing), batches, validate, "nll")
+
+    def build_model(self, recipe: FillRecipe, parsed: AnyTokenizer) -> nn.Module:
+        """The model for the vocabulary of this run and [MASK]."""
+        return MaskedLanguageModel(recipe.model, parsed.size + 1)
+
+    def runner(self, recipe: FillRecipe, parsed: AnyTokenizer, model: nn.Module) -> Filler:
+        """A guesser of hidden words."""
+        return Filler(recipe, parsed, model)
+
+    def next_commands(self, run: Path) -> str:
+        """Fill a blank, or score the run."""
+        return f"qkv generate {run} --fill '... [MASK] ...'    or: qkv evaluate {run}"
+
+
+FILL = Fill()
