@@ -89,7 +89,7 @@ def test_weights_are_those_of_emitted_symbols_after_the_prompt():
 
 
 def test_a_prompt_may_hold_symbols_that_are_never_emitted():
-    prompts = [[EOS, 5, UNK], [4]]
+    prompts = [[5, EOS, UNK], [4]]
     config = SearchConfig(beam=60, n_best=20, max_length=3)
     found = search_sources(Toy(), *batch_of([3, 4], [8]), config=config, prompts=prompts)
     for source, prompt, hypotheses in zip([[3, 4], [8]], prompts, found, strict=True):
