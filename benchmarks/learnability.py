@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 from qkv.data import Pairs, batches_by_length, collate_pairs, pair_dataset
-from qkv.decode.search import SearchConfig
+from qkv.decode import SearchConfig
 from qkv.errors import QKVError
 from qkv.kernel import RFA, Elu, Favor
 from qkv.model.seq2seq import RNNConfig, RNNTranslator

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from qkv.data import TokenizerPair, batches_by_length, clean_pairs, pair_dataset
-from qkv.decode.search import SearchConfig
+from qkv.decode import SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
 from qkv.task.translate.capacity import fitting_pairs
