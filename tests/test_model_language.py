@@ -52,7 +52,7 @@ def test_the_future_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("sizes", [[1] * N, [5, 1, 13], [18, 1]])
 def test_segments_equal_the_whole(name: str, sizes: list[int]) -> None:
     model, ids = build(name), tokens()
-    state, parts = model.start(2), []
+    state, parts = model.start(batch=2), []
     for part in ids.split(sizes, 1):
         hidden, state = model.extend(part, state)
         parts.append(hidden)
@@ -63,7 +63,7 @@ def test_segments_equal_the_whole(name: str, sizes: list[int]) -> None:
 def test_step_scores_the_next_token(name: str) -> None:
     model, ids = build(name), tokens()
     scores = model.output(model(ids)).float()
-    state = model.start(2)
+    state = model.start(batch=2)
     for t in range(N):
         step = model.step(ids[:, t], state)
         state = step.state
@@ -73,7 +73,7 @@ def test_step_scores_the_next_token(name: str) -> None:
 @every_model
 def test_rows_of_a_state_can_be_chosen(name: str) -> None:
     model, ids = build(name), tokens(3)
-    _, state = model.extend(ids, model.start(3))
+    _, state = model.extend(ids, model.start(batch=3))
     kept = torch.tensor([2, 0])
     step = model.step(torch.tensor([4, 5]), select_rows(state, kept))
     whole = model(torch.cat([ids[kept], torch.tensor([[4], [5]])], 1))[:, -1]
@@ -83,11 +83,11 @@ def test_rows_of_a_state_can_be_chosen(name: str) -> None:
 @every_model
 def test_no_gradient_runs_back_through_a_detached_state(name: str) -> None:
     model, ids = build(name).train(), tokens()
-    _, state = model.extend(ids[:, :9], model.start(2))
+    _, state = model.extend(ids[:, :9], model.start(batch=2))
     hidden, _ = model.extend(ids[:, 9:], detach(state))
     hidden.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    _, state = model.extend(ids[:, :9], model.start(2))
+    _, state = model.extend(ids[:, :9], model.start(batch=2))
     assert not any(part.requires_grad for part in tensors(detach(state)))
 
 

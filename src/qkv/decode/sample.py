@@ -5,7 +5,7 @@ depend on the other rows of its batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from qkv.errors import BadData, BadRun
-from qkv.model.stepper import Step
+from qkv.decode.prompts import read_tokens
+from qkv.model.stepper import Step, Stepper
 from qkv.state import select_rows
 from qkv.strict import Strict
 
@@ -52,23 +53,6 @@ class Emitted(NamedTuple):
     weights: dict[str, Tensor]
 
 
-@runtime_checkable
-class LanguageStepper(Protocol):
-    """A language model that can be sampled from; see `qkv.model.language.LanguageModel`."""
-
-    def start(self, batch: int, *, capture: bool = False) -> Any:
-        """The state before the first token."""
-        ...
-
-    def step(self, tokens: Int[Tensor, "B"], state: Any, *, capture: bool = False) -> Step:
-        """Read one token of every row and score the next one."""
-        ...
-
-    def extend(self, tokens: Int[Tensor, "B N"], state: Any) -> tuple[Tensor, Any]:
-        """Read several tokens of every row."""
-        ...
-
-
 def next_token_probabilities(logits: Float[Tensor, "B V"], config: SampleConfig) -> Float[Tensor, "B V"]:
     """The distribution to sample from: softmax(logits / temperature), cut by top-k, then by top-p.
 
@@ -100,7 +84,7 @@ def next_token_probabilities(logits: Float[Tensor, "B V"], config: SampleConfig)
 
 @torch.inference_mode()
 def sample(
-    model: LanguageStepper,
+    model: Stepper,
     prompts: Sequence[Sequence[int]],
     config: SampleConfig,
     *,
@@ -132,22 +116,18 @@ def sample(
     """
     _check_prompts(prompts, context)
     rows = _Rows(prompts, config.seed, first_row)
-    shortest = min(map(len, prompts), default=0)
-    state = model.start(len(prompts), capture=capture)
-    if shortest > 1:
-        state = model.extend(rows.tokens(0, shortest - 1).to(device), state)[1]
-    position = shortest - 1  # of the last token that every row holds and the model has not read
+    end = min(map(len, prompts), default=0)  # of the tokens that every row has
+    state, unread = model.start(batch=len(prompts), capture=capture), rows.tokens(0, end)
     while rows.alive:
-        if context is not None and position - rows.first == context:
-            rows.first = position - context // 2
-            state = model.start(len(rows.alive), capture=capture)
-            state = model.extend(rows.tokens(rows.first, position).to(device), state)[1]
-        step = model.step(rows.tokens(position, position + 1)[:, 0].to(device), state, capture=capture)
-        state, position = step.state, position + 1
-        emitted, stays = rows.advance(step, position, config, is_finished)
+        if context is not None and end - rows.first > context:
+            rows.first = end - 1 - context // 2
+            state, unread = model.start(batch=len(rows.alive), capture=capture), rows.tokens(rows.first, end)
+        step = read_tokens(model, unread.to(device), state, capture=capture)
+        emitted, stays = rows.advance(step, end, config, is_finished)
         yield from emitted
-        if not all(stays):
-            state = select_rows(state, torch.tensor(stays).nonzero()[:, 0].to(device))
+        rows.keep(stays)
+        state = step.state if all(stays) else select_rows(step.state, torch.tensor(stays).nonzero()[:, 0])
+        unread, end = rows.tokens(end, end + 1), end + 1
 
 
 class _Rows:
@@ -163,7 +143,8 @@ class _Rows:
         self.first = 0  # the position of the first token that the state holds
 
     def tokens(self, begin: int, end: int) -> Int[Tensor, "A N"]:
-        return torch.tensor([self.sequences[row][begin:end] for row in self.alive], dtype=torch.int64)
+        chosen = [self.sequences[row][begin:end] for row in self.alive]
+        return torch.tensor(chosen, dtype=torch.int64).view(len(chosen), end - begin)
 
     def advance(
         self, step: Step, position: int, config: SampleConfig, is_finished: Callable[[int, int], bool]
@@ -183,8 +164,10 @@ class _Rows:
                 weights = {name: each[i] for name, each in step.weights.items()}
                 emitted.append(Emitted(row, token, log_probs[i], weights))
             stays.append(count < 0 or not (is_finished(row, token) or count + 1 == config.length))
-        self.alive = [row for row, goes_on in zip(self.alive, stays, strict=True) if goes_on]
         return emitted, stays
+
+    def keep(self, stays: list[bool]) -> None:
+        self.alive = [row for row, goes_on in zip(self.alive, stays, strict=True) if goes_on]
 
     def _draw_number(self, row: int, position: int) -> float:
         """A uniform number; none is drawn within a prompt, whose length must not change the sample."""
@@ -204,5 +187,6 @@ def _check_prompts(prompts: Sequence[Sequence[int]], context: int | None) -> Non
             raise BadData(f"prompt {number} is empty: at least one token is needed")
         if context is not None and len(prompt) > context:
             raise BadData(
-                f"prompt {number} has {len(prompt):,} tokens, but the model reads at most {context:,}: shorten it"
+                f"prompt {number} has {len(prompt):,} tokens, but the model reads at most {context:,}: "
+                "shorten it"
             )

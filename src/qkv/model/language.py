@@ -201,19 +201,23 @@ class LanguageModel(nn.Module):
         x, _, state = self._extend(tokens, state)
         return x, state
 
-    def start(self, batch: int, *, capture: bool = False) -> State:
+    def start(self, *, batch: int = 1, capture: bool = False) -> State:
         """The state before the first token of `batch` rows; `capture` says that weights will be wanted."""
         return State(0, tuple(block.mixer.start(batch, remember=capture) for block in self.blocks))
 
     def step(self, tokens: Int[Tensor, "B"], state: State, *, capture: bool = False) -> Step:
         """Read one token of every row and score the next one."""
-        x, attended, state = self._extend(tokens[:, None], state)
+        return self.read(tokens[:, None], state, capture=capture)
+
+    def read(self, tokens: Tokens, state: State, *, capture: bool = False) -> Step:
+        """Read several tokens of every row and score the next one; the weights are those of the last."""
+        x, attended, state = self._extend(tokens, state)
         captured = {
-            f"layer.{i}": each.weights[:, :, 0]
+            f"layer.{i}": each.weights[:, :, -1]
             for i, each in enumerate(attended)
             if capture and each.weights is not None
         }
-        return Step(self.output(x[:, 0]).float(), state, captured)
+        return Step(self.output(x[:, -1]).float(), state, captured)
 
     @property
     def capacity(self) -> Capacity:

@@ -82,7 +82,7 @@ def score_ids(
     text = np.concatenate([[first], ids]).astype(np.int64)
     device = next(model.parameters()).device
     totals = [Total(0.0, 0.0, 0)]
-    state: Any = model.start(1) if windows.mode == "carry" else None
+    state: Any = model.start(batch=1) if windows.mode == "carry" else None
     for inputs, targets in _batches(text, windows):
         if state is None:
             hidden = model(inputs.to(device))

@@ -71,7 +71,7 @@ class LanguageModeling(AttentionObjective):
         if not self.carries_state:
             return model(batch.inputs), {}
         rows = batch.inputs.shape[0]
-        state = model.start(rows) if batch.is_start or self.state is None else self.state
+        state = model.start(batch=rows) if batch.is_start or self.state is None else self.state
         hidden, after = model.extend(batch.inputs, state)
         self.state = detach(after)
         return hidden, {}
