@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from qkv.errors import BadData, BadRun
 from qkv.decode.prompts import read_tokens
+from qkv.errors import BadData, BadRun
 from qkv.model.stepper import Step, Stepper
 from qkv.state import select_rows
 from qkv.strict import Strict

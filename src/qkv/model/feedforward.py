@@ -46,5 +46,5 @@ class FeedForwardNet(nn.Module):
 
 
 def make_norm(kind: Normalisation, width: int) -> nn.Module:
-    """LayerNorm (Ba et al. 2016) for "layer", RMSNorm (Zhang and Sennrich 2019) for "rms", over M = `width`."""
+    """LayerNorm (Ba et al. 2016) or, for "rms", RMSNorm (Zhang and Sennrich 2019) over M = `width`."""
     return nn.LayerNorm(width) if kind == "layer" else nn.RMSNorm(width, eps=1e-5)

@@ -146,7 +146,8 @@ class Filler:
         limit = self.model.capacity.source
         if limit is not None and len(ids) > limit.positions:
             raise BadData(
-                f"the text has {len(ids):,} tokens, but the model reads at most {limit.positions:,}: shorten it"
+                f"the text has {len(ids):,} tokens, but the model reads at most {limit.positions:,}: "
+                "shorten it"
             )
         return ids
 

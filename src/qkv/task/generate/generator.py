@@ -109,8 +109,13 @@ class Generator:
 
         Returns:
             Name -> score; which ones depends on the vocabulary.
+
+        Raises:
+            BadData: there is no text, or the stride is longer than a segment.
         """
         lines = read_test_text(self.recipe.data) if lines is None else lines
+        if not any(lines):
+            raise BadData("there is no text to score")
         windows = windows_of(self.recipe, mode, stride)
         text = encode_text(lines, self.tokenizer)
         return score_text(self.model, text, self.tokenizer, windows, on_progress)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from qkv.data.phrases import PhraseData
+from qkv.data.generated.phrases import PhraseData
 from qkv.data.streams import StreamConfig
 from qkv.decode.sample import SampleConfig
 from qkv.model.language import LanguageModelConfig

@@ -152,13 +152,7 @@ def score_text(
     windows: Windows,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, float]:
-    """The scores of an encoded text; see `score_ids` and `scores_of`.
-
-    Raises:
-        BadData: the text is empty.
-    """
-    if not len(text.ids):
-        raise BadData("there is no text to score")
+    """The scores of an encoded text; see `score_ids` and `scores_of`."""
     return scores_of(
         score_ids(model, text.ids, start_token(tokenizer), windows, on_progress), text, tokenizer
     )

@@ -44,9 +44,9 @@ def read_texts(config: TextConfig) -> Texts:
         BadData: a file cannot be read, or there is no text in it.
     """
     if config.phrases is not None:
-        from qkv.data.phrases import generate, split
+        from qkv.data.generated.phrases import generate_phrases, split_phrases
 
-        corpus = split(generate(config.phrases), config.phrases.dev, config.phrases.test)
+        corpus = split_phrases(generate_phrases(config.phrases), config.phrases.dev, config.phrases.test)
         return Texts([source for source, _ in corpus.train], [source for source, _ in corpus.dev])
     train = _read(config.train, "data.train")
     if config.valid is not None:

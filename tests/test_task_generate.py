@@ -1,0 +1,186 @@
+"""The task `generate`: training, exact resume, scores in every mode, continuations and traces."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import qkv
+from qkv.errors import QKVError
+from qkv.model.language import LanguageModel, LanguageModelConfig
+from qkv.task.generate.scoring import Windows, score_ids
+from qkv.task.generate.text import decode_text, encode_prompt, encode_text, learn_tokenizer
+from qkv.task.recipe import parse_recipe
+from qkv.trace import Trace
+from tiny_text import language_recipe, sentences
+
+MIXERS: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "rfa with gate": {"attention": {"kernel": {"name": "rfa", "features": 8, "gate": True}}},
+    "gru": {"mixer": "gru"},
+    "convolution": {"mixer": "convolution"},
+}
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_training_learns_and_continues(tmp_path: Path, name: str) -> None:
+    recipe = language_recipe(tmp_path, model=MIXERS[name], train={"steps": 150, "validate_every": 150})
+    result = qkv.fit(recipe, tmp_path / "run", quiet=True)
+    assert result.scores["nll"] < 1.5  # a table of letter frequencies has 2.6
+    assert result.scores["bits_per_byte"] == pytest.approx(result.scores["nll"] / math.log(2))
+    run = qkv.load(tmp_path / "run")
+    text = run.generate("", length=60, temperature=0.2)
+    assert text == run.generate("", length=60, temperature=0.2)
+    assert len(text) == 60
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe"])
+def test_text_becomes_tokens_and_text_again(tmp_path: Path, kind: str) -> None:
+    recipe = language_recipe(tmp_path, tokens={"kind": kind, "vocab": 60})
+    lines = sentences(200)
+    tokenizer = learn_tokenizer(lines, recipe.tokens)
+    text = encode_text(lines, tokenizer)
+    assert decode_text(text.ids.tolist(), tokenizer) == "\n".join(lines) + "\n"
+    assert text.bytes == len("\n".join(lines)) + 1
+    assert text.words == 4 * len(lines) + len(lines)
+    assert (
+        encode_prompt("\n".join(lines[:2]), tokenizer)[1:]
+        == text.ids.tolist()[: len(encode_prompt("\n".join(lines[:2]), tokenizer)) - 1]
+    )
+
+
+def scored(windows: Windows, length: int = 61) -> tuple[float, list[float]]:
+    """The nll of `score_ids`, and the log-probabilities of a loop over tokens that reads the same."""
+    torch.manual_seed(0)
+    model = LanguageModel(
+        LanguageModelConfig(layers=1, width=8, heads=2, feedforward=8, positions="none"), 12
+    ).eval()
+    ids = np.random.RandomState(0).randint(4, 12, length)
+    text = [4, *ids.tolist()]
+    terms = []
+    for t in range(1, len(text)):
+        if windows.mode == "segments":
+            begin = (t - 1) // windows.segment * windows.segment
+        elif windows.mode == "carry":
+            begin = 0
+        else:
+            first = min(windows.segment, len(text) - 1)
+            end = first + -(-max(0, t - first) // windows.stride) * windows.stride
+            begin = max(0, min(end, len(text) - 1) - windows.segment)
+        with torch.no_grad():
+            log_probs = model.output(model(torch.tensor([text[begin:t]])))[0, -1].log_softmax(-1)
+        terms.append(float(log_probs[text[t]]))
+    total = score_ids(model, ids, 4, windows)
+    assert total.count == length
+    return total.nll, terms
+
+
+@pytest.mark.parametrize("mode", ["segments", "sliding", "carry"])
+@pytest.mark.parametrize(("segment", "stride"), [(10, 5), (7, 3), (100, 50), (1, 1), (61, 61)])
+def test_every_token_is_scored_once_with_what_the_mode_reads(mode: Any, segment: int, stride: int) -> None:
+    nll, terms = scored(Windows(mode, segment, stride))
+    assert nll == pytest.approx(-sum(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("sections", [{}, {"model": {"mixer": "lstm"}, "batch": {"carry": True}}])
+def test_resuming_ends_with_the_same_weights(tmp_path: Path, sections: dict[str, Any]) -> None:
+    recipe = language_recipe(tmp_path, **sections)
+    stopped = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 11})})
+    qkv.fit(recipe, tmp_path / "whole", quiet=True)
+    qkv.fit(stopped, tmp_path / "parts", quiet=True)
+    qkv.fit(recipe, tmp_path / "parts", resume=True, quiet=True)
+    states = [
+        torch.load(tmp_path / name / "training/state.pt", weights_only=True)["weights"]
+        for name in ("whole", "parts")
+    ]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_carrying_the_state_helps_a_model_that_sees_short_segments(tmp_path: Path) -> None:
+    options = {"model": {"mixer": "gru"}, "train": {"steps": 120, "validate_every": 120}}
+    alone = language_recipe(tmp_path, batch={"length": 3}, **options)
+    carried = language_recipe(tmp_path, batch={"length": 3, "carry": True}, **options)
+    scores = [
+        qkv.fit(recipe, tmp_path / name, quiet=True).scores["nll"]
+        for name, recipe in (("alone", alone), ("carried", carried))
+    ]
+    assert scores[1] < scores[0] - 0.05
+
+
+def test_a_state_that_grows_is_not_carried(tmp_path: Path) -> None:
+    recipe = language_recipe(tmp_path, batch={"carry": True}, model={"positions": "sinusoidal"})
+    with pytest.raises(QKVError, match=r"grows with the text.*batch.carry=false"):
+        qkv.fit(recipe, tmp_path / "run", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("language")
+    qkv.fit(language_recipe(folder, train={"steps": 150}), folder / "run", quiet=True)
+    return qkv.load(folder / "run")
+
+
+def test_stop_strings_end_a_continuation(run: Any) -> None:
+    free = run.generate("ann ", length=80)
+    assert "\n" in free
+    assert run.generate("ann ", length=80, stop=["\n"]) == free.partition("\n")[0]
+    assert run.generate("ann ", length=80, stop=[".\n", "zz"]) == free.partition(".\n")[0]
+    pieces = [piece.text for piece in run.stream(["ann "], length=80, stop=[".\n"])]
+    assert "".join(pieces) == free.partition(".\n")[0]
+
+
+def test_prompts_in_a_batch_do_not_change_each_other(run: Any) -> None:
+    prompts = ["ann ", "b", "cat likes "]
+    together = run.generate(prompts, length=20)
+    assert together[0] == run.generate(prompts[0], length=20)
+    assert together == run.generate(prompts, length=20)
+
+
+def test_the_trace_shows_every_layer(run: Any, tmp_path: Path) -> None:
+    trace = run.trace("ann sees bob .")
+    example = trace.examples[0]
+    assert set(example.weights) == {"layer.0"}
+    assert example.weights["layer.0"].shape == (2, 14, 14)
+    trace.save(tmp_path / "trace.npz")
+    assert len(Trace.load(tmp_path / "trace.npz").examples) == 1
+
+
+def test_evaluation_says_the_scores_of_other_text(run: Any) -> None:
+    seen = run.evaluate(sentences(50))
+    strange = run.evaluate(["zzz qqq xxx"] * 20)
+    assert seen["nll"] < strange["nll"]
+    assert run.evaluate(sentences(50), mode="sliding", stride=4)["nll"] < strange["nll"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"train": None}}, "give either 'train'"),
+        ({"batch": {"length": 65}}, "model.max_length=64"),
+        ({"batch": {"carry": True}}, "carrying the state needs more positions"),
+        ({"model": {"mixer": "transformer"}}, "model.mixer"),
+        ({"sample": {"top_p": 0}}, "sample.top_p"),
+    ],
+)
+def test_a_recipe_that_cannot_work(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(QKVError, match=message):
+        language_recipe(tmp_path, **sections)
+
+
+def test_bad_input_is_refused_with_its_reason(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(QKVError, match=r"prompt 1 has 101 tokens.*at most 64"):
+        run.generate("a" * 100)
+    with pytest.raises(QKVError, match="temprature"):
+        run.generate("a", temprature=1)
+    with pytest.raises(QKVError, match="stride"):
+        run.evaluate(["a"], mode="sliding", stride=1000)
+    with pytest.raises(QKVError, match="no text"):
+        run.evaluate([])
+    (tmp_path / "empty.txt").write_text("\n\n")
+    recipe = parse_recipe({"task": "generate", "data": {"train": str(tmp_path / "empty.txt")}}, "it")
+    with pytest.raises(QKVError, match="there is no text"):
+        qkv.fit(recipe, tmp_path / "x", quiet=True)
