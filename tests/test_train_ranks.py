@@ -123,9 +123,12 @@ def test_a_rank_of_somebody_else_trains_a_complete_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "fabric"])
-def test_launchers_start_two_processes(launcher: str, tmp_path: Path) -> None:
-    recipe = tiny.recipe_in(tmp_path, train={"steps": 4, "precision": "32", "device": "cpu"})
+@pytest.mark.parametrize(
+    ("launcher", "strategy"), [("torchrun", "ddp"), ("torchrun", "fsdp"), ("fabric", "ddp")]
+)
+def test_launchers_start_two_processes(launcher: str, strategy: str, tmp_path: Path) -> None:
+    train = {"steps": 4, "precision": "32", "device": "cpu", "strategy": strategy}
+    recipe = tiny.recipe_in(tmp_path, train=train)
     if launcher == "torchrun":
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "qkv"]
     else:
@@ -137,3 +140,4 @@ def test_launchers_start_two_processes(launcher: str, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert re.search("trained 4 updates", ran.stdout)
     assert ran.stdout.count("trained") == 1
+    assert tiny.call("translate", tmp_path / "run", "--quiet", stdin=b"one\n") == 0
