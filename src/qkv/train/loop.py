@@ -222,7 +222,7 @@ class TrainingLoop:
         totals = self.metric_sums.totals()
         if totals.get("tokens") != totals.get("expected"):
             raise ValueError(
-                f"batches.tokens promised {totals['expected']} {self.unit}, the objective counted "
+                f"batches.count promised {totals['expected']} {self.unit}, the objective counted "
                 f"{totals['tokens']}"
             )
         return totals

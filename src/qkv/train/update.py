@@ -63,7 +63,7 @@ class Updater:
             QKVError: the gradients of the last `SKIPPED_IN_A_ROW` updates were not finite.
         """
         start = time.perf_counter()
-        count = batches.tokens(loop_state.epoch, loop_state.index)
+        count = batches.count(loop_state.epoch, loop_state.index)
         engine.reseed(self.config.seed, loop_state.step + 1, self.fabric.global_rank)
         for core in self.cores:
             core.anneal(loop_state.step / self.total_steps)
