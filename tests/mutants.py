@@ -301,7 +301,7 @@ MUTANTS = (
     ),
     Mutant(
         "a saved optimizer is believed",
-        "train/saved.py",
+        "train/state_check.py",
         '_check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])',
         "pass",
         SAVED,
@@ -330,7 +330,7 @@ MUTANTS = (
     Mutant(
         "weights that are not finite may be the best",
         "train/validation.py",
-        "return score if usable else math.nan",
+        "return score if is_usable else math.nan",
         "return score",
         ("tests/test_train_run.py", "not_finite"),
     ),

@@ -19,6 +19,7 @@ from qkv import masks
 from qkv.errors import BadMask, BadShape
 from qkv.kernel import native, triton
 from qkv.kernel.chunks import CHUNK, fold
+from qkv.kernel.core import Core
 from qkv.kernel.kind import BackendMap
 from qkv.kernel.linear_state import LinearState, Seen, seen_too, sums_of
 from qkv.kernel.masking import Masking, repeat_heads, wide
@@ -33,7 +34,7 @@ from qkv.tracing import always, without_autocast
 ENGINES = (native, triton)
 
 
-class Linear(nn.Module):
+class Linear(Core):
     """Attention through a feature map: never forms the T×S weights unless it is asked to show them."""
 
     has_layer_step: ClassVar[bool] = True
