@@ -122,7 +122,7 @@ MUTANTS = (
     ),
     Mutant(
         "positions count padding",
-        "places.py",
+        "token_positions.py",
         "keep.cumsum(1) - 1",
         "keep.new_ones(keep.shape).cumsum(1) - 1",
         FORMULA,
@@ -287,14 +287,14 @@ MUTANTS = (
     ),
     Mutant(
         "input feeding feeds nothing",
-        "model/decoders.py",
+        "model/recurrent_decoders.py",
         "self.cell(gate, out, cell)",
         "self.cell(gate, None, cell)",
         RNN,
     ),
     Mutant(
         "the drop-in reads torch's masks upside down",
-        "torch_masks.py",
+        "multihead_masks.py",
         "return ~mask, None",
         "return mask, None",
         DROP_IN,
@@ -350,7 +350,7 @@ MUTANTS = (
     ),
     Mutant(
         "a trace holds what the example's mask was",
-        "torch_masks.py",
+        "multihead_masks.py",
         "is_zero = can_read(added) and not",
         "is_zero = not",
         TRACED,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qkv.errors import BadMask
 from qkv.kernel import RFA
-from qkv.model.cells import Cell, _GRUGates
+from qkv.model.recurrent_cell import Cell, _GRUGates
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.score import Additive
 from qkv.spec import AttentionSpec

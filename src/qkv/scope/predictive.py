@@ -19,26 +19,26 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Allow, Dims, Query, Weights
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 from qkv.tracing import without_autocast
 
 Centre = Float[Tensor, "B H T 1"]
 
 
-def centre(q: Query, w: Float[Tensor, "H D A"], v: Float[Tensor, "H A"], at: Places) -> Centre:
+def centre(q: Query, w: Float[Tensor, "H D A"], v: Float[Tensor, "H A"], at: TokenPositions) -> Centre:
     """p = n sigmoid(v·tanh(W q)), in [0, n] for n real keys.  Luong et al. 2015, eq. 9."""
     inner = torch.tanh(torch.einsum("bhtd,hda->bhta", q, w))
-    return at.count[:, None, :, None] * torch.einsum("bhta,ha->bht", inner, v).sigmoid()[..., None]
+    return at.key_counts[:, None, :, None] * torch.einsum("bhta,ha->bht", inner, v).sigmoid()[..., None]
 
 
-def around(p: Centre, at: Places, half_width: int) -> Allow:
+def around(p: Centre, at: TokenPositions, half_width: int) -> Allow:
     """allow = |s - floor(p)| <= D for a key at s.  Luong et al. 2015, section 3.2."""
     return (at.keys[:, None, None, :] - p.floor()).abs() <= half_width
 
 
-def gaussian(p: Centre, at: Places, half_width: int) -> Float[Tensor, "B H T S"]:
+def gaussian(p: Centre, at: TokenPositions, half_width: int) -> Float[Tensor, "B H T S"]:
     """exp(-(s - p)² / 2σ²) with σ = D/2, for a key at s.  Luong et al. 2015, eq. 10."""
     return torch.exp(-2 * ((at.keys[:, None, None, :] - p) / half_width) ** 2)
 
@@ -69,7 +69,7 @@ class PredictiveScope(nn.Module):
         bound = self.v.shape[1] ** -0.5
         nn.init.uniform_(self.v, -bound, bound)
 
-    def forward(self, q: Query, at: Places) -> tuple[Allow, Callable[[Weights], Weights]]:
+    def forward(self, q: Query, at: TokenPositions) -> tuple[Allow, Callable[[Weights], Weights]]:
         """Which keys are near the predicted position, and the function that favours the nearest of them."""
         # Half precision cannot tell neighbouring positions of a long memory apart.
         wide = torch.promote_types(q.dtype, torch.float32)

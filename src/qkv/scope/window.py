@@ -7,12 +7,12 @@ from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Allow, Dims, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
-def window(at: Places, left: int, right: int) -> Allow:
+def window(at: TokenPositions, left: int, right: int) -> Allow:
     """allow = p - left <= s <= p + right for a query at p and a key at s.  Luong et al. 2015, section 3.2,
     local-m.
     """
@@ -53,6 +53,6 @@ class Window(Part):
         """The scope itself: it owns no parameters."""
         return self
 
-    def __call__(self, q: Query, at: Places) -> tuple[Allow, None]:
+    def __call__(self, q: Query, at: TokenPositions) -> tuple[Allow, None]:
         """Which keys are near; the weights stay as they are."""
         return window(at, *self.reach), None

@@ -9,9 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
 def additive(
@@ -26,7 +26,7 @@ class AdditiveScore(nn.Module):
 
     def __init__(self, dims: Dims, hidden: int) -> None:
         super().__init__()
-        self.per_pair = hidden
+        self.numbers_per_pair = hidden
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, hidden))
         self.u = nn.Parameter(torch.empty(dims.heads, dims.key, hidden))
         self.v = nn.Parameter(torch.empty(dims.heads, hidden))
@@ -50,7 +50,9 @@ class AdditiveScore(nn.Module):
         """W q."""
         return torch.einsum("bhtd,hda->bhta", q, self.w)
 
-    def forward(self, q: Query, prepared: Float[Tensor, "B H S A"], at: Places | None = None) -> Logits:
+    def forward(
+        self, q: Query, prepared: Float[Tensor, "B H S A"], at: TokenPositions | None = None
+    ) -> Logits:
         """Scores of every query with every prepared key."""
         return additive(self.project(q), prepared, self.v)
 

@@ -9,9 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 # Shorter vectors are divided by this length instead of their own, which bounds the gradient at 1 / SHORTEST.
 SHORTEST = 1e-3
@@ -45,7 +45,7 @@ class Cosine(Part):
     is_dot_product: ClassVar[bool] = False
     unprojected_by_default: ClassVar[bool] = True
     has_native_scores: ClassVar[bool] = False
-    per_pair: ClassVar[int] = 1
+    numbers_per_pair: ClassVar[int] = 1
 
     def build(self, dims: Dims) -> Any:
         """The score itself: it owns no parameters."""
@@ -55,6 +55,6 @@ class Cosine(Part):
         """The keys scaled to length 1."""
         return unit(k)
 
-    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
+    def __call__(self, q: Query, prepared: Key, at: TokenPositions | None = None) -> Logits:
         """Scores of every query with every prepared key."""
         return cosine(q, prepared, self.strength)

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
 def dot(q: Query, k: Key) -> Logits:
@@ -29,7 +29,7 @@ class Product(Part):
     positional: ClassVar[bool] = False
     is_dot_product: ClassVar[bool] = True
     has_native_scores: ClassVar[bool] = False
-    per_pair: ClassVar[int] = 1
+    numbers_per_pair: ClassVar[int] = 1
 
     def build(self, dims: Dims) -> Any:
         """The score itself: it owns no parameters."""
@@ -50,7 +50,7 @@ class Dot(Product):
     formula: ClassVar[str] = "q·k"
     paper: ClassVar[str] = "Luong et al. 2015, section 3.1"
 
-    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
+    def __call__(self, q: Query, prepared: Key, at: TokenPositions | None = None) -> Logits:
         """Scores of every query with every key."""
         return dot(q, prepared)
 
@@ -67,6 +67,6 @@ class ScaledDot(Product):
     formula: ClassVar[str] = "q·k / sqrt(D)"
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
 
-    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
+    def __call__(self, q: Query, prepared: Key, at: TokenPositions | None = None) -> Logits:
         """Scores of every query with every key."""
         return scaled_dot(q, prepared)

@@ -8,9 +8,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
 def transformed(k: Key, w: Float[Tensor, "Hk D D2"]) -> Float[Tensor, "B Hk S D"]:
@@ -21,7 +21,7 @@ def transformed(k: Key, w: Float[Tensor, "Hk D D2"]) -> Float[Tensor, "B Hk S D"
 class GeneralScore(nn.Module):
     """score(q, k) = q·W k with W [D,D2] of every head its own."""
 
-    per_pair = 1
+    numbers_per_pair = 1
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
@@ -37,7 +37,9 @@ class GeneralScore(nn.Module):
         """W k, computed once for all queries."""
         return transformed(k, self.w)
 
-    def forward(self, q: Query, prepared: Float[Tensor, "B H S D"], at: Places | None = None) -> Logits:
+    def forward(
+        self, q: Query, prepared: Float[Tensor, "B H S D"], at: TokenPositions | None = None
+    ) -> Logits:
         """Scores of every query with every prepared key."""
         return q @ prepared.mT
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from qkv.errors import BadShape
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 from qkv.tracing import always, can_read, is_recording, require
 
 
@@ -26,7 +26,7 @@ def location(q: Query, w: Float[Tensor, "H D L"], at: Int[Tensor, "#B S"]) -> Fl
 class LocationScore(nn.Module):
     """score(q, k at s) = (q W)[s] with W [D,length] of every head its own."""
 
-    per_pair = 1
+    numbers_per_pair = 1
 
     def __init__(self, dims: Dims, length: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class LocationScore(nn.Module):
         """The number of keys is all that is needed of them."""
         return k[..., :0]
 
-    def forward(self, q: Query, prepared: Float[Tensor, "B H S 0"], at: Places) -> Logits:
+    def forward(self, q: Query, prepared: Float[Tensor, "B H S 0"], at: TokenPositions) -> Logits:
         """Scores of every query with every position that holds a key.
 
         Raises BadShape for more real keys than `length`.
@@ -54,13 +54,13 @@ class LocationScore(nn.Module):
             problem = (
                 f"knows {self.length} positions, got {_count(at)} keys: raise length, or pass fewer keys"
             )
-            require(at.count <= self.length, BadShape, f"Location(length={self.length}) {problem}")
+            require(at.key_counts <= self.length, BadShape, f"Location(length={self.length}) {problem}")
         return location(q, self.w if is_recording(keys) else self.w[..., :keys], at.keys)
 
 
-def _count(at: Places) -> str:
+def _count(at: TokenPositions) -> str:
     """How many real keys the longest row has, where it can be told."""
-    return str(int(at.count.max())) if can_read(at.count) else "more real"
+    return str(int(at.key_counts.max())) if can_read(at.key_counts) else "more real"
 
 
 @dataclass(frozen=True, config=PART)

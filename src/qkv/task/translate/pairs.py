@@ -94,7 +94,7 @@ def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, r
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
-    check_capacity(recipe.model.capacity, *encoded, kept)
+    check_capacity(recipe.model.length_limits, *encoded, kept)
     return BatchPlan(
         [encoded.source[i] for i in kept], [encoded.target[i] for i in kept], recipe.batch, recipe.train.seed
     )

@@ -45,7 +45,7 @@ def decode_ids(
     """
     found: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device
-    limit = model.capacity.target
+    limit = model.length_limits.target
     longest = None if limit is None else limit.positions
     finished = 0
     for rows, ids, keep in decoding_batches(source, max(1, batch_tokens // config.beam)):

@@ -83,7 +83,7 @@ class Translator:
         on_problem: is passed every line that cannot be translated as it stands; `refuse` raises BadData.
         """
         config = self.search_config(beam, n)
-        limit = source_limit(self.model.capacity, self.recipe.batch.max_length)
+        limit = source_limit(self.model.length_limits, self.recipe.batch.max_length)
         remaining, first = iter(as_lines(lines)), 1
         while some := list(islice(remaining, block)):
             ids = []

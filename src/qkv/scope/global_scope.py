@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
 @dataclass(frozen=True, config=PART)
@@ -30,6 +30,6 @@ class Global(Part):
         """The scope itself: it owns no parameters."""
         return self
 
-    def __call__(self, q: Query, at: Places | None = None) -> tuple[None, None]:
+    def __call__(self, q: Query, at: TokenPositions | None = None) -> tuple[None, None]:
         """Nothing is hidden, and the weights stay as they are."""
         return None, None
