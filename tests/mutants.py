@@ -140,15 +140,15 @@ MUTANTS = (
     Mutant(
         "an empty row averages what it may not see",
         "select/soft.py",
-        ".softmax(-1) * some",
+        ".softmax(-1) * has_keys",
         ".softmax(-1)",
         EMPTY,
     ),
     Mutant(
         "hidden keys get a finite score",
         "select/soft.py",
-        ".masked_fill(some, -torch.inf)",
-        ".masked_fill(some, torch.finfo(logits.dtype).min)",
+        ".masked_fill(has_keys, -torch.inf)",
+        ".masked_fill(has_keys, torch.finfo(logits.dtype).min)",
         SELECT,
     ),
     Mutant(

@@ -261,7 +261,7 @@ class Softmax(Part):
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
     forms_weights: ClassVar[bool] = True
     is_gated: ClassVar[bool] = False
-    twin: ClassVar[str] = ""
+    estimates: ClassVar[str] = ""
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
         """The evaluator for these parts (`parts` has score, scope, select, causal and dropout)."""

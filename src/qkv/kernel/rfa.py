@@ -26,7 +26,7 @@ from qkv.kernel.masking import wide
 from qkv.kernel.projections import Projections, RandomFeatures
 from qkv.kernel.sums import Features
 from qkv.part import Part
-from qkv.score.cosine import SHORTEST, unit
+from qkv.score.cosine import SHORTEST, scale_to_unit_length
 from qkv.shapes import Dims
 from qkv.strict import PART
 
@@ -70,7 +70,9 @@ class GaussianMap(RandomFeatures):
 
     def queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,2R]."""
-        return fourier_features(unit(x) if self.normalise else x, self._scaled(projections, x))
+        return fourier_features(
+            scale_to_unit_length(x) if self.normalise else x, self._scaled(projections, x)
+        )
 
     def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
         """φ(k) [B,H,S,2R]; of keys with a length, the log mass |σ∘k|² / 2τ²."""
@@ -110,7 +112,7 @@ class ArccosMap(RandomFeatures):
 
     def queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,R] of the unit vector: a query's length cancels."""
-        return arccos_features(unit(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
+        return arccos_features(scale_to_unit_length(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
 
     def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
         """φ(k) [B,H,S,R] of the unit vector; of keys with a length, the log mass log |k|."""
@@ -176,7 +178,7 @@ class RFA(Part):
         return replace(self, gate=False)
 
     @property
-    def twin(self) -> str:
+    def estimates(self) -> str:
         """What exact attention it estimates."""
         if self.kernel == "arccos":
             return ""

@@ -15,7 +15,7 @@ from qkv.kernel.kind import MAPS, RESCALING_MAPS
 from qkv.kernel.masking import wide
 from qkv.kernel.masses import NOTHING, Masses
 from qkv.kernel.sums import Features, Mapped, Sums, add_up, normalise, nothing, running
-from qkv.score.cosine import unit
+from qkv.score.cosine import scale_to_unit_length
 from qkv.tracing import is_transformed
 
 NAMES = tuple(MAPS)
@@ -141,7 +141,7 @@ def _features(x: Tensor, matrix: Tensor | None, numbers: Numbers) -> tuple[Featu
     from qkv.kernel.favor import positive_features
     from qkv.kernel.rfa import arccos_features, fourier_features
 
-    x = unit(x) if numbers.unit else x
+    x = scale_to_unit_length(x) if numbers.unit else x
     if matrix is None:
         return elu_features(x), None
     if numbers.name == "favor":

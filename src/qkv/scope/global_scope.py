@@ -1,4 +1,4 @@
-"""The scope that hides nothing."""
+"""The global scope: every key."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,17 @@ from qkv.token_positions import TokenPositions
 
 @dataclass(frozen=True, config=PART)
 class Global(Part):
-    """Every key may be seen (masks and `causal` still hold)."""
+    """Every query may attend to every key, within the masks and `causal`.
+
+    References:
+        Luong et al. 2015, section 3.1.
+
+    Example:
+        >>> q, k, v = (torch.randn(1, 1, 5, 8) for _ in range(3))
+        >>> weights = qkv.attend(q, k, v, scope=qkv.Global()).weights
+        >>> bool((weights > 0).all())
+        True
+    """
 
     axis: ClassVar[str] = "scope"
     name: ClassVar[str] = "global"
@@ -27,9 +37,24 @@ class Global(Part):
     reach: ClassVar[tuple[int, int] | None] = None
 
     def build(self, dims: Dims) -> Any:
-        """The scope itself: it owns no parameters."""
+        """Build the scope.
+
+        Args:
+            dims: Not used: the scope has no parameters.
+
+        Returns:
+            The part itself.
+        """
         return self
 
-    def __call__(self, q: Query, at: TokenPositions | None = None) -> tuple[None, None]:
-        """Nothing is hidden, and the weights stay as they are."""
+    def __call__(self, q: Query, positions: TokenPositions | None = None) -> tuple[None, None]:
+        """Return no mask and no change of the weights.
+
+        Args:
+            q: Not used.
+            positions: Not used.
+
+        Returns:
+            `(None, None)`.
+        """
         return None, None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from qkv.annealing import AnnealedModule
 from qkv.errors import QKVError
 from qkv.train import engine
 from qkv.train.config import TrainConfig
@@ -32,7 +33,7 @@ class Updater:
             for name, optimizer in self.optimizers.items()
         }
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.annealed: list[Any] = [part for part in objective.modules() if hasattr(part, "anneal")]
+        self.annealed = [module for module in objective.modules() if isinstance(module, AnnealedModule)]
         self.rate = 0.0
         self.norm = math.nan
         self.speed = 0.0
@@ -45,8 +46,8 @@ class Updater:
         start = time.perf_counter()
         count = batches.tokens(standing.epoch, standing.index)
         engine.reseed(self.config.seed, standing.step + 1, self.fabric.global_rank)
-        for part in self.annealed:
-            part.anneal(standing.step / self.total_steps)
+        for module in self.annealed:
+            module.anneal(standing.step / self.total_steps)
         norms = []
         for name in self.optimizers:
             self.fill_gradients(batches, standing, count, tally, name)
