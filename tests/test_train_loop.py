@@ -56,7 +56,7 @@ class Poisoned(ToyBatches):
 def test_accumulated_gradient_is_that_of_one_big_batch(micro):
     batches = ToyBatches(micro)
     updater = updater_of(toy(dtype=torch.float64))
-    updater.fill_gradients(batches, Standing(), batches.tokens(0, 0), Tally(), "adamw")
+    updater.fill_gradients(batches, Standing(), batches.count(0, 0), Tally(), "adamw")
     rows = [row for part in range(micro) for row in batches.rows(0, 0, part)]
     whole = toy(dtype=torch.float64)
     loss = whole(collate(rows))
@@ -230,8 +230,8 @@ def test_metrics_are_means_per_token(tmp_path):
 
 def test_a_wrong_token_count_is_noticed(tmp_path):
     class Lying(ToyBatches):
-        def tokens(self, epoch, index):
-            return super().tokens(epoch, index) + 1
+        def count(self, epoch, index):
+            return super().count(epoch, index) + 1
 
     with pytest.raises(ValueError, match=r"promised \d+ tokens, the objective counted \d+"):
         fit(toy(), Lying(), config_of(), run=tmp_path, quiet=True)

@@ -61,7 +61,7 @@ class ToyBatches:
         shares = [self.rows(epoch, index, part)[rank::world] for part in range(self._parts(index))]
         return [collate(rows) for rows in shares if rows]
 
-    def tokens(self, epoch: int, index: int) -> int:
+    def count(self, epoch: int, index: int) -> int:
         return sum(
             len(row) + 1 for part in range(self._parts(index)) for row in self.rows(epoch, index, part)
         )

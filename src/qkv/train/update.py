@@ -44,7 +44,7 @@ class Updater:
         Raises QKVError when gradients have not been finite for `SKIPPED_IN_A_ROW` updates.
         """
         start = time.perf_counter()
-        count = batches.tokens(standing.epoch, standing.index)
+        count = batches.count(standing.epoch, standing.index)
         engine.reseed(self.config.seed, standing.step + 1, self.fabric.global_rank)
         for module in self.annealed:
             module.anneal(standing.step / self.total_steps)

@@ -5,7 +5,17 @@ from typing import NamedTuple
 
 import torch
 
-from qkv.data import UNK, BatchPlan, Tokenizer, TokenizerPair, clean_pairs, longest_text, read_pairs
+from qkv.data import (
+    UNK,
+    BatchPlan,
+    Pairs,
+    Tokenizer,
+    TokenizerPair,
+    clean_pairs,
+    longest_text,
+    pair_dataset,
+    read_pairs,
+)
 from qkv.data.phrases import PhraseData, Split, generate, split
 from qkv.errors import BadData
 from qkv.progress import Progress
@@ -88,13 +98,14 @@ def _visible(line: str) -> str:
     return line if line.strip() else ""
 
 
-def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress) -> BatchPlan:
+def batches_of(
+    pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress
+) -> BatchPlan[Pairs]:
     """The training batches; says what had to be left out."""
     encoded = encode(pairs, tokens, recipe.batch.max_length)
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
     check_capacity(recipe.model.length_limits, *encoded, kept)
-    return BatchPlan(
-        [encoded.source[i] for i in kept], [encoded.target[i] for i in kept], recipe.batch, recipe.train.seed
-    )
+    dataset = pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
+    return BatchPlan(dataset, recipe.batch, recipe.train.seed)
