@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import yaml
 
-from qkv.catalogue import example, label
+from qkv.catalogue import build_example, format_label
 from qkv.errors import BadRecipe, QKVError, UnknownName, did_you_mean
 from qkv.rules import AXES
 from qkv.spec import AttentionSpec
@@ -106,7 +106,7 @@ def _mapping(body: str) -> dict[str, Any]:
 def _of_part(name: str) -> dict[str, Any]:
     for axis, registry in AXES.items():
         if name in registry:
-            return {axis: example(registry[name])}
+            return {axis: build_example(registry[name])}
     known = [FUSED, *(name for registry in AXES.values() for name in registry)]
     raise UnknownName(f"no such attention. {did_you_mean(name, known)}; or {{axis: {{name: ..., ...}}}}")
 
@@ -117,7 +117,7 @@ def _spec(told: Mapping[str, Any], setting: Setting) -> AttentionSpec:
 
 
 def _label(told: Mapping[str, Any], spec: AttentionSpec) -> str:
-    parts = [label(getattr(spec, axis)) for axis in AXES if told.get(axis) is not None]
+    parts = [format_label(getattr(spec, axis)) for axis in AXES if told.get(axis) is not None]
     rest = [f"{key}={value}" for key, value in told.items() if key not in AXES]
     return " ".join([*parts, *rest]) or "softmax"
 
