@@ -7,7 +7,7 @@ import pytest
 from qkv.task.translate.tracing import translation_example
 from qkv.trace import Trace
 from qkv.view import MissingGlyphs, fonts, heatmap
-from test_view import rows
+from view_cases import rows
 
 
 def test_fonts_are_added_until_every_character_has_one(monkeypatch):
@@ -82,6 +82,3 @@ def test_installed_cjk_fonts_are_found(tmp_path):
     )
     heatmap(trace, path=tmp_path / "p.png")
     assert not fonts.fonts_for("你好世界").missing
-
-
-# ---- axes that are image grids ----
