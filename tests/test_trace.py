@@ -9,7 +9,7 @@ import pytest
 
 from qkv.errors import BadData, UnknownName
 from qkv.task.translate.tracing import axes_of, translation_example
-from qkv.trace import Example, Grid, Trace, WeightAxes, stack
+from qkv.trace import Example, Grid, Trace, WeightAxes, stack_steps
 from trace_cases import SOURCE, TARGET, captioned, causal, example, rows, same_values
 
 DOCS = Path(__file__).parents[1] / "docs" / "trace.md"
@@ -70,7 +70,7 @@ def test_a_row_without_keys_is_all_zero():
 
 def test_steps_are_stacked_and_short_ones_filled_up():
     steps = [np.full((2, width), 1 / width) for width in (1, 2, 3)]
-    stacked = stack(steps)
+    stacked = stack_steps(steps)
     assert stacked.shape == (2, 3, 3)
     np.testing.assert_allclose(stacked[1], [[1, 0, 0], [1 / 2, 1 / 2, 0], [1 / 3] * 3])
 

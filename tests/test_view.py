@@ -11,7 +11,7 @@ from qkv.errors import BadData, BadShape, QKVError, UnknownName
 from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
 from qkv.view import colours, draw, figure, heatmap, page
-from qkv.view.words import label
+from qkv.view.words import format_token
 from view_cases import INK, PAPER, pixels, rows, trace_of
 
 
@@ -62,7 +62,7 @@ def test_labels_are_turned_only_where_they_must(tmp_path, written):
     angles = []
     for token, count in (("▁an", 5), ("▁house", 5), ("▁agreement", 14), ("▁agreement", 34)):
         draw(rows(count, count), ["a"] * count, [token] * count, path=tmp_path / "p.png")
-        texts = [text for text in written() if text.get_text() == label(token)]
+        texts = [text for text in written() if text.get_text() == format_token(token)]
         angles.append(texts[-1].get_rotation())
         if angles[-1] == 0:
             found = boxes(texts[-count:])
@@ -174,9 +174,9 @@ def test_names_fit_beside_small_matrices(tmp_path, written, merge, count):
     ],
 )
 def test_colours_span_the_weights(weights, lowest, highest):
-    scale = colours.scale_of([np.array([weights])], colours.LIGHT)
+    scale = colours.make_scale([np.array([weights])], colours.LIGHT)
     assert (scale.lowest, scale.highest) == pytest.approx((lowest, highest))
-    assert scale.ends == pytest.approx((-max(highest, -lowest) if lowest else 0, max(highest, -lowest)))
+    assert scale.limits == pytest.approx((-max(highest, -lowest) if lowest else 0, max(highest, -lowest)))
 
 
 def test_dollar_signs_are_no_formulas(tmp_path, written):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qkv.view.words import Side, label, side, words
+from qkv.view.words import Side, format_token, group_words, label_tokens
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ from qkv.view.words import Side, label, side, words
     ],
 )
 def test_words_begin_at_marks_around_special_tokens_and_in_unspaced_scripts(tokens, expected):
-    assert words(tokens) == expected
+    assert group_words(tokens) == expected
 
 
 def test_word_starts_are_marked_only_where_words_have_pieces():
-    assert side(["▁the", "▁house"], "source") == Side(("the", "house"), "source")
-    assert side(["▁the", "▁hou", "se", "▁"]) == Side(("␣the", "␣hou", "se", "␣"), "", (0, 1, 3))
-    assert side(["the", "house"]).starts == ()
+    assert label_tokens(["▁the", "▁house"], "source") == Side(("the", "house"), "source")
+    assert label_tokens(["▁the", "▁hou", "se", "▁"]) == Side(("␣the", "␣hou", "se", "␣"), "", (0, 1, 3))
+    assert label_tokens(["the", "house"]).starts == ()
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_word_starts_are_marked_only_where_words_have_pieces():
     ],
 )
 def test_labels_are_what_people_read(token, shown):
-    assert label(token) == shown
+    assert format_token(token) == shown
