@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkv.kernel import RFA, Elu, Favor, linear, native
+from qkv.kernel import RFA, Elu, Favor, backends, native
 from qkv.kernel.masking import Masking
 from qkv.kernel.native.library import ceilings
 from qkv.rules import Choice
@@ -47,14 +47,14 @@ def make_call(route: str, inputs: list[Tensor], gate: Tensor) -> Callable[[], Te
 
 
 def time_call(route: str, call: Callable[[], Tensor], backward: bool) -> float:
-    engines = linear.ENGINES
-    linear.ENGINES = () if route == "torch" else engines
+    all_backends = backends.BACKENDS
+    backends.BACKENDS = () if route == "torch" else all_backends
     begin = time.perf_counter()
     out = call()
     if backward:
         out.backward(torch.ones_like(out))
     seconds = time.perf_counter() - begin
-    linear.ENGINES = engines
+    backends.BACKENDS = all_backends
     return seconds
 
 

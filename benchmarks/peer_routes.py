@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qkv
-from qkv.kernel import linear
+from qkv.kernel import backends
 from qkv.kernel.masking import Masking
 from qkv.rules import Choice
 from qkv.shapes import Dims
@@ -42,7 +42,7 @@ def feature_routes(length: int, backward: bool) -> dict[str, Route]:
         "SDPA causal": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         "SDPA both ways": lambda: F.scaled_dot_product_attention(q, k, v),
         "RFA causal": make_ours(qkv.RFA(FEATURES)),
-        "RFA causal, torch route": without_engines(make_ours(qkv.RFA(FEATURES))),
+        "RFA causal, torch route": without_backends(make_ours(qkv.RFA(FEATURES))),
         "RFA gated": make_ours(qkv.RFA(FEATURES, gate=True), gated=True),
         "RFA arccos": make_ours(qkv.RFA(FEATURES, "arccos")),
         "RFA both ways": make_ours(qkv.RFA(FEATURES), causal=False),
@@ -56,15 +56,15 @@ def feature_routes(length: int, backward: bool) -> dict[str, Route]:
     return {name: with_backward(route, inputs) if backward else route for name, route in routes.items()}
 
 
-def without_engines(route: Any) -> Route:
+def without_backends(route: Any) -> Route:
     """The same route on torch operators alone."""
 
     def call() -> Tensor:
-        engines, linear.ENGINES = linear.ENGINES, ()
+        all_backends, backends.BACKENDS = backends.BACKENDS, ()
         try:
             return route()
         finally:
-            linear.ENGINES = engines
+            backends.BACKENDS = all_backends
 
     return call
 

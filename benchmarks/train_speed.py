@@ -4,10 +4,9 @@
 
 Both have the same shape (Transformer-Tiny: 4 + 4 layers, width 128, 4 heads, inner width 256, joint
 vocabulary of 10,000), batches, loss (label smoothing 0.1), AdamW, gradient clipping and dropout of 0.3. The
-plain loop
-consists of torch's own parts: nn.Transformer, nn.Embedding, F.cross_entropy, AdamW with its defaults. The two
-alternate, so that the ratio holds when the speed of the machine drifts. Printed are target tokens per second,
-the median over the rounds.
+plain loop consists of torch's own parts: nn.Transformer, nn.Embedding, F.cross_entropy, AdamW with its
+defaults. The two alternate, so that the ratio holds when the speed of the machine drifts. Printed are target
+tokens per second, the median over the rounds.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from qkv.data import TokenizerPair, collate_source
-from qkv.decode.search import Hypothesis
+from qkv.decode import Hypothesis
 from qkv.errors import BadData, did_you_mean
 from qkv.trace import Example, WeightAxes, stack_steps
 
