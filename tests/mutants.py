@@ -20,13 +20,13 @@ ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or k
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
-DROP_IN = ("tests/test_multihead.py", "not compile")
+DROP_IN = ("tests/test_multihead.py tests/test_multihead_parts.py", "not compile")
 SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_lock.py", "not death")
 ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
-TRACED = ("tests/test_torch_tools.py", "traced")
-MODELS_MADE_ELSEWHERE = ("tests/test_torch_tools.py", "model_on_meta")
+TRACED = ("tests/test_torch_programs.py", "traced")
+MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
 
 class Mutant(NamedTuple):

@@ -54,8 +54,8 @@ def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rfaa"], "rfaa: no such attention. Did you mean 'rfa'?"),
-        (["sdpa", "sdpa"], "two specs are called 'sdpa'"),
+        (["rfaa"], "rfaa: there is no such attention. Did you mean 'rfa'?"),
+        (["sdpa", "sdpa"], "two specs have the label 'sdpa'"),
         (["predictive"], "predictive: this attention cannot be built:"),
         (["rfa", "--lengths", "9" * 5000], "--lengths takes whole numbers of tokens"),
         (["rfa", "--lengths", "12,x"], "--lengths takes whole numbers of tokens like 512,2048, got 'x'"),
