@@ -239,7 +239,13 @@ MUTANTS = (
         "projections.to(x.dtype) / self.temperature",
         FORMULA,
     ),
-    Mutant("vectors are not normalised", "kernel/rfa.py", "unit(x) if self.normalise else x", "x", FORMULA),
+    Mutant(
+        "vectors are not normalised",
+        "kernel/rfa.py",
+        "scale_to_unit_length(x) if self.normalise else x",
+        "x",
+        FORMULA,
+    ),
     Mutant(
         "the gate forgets on padding",
         "kernel/key_weights.py",
