@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import yaml
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from torch import nn
 
 from qkv.progress import Progress
@@ -24,6 +24,19 @@ class Recipe(Strict):
     description: str = ""
     if TYPE_CHECKING:  # declared by each task's recipe, in the order in which it is written to a file
         train: TrainConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _assume_default_kinds(cls, raw: Any) -> Any:
+        """Give a section that has several kinds, and does not name one, the kind of its default value."""
+        if not isinstance(raw, dict):
+            return raw
+        kinds = {}
+        for name, field in cls.model_fields.items():
+            key, section = field.discriminator, raw.get(name)
+            if isinstance(key, str) and isinstance(section, dict) and key not in section:
+                kinds[name] = {key: getattr(field.default, key), **section}
+        return {**raw, **kinds}
 
     @field_validator("train", mode="wrap", check_fields=False)
     @classmethod
