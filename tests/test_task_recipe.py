@@ -8,7 +8,7 @@ import yaml
 
 import tiny
 from qkv.errors import BadRecipe
-from qkv.task.recipe import builtin_recipes, parse_recipe, read_recipe
+from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
 from qkv.task.translate.defaults import is_set
 from qkv.task.translate.recipe import TranslationRecipe
 
@@ -20,14 +20,14 @@ def with_model(**model: Any) -> dict[str, Any]:
     return {**DATA, "model": {"kind": "transformer", **model}}
 
 
-@pytest.mark.parametrize("name", builtin_recipes())
+@pytest.mark.parametrize("name", list_builtin_recipes())
 def test_every_built_in_recipe_parses_and_says_how_to_run_it(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.description.partition("\n")[0]
     assert f"qkv train {name} " in recipe.description
 
 
-@pytest.mark.parametrize("name", builtin_recipes())
+@pytest.mark.parametrize("name", list_builtin_recipes())
 def test_a_recipe_written_is_the_recipe_read(name: str) -> None:
     recipe = read_recipe(name)
     assert TranslationRecipe(**yaml.safe_load(recipe.to_yaml())) == recipe

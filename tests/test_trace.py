@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from qkv.errors import BadData, UnknownName
-from qkv.task.translate.tracing import axes_of, translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes, stack
+from tiny import translation_example
 
 DOCS = Path(__file__).parents[1] / "docs" / "trace.md"
 SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")
@@ -128,7 +128,6 @@ def test_a_trace_does_not_change_with_the_arrays_it_was_made_of():
             r"values from -0.\d+ to 0.\d+, .*in \[0, 1\].*unnormal",
         ),
         ({"weights": {"decoder.0": rows(1, 3, 3)}}, "decoder.0 is causal, but attends to later keys"),
-        ({"weights": {"cross/0": rows(1, 3, 5)}}, "'cross/0' is no layer"),
         ({"log_probs": np.zeros(4)}, r"log_probs has shape \(4,\) for 3 target positions"),
         ({"log_probs": np.array([-1.0, 0.5, -1.0])}, "finite and not above 0"),
         ({"log_probs": np.array([-1.0, -np.inf, -1.0])}, "finite and not above 0"),
@@ -434,9 +433,3 @@ def test_headers_of_version_2_that_break_the_schema_say_where(tmp_path, change, 
     write(path, header | {"examples": [entry | change]}, **{"0/cross.0": rows(1, 2, 6)})
     with pytest.raises(BadData, match=f"example 0: .*{message}"):
         Trace.load(path)
-
-
-@pytest.mark.parametrize("name", ["self.0", "cross.first", "cross.01", "cross"])
-def test_a_translator_has_numbered_layers_in_three_places(name):
-    with pytest.raises(BadData, match=f"'{name}' is no layer of a translator"):
-        axes_of(name)

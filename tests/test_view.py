@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
-from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
 from qkv.view import colours, draw, figure, heatmap, merge_words, page
 from qkv.view import heatmap as heatmap_module_function
 from qkv.view.words import Side, label, side, words
+from tiny import translation_example
 
 HEATMAP = sys.modules[heatmap_module_function.__module__]
 SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")

@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 
-from qkv.task.translate.tracing import translation_example
 from qkv.trace import Trace
 from qkv.view import MissingGlyphs, fonts, heatmap
 from test_view import rows
+from tiny import translation_example
 
 
 def test_fonts_are_added_until_every_character_has_one(monkeypatch):

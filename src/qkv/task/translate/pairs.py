@@ -88,7 +88,9 @@ def _visible(line: str) -> str:
     return line if line.strip() else ""
 
 
-def batches_of(pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress) -> BatchPlan:
+def build_batches(
+    pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress
+) -> BatchPlan:
     """The training batches; says what had to be left out."""
     encoded = encode(pairs, tokens, recipe.batch.max_length)
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)

@@ -38,22 +38,22 @@ def decode_ids(
     *,
     batch_tokens: int = 4096,
     capture: bool = False,
-    done: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[list[Hypothesis]]:
     """Search every source (ids without EOS), in batches of like length; the answers in the order of the
     sources.
     """
-    found: list[list[Hypothesis]] = [[] for _ in source]
+    answers: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device
     limit = model.capacity.target
     longest = None if limit is None else limit.positions
     finished = 0
     for rows, ids, keep in decoding_batches(source, max(1, batch_tokens // config.beam)):
-        answers = search(
+        hypotheses = search(
             model, ids.to(device), keep.to(device), config=config, capture=capture, longest=longest
         )
-        for row, answer in zip(rows, answers, strict=True):
-            found[row] = answer
+        for row, best in zip(rows, hypotheses, strict=True):
+            answers[row] = best
         finished += len(rows)
-        done(finished)
-    return found
+        on_progress(finished)
+    return answers
