@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qkv.data import Pairs, collate, evaluation_batches
-from qkv.decode.search import SearchConfig
+from qkv.data import Pairs, batches_by_length, collate_pairs, pair_dataset
+from qkv.decode import SearchConfig
 from qkv.errors import QKVError
 from qkv.kernel import RFA, Elu, Favor
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
@@ -168,9 +168,10 @@ class Reversals:
         return self.updates
 
     def window(self, epoch: int, index: int, rank: int, world: int) -> list[Pairs]:
-        return [collate([(row, row[::-1]) for row in self.rows(epoch, index)[rank::world]])]
+        rows = self.rows(epoch, index)[rank::world]
+        return [collate_pairs(rows, [row[::-1] for row in rows])]
 
-    def tokens(self, epoch: int, index: int) -> int:
+    def count(self, epoch: int, index: int) -> int:
         return sum(len(row) + 1 for row in self.rows(epoch, index))
 
     def rows(self, epoch: int, index: int) -> list[tuple[int, ...]]:
@@ -217,7 +218,7 @@ def judge(objective: Translation) -> tuple[float, float]:
     mirrored = [row[::-1] for row in sources]
     answers = decode_ids(objective.model, sources, SearchConfig(beam=1, length_penalty=0.0))
     exact = sum(found[0].tokens == wanted for found, wanted in zip(answers, mirrored, strict=True))
-    losses = [objective(batch) for _, batch in evaluation_batches(sources, mirrored, 4096)]
+    losses = [objective(batch) for _, batch in batches_by_length(pair_dataset(sources, mirrored), 4096)]
     right = sum(float(loss.metrics["accuracy"]) for loss in losses)
     return exact / len(sources), right / sum(loss.count for loss in losses)
 

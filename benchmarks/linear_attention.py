@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkv.kernel import RFA, Elu, Favor, linear, native
+from qkv.kernel import RFA, Elu, Favor, backends, native
 from qkv.kernel.masking import Masking
 from qkv.kernel.native.library import ceilings
 from qkv.rules import Choice
@@ -47,14 +47,14 @@ def call_of(route: str, inputs: list[Tensor], gate: Tensor) -> Callable[[], Tens
 
 
 def timed(route: str, call: Callable[[], Tensor], backward: bool) -> float:
-    engines = linear.ENGINES
-    linear.ENGINES = () if route == "torch" else engines
+    engines = backends.BACKENDS
+    backends.BACKENDS = () if route == "torch" else engines
     begin = time.perf_counter()
     out = call()
     if backward:
         out.backward(torch.ones_like(out))
     took = time.perf_counter() - begin
-    linear.ENGINES = engines
+    backends.BACKENDS = engines
     return took
 
 

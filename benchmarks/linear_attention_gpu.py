@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qkv.kernel import RFA, Elu, Favor
 from qkv.kernel import triton as by_triton
-from qkv.kernel.masses import weigh
+from qkv.kernel.key_weights import compute_key_weights
 from qkv.rules import Choice
 from qkv.scope import Global
 from qkv.select import Soft
@@ -42,8 +42,10 @@ def call_of(route: str, inputs: list[Tensor], gate: Tensor, features: int) -> Ca
     core = choice.kernel.build_core(dims, choice, torch.Generator().manual_seed(0)).eval().to(q.device)
 
     def call() -> Tensor:
-        masses = weigh(core.features.log_mass(k.float()), gate if route == "gated" else None, None)
-        kind = core.features.kind(core.features.draw())
+        masses = compute_key_weights(
+            core.features.key_log_factor(k.float()), gate if route == "gated" else None, None
+        )
+        kind = core.features.describe_for_backends(core.features.choose_projections())
         return by_triton.attend(kind, (q, k, v), (masses, None), None, True, core.floor)[0]
 
     return call

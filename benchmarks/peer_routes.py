@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qkv
-from qkv.kernel import linear
+from qkv.kernel import backends
 from qkv.kernel.masking import Masking
 from qkv.rules import Choice
 from qkv.shapes import Dims
@@ -60,11 +60,11 @@ def by_torch(route: Any) -> Route:
     """The same without the engines."""
 
     def call() -> Tensor:
-        engines, linear.ENGINES = linear.ENGINES, ()
+        engines, backends.BACKENDS = backends.BACKENDS, ()
         try:
             return route()
         finally:
-            linear.ENGINES = engines
+            backends.BACKENDS = engines
 
     return call
 

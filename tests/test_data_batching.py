@@ -1,5 +1,6 @@
 """Batches: every pair once an epoch, in the order of (seed, epoch), within budget, shared among ranks."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -15,10 +16,14 @@ from qkv.data import (
     PAD,
     BatchConfig,
     BatchPlan,
-    collate,
+    Dataset,
+    Ragged,
+    batches_by_length,
+    collate_pairs,
     collate_source,
-    decoding_batches,
-    evaluation_batches,
+    count_predicted,
+    pair_dataset,
+    source_dataset,
 )
 from qkv.errors import BadData
 
@@ -33,7 +38,9 @@ def corpus(count, longest=12, seed=0):
 
 def plan(count=97, seed=3, **config):
     source, target = corpus(count)
-    return BatchPlan(source, target, BatchConfig(**{"batch_tokens": 100, "pool": 3, **config}), seed)
+    return BatchPlan(
+        pair_dataset(source, target), BatchConfig(**{"batch_tokens": 100, "pool": 3, **config}), seed
+    )
 
 
 def rows_of(pairs):
@@ -52,7 +59,7 @@ def flat(windows):
 
 
 def test_collate_by_hand():
-    pairs = collate([([5, 6, 7], [8]), (np.array([9], dtype=np.int32), [])])
+    pairs = collate_pairs([[5, 6, 7], np.array([9], dtype=np.int32)], [[8], []])
     assert pairs.source.tolist() == [[5, 6, 7, EOS], [9, EOS, PAD, PAD]]
     assert pairs.source_keep.tolist() == [[True] * 4, [True, True, False, False]]
     assert pairs.target.tolist() == [[BOS, 8, EOS], [BOS, EOS, PAD]]
@@ -90,7 +97,7 @@ def test_ranks_share_every_pair_once_within_the_budget(count, tokens, accumulate
         predicted = sum(
             int(pairs.target_keep.sum()) - len(pairs.target) for window in ranks for pairs in window
         )
-        assert batches.tokens(epoch, index) == predicted
+        assert batches.count(epoch, index) == predicted
         seen += want
     assert sorted(seen) == list(range(count))
 
@@ -159,7 +166,7 @@ def test_batches_come_shuffled_but_hold_like_lengths():
 
 def test_pairs_of_one_length_meet_others_every_epoch():
     source = [[100 + i] for i in range(64)]
-    batches = BatchPlan(source, source, BatchConfig(batch_tokens=12), 0)
+    batches = BatchPlan(pair_dataset(source, source), BatchConfig(batch_tokens=12), 0)
     assert [len(batch) for window in epoch_of(batches, 0) for batch in window] == [4] * 16
     together = [{frozenset(batch) for window in epoch_of(batches, e) for batch in window} for e in (0, 1)]
     assert len(together[0] & together[1]) < 4
@@ -169,9 +176,9 @@ def test_a_pair_beyond_the_budget_is_named():
     with pytest.raises(
         BadData, match=r"pair 2 takes 7 positions, more than batch_tokens=6; raise batch_tokens"
     ):
-        BatchPlan([[5], [5] * 6, [5]], [[6], [6], [6]], BatchConfig(batch_tokens=6), 0)
+        BatchPlan(pair_dataset([[5], [5] * 6, [5]], [[6], [6], [6]]), BatchConfig(batch_tokens=6), 0)
     with pytest.raises(BadData, match=r"pair 1 takes 8 positions"):
-        BatchPlan([[5]], [[6] * 6], BatchConfig(batch_tokens=7), 0)
+        BatchPlan(pair_dataset([[5]], [[6] * 6]), BatchConfig(batch_tokens=7), 0)
 
 
 @pytest.mark.parametrize(("source", "target"), [([], []), ([[5]], []), ([[5]], [[6], [6]])])
@@ -179,7 +186,7 @@ def test_sides_must_match_and_hold_something(source, target):
     with pytest.raises(
         BadData, match=rf"{len(source)} source and {len(target)} target lines: give as many of each"
     ):
-        BatchPlan(source, target, BatchConfig(), 0)
+        pair_dataset(source, target)
 
 
 @pytest.mark.parametrize("field", ["batch_tokens", "accumulate", "pool", "max_length"])
@@ -192,7 +199,7 @@ def test_evaluation_visits_everything_once_longest_first():
     source, target = corpus(50)
     source[7] = [107] * 300
     seen, widths = [], []
-    for rows, pairs in evaluation_batches(source, target, 100):
+    for rows, pairs in batches_by_length(pair_dataset(source, target), 100):
         assert rows == rows_of(pairs)
         width = max(pairs.source.shape[1], pairs.target.shape[1])
         assert len(rows) * width <= 100 or rows == [7]
@@ -200,26 +207,103 @@ def test_evaluation_visits_everything_once_longest_first():
         widths.append(width)
     assert sorted(seen) == list(range(50))
     assert widths == sorted(widths, reverse=True)
-    assert next(rows for rows, _ in evaluation_batches(source, target, 100)) == [7]
+    assert next(rows for rows, _ in batches_by_length(pair_dataset(source, target), 100)) == [7]
 
 
 def test_decoding_visits_everything_once_also_empty_lines():
     source = [[5], [], [5] * 9, [5, 6]]
-    got = [(rows, ids.shape[1], keep.sum(1).tolist()) for rows, ids, keep in decoding_batches(source, 6)]
+    got = [
+        (rows, ids.shape[1], keep.sum(1).tolist())
+        for rows, (ids, keep) in batches_by_length(source_dataset(source), 6)
+    ]
     assert got == [([2], 10, [10]), ([3], 3, [3]), ([1, 0], 2, [1, 2])]
-    assert list(decoding_batches([], 6)) == []
+    assert list(batches_by_length(source_dataset([]), 6)) == []
 
 
 def test_planning_thousands_of_pairs_is_fast():
     source, target = corpus(29_000, longest=30)
-    batches = BatchPlan(source, target, BatchConfig(), 0)
+    batches = BatchPlan(pair_dataset(source, target), BatchConfig(), 0)
     start = time.perf_counter()
     assert batches.steps(0) > 50
     assert time.perf_counter() - start < 0.2
 
 
 def test_counts_are_what_an_epoch_predicts():
-    batches = BatchPlan([[5], [6, 7]], [[8, 9, 8], []], BatchConfig(), 0)
-    counts = batches.counts(11)
+    batches = BatchPlan(pair_dataset([[5], [6, 7]], [[8, 9, 8], []]), BatchConfig(), 0)
+    counts = count_predicted(Ragged([[8, 9, 8], []]), 11)
     assert counts.tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 2, 1, 0]
-    assert counts.sum() == sum(batches.tokens(0, index) for index in range(batches.steps(0)))
+    assert counts.sum() == sum(batches.count(0, index) for index in range(batches.steps(0)))
+
+
+def padded(rows):
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
+def test_one_field_of_text():
+    texts = Ragged([[5 + i] * (1 + i % 7) for i in range(40)])
+    dataset = Dataset((texts,), padded, positions=texts.lengths, counts=texts.lengths - 1)
+    plan = BatchPlan(dataset, BatchConfig(batch_tokens=24), seed=1)
+    windows = [plan.window(0, index, 0, 1) for index in range(plan.steps(0))]
+    assert sorted(row for window in windows for batch in window for row in batch[:, 0].tolist()) == [
+        *range(5, 45)
+    ]
+    for index, [batch] in enumerate(windows):
+        assert batch.numel() <= 24
+        assert plan.count(0, index) == int((batch != 0).sum()) - len(batch)
+
+
+def test_text_with_a_label_counts_documents():
+    texts = Ragged([[i + 1] * (1 + i % 5) for i in range(30)])
+    labels = np.arange(30) % 3
+    dataset = Dataset(
+        (texts, labels), lambda ids, classes: (padded(ids), torch.tensor(classes)), positions=texts.lengths
+    )
+    plan = BatchPlan(dataset, BatchConfig(batch_tokens=20, accumulate=2), seed=0)
+    for index in range(plan.steps(1)):
+        shares = [plan.window(1, index, rank, 2) for rank in range(2)]
+        batches = [batch for share in shares for batch in share]
+        assert plan.count(1, index) == sum(len(classes) for _, classes in batches)
+        for ids, classes in batches:
+            assert torch.equal((ids[:, 0] - 1) % 3, classes)
+
+
+def test_pictures_by_name_are_opened_for_their_batch_alone():
+    names, captions = [f"{i}.png" for i in range(9)], Ragged([[i + 1] * (1 + i % 3) for i in range(9)])
+    opened = []
+
+    def collate(pictures, ids):
+        opened.extend(pictures)
+        return pictures, padded(ids)
+
+    plan = BatchPlan(
+        Dataset((names, captions), collate, positions=captions.lengths + 2), BatchConfig(batch_tokens=10), 0
+    )
+    [(pictures, ids)] = plan.window(0, 0, 0, 1)
+    assert opened == pictures == [f"{number - 1}.png" for number in ids[:, 0].tolist()]
+
+
+def test_columns_of_different_lengths_are_refused():
+    texts = Ragged([[5], [6]])
+    with pytest.raises(BadData, match=r"columns of 2, 3 values, .*: give one value per document in each"):
+        Dataset((texts, [0, 1, 1]), padded, positions=texts.lengths, row_name="document")
+    with pytest.raises(BadData, match="0 documents to make batches of"):
+        BatchPlan(
+            Dataset((), padded, positions=np.zeros(0, dtype=np.int64), row_name="document"), BatchConfig(), 0
+        )
+
+
+def digest_of(batches, epochs, world):
+    """A digest of every tensor of every micro-batch, in order, of all ranks."""
+    digest = hashlib.sha256()
+    for epoch in range(epochs):
+        for index in range(batches.steps(epoch)):
+            digest.update(f"{epoch} {index} {batches.count(epoch, index)}".encode())
+            for rank in range(world):
+                for pairs in batches.window(epoch, index, rank, world):
+                    for part in pairs:
+                        digest.update(f"{tuple(part.shape)} {part.dtype}".encode() + part.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def test_batches_equal_the_recorded_digest():
+    assert digest_of(plan(accumulate=2), epochs=3, world=2) == "8435618ab1ead627"

@@ -1,16 +1,16 @@
 import itertools
 import math
-import sys
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from qkv.decode import SearchConfig, search
+from qkv.decode import SearchConfig, hypotheses, search
 from qkv.errors import BadRun
 from qkv.model.stepper import Step
 from qkv.symbols import BOS, EOS, PAD, UNK
 
+DEFAULT = SearchConfig()
 VOCABULARY = 7  # PAD UNK BOS EOS and three words
 WORDS = [4, 5, 6]
 
@@ -40,8 +40,11 @@ class Toy:
         weights = {"decoder.0": history[:, None].double(), "cross.0": source[:, None].float()}
         return Step(logits, {"history": history, "source": (code, source)}, weights if capture else {})
 
-    def encoder_weights(self, source, keep):
-        return {}
+
+def search_sources(model, source, keep, *, config=DEFAULT, **options):
+    """Search with a limit on the length that follows from the source, unless the config sets one."""
+    limits = config.max_length or 2 * keep.sum(1) + 10
+    return search(model, source, keep, max_length=limits, config=config, **options)
 
 
 def batch_of(*sources):
@@ -89,7 +92,7 @@ def everything(source, alpha, longest):
 def test_a_beam_that_holds_everything_finds_what_enumeration_finds(alpha):
     sources = [[3, 4], [8, 9, 10]]
     config = SearchConfig(beam=150, n_best=60, length_penalty=alpha, max_length=4)
-    for source, found in zip(sources, search(Toy(), *batch_of(*sources), config=config), strict=True):
+    for source, found in zip(sources, search_sources(Toy(), *batch_of(*sources), config=config), strict=True):
         expected = everything(source, alpha, 4)
         assert [(not h.finished, h.tokens) for h in found] == [
             (cut, words) for cut, _, words in expected[:60]
@@ -110,7 +113,7 @@ def greedy(source, longest):
 
 def test_a_beam_of_one_takes_the_best_symbol_at_every_step():
     sources = sentences(12)
-    found = search(Toy(), *batch_of(*sources), config=SearchConfig(beam=1, max_length=9))
+    found = search_sources(Toy(), *batch_of(*sources), config=SearchConfig(beam=1, max_length=9))
     endings = set()
     for source, [best] in zip(sources, found, strict=True):
         emitted = greedy(source, 9)
@@ -125,7 +128,7 @@ def test_a_beam_of_one_takes_the_best_symbol_at_every_step():
 )
 def test_scores_are_those_of_the_returned_sequences(config):
     sources = sentences(6)
-    for source, found in zip(sources, search(Toy(), *batch_of(*sources), config=config), strict=True):
+    for source, found in zip(sources, search_sources(Toy(), *batch_of(*sources), config=config), strict=True):
         for best in found:
             emitted = best.tokens + [EOS] * best.finished
             assert_close(best.log_probs, log_probs_of(emitted, source), rtol=1e-4, atol=1e-5)
@@ -135,7 +138,7 @@ def test_scores_are_those_of_the_returned_sequences(config):
 
 def test_the_n_best_are_sorted_distinct_and_begin_with_the_best():
     sources = sentences(8)
-    several = search(Toy(), *batch_of(*sources), config=SearchConfig(beam=6, n_best=5, max_length=8))
+    several = search_sources(Toy(), *batch_of(*sources), config=SearchConfig(beam=6, n_best=5, max_length=8))
     for found in several:
         ranks = [(not h.finished, -h.score) for h in found]
         assert ranks == sorted(ranks)
@@ -145,9 +148,9 @@ def test_the_n_best_are_sorted_distinct_and_begin_with_the_best():
 def test_a_sentence_is_decoded_as_if_it_were_alone():
     sources = sentences(9, seed=1)
     config = SearchConfig(beam=4, n_best=3)
-    together = search(Toy(), *batch_of(*sources), config=config)
+    together = search_sources(Toy(), *batch_of(*sources), config=config)
     for source, found in zip(sources, together, strict=True):
-        [alone] = search(Toy(), *batch_of(source), config=config)
+        [alone] = search_sources(Toy(), *batch_of(source), config=config)
         assert [h.tokens for h in alone] == [h.tokens for h in found]
         assert_close([h.score for h in alone], [h.score for h in found])
 
@@ -155,15 +158,15 @@ def test_a_sentence_is_decoded_as_if_it_were_alone():
 def test_junk_under_the_padding_changes_nothing():
     source, keep = batch_of([4, 5], [9, 8, 7, 6])
     config = SearchConfig(beam=3, n_best=3)
-    expected = search(Toy(), source, keep, config=config)
-    found = search(Toy(), source.masked_fill(~keep, 77), keep, config=config)
+    expected = search_sources(Toy(), source, keep, config=config)
+    found = search_sources(Toy(), source.masked_fill(~keep, 77), keep, config=config)
     wider = torch.nn.functional.pad(source, (0, 5)), torch.nn.functional.pad(keep, (0, 5))
-    assert expected == found == search(Toy(), *wider, config=config)
+    assert expected == found == search_sources(Toy(), *wider, config=config)
 
 
 def test_state_and_weights_belong_to_the_returned_hypothesis():
     sources = sentences(7, seed=2)
-    found = search(
+    found = search_sources(
         Toy(), *batch_of(*sources), config=SearchConfig(beam=5, n_best=5, max_length=8), capture=True
     )
     jumps = 0
@@ -182,8 +185,8 @@ def test_state_and_weights_belong_to_the_returned_hypothesis():
 
 def test_capture_changes_no_result_and_is_off_by_default():
     arguments = batch_of(*sentences(5))
-    plain = search(Toy(), *arguments)
-    captured = search(Toy(), *arguments, capture=True)
+    plain = search_sources(Toy(), *arguments)
+    captured = search_sources(Toy(), *arguments, capture=True)
     assert [[h._replace(weights={}) for h in beams] for beams in captured] == plain
 
 
@@ -193,7 +196,7 @@ def test_the_length_limit_cuts_off_and_says_so():
         (SearchConfig(beam=2, n_best=2, max_length=6), [6, 6]),
         (SearchConfig(beam=2), [12, 16]),
     ):
-        found = search(Toy(bias=-60.0), source, keep, config=config)
+        found = search_sources(Toy(bias=-60.0), source, keep, config=config)
         assert [{len(h.tokens) for h in beams} for beams in found] == [{limit} for limit in limits]
         assert not any(h.finished for beams in found for h in beams)
         assert [len(beams) for beams in found] == [config.n_best] * 2
@@ -201,7 +204,7 @@ def test_the_length_limit_cuts_off_and_says_so():
 
 def test_rows_of_finished_sentences_are_dropped():
     model, sources = Toy(), sentences(10, seed=3)
-    found = search(model, *batch_of(*sources), config=SearchConfig(beam=2, n_best=2))
+    found = search_sources(model, *batch_of(*sources), config=SearchConfig(beam=2, n_best=2))
     assert model.rows[0] == 10
     assert model.rows[1:] == sorted(model.rows[1:], reverse=True)
     assert 0 < model.rows[-1] < model.rows[1] == 20
@@ -213,10 +216,11 @@ def test_stopping_early_changes_no_result(alpha, monkeypatch):
     sources = sentences(40, seed=4)
     config = SearchConfig(beam=8, n_best=2, length_penalty=alpha, max_length=10)
     early, late = Toy(bias=-1.5), Toy(bias=-1.5)
-    found = search(early, *batch_of(*sources), config=config)
-    module = sys.modules[SearchConfig.__module__]
-    monkeypatch.setattr(module, "_bound", lambda totals, penalties: torch.full_like(totals, math.inf))
-    assert search(late, *batch_of(*sources), config=config) == found
+    found = search_sources(early, *batch_of(*sources), config=config)
+    monkeypatch.setattr(
+        hypotheses, "bound_scores", lambda totals, penalties: torch.full_like(totals, math.inf)
+    )
+    assert search_sources(late, *batch_of(*sources), config=config) == found
     assert sum(early.rows) < sum(late.rows)
 
 
@@ -239,13 +243,13 @@ def test_greedy_search_ends_where_the_end_is_the_best_symbol():
     model = Written([0.51, 0.49, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0])
     for beam, expected in ((1, []), (2, [4])):
         config = SearchConfig(beam=beam, length_penalty=1.0, max_length=5)
-        assert search(model, *batch_of([9]), config=config)[0][0].tokens == expected
+        assert search_sources(model, *batch_of([9]), config=config)[0][0].tokens == expected
 
 
 def test_a_finished_hypothesis_gives_its_place_in_the_beam_to_the_next_one():
     model = Written([0.5, 0.3, 0.2], [0.1, 0.45, 0.45], [0.9, 0.05, 0.05])
     config = SearchConfig(beam=2, n_best=2, length_penalty=0.0, max_length=5)
-    found = search(model, *batch_of([9]), config=config)[0]
+    found = search_sources(model, *batch_of([9]), config=config)[0]
     assert [h.tokens for h in found] == [[], [5]]
     assert_close([h.score for h in found], [math.log(0.5), math.log(0.2 * 0.9)])
 
@@ -261,13 +265,13 @@ class Flat(Toy):
 
 def test_equals_are_taken_in_the_order_of_beam_and_token():
     config = SearchConfig(beam=2, n_best=2, length_penalty=0.0, max_length=3)
-    assert [h.tokens for h in search(Flat(), *batch_of([9]), config=config)[0]] == [[], [4]]
+    assert [h.tokens for h in search_sources(Flat(), *batch_of([9]), config=config)[0]] == [[], [4]]
     wide = Flat()
     wide.size = 5000  # far more equals than candidates
     longer = SearchConfig(beam=3, n_best=3, max_length=2, length_penalty=5.0)
-    assert [h.tokens for h in search(wide, *batch_of([9]), config=longer)[0]] == [[4], [], [4, 4]]
+    assert [h.tokens for h in search_sources(wide, *batch_of([9]), config=longer)[0]] == [[4], [], [4, 4]]
     broad = SearchConfig(beam=40, n_best=40, max_length=1)
-    assert [h.tokens for h in search(wide, *batch_of([9]), config=broad)[0]] == [
+    assert [h.tokens for h in search_sources(wide, *batch_of([9]), config=broad)[0]] == [
         [],
         *([t] for t in range(4, 43)),
     ]
@@ -286,14 +290,16 @@ def test_reserved_symbols_are_never_emitted():
     arguments = batch_of(*sentences(4))
     config = SearchConfig(beam=3, n_best=3, max_length=5)
     assert {
-        t for beams in search(Reserved(), *arguments, config=config) for h in beams for t in h.tokens
+        t for beams in search_sources(Reserved(), *arguments, config=config) for h in beams for t in h.tokens
     } <= {4, 5, 6}
     allowed = SearchConfig(beam=1, max_length=5, forbid_unknown=False)
-    assert {t for [h] in search(Reserved(), *arguments, config=allowed) for t in h.tokens} == {UNK}
+    assert {t for [h] in search_sources(Reserved(), *arguments, config=allowed) for t in h.tokens} == {UNK}
 
 
 def test_symbols_can_be_renamed():
-    [[best]] = search(Flat(), *batch_of([9]), config=SearchConfig(beam=1, max_length=4), bos=3, eos=6, pad=2)
+    [[best]] = search_sources(
+        Flat(), *batch_of([9]), config=SearchConfig(beam=1, max_length=4), bos=3, eos=6, pad=2
+    )
     assert best.tokens == [0, 0, 0, 0]
 
 
@@ -309,7 +315,7 @@ def test_scores_that_are_not_numbers_are_reported():
     with pytest.raises(
         BadRun, match=r"scores of symbol 2 are not numbers in 1 of 6 hypotheses.*earlier checkpoint"
     ):
-        search(Broken(bias=-60.0), *batch_of([4], [5]), config=SearchConfig(beam=3))
+        search_sources(Broken(bias=-60.0), *batch_of([4], [5]), config=SearchConfig(beam=3))
 
 
 class Unasked(Toy):
@@ -318,7 +324,10 @@ class Unasked(Toy):
 
 
 def test_an_empty_batch_gives_an_empty_list_and_asks_no_model():
-    assert search(Unasked(), torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 3, dtype=torch.bool)) == []
+    assert (
+        search_sources(Unasked(), torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 3, dtype=torch.bool))
+        == []
+    )
 
 
 @pytest.mark.parametrize(

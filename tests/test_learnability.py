@@ -89,7 +89,7 @@ def test_the_task_is_reversal_of_sequences_that_are_the_same_each_time() -> None
         assert real[-1] == EOS
         assert 4 <= len(real) - 1 <= 12
         assert target[1 : len(real)].tolist() == real[-2::-1]
-    assert batches.tokens(0, 1) == int(batch.target_keep[:, 1:].sum())
+    assert batches.count(0, 1) == int(batch.target_keep[:, 1:].sum())
     assert torch.equal(batch.source, learnability.Reversals(3).window(0, 1, 0, 1)[0].source)
     assert batches.rows(0, 0) != batches.rows(0, 1)
     assert len(batches.rows(0, 0)) == 64

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 import qkv
 import tiny
+from qkv.data import BatchConfig, BatchPlan, Dataset, Ragged, batches_by_length
+from qkv.decode import SearchConfig, search
+from qkv.model.stepper import Step
 from qkv.progress import Progress
 from qkv.strict import Strict
 from qkv.task.base import Recipe, Task, Training
@@ -22,20 +25,22 @@ from qkv.task.registry import TASKS
 from qkv.train import Loss, Objective, TrainConfig
 
 LETTERS = "_abcd|."  # padding, letters, "read on backwards", the end
+PADDING, END = 0, 6
 
 
 class ModelConfig(Strict):
     """The size of the model."""
 
-    width: int = 24
+    width: int = 32
 
 
 class ReversalRecipe(Recipe):
     """`words` words of a few letters are learnt."""
 
     task: Literal["reverse"] = "reverse"
-    words: int = 64
+    words: int = 400
     model: ModelConfig = ModelConfig()
+    batch: BatchConfig = BatchConfig(batch_tokens=128)
     train: TrainConfig
 
 
@@ -48,6 +53,16 @@ class Model(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         return self.output(self.gru(self.embedding(characters))[0])
+
+    def start(self, *, batch: int, capture: bool = False) -> Tensor:
+        return torch.zeros(batch, self.gru.hidden_size)
+
+    def read(self, tokens: Tensor, state: Tensor, *, capture: bool = False) -> Step:
+        hidden, last = self.gru(self.embedding(tokens), state[None])
+        return Step(self.output(hidden[:, -1]), last[0], {})
+
+    def step(self, tokens: Tensor, state: Tensor, *, capture: bool = False) -> Step:
+        return self.read(tokens[:, None], state)
 
 
 class LanguageModel(Objective):
@@ -66,34 +81,23 @@ class LanguageModel(Objective):
         return self.model
 
 
-class Words:
-    """One update a batch of eight words, in the order of the epoch."""
-
-    def __init__(self, words: list[str], seed: int) -> None:
-        self.words, self.seed = words, seed
-
-    def steps(self, epoch: int) -> int:
-        return len(self.words) // 8
-
-    def window(self, epoch: int, index: int, rank: int, world: int) -> list[Tensor]:
-        rows = self._rows(epoch, index)[rank::world]
-        return [encode(rows)] if rows else []
-
-    def tokens(self, epoch: int, index: int) -> int:
-        return sum(len(text_of(word)) - 1 for word in self._rows(epoch, index))
-
-    def _rows(self, epoch: int, index: int) -> list[str]:
-        order = random.Random(f"{self.seed}/{epoch}").sample(self.words, len(self.words))
-        return order[8 * index : 8 * index + 8]
-
-
 def text_of(word: str) -> str:
     return f"{word}|{word[::-1]}."
 
 
-def encode(words: list[str]) -> Tensor:
-    rows = [torch.tensor([LETTERS.index(letter) for letter in text_of(word)]) for word in words]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+def encode(text: str) -> list[int]:
+    return [LETTERS.index(letter) for letter in text]
+
+
+def collate(rows: list[Any]) -> Tensor:
+    tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+
+
+def dataset_of(words: list[str]) -> Dataset[Tensor]:
+    """Every word with its reversal; the loss counts the characters after the first."""
+    texts = Ragged([encode(text_of(word)) for word in words])
+    return Dataset((texts,), collate, positions=texts.lengths, counts=texts.lengths - 1, row_name="word")
 
 
 class Generator:
@@ -104,14 +108,12 @@ class Generator:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    @torch.no_grad()
-    def generate(self, prompt: str) -> str:
-        """The most likely continuation, a letter at a time."""
-        text = prompt
-        while len(text) < 20 and not text.endswith("."):
-            ids = torch.tensor([[LETTERS.index(letter) for letter in text]])
-            text += LETTERS[int(self.model(ids)[0, -1].argmax())]
-        return text[len(prompt) :]
+    def generate(self, *prompts: str) -> list[str]:
+        """The most likely continuation of every prompt."""
+        config = SearchConfig(beam=1, max_length=20, forbid_unknown=False)
+        ids = [encode(prompt) for prompt in prompts]
+        found = search(self.model, prompts=ids, config=config, bos=None, eos=END, pad=PADDING)
+        return ["".join(LETTERS[token] for token in best.tokens) for [best] in found]
 
 
 class Reverse(Task):
@@ -134,12 +136,13 @@ class Reverse(Task):
     ) -> Training:
         torch.manual_seed(recipe.train.seed)
         objective = LanguageModel(self.build_model(recipe, parsed))
+        dataset = dataset_of(data)
 
         def validate() -> dict[str, float]:
-            loss = objective(encode(data))
-            return {"nll": float(loss.total) / loss.count}
+            losses = [objective(batch) for _, batch in batches_by_length(dataset, 512)]
+            return {"nll": sum(float(loss.total) for loss in losses) / sum(loss.count for loss in losses)}
 
-        return Training(objective, Words(data, recipe.train.seed), validate, "nll")
+        return Training(objective, BatchPlan(dataset, recipe.batch, recipe.train.seed), validate, "nll")
 
     def build_model(self, recipe: ReversalRecipe, parsed: Any) -> Model:
         return Model(recipe.model.width)
@@ -153,7 +156,8 @@ class Reverse(Task):
     def evaluate(
         self, runner: Generator, data: list[str], options: EvaluateOptions, quiet: bool
     ) -> Evaluation:
-        matches = sum(runner.generate(f"{word}|") == f"{word[::-1]}." for word in data)
+        answers = runner.generate(*(f"{word}|" for word in data))
+        matches = sum(answer == word[::-1] for word, answer in zip(data, answers, strict=True))
         return Evaluation({"reversed": 100 * matches / len(data)}, len(data), "words")
 
 
@@ -166,7 +170,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Task]:
 
 def written(folder: Path, **sections: Any) -> Path:
     """A recipe of the task."""
-    train = {"steps": 240, "lr": 0.02, "warmup": 10, "schedule": "cosine", "validate_every": 80}
+    train = {"steps": 240, "lr": 0.03, "warmup": 10, "schedule": "cosine", "validate_every": 80}
     path = folder / "reverse.yaml"
     path.write_text(
         yaml.safe_dump({"task": "reverse", "train": {**train, "precision": "32", "threads": 1}, **sections})
@@ -181,7 +185,7 @@ def test_train_and_load_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert f"next: qkv evaluate {run}" in captured.out
     assert "characters_per_second" in (run / "metrics.jsonl").read_text()
     model = qkv.load(run)
-    assert [model.generate(f"{word}|") for word in ("ab", "dc", "bd")] == ["ba.", "cd.", "db."]
+    assert model.generate("ab|", "dc|", "bda|a") == ["ba", "cd", "db"]
 
 
 def test_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,18 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import qkv
 import tiny
 from qkv import AttentionSpec
 from qkv.data import TokenizerConfig, train_tokenizers
-from qkv.decode.search import SearchConfig
+from qkv.decode import SearchConfig
 from qkv.errors import BadData
 from qkv.model.capacity import Capacity, Limit
 from qkv.symbols import EOS
 from qkv.task.training import fit
-from qkv.task.translate.decoding import build_model, decode_ids
+from qkv.task.translate.decoding import build_model, decode_ids, length_limits
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.translator import Translator
 
@@ -110,6 +111,22 @@ def test_pairs_beyond_it_are_refused_before_training(
     with pytest.raises(BadData, match=message):
         fit(tiny.recipe_in(tmp_path, model=model), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "capacity", "expected"),
+    [
+        (SearchConfig(), Capacity(), [12, 16]),
+        (SearchConfig(max_length=6), Capacity(), [6, 6]),
+        (SearchConfig(), Capacity(target=Limit(14, "model.max_length")), [12, 14]),
+        (SearchConfig(max_length=20), Capacity(target=Limit(14, "model.max_length")), [14, 14]),
+    ],
+)
+def test_translations_are_limited_by_source_config_and_model(
+    config: SearchConfig, capacity: Capacity, expected: list[int]
+) -> None:
+    keep = torch.tensor([[True, False, False], [True, True, True]])
+    assert length_limits(keep, config, capacity).tolist() == expected
 
 
 def test_held_out_pairs_beyond_it_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 import qkv
 import tiny
 from qkv.data import TokenizerConfig, collate_source, train_tokenizer, train_tokenizers
-from qkv.decode.search import SearchConfig, search
+from qkv.decode import SearchConfig, search
 from qkv.errors import BadData, BadRecipe, BadRun, UnknownName
 from qkv.symbols import BOS
 from qkv.task.line_problems import LineProblem, LineWarning

@@ -34,6 +34,12 @@ class ToyModel(nn.Module):
         self.output.weight = self.embedding.weight
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
+    def attentions(self) -> dict[str, Any]:
+        return {}
+
+    def layers(self) -> list[nn.Module]:
+        return [self.inner]
+
     def forward(self, source, source_keep, target_in):
         if self.training:
             self.calls += 1
@@ -61,7 +67,7 @@ class ToyBatches:
         shares = [self.rows(epoch, index, part)[rank::world] for part in range(self._parts(index))]
         return [collate(rows) for rows in shares if rows]
 
-    def tokens(self, epoch: int, index: int) -> int:
+    def count(self, epoch: int, index: int) -> int:
         return sum(
             len(row) + 1 for part in range(self._parts(index)) for row in self.rows(epoch, index, part)
         )

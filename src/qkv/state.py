@@ -34,6 +34,14 @@ def batch_of(state: Any) -> int:
     return next((size for part in parts if not isinstance(part, Shared) and (size := batch_of(part))), 0)
 
 
+def first_tensor(state: Any) -> Tensor | None:
+    """The first tensor in a state, or in a tuple of arguments; None where it holds none."""
+    if isinstance(state, Tensor):
+        return state
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
+    return next((tensor for part in parts if (tensor := first_tensor(part)) is not None), None)
+
+
 def detach(state: Any) -> Any:
     """The state cut off from the graph that made it, what is Shared included: the next segment of a long text
     starts from it, and no gradient runs back into this one.

@@ -2,16 +2,24 @@
 
 from qkv.data.batching import BatchConfig as BatchConfig
 from qkv.data.batching import BatchPlan as BatchPlan
-from qkv.data.batching import decoding_batches as decoding_batches
-from qkv.data.batching import evaluation_batches as evaluation_batches
+from qkv.data.batching import Dataset as Dataset
+from qkv.data.batching import Ragged as Ragged
+from qkv.data.batching import batches_by_length as batches_by_length
 from qkv.data.lines import decode_lines as decode_lines
 from qkv.data.lines import decode_stream as decode_stream
 from qkv.data.lines import longest_text as longest_text
 from qkv.data.lines import read_lines as read_lines
 from qkv.data.lines import resolve as resolve
 from qkv.data.pairs import Pairs as Pairs
-from qkv.data.pairs import collate as collate
+from qkv.data.pairs import Sources as Sources
+from qkv.data.pairs import collate_pairs as collate_pairs
 from qkv.data.pairs import collate_source as collate_source
+from qkv.data.pairs import count_predicted as count_predicted
+from qkv.data.pairs import pair_dataset as pair_dataset
+from qkv.data.pairs import source_dataset as source_dataset
+from qkv.data.streams import Segment as Segment
+from qkv.data.streams import StreamConfig as StreamConfig
+from qkv.data.streams import StreamPlan as StreamPlan
 from qkv.data.text import Dropped as Dropped
 from qkv.data.text import ParallelData as ParallelData
 from qkv.data.text import clean_pairs as clean_pairs

@@ -1,28 +1,27 @@
-"""Which pairs go together, and in which order: batches of bounded size, a function of (seed, epoch)."""
+"""Batches of rows with any number of fields: bounded in size, a function of the seed and the epoch alone."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int64
 from pydantic import PositiveInt
-from torch import Tensor
 
-from qkv.data.pairs import Pairs, collate, collate_source
 from qkv.errors import BadData
 from qkv.strict import Strict
-from qkv.symbols import EOS
+
+Batch = TypeVar("Batch")
 
 
 class BatchConfig(Strict):
     """The size of an update.
 
-    batch_tokens: most positions in a micro-batch over all ranks: rows × the longest source or target in it,
-    BOS, EOS and padding included.
-    accumulate: micro-batches per update.
-    pool: sentences are sorted by length within pools of about this many batches; a larger pool pads less,
-    a smaller one mixes lengths more.
-    max_length: longest side, in tokens, that is trained on.
+    Args:
+        batch_tokens: largest micro-batch over all processes, in positions: the number of rows × the positions
+            of its longest row, special tokens and padding included.
+        accumulate: micro-batches per update.
+        pool: rows are sorted by length within pools of about this many batches; a larger pool pads less, a
+            smaller one mixes lengths more.
+        max_length: longest token sequence that is trained on, special tokens not counted.
     """
 
     batch_tokens: PositiveInt = 4096
@@ -31,57 +30,120 @@ class BatchConfig(Strict):
     max_length: PositiveInt = 250
 
 
-class Ragged:
-    """Many lists of ids in two arrays: 4 bytes an id and 8 a list."""
-
-    def __init__(self, rows: Sequence[Any]) -> None:
-        self.lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-        self.ends = self.lengths.cumsum()
-        self.flat = np.empty(self.lengths.sum(), dtype=np.int32)
-        for row, length, end in zip(rows, self.lengths, self.ends, strict=True):
-            self.flat[end - length : end] = row
+@runtime_checkable
+class Column(Protocol):
+    """One field of every row: a list, an array whose first axis counts the rows, or a `Ragged`."""
 
     def __len__(self) -> int:
-        """The number of lists."""
+        """The number of rows."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """The field of one row."""
+        ...
+
+
+class Ragged:
+    """Token sequences of different lengths, stored in two arrays: 4 bytes per token and 16 per sequence.
+
+    Args:
+        sequences: lists or integer arrays of token ids.
+    """
+
+    def __init__(self, sequences: Sequence[Any]) -> None:
+        count = len(sequences)
+        self.lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=count)
+        self.ends = self.lengths.cumsum()
+        self.flat = np.empty(self.lengths.sum(), dtype=np.int32)
+        for sequence, length, end in zip(sequences, self.lengths, self.ends, strict=True):
+            self.flat[end - length : end] = sequence
+
+    def __len__(self) -> int:
+        """The number of sequences."""
         return len(self.lengths)
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        """The ids of one list, int32."""
-        end = self.ends[number]
-        return self.flat[end - self.lengths[number] : end]
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        """The token ids of one sequence, int32."""
+        end = self.ends[index]
+        return self.flat[end - self.lengths[index] : end]
+
+
+class Dataset(Generic[Batch]):
+    """Rows of one or more fields, and how some of them become a batch.
+
+    Args:
+        columns: the fields; each holds one value per row, such as token ids, a label or a picture's name.
+        collate: makes the batch of some rows, called with one list of values per column.
+        positions: [N], how many positions each row takes in a batch, special tokens included.
+        counts: [N], how many terms of the loss each row adds, such as its tokens to predict; None: one each.
+        tie_break: [N], orders rows that take equally many positions; None: they stay in the order drawn.
+        row_name: what messages call a row, such as "pair".
+
+    Raises:
+        BadData: the columns, or the arrays, differ in their number of rows.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        collate: Callable[..., Batch],
+        *,
+        positions: np.ndarray,
+        counts: np.ndarray | None = None,
+        tie_break: np.ndarray | None = None,
+        row_name: str = "row",
+    ) -> None:
+        self.columns, self.collate, self.positions, self.row_name = columns, collate, positions, row_name
+        self.counts = np.ones_like(positions) if counts is None else counts
+        self.sort_keys = (positions,) if tie_break is None else (tie_break, positions)
+        sizes = [len(each) for each in (*columns, positions, self.counts, *self.sort_keys)]
+        if len(set(sizes)) > 1:
+            raise BadData(
+                f"columns of {', '.join(f'{len(column):,}' for column in columns)} values, with positions of "
+                f"{len(positions):,} and counts of {len(self.counts):,} rows: give one value per {row_name} "
+                "in each"
+            )
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.positions)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The batch of these rows, in this order."""
+        return self.collate(*([column[row] for row in rows] for column in self.columns))
 
 
 class _Epoch(NamedTuple):
     number: int
-    windows: list[list[np.ndarray]]
+    updates: list[list[np.ndarray]]
 
 
-class BatchPlan:
+class BatchPlan(Generic[Batch]):
     """The batches of every epoch, a function of (seed, epoch) alone: resuming needs no saved state.
 
-    An epoch visits each pair once: the pairs are permuted and cut into pools, each pool is sorted by length
-    and cut into batches under the token budget, and the batches are shuffled.  `accumulate` batches in a row
-    make an update; the last update of an epoch may have fewer.  Rank r of n takes rows r, r + n, ... of every
-    batch, so the updates are the same for any number of ranks.
+    An epoch visits each row once. The rows are permuted and cut into pools, each pool is sorted by length
+    and cut into batches within the token budget, and the batches are shuffled. `accumulate` consecutive
+    batches make an update; the last update of an epoch may have fewer. Rank r of n takes rows r, r + n, ...
+    of every batch, so the updates are the same for any number of processes.
+
+    Args:
+        dataset: the rows.
+        config: the size of an update.
+        seed: decides the order, together with the number of the epoch.
+
+    Raises:
+        BadData: there is no row, or a row alone exceeds the budget.
     """
 
-    def __init__(
-        self, source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], config: BatchConfig, seed: int
-    ) -> None:
-        """Take pair i from `source[i]` and `target[i]`, ids without BOS and EOS.
-
-        Raises BadData where there is no pair, the sides differ in number, or a pair alone exceeds the budget.
-        """
-        if len(source) != len(target) or not len(source):
+    def __init__(self, dataset: Dataset[Batch], config: BatchConfig, seed: int) -> None:
+        self.dataset, self.config, self.seed = dataset, config, seed
+        name, positions = dataset.row_name, dataset.positions
+        if not len(dataset):
+            raise BadData(f"0 {name}s to make batches of: give at least one {name}")
+        longest = int(positions.argmax())
+        if positions[longest] > config.batch_tokens:
             raise BadData(
-                f"{len(source):,} source and {len(target):,} target lines: give as many of each, at least one"
-            )
-        self.source, self.target, self.config, self.seed = Ragged(source), Ragged(target), config, seed
-        self.widths = _widths(self.source, self.target)
-        longest = int(self.widths.argmax())
-        if self.widths[longest] > config.batch_tokens:
-            raise BadData(
-                f"pair {longest + 1} takes {self.widths[longest]:,} positions, more than batch_tokens="
+                f"{name} {longest + 1} takes {positions[longest]:,} positions, more than batch_tokens="
                 f"{config.batch_tokens:,}; raise batch_tokens or lower max_length"
             )
         self._planned: _Epoch | None = None
@@ -90,79 +152,68 @@ class BatchPlan:
         """The number of updates in this epoch."""
         return len(self._plan(epoch))
 
-    def window(self, epoch: int, index: int, rank: int, world: int) -> list[Pairs]:
-        """This rank's micro-batches of one update; those with no row for this rank are left out."""
+    def window(self, epoch: int, index: int, rank: int, world: int) -> list[Batch]:
+        """The micro-batches of one update on one process; those with no row for it are left out.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            index: number of the update in the epoch, from 0.
+            rank: number of this process, from 0.
+            world: number of processes.
+        """
         shares = [rows[rank::world] for rows in self._plan(epoch)[index]]
-        return [
-            collate([(self.source[i], self.target[i]) for i in rows.tolist()]) for rows in shares if len(rows)
-        ]
+        return [self.dataset.batch(rows.tolist()) for rows in shares if len(rows)]
 
-    def tokens(self, epoch: int, index: int) -> int:
-        """Target tokens to predict in one update, EOS included, over all ranks and micro-batches."""
-        return sum(int(self.target.lengths[rows].sum()) + len(rows) for rows in self._plan(epoch)[index])
-
-    def counts(self, vocab: int) -> np.ndarray:
-        """How often every symbol of the target is to be predicted in an epoch, EOS included: int64 [V]."""
-        found = np.bincount(self.target.flat, minlength=vocab)
-        found[EOS] += len(self.target)
-        return found
+    def count(self, epoch: int, index: int) -> int:
+        """How many terms of the loss one update has, over all processes and micro-batches."""
+        return sum(int(self.dataset.counts[rows].sum()) for rows in self._plan(epoch)[index])
 
     def _plan(self, epoch: int) -> list[list[np.ndarray]]:
         if self._planned is None or self._planned.number != epoch:
-            self._planned = _Epoch(epoch, self._windows(epoch))
-        return self._planned.windows
+            self._planned = _Epoch(epoch, self._plan_updates(epoch))
+        return self._planned.updates
 
-    def _windows(self, epoch: int) -> list[list[np.ndarray]]:
+    def _plan_updates(self, epoch: int) -> list[list[np.ndarray]]:
         # RandomState's stream, unlike Generator's, is promised never to change between versions of numpy.
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
-        order = random.permutation(len(self.source))
+        order = random.permutation(len(self.dataset))
         batches: list[np.ndarray] = []
         for start in range(0, len(order), self._pool_rows()):
             pool = order[start : start + self._pool_rows()]
-            pool = pool[np.lexsort((self.source.lengths[pool], self.widths[pool]))]
-            batches += _cut(pool, self.widths, self.config.batch_tokens)
+            pool = pool[np.lexsort(tuple(key[pool] for key in self.dataset.sort_keys))]
+            batches += _cut_batches(pool, self.dataset.positions, self.config.batch_tokens)
         batches = [batches[i] for i in random.permutation(len(batches))]
         step = self.config.accumulate
         return [batches[start : start + step] for start in range(0, len(batches), step)]
 
     def _pool_rows(self) -> int:
-        return max(1, int(self.config.pool * self.config.batch_tokens / self.widths.mean()))
+        return max(1, int(self.config.pool * self.config.batch_tokens / self.dataset.positions.mean()))
 
 
-def _widths(source: Ragged, target: Ragged) -> np.ndarray:
-    """Positions that each pair takes in a batch: source + EOS, or BOS + target + EOS."""
-    return np.maximum(source.lengths + 1, target.lengths + 2)
+def batches_by_length(dataset: Dataset[Batch], batch_tokens: int) -> Iterator[tuple[list[int], Batch]]:
+    """Every row once, longest first, in batches within a budget: for evaluation and decoding.
+
+    Args:
+        dataset: the rows; there may be none.
+        batch_tokens: largest batch, in positions; a row that exceeds it is a batch of its own.
+
+    Returns:
+        An iterator of pairs: the numbers of the rows, and their batch.
+    """
+    order = np.argsort(dataset.positions, kind="stable")
+    for rows in reversed(_cut_batches(order, dataset.positions, batch_tokens)):
+        numbers = rows.tolist()
+        yield numbers, dataset.batch(numbers)
 
 
-def _cut(order: np.ndarray, widths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Cut rows, sorted by width, so that rows × widest is within budget; a row wider than that is alone."""
+def _cut_batches(order: np.ndarray, positions: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cut rows, sorted by their positions, into batches within the budget; a row that exceeds it is alone."""
     batches, start = [], 0
     while start < len(order):
-        near = widths[order[start : start + budget]]
-        near = near[: budget // near[0]]
-        fits = int(np.searchsorted(near * np.arange(1, len(near) + 1), budget, side="right"))
-        batches.append(order[start : start + max(1, fits)])
-        start += max(1, fits)
+        candidates = positions[order[start : start + budget]]
+        candidates = candidates[: budget // candidates[0]]
+        sizes = candidates * np.arange(1, len(candidates) + 1)
+        count = max(1, int(np.searchsorted(sizes, budget, side="right")))
+        batches.append(order[start : start + count])
+        start += count
     return batches
-
-
-def evaluation_batches(
-    source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], batch_tokens: int
-) -> Iterator[tuple[list[int], Pairs]]:
-    """Every pair once, longest first, in batches under the budget: (row numbers, batch)."""
-    for rows in _longest_first(_widths(Ragged(source), Ragged(target)), batch_tokens):
-        yield rows, collate([(source[i], target[i]) for i in rows])
-
-
-def decoding_batches(
-    source: Sequence[Sequence[int]], batch_tokens: int
-) -> Iterator[tuple[list[int], Int64[Tensor, "B S"], Bool[Tensor, "B S"]]]:
-    """Every source once, longest first, in batches under the budget: (row numbers, source, keep)."""
-    widths = np.array([len(ids) + 1 for ids in source], dtype=np.int64)
-    for rows in _longest_first(widths, batch_tokens):
-        yield (rows, *collate_source([source[i] for i in rows]))
-
-
-def _longest_first(widths: np.ndarray, budget: int) -> Iterator[list[int]]:
-    order = np.argsort(widths, kind="stable")
-    return (rows.tolist() for rows in reversed(_cut(order, widths, budget)))

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkv import masks
 from qkv.kernel import bands, native, pairs
 from qkv.kernel.bands import Bands
 from qkv.kernel.cache import Cache
+from qkv.kernel.core import Core
 from qkv.kernel.fused import fused
 from qkv.kernel.masking import Masking, repeat_heads
 from qkv.kernel.pairs import Pairs
@@ -38,7 +39,7 @@ class ExactState(NamedTuple):
     remember: bool = False
 
 
-class Exact(nn.Module):
+class Exact(Core):
     """Attention that forms its weights: any score, any scope, any selection."""
 
     has_layer_step: ClassVar[bool] = False
@@ -51,7 +52,7 @@ class Exact(nn.Module):
         self.reach = None if score.positional else scope.reach
         self.fused = score.is_dot_product and not scope.reweights and select.is_softmax
         self.scale = score.scale if score.is_dot_product else None
-        self.has_native_scores = score.has_native_scores
+        self.has_native_scores, self.is_annealed = score.has_native_scores, select.is_annealed
 
     def forward(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Tensor:
         """out [B,H,T,E]: by windows in bands and through torch's fused kernel where these can be used."""
@@ -71,6 +72,11 @@ class Exact(nn.Module):
         """out [B,H,T,E] together with the weights [B,H,T,S] that made it."""
         at = self._places(q, k.shape[2], masking)
         return self._average(Pairs(q, self.prepare(k), v, masking, at, self.causal), shown=True)
+
+    def anneal(self, progress: float) -> None:
+        """Set the temperature of a selection that has one."""
+        if self.is_annealed:
+            self.select.anneal(progress)
 
     def prepare(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone; shared heads stay shared where they can."""

@@ -176,6 +176,10 @@ class RNNTranslator(nn.Module):
         """How long a source may be; a target has no limit."""
         return self.config.capacity
 
+    def layers(self) -> list[nn.Module]:
+        """No modules: the cells of encoder and decoder are not called one after another."""
+        return []
+
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights."""
         return {} if self.decoder.attention is None else {"cross.0": self.decoder.attention}

@@ -157,6 +157,10 @@ class Transformer(nn.Module):
         """How long a source and a target may be."""
         return self.config.capacity
 
+    def layers(self) -> list[nn.Module]:
+        """The blocks of both stacks, each of which `forward` calls once, in this order."""
+        return [*self.encoder, *self.decoder]
+
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "encoder.i", "decoder.i", "cross.i"."""
         named: dict[str, Any] = {f"encoder.{i}": block.attention for i, block in enumerate(self.encoder)}

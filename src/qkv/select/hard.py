@@ -135,6 +135,7 @@ class Hard(Part):
     sparse: ClassVar[bool] = True
     samples: ClassVar[bool] = True
     is_softmax: ClassVar[bool] = False
+    is_annealed: ClassVar[bool] = True
 
     @property
     def gives_log_prob(self) -> bool:

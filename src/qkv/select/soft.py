@@ -40,6 +40,7 @@ class Soft(Part):
     samples: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = True
     gives_log_prob: ClassVar[bool] = False
+    is_annealed: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""

@@ -158,6 +158,7 @@ class Sparsemax(Part):
     samples: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = False
     gives_log_prob: ClassVar[bool] = False
+    is_annealed: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""
@@ -185,6 +186,7 @@ class Entmax(Part):
     samples: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = False
     gives_log_prob: ClassVar[bool] = False
+    is_annealed: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""

@@ -45,6 +45,7 @@ class TopK(Part):
     samples: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = False
     gives_log_prob: ClassVar[bool] = False
+    is_annealed: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
         """The selection itself: it owns no parameters."""

@@ -14,7 +14,7 @@ from qkv.task.registry import TASKS, find_task
 from qkv.task.resume_checks import refuse_another_recipe
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
-from qkv.train.ranks import launched
+from qkv.train.ranks import detect_ranks
 from qkv.yaml_input import load_yaml, read_yaml_text
 
 RECIPE = "recipe.yaml"
@@ -95,7 +95,7 @@ def load_for_command(command: str, run: Path, device: str) -> Any:
 
 def is_first_process() -> bool:
     """Whether this process is the only one, or the first of those that train together: it alone writes."""
-    return launched().rank == 0
+    return detect_ranks().rank == 0
 
 
 def build_label(task: Task, recipe: Recipe, contents: Mapping[str, bytes]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 @contextmanager
-def staged(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
+def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
     """Have drafts of these files on disk before the block, and move them into place after it.
 
     So a full disk shows before the block commits to anything.  Where the block raises, no draft is left.
@@ -81,9 +81,9 @@ def load_state(run: Path) -> dict[str, Any]:
         _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise half a dozen kinds, and which one depends on the damage
-        raise damaged(path, str(error)) from error
+        raise damaged_error(path, str(error)) from error
     if not isinstance(state, dict) or "standing" not in state:
-        raise damaged(path, "it does not hold a training state")
+        raise damaged_error(path, "it does not hold a training state")
     return state
 
 
@@ -102,7 +102,7 @@ def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
             )
 
 
-def damaged(path: Path, reason: str) -> BadRun:
+def damaged_error(path: Path, reason: str) -> BadRun:
     """The error for a file of a run that cannot be right."""
     first = (reason.splitlines() or [""])[0][:160]
     return BadRun(f"{path} is damaged ({first}). Restore it from a copy, or train anew in another directory.")

@@ -20,8 +20,8 @@ class Batches(Protocol):
         """A list of this process's micro-batches in this update; it may be empty."""
         ...
 
-    def tokens(self, epoch: int, index: int) -> int:
-        """Target tokens in this update, over all processes and micro-batches."""
+    def count(self, epoch: int, index: int) -> int:
+        """The sum of `Loss.count` over all processes and micro-batches of this update."""
         ...
 
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
 
-from qkv.data import TokenizerPair, decoding_batches
-from qkv.decode.search import Hypothesis, SearchConfig, search
+from qkv.data import TokenizerPair, batches_by_length, source_dataset
+from qkv.decode import Hypothesis, SearchConfig, search
+from qkv.model.capacity import Capacity
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer
 from qkv.task.translate.recipe import ModelConfig
@@ -31,6 +33,20 @@ def start_at_frequencies(output: nn.Linear, counts: np.ndarray) -> None:
         output.bias.data.copy_(torch.from_numpy(np.log(shares)))
 
 
+def length_limits(keep: Bool[Tensor, "B S"], config: SearchConfig, capacity: Capacity) -> Int[Tensor, "B"]:
+    """The most symbols in the translation of each source, end symbol included.
+
+    Args:
+        keep: [B,S], True at the real tokens of the sources, EOS included.
+        config: its `max_length` replaces 2 × (source tokens) + 10.
+        capacity: a model that holds fewer positions stops there.
+    """
+    limits = 2 * keep.sum(1) + 10
+    if config.max_length is not None:
+        limits = torch.full_like(limits, config.max_length)
+    return limits if capacity.target is None else limits.clamp_max(capacity.target.positions)
+
+
 def decode_ids(
     model: Any,
     source: Sequence[list[int]],
@@ -45,13 +61,11 @@ def decode_ids(
     """
     answers: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device
-    limit = model.capacity.target
-    longest = None if limit is None else limit.positions
     finished = 0
-    for rows, ids, keep in decoding_batches(source, max(1, batch_tokens // config.beam)):
-        hypotheses = search(
-            model, ids.to(device), keep.to(device), config=config, capture=capture, longest=longest
-        )
+    for rows, (ids, keep) in batches_by_length(source_dataset(source), max(1, batch_tokens // config.beam)):
+        ids, keep = ids.to(device), keep.to(device)
+        limits = length_limits(keep, config, model.capacity)
+        hypotheses = search(model, ids, keep, max_length=limits, config=config, capture=capture)
         for row, best in zip(rows, hypotheses, strict=True):
             answers[row] = best
         finished += len(rows)

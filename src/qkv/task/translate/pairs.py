@@ -5,8 +5,18 @@ from typing import NamedTuple
 
 import torch
 
-from qkv.data import UNK, BatchPlan, Tokenizer, TokenizerPair, clean_pairs, longest_text, read_pairs
-from qkv.data.phrases import PhraseData, Split, generate, split
+from qkv.data import (
+    UNK,
+    BatchPlan,
+    Pairs,
+    Tokenizer,
+    TokenizerPair,
+    clean_pairs,
+    longest_text,
+    pair_dataset,
+    read_pairs,
+)
+from qkv.data.generated.phrases import PhraseData, Split, generate_phrases, split_phrases
 from qkv.errors import BadData
 from qkv.progress import Progress
 from qkv.task.translate.capacity import check_capacity
@@ -30,7 +40,7 @@ def phrase_splits(data: PhraseData) -> Split:
 @cache
 def _phrase_splits(told: str) -> Split:
     data = PhraseData.model_validate_json(told)
-    return split(generate(data), data.dev, data.test)
+    return split_phrases(generate_phrases(data), data.dev, data.test)
 
 
 def read_splits(data: DataConfig, seed: int) -> Splits:
@@ -90,13 +100,12 @@ def _visible(line: str) -> str:
 
 def build_batches(
     pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress
-) -> BatchPlan:
+) -> BatchPlan[Pairs]:
     """The training batches; says what had to be left out."""
     encoded = encode(pairs, tokens, recipe.batch.max_length)
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
     check_capacity(recipe.model.capacity, *encoded, kept)
-    return BatchPlan(
-        [encoded.source[i] for i in kept], [encoded.target[i] for i in kept], recipe.batch, recipe.train.seed
-    )
+    dataset = pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
+    return BatchPlan(dataset, recipe.batch, recipe.train.seed)

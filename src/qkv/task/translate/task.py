@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkv.data import BatchPlan, TokenizerPair, longest_text, train_tokenizers
+from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted, longest_text, train_tokenizers
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
@@ -21,7 +21,7 @@ from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
 from qkv.train import TrainConfig, Translation
-from qkv.train.engine import choose_device, multiplies_bf16
+from qkv.train.devices import choose_device, multiplies_bf16
 
 TOKENIZER = "tokenizer.json"
 
@@ -95,7 +95,8 @@ class Translate(Task):
         batches = build_batches(data.train, tokens, recipe, report)
         torch.manual_seed(recipe.train.seed)
         model: Any = build_model(recipe.model, tokens)
-        start_at_frequencies(model.output, batches.counts(tokens.target.size))
+        targets: Any = batches.dataset.columns[1]
+        start_at_frequencies(model.output, count_predicted(targets, tokens.target.size))
         size = sum(p.numel() for p in model.parameters())
         report.say(
             f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "
@@ -143,7 +144,7 @@ def _machine(config: TrainConfig) -> Machine:
     return Machine(device, torch.get_num_threads(), multiplies_bf16(device))
 
 
-def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan, report: Progress) -> None:
+def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan[Pairs], report: Progress) -> None:
     steps, epochs = recipe.train.steps or math.inf, recipe.train.epochs or math.inf
     in_epochs = epochs * batches.steps(0)
     updates = min(steps, in_epochs)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from qkv.data import TokenizerPair, collate_source
-from qkv.decode.search import Hypothesis
+from qkv.decode import Hypothesis
 from qkv.trace import Example, WeightAxes, stack
 
 BEGIN, END = "<s>", "</s>"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, overload
 from pydantic import ValidationError
 
 from qkv.data import TokenizerPair
-from qkv.decode.search import Hypothesis, SearchConfig
+from qkv.decode import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import explain
 from qkv.task.line_problems import LineProblem, OnProblem, raise_problem, select_lines, warn_of_problem
