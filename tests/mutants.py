@@ -20,13 +20,13 @@ ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or k
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
-DROP_IN = ("tests/test_multihead.py", "not compile")
+DROP_IN = ("tests/test_multihead.py tests/test_multihead_parts.py", "not compile")
 SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_lock.py", "not death")
 ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
-TRACED = ("tests/test_torch_tools.py", "traced")
-MODELS_MADE_ELSEWHERE = ("tests/test_torch_tools.py", "model_on_meta")
+TRACED = ("tests/test_torch_programs.py", "traced")
+MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
 
 class Mutant(NamedTuple):
@@ -122,7 +122,7 @@ MUTANTS = (
     ),
     Mutant(
         "positions count padding",
-        "places.py",
+        "token_positions.py",
         "keep.cumsum(1) - 1",
         "keep.new_ones(keep.shape).cumsum(1) - 1",
         FORMULA,
@@ -140,15 +140,15 @@ MUTANTS = (
     Mutant(
         "an empty row averages what it may not see",
         "select/soft.py",
-        ".softmax(-1) * some",
+        ".softmax(-1) * has_keys",
         ".softmax(-1)",
         EMPTY,
     ),
     Mutant(
         "hidden keys get a finite score",
         "select/soft.py",
-        ".masked_fill(some, -torch.inf)",
-        ".masked_fill(some, torch.finfo(logits.dtype).min)",
+        ".masked_fill(has_keys, -torch.inf)",
+        ".masked_fill(has_keys, torch.finfo(logits.dtype).min)",
         SELECT,
     ),
     Mutant(
@@ -291,14 +291,14 @@ MUTANTS = (
     ),
     Mutant(
         "input feeding feeds nothing",
-        "model/decoders.py",
+        "model/recurrent_decoders.py",
         "self.cell(gate, out, cell)",
         "self.cell(gate, None, cell)",
         RNN,
     ),
     Mutant(
         "the drop-in reads torch's masks upside down",
-        "torch_masks.py",
+        "multihead_masks.py",
         "return ~mask, None",
         "return mask, None",
         DROP_IN,
@@ -354,7 +354,7 @@ MUTANTS = (
     ),
     Mutant(
         "a trace holds what the example's mask was",
-        "torch_masks.py",
+        "multihead_masks.py",
         "is_zero = can_read(added) and not",
         "is_zero = not",
         TRACED,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from qkv.data import Tokenizer, longest_text
-from qkv.model.capacity import Limit
+from qkv.model.length_limits import LengthLimit
 from qkv.task.line_problems import LineProblem
 from qkv.task.translate.capacity import TRAINED
 
@@ -17,7 +17,7 @@ def as_lines(lines: str | Iterable[str]) -> Iterable[str]:
 
 
 def encode_line(
-    tokenizer: Tokenizer, line: str, number: int, limit: Limit
+    tokenizer: Tokenizer, line: str, number: int, limit: LengthLimit
 ) -> tuple[list[int], list[LineProblem]]:
     """The token ids of a line, cut to the limit, and its problems.
 
@@ -59,7 +59,7 @@ def _unknown_problem(line: str, number: int) -> LineProblem:
     )
 
 
-def _too_long_problem(number: int, size: str, limit: Limit, tokens: int) -> LineProblem:
+def _too_long_problem(number: int, size: str, limit: LengthLimit, tokens: int) -> LineProblem:
     ability = "was trained for" if limit.key == TRAINED else "can hold"
     complaint = f"line {number} has {size} the {limit.positions:,} tokens this model {ability} ({limit.key})"
     return LineProblem(

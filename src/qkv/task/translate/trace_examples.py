@@ -8,7 +8,7 @@ import torch
 
 from qkv.data import TokenizerPair, collate_source
 from qkv.decode import Hypothesis
-from qkv.trace import Example, WeightAxes, stack
+from qkv.trace import Example, WeightAxes, stack_steps
 
 BEGIN, END = "<s>", "</s>"
 # By the place of an attention. A decoding step attends to the tokens before the one that it emits.
@@ -40,7 +40,7 @@ def build_example(
     axes = {name: AXES[place] for name, place in model.attention_places().items()}
     weights = {name: weight[0].float().cpu().numpy() for name, weight in encoder_weights.items()}
     for name, steps in hypothesis.weights.items():
-        stacked = stack([step.numpy() for step in steps])
+        stacked = stack_steps([step.numpy() for step in steps])
         is_padded = axes[name].columns == "source"  # to the longest source of the batch
         weights[name] = stacked[:, :, : source.shape[1]] if is_padded else stacked
     end = (END,) if hypothesis.finished else ()

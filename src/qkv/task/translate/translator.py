@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qkv.data import TokenizerPair
 from qkv.decode import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
-from qkv.strict import explain
+from qkv.strict import describe_errors
 from qkv.task.line_problems import LineProblem, OnProblem, raise_problem, select_lines, warn_of_problem
 from qkv.task.translate.capacity import source_limit
 from qkv.task.translate.decoding import decode_ids
@@ -110,7 +110,7 @@ class Translator:
             BadRecipe: the beam is narrower than n.
         """
         config = self.build_search_config(beam, n)
-        limit = source_limit(self.model.capacity, self.recipe.batch.max_length)
+        limit = source_limit(self.model.length_limits, self.recipe.batch.max_length)
         remaining, first = iter(as_lines(lines)), 1
         while block_lines := list(islice(remaining, block)):
             ids = []
@@ -234,7 +234,7 @@ class Translator:
         try:
             return SearchConfig(**options)
         except ValidationError as error:
-            raise BadRecipe(explain(error, SearchConfig)) from None
+            raise BadRecipe(describe_errors(error, SearchConfig)) from None
 
     def _translate_ids(
         self, ids: list[list[int]], config: SearchConfig, capture: bool, on_progress: OnProgress
