@@ -274,8 +274,8 @@ MUTANTS = (
     Mutant(
         "choices are rewarded for the past",
         "train/objective/terms.py",
-        "surplus.flip(1).cumsum(1).flip(1)",
-        "surplus.cumsum(1)",
+        "advantage.flip(1).cumsum(1).flip(1)",
+        "advantage.cumsum(1)",
         TERMS,
     ),
     Mutant(
