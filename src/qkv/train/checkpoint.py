@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from qkv.drafts import open_draft, remove_abandoned, sync_directory
+from qkv.atomic_files import open_temporary, remove_abandoned_files, sync_directory
 from qkv.errors import BadRun
 
 STATE = Path("training") / "state.pt"
@@ -29,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_draft(path) as draft:
+        with open_temporary(path) as draft:
             write(draft.file)
             draft.sync()
             draft.move()
@@ -58,7 +58,7 @@ def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
         with ExitStack() as stack:
             for name, content in files.items():
                 path = run / name
-                drafts.append(stack.enter_context(open_draft(path)))
+                drafts.append(stack.enter_context(open_temporary(path)))
                 drafts[-1].file.write(content)
                 drafts[-1].sync()
             yield
@@ -77,7 +77,7 @@ def remove_drafts(run: Path, names: Iterable[str]) -> None:
         names: the files whose drafts are removed, relative to `run`.
     """
     for path in (run / name for name in names):
-        remove_abandoned(path.parent)
+        remove_abandoned_files(path.parent)
         path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)  # as version 0.1.0 named them
 
 

@@ -16,7 +16,7 @@ from qkv.data import (
     pair_dataset,
     read_pairs,
 )
-from qkv.data.phrases import PhraseData, Split, generate, split
+from qkv.data.generated.phrases import PhraseData, Split, generate_phrases, split_phrases
 from qkv.errors import BadData
 from qkv.progress import Progress
 from qkv.task.translate.capacity import check_capacity
@@ -40,7 +40,7 @@ def phrase_splits(data: PhraseData) -> Split:
 @cache
 def _phrase_splits(told: str) -> Split:
     data = PhraseData.model_validate_json(told)
-    return split(generate(data), data.dev, data.test)
+    return split_phrases(generate_phrases(data), data.dev, data.test)
 
 
 def read_splits(data: DataConfig, seed: int) -> Splits:
@@ -106,6 +106,6 @@ def batches_of(
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
-    check_capacity(recipe.model.capacity, *encoded, kept)
+    check_capacity(recipe.model.length_limits, *encoded, kept)
     dataset = pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)

@@ -1,6 +1,6 @@
-"""The bounded vocabulary of the phrases, as CLDR codes: each is seen often in a few thousand pairs."""
+"""The vocabulary of the phrases, as CLDR codes: small, so that each is frequent in a few thousand pairs."""
 
-# Populous territories and widely spoken languages.  Babel has no population figures to choose them by.
+# Populous territories and widely spoken languages, listed here because Babel has no population figures.
 _TERRITORIES = """
 CN IN US ID PK NG BR BD RU MX ET JP PH EG VN TR IR DE TH GB FR TZ ZA IT KE CO KR UG ES DZ
 AR AF PL CA MA SA UA UZ PE MY GH NP AU CL NL BE SE GR PT FI
@@ -38,11 +38,11 @@ UNITS = (
     "energy-kilowatt-hour",
 )
 
-# What is counted per unit of time.  Unlike kilometers per hour, none of these is a unit of its own in CLDR.
+# Units that are counted per unit of time. CLDR has no unit of its own for these rates, unlike km/h.
 FLOWS = ("volume-liter", "volume-cubic-meter", "mass-kilogram", "digital-megabyte", "energy-kilowatt-hour")
 PRICED = ("mass-kilogram", "volume-liter", "length-meter", "duration-hour", "duration-day", "duration-month")
 
-# The parts of a span, each with the largest count that is natural before the next larger unit is used.
+# The units of a span, each with the largest count before the next larger unit would be used.
 SPANS = (
     (("duration-year", 99), ("duration-month", 11)),
     (("duration-week", 51), ("duration-day", 6)),
