@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from qkv.data import Tokenizer, longest_text
+from qkv.data import Tokenizer, max_characters
 from qkv.errors import BadData
 from qkv.model.capacity import Limit
 from qkv.task.translate.capacity import TRAINED
@@ -46,13 +46,13 @@ def encode_line(
     """
     if not line.strip():
         return [], []
-    most = longest_text(limit.positions)
+    most = max_characters(limit.positions)
     if len(line) > most and tokenizer.kind != "char":  # the tokenizer drops these spaces, which may be many
         line = re.sub(" +", " ", line).strip(" ")
     begin = line[:most]
     ids = tokenizer.encode([begin])[0]
     kept = ids[: limit.positions]
-    if tokenizer.unknown(kept):
+    if tokenizer.is_unknown(kept):
         return [], [_unknown(line, number)]
     if len(begin) < len(line):
         return kept, [_too_long(number, f"{len(line):,} characters, too many for", limit, len(kept))]
