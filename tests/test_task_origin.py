@@ -41,10 +41,10 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = tiny.recipe_in(tmp_path, train=TRAIN)
     update = Updater.update
 
-    def interrupted(self: Updater, batches: Any, standing: Any, tally: Any) -> None:
-        if standing.step == 3:
+    def interrupted(self: Updater, batches: Any, loop_state: Any, metric_sums: Any) -> None:
+        if loop_state.step == 3:
             raise KeyboardInterrupt
-        update(self, batches, standing, tally)
+        update(self, batches, loop_state, metric_sums)
 
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "update", interrupted)

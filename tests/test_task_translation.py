@@ -28,7 +28,7 @@ from qkv.task.translate.sources import LineWarning, Problem
 from qkv.task.translate.tracing import unnormalised
 from qkv.task.translate.translation import build_model, start_at_frequencies
 from qkv.task.translate.translator import Translator
-from qkv.trace import Trace, stack
+from qkv.trace import Trace, stack_steps
 
 PAIRS = tiny.pairs_of(40, seed=3)
 RFA = {"kernel": {"name": "rfa", "features": 16}}
@@ -249,7 +249,7 @@ def test_captured_weights_are_those_of_the_returned_hypothesis(name: str) -> Non
             wanted = {layer: seen for layer, seen in wanted.items() if not layer.startswith("encoder")}
             assert wanted.keys() == hypothesis.weights.keys()
             for layer, seen in wanted.items():
-                captured = stack([step.numpy() for step in hypothesis.weights[layer]])
+                captured = stack_steps([step.numpy() for step in hypothesis.weights[layer]])
                 np.testing.assert_allclose(captured, seen[0].numpy(), atol=2e-5, err_msg=f"{row} {layer}")
 
 

@@ -126,13 +126,13 @@ def test_in_evaluation_there_is_the_cross_entropy_alone() -> None:
 def test_hard_attention_learns_where_to_look_and_tracks_its_reward() -> None:
     objective: Any = translator({"name": "hard", "expected": 0.0}).train()
     first = objective(BATCH)
-    objective.follow(lambda numbers: numbers)
+    objective.update_statistics(lambda numbers: numbers)
     torch.testing.assert_close(objective.baseline, -first.metrics["nll"] / first.count)
     attention: Any = objective.model.attentions()["cross.0"]
     first.total.backward()
     assert attention.core.score.v.grad.abs().sum() > 0, "no reward reaches the scores"
     second, third = objective(BATCH), objective(BATCH)  # two batches of one update
-    objective.follow(lambda numbers: 2 * numbers)  # as if another process had the same
+    objective.update_statistics(lambda numbers: 2 * numbers)  # as if another process had the same
     now = -(second.metrics["nll"] + third.metrics["nll"]) / (second.count + third.count)
     expected = 0.9 * -first.metrics["nll"] / first.count + 0.1 * now
     torch.testing.assert_close(objective.baseline, expected)

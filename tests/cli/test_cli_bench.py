@@ -48,14 +48,14 @@ def test_it_prints_tables_and_writes_what_was_asked_for(
 def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.call("bench", "location", "--lengths", "64,65", *SMALL) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("– forward, location, 65 tokens: Location(length=64) knows 64 positions")
+    assert lines[-1].startswith("– forward, location, 65 tokens: Location(length=64) scores at most 64 keys")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rfaa"], "rfaa: no such attention. Did you mean 'rfa'?"),
-        (["sdpa", "sdpa"], "two specs are called 'sdpa'"),
+        (["rfaa"], "rfaa: there is no such attention. Did you mean 'rfa'?"),
+        (["sdpa", "sdpa"], "two specs have the label 'sdpa'"),
         (["predictive"], "predictive: this attention cannot be built:"),
         (["rfa", "--lengths", "9" * 5000], "--lengths takes whole numbers of tokens"),
         (["rfa", "--lengths", "12,x"], "--lengths takes whole numbers of tokens like 512,2048, got 'x'"),

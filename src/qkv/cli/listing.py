@@ -5,21 +5,18 @@ import textwrap
 from collections.abc import Iterator
 
 from qkv.catalogue import (
-    LEGEND,
     QUESTIONS,
-    clashes,
-    described,
-    example,
-    facts,
-    find,
-    in_python,
-    in_recipe,
-    label,
-    matrix,
-    signature,
-    variants,
+    build_example,
+    describe,
+    find_part_class,
+    format_for_python,
+    format_for_recipe,
+    format_label,
+    format_options,
+    list_facts,
 )
-from qkv.part import Part, options_of
+from qkv.compatibility import LEGEND, build_matrix, find_clashes, list_variants
+from qkv.part import Part, list_options
 from qkv.rules import AXES, RULES
 from qkv.task.recipe import builtin_recipes, recipe_text
 
@@ -53,8 +50,8 @@ def overview(width: int) -> Iterator[str]:
         for kind in registry.values():
             yield from _block(kind.name, kind.formula, width)
             yield from _block("", kind.paper, width)
-            if options_of(kind):
-                yield from _block("", f"options: {signature(kind)}", width)
+            if list_options(kind):
+                yield from _block("", f"options: {format_options(kind)}", width)
         yield ""
     yield "what goes together"
     yield from (f"{INDENT}{sign}  {meaning}" for sign, meaning in LEGEND.items())
@@ -69,31 +66,32 @@ def overview(width: int) -> Iterator[str]:
 
 def detail(name: str, width: int) -> Iterator[str]:
     """All that is known of one part, for `width` columns.  Raises UnknownName."""
-    kind = find(name)
-    about, options = described(kind)
+    kind = find_part_class(name)
+    about, options = describe(kind)
     yield f"{kind.name} ({kind.axis}: {QUESTIONS[kind.axis]})"
     yield from _wrapped(about, width)
     yield ""
     for title, text in (("formula", kind.formula), ("paper", kind.paper)):
         yield from _block(title, text, width)
-    for number, fact in enumerate(facts(example(kind))):
+    for number, fact in enumerate(list_facts(build_example(kind))):
         yield from _block("" if number else "facts", fact, width)
     if options:
         yield from ("", "options")
     for names, meaning in options:
-        yield from _entry(signature(kind, names), meaning, width)
+        yield from _entry(format_options(kind, names), meaning, width)
     yield from _clash_lines(kind, width)
-    yield from ("", "in a Transformer's recipe, under model", INDENT + in_recipe(kind))
-    yield from ("", "in Python", INDENT + in_python(kind))
+    yield from ("", "in a Transformer's recipe, under model", INDENT + format_for_recipe(kind))
+    yield from ("", "in Python", INDENT + format_for_python(kind))
 
 
 def _clash_lines(kind: type[Part], width: int) -> Iterator[str]:
-    usual, *others = variants(kind)
-    told = [(why, ", ".join(names)) for why, names in clashes(usual).items()]
-    known = {name for names in clashes(usual).values() for name in names}
+    usual, *others = list_variants(kind)
+    told = [(why, ", ".join(names)) for why, names in find_clashes(usual).items()]
+    known = {name for names in find_clashes(usual).values() for name in names}
     for other in others:
-        more = {why: [name for name in names if name not in known] for why, names in clashes(other).items()}
-        told += [(why, f"{', '.join(names)} ({label(other)})") for why, names in more.items() if names]
+        clashes = find_clashes(other).items()
+        more = {why: [name for name in names if name not in known] for why, names in clashes}
+        told += [(why, f"{', '.join(names)} ({format_label(other)})") for why, names in more.items() if names]
     if told:
         yield from ("", "never with")
     for why, names in told:
@@ -102,13 +100,13 @@ def _clash_lines(kind: type[Part], width: int) -> Iterator[str]:
 
 def _matrix(width: int) -> Iterator[str]:
     """Parts down, parts of earlier axes across, names across as long as there is room for."""
-    across, rows = matrix()
-    first = max(len(label(part)) for part, _ in rows) + 2 * len(INDENT)
-    names = _headers([label(part) for part in across], width - first)
+    across, rows = build_matrix()
+    first = max(len(format_label(part)) for part, _ in rows) + 2 * len(INDENT)
+    names = _headers([format_label(part) for part in across], width - first)
     yield " " * first + " ".join(names)
     for part, marks in rows:
         signs = [sign.ljust(len(name)) for sign, name in zip(marks, names, strict=False)]
-        yield f"{INDENT}{label(part)}".ljust(first) + " ".join(signs).rstrip()
+        yield f"{INDENT}{format_label(part)}".ljust(first) + " ".join(signs).rstrip()
 
 
 def _headers(names: list[str], room: int) -> list[str]:

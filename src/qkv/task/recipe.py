@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from qkv.errors import BadRecipe, did_you_mean
 from qkv.files import expand_home
-from qkv.strict import explain
+from qkv.strict import describe_errors
 from qkv.task.registry import DEFAULT, find_task
 from qkv.yaml_input import load_yaml, read_yaml_text
 
@@ -63,7 +63,7 @@ def parse_recipe(raw: dict[str, Any], where: str) -> Any:
     try:
         return model(**raw)
     except ValidationError as error:
-        raise BadRecipe(f"{where}: {explain(error, model)}") from None
+        raise BadRecipe(f"{where}: {describe_errors(error, model)}") from None
     except TypeError as error:
         raise BadRecipe(f"{where}: keys must be words ({error})") from None
 

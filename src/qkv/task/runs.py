@@ -14,7 +14,7 @@ from qkv.task.recipe import parse_recipe
 from qkv.task.registry import TASKS, find_task
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
 from qkv.train.checkpoint import refuse_started
-from qkv.train.ranks import launched
+from qkv.train.ranks import detect_ranks
 from qkv.yaml_input import load_yaml, read_yaml_text
 
 RECIPE = "recipe.yaml"
@@ -64,7 +64,7 @@ def load(run: str | Path, *, device: Any = "cpu") -> Any:
 
 def leads() -> bool:
     """Whether this process is the only one, or the first of those that were started: it alone writes."""
-    return launched().rank == 0
+    return detect_ranks().rank == 0
 
 
 def label_of(task: Task, recipe: Recipe, contents: Mapping[str, bytes]) -> dict[str, Any]:

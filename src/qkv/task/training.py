@@ -24,7 +24,7 @@ from qkv.task.runs import (
     refuse_other_files,
     refuse_unstarted,
 )
-from qkv.train import Directory, Result
+from qkv.train import Result, RunDirectory
 from qkv.train import fit as train
 
 
@@ -71,7 +71,7 @@ def fit(
 
 class _Prepared(NamedTuple):
     recipe: Recipe
-    directory: Directory
+    directory: RunDirectory
     training: Training
 
 
@@ -94,6 +94,6 @@ def _prepare(run: Path, recipe: Recipe, before: dict[str, Any], resume: bool, qu
                 )
         origin = {"recipe": recipe.model_dump(mode="json"), "data": task.fingerprint(data), **digests}
         files = {**contents, RECIPE: recipe.to_yaml().encode()}
-        directory = Directory(run, files, origin, label_of(task, recipe, contents))
+        directory = RunDirectory(run, files, origin, label_of(task, recipe, contents))
         parsed = task.parse_files(contents, run)
         return _Prepared(recipe, directory, task.build(recipe, data, parsed, report))

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from qkv.drafts import open_draft, remove_abandoned, sync_directory
+from qkv.atomic_files import open_temporary, remove_abandoned_files, sync_directory
 from qkv.errors import BadRun
 
 STATE = Path("training") / "state.pt"
@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_draft(path) as draft:
+        with open_temporary(path) as draft:
             write(draft.file)
             draft.sync()
             draft.move()
@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 @contextmanager
-def staged(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
+def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
     """Have drafts of these files on disk before the block, and move them into place after it.
 
     So a full disk shows before the block commits to anything.  Where the block raises, no draft is left.
@@ -47,7 +47,7 @@ def staged(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
         with ExitStack() as stack:
             for name, content in files.items():
                 path = run / name
-                drafts.append(stack.enter_context(open_draft(path)))
+                drafts.append(stack.enter_context(open_temporary(path)))
                 drafts[-1].file.write(content)
                 drafts[-1].sync()
             yield
@@ -61,7 +61,7 @@ def staged(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
 def remove_drafts(run: Path, names: Iterable[str]) -> None:
     """Remove what writes of these files left half done when their process was killed."""
     for path in (run / name for name in names):
-        remove_abandoned(path.parent)
+        remove_abandoned_files(path.parent)
         path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)  # as version 0.1.0 named them
 
 
@@ -81,9 +81,9 @@ def load_state(run: Path) -> dict[str, Any]:
         _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise half a dozen kinds, and which one depends on the damage
-        raise damaged(path, str(error)) from error
+        raise damaged_error(path, str(error)) from error
     if not isinstance(state, dict) or "standing" not in state:
-        raise damaged(path, "it does not hold a training state")
+        raise damaged_error(path, "it does not hold a training state")
     return state
 
 
@@ -102,7 +102,7 @@ def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
             )
 
 
-def damaged(path: Path, reason: str) -> BadRun:
+def damaged_error(path: Path, reason: str) -> BadRun:
     """The error for a file of a run that cannot be right."""
     first = (reason.splitlines() or [""])[0][:160]
     return BadRun(f"{path} is damaged ({first}). Restore it from a copy, or train anew in another directory.")

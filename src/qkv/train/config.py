@@ -54,6 +54,10 @@ class TrainConfig(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="where to train; auto: a GPU if any"
     )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="with several processes: ddp, all weights in each of them; fsdp, a shard in each",
+    )
     threads: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="CPU threads; null: as many as torch takes, which OMP_NUM_THREADS sets"
     )
@@ -73,6 +77,9 @@ class TrainConfig(Strict):
         default=300.0, ge=0, description="longest stretch of work that a crash can cost"
     )
     log_every: int = Field(default=50, ge=1, description="updates per line of metrics.jsonl")
+    tensorboard: bool = Field(
+        default=False, description="write the numbers of metrics.jsonl as TensorBoard events too"
+    )
 
     @model_validator(mode="after")
     def _has_an_end(self) -> "TrainConfig":
@@ -84,7 +91,17 @@ class TrainConfig(Strict):
 
 
 MAY_CHANGE = frozenset(
-    {"steps", "epochs", "patience", "save_every_seconds", "log_every", "device", "threads"}
+    {
+        "steps",
+        "epochs",
+        "patience",
+        "save_every_seconds",
+        "log_every",
+        "device",
+        "threads",
+        "strategy",
+        "tensorboard",
+    }
 )
 MOVED = frozenset({"smoothing"})  # keys of version 0.1 that are now in another section of the recipe
 

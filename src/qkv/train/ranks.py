@@ -29,7 +29,7 @@ class Ranks(NamedTuple):
         return self.world // self.local_world
 
 
-def launched() -> Ranks:
+def detect_ranks() -> Ranks:
     """The place of this process among those that torchrun started; the only one without it.
 
     Raises BadRun where WORLD_SIZE names several processes but their description is incomplete or contradicts

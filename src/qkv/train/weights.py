@@ -36,7 +36,7 @@ def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {names[0]: state[names[0]] for names in shared_names(module)}
 
 
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
+def copy_weights(module: nn.Module) -> dict[str, Tensor]:
     """A copy on the CPU of what `distinct_tensors` gives."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -44,7 +44,7 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def restore(module: nn.Module, weights: dict[str, Tensor]) -> None:
+def restore_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy a snapshot back in place; every shared name sees it."""
     state = module.state_dict()
     with torch.no_grad():
@@ -52,7 +52,7 @@ def restore(module: nn.Module, weights: dict[str, Tensor]) -> None:
             state[name].copy_(value)
 
 
-def mean(snapshots: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+def average_weights(snapshots: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of floating-point weights, summed in float64; everything else is the last snapshot's."""
     shots = list(snapshots)
     return {name: _mean([shot[name] for shot in shots]) for name in shots[-1]}
@@ -75,7 +75,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 def save_weights(model: nn.Module, path: Path, label: Mapping[str, Any] | None = None) -> None:
     """Write the model's weights to a safetensors file, atomically.  Raises BadRun where that fails."""
-    write_weights(snapshot(model), path, label or {})
+    write_weights(copy_weights(model), path, label or {})
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path, label: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         _check_kind(path, name, value, state[name])
     if not are_finite(wanted):
         raise BadRun(f"{path} holds weights that are not finite: the training diverged. Lower train.lr")
-    restore(model, wanted)
+    restore_weights(model, wanted)
 
 
 def _check_kind(path: Path, name: str, value: Tensor, like: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from qkv.data import Tokenizer, max_characters
 from qkv.errors import BadData
-from qkv.model.capacity import Limit
+from qkv.model.length_limits import LengthLimit
 from qkv.task.translate.capacity import TRAINED
 
 Kind = Literal["too long", "unknown"]
@@ -38,7 +38,7 @@ def as_lines(lines: str | Iterable[str]) -> Iterable[str]:
 
 
 def encode_line(
-    tokenizer: Tokenizer, line: str, number: int, limit: Limit
+    tokenizer: Tokenizer, line: str, number: int, limit: LengthLimit
 ) -> tuple[list[int], list[Problem]]:
     """The ids of a line, at most `limit` of them, and what was wrong with it.
 
@@ -86,7 +86,7 @@ def _unknown(line: str, number: int) -> Problem:
     )
 
 
-def _too_long(number: int, size: str, limit: Limit, kept: int) -> Problem:
+def _too_long(number: int, size: str, limit: LengthLimit, kept: int) -> Problem:
     ability = "was trained for" if limit.key == TRAINED else "can hold"
     what = f"line {number} has {size} the {limit.positions:,} tokens this model {ability} ({limit.key})"
     return Problem(

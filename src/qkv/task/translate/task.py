@@ -19,7 +19,7 @@ from qkv.task.translate.translation import build_model, start_at_frequencies
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
 from qkv.train import TrainConfig, Translation
-from qkv.train.engine import choose_device, multiplies_bf16
+from qkv.train.devices import choose_device, multiplies_bf16
 
 TOKENIZER = "tokenizer.json"
 

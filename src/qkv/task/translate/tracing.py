@@ -10,7 +10,7 @@ import torch
 from qkv.data import TokenizerPair, collate_source
 from qkv.decode import Hypothesis
 from qkv.errors import BadData, did_you_mean
-from qkv.trace import Example, WeightAxes, stack
+from qkv.trace import Example, WeightAxes, stack_steps
 
 BEGIN, END = "<s>", "</s>"
 # By the first part of a layer's name. A decoding step attends to the tokens before the one that it emits.
@@ -41,7 +41,7 @@ def example_of(
         encoder_weights = model.encoder_weights(source.to(device), keep.to(device))
     weights = {name: weight[0].float().cpu().numpy() for name, weight in encoder_weights.items()}
     for name, steps in hypothesis.weights.items():
-        stacked = stack([step.numpy() for step in steps])
+        stacked = stack_steps([step.numpy() for step in steps])
         weights[name] = stacked[:, :, : source.shape[1]] if axes_of(name).columns == "source" else stacked
     end = (END,) if hypothesis.finished else ()
     return translation_example(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qkv.data import TokenizerPair, batches_by_length, source_dataset
 from qkv.decode import Hypothesis, SearchConfig, search
-from qkv.model.capacity import Capacity
+from qkv.model.length_limits import LengthLimits
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer
 from qkv.task.translate.recipe import ModelConfig
@@ -33,7 +33,9 @@ def start_at_frequencies(output: nn.Linear, counts: np.ndarray) -> None:
         output.bias.data.copy_(torch.from_numpy(np.log(shares)))
 
 
-def length_limits(keep: Bool[Tensor, "B S"], config: SearchConfig, capacity: Capacity) -> Int[Tensor, "B"]:
+def length_limits(
+    keep: Bool[Tensor, "B S"], config: SearchConfig, capacity: LengthLimits
+) -> Int[Tensor, "B"]:
     """The most symbols in the translation of each source, end symbol included.
 
     Args:
@@ -64,7 +66,7 @@ def decode_ids(
     finished = 0
     for rows, (ids, keep) in batches_by_length(source_dataset(source), max(1, batch_tokens // config.beam)):
         ids, keep = ids.to(device), keep.to(device)
-        limits = length_limits(keep, config, model.capacity)
+        limits = length_limits(keep, config, model.length_limits)
         answers = search(model, ids, keep, max_length=limits, config=config, capture=capture)
         for row, answer in zip(rows, answers, strict=True):
             found[row] = answer

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qkv.data import TokenizerPair
 from qkv.decode import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
-from qkv.strict import explain
+from qkv.strict import describe_errors
 from qkv.task.translate.capacity import source_limit
 from qkv.task.translate.pairs import Lines, read_test_pairs
 from qkv.task.translate.recipe import TranslationRecipe
@@ -83,7 +83,7 @@ class Translator:
         on_problem: is passed every line that cannot be translated as it stands; `refuse` raises BadData.
         """
         config = self.search_config(beam, n)
-        limit = source_limit(self.model.capacity, self.recipe.batch.max_length)
+        limit = source_limit(self.model.length_limits, self.recipe.batch.max_length)
         remaining, first = iter(as_lines(lines)), 1
         while some := list(islice(remaining, block)):
             ids = []
@@ -165,7 +165,7 @@ class Translator:
         try:
             return SearchConfig(**told)
         except ValidationError as error:
-            raise BadRecipe(explain(error, SearchConfig)) from None
+            raise BadRecipe(describe_errors(error, SearchConfig)) from None
 
     def _answers(
         self, ids: list[list[int]], config: SearchConfig, capture: bool, done: Callable[[int], None]

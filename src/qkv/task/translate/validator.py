@@ -88,7 +88,7 @@ def _usable(encoded: Encoded, recipe: TranslationRecipe, report: Progress) -> li
         raise BadData(f"the held-out pairs: {error}") from None
     if dropped.first is not None:
         report.say(f"held-out: {dropped}")
-    fitting = fitting_pairs(recipe.model.capacity, *encoded, kept)
+    fitting = fitting_pairs(recipe.model.length_limits, *encoded, kept)
     if len(fitting) < len(kept):
         count = len(kept) - len(fitting)
         report.say(f"held-out: left out {count:,} of {len(kept):,} pairs, longer than the model can hold")

@@ -109,7 +109,7 @@ class AttentionObjective(Objective):
                 total = total + terms.reinforce(each.attended.log_prob, reward, each.queries)
         return total
 
-    def follow(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+    def update_statistics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
         """Move the baseline towards the mean reward of an update, over all its batches and processes."""
         if self.samples:
             reward, count = sum_over_processes(self.reward)

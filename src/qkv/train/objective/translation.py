@@ -1,6 +1,7 @@
 """The objective of translation: cross-entropy of the target given the source, and attention's terms."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,34 @@ from qkv.train.objective.cross_entropy import linear_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
+
+
+class TranslationModel(Protocol):
+    """What the objective asks of a model, which is an nn.Module."""
+
+    output: nn.Linear
+
+    def __call__(self, source: Tensor, source_keep: Tensor, target_in: Tensor) -> Tensor:
+        """Hidden states [B,T,M'] for source tokens [B,S], their mask [B,S] and target tokens [B,T]."""
+        ...
+
+    def attended(
+        self, source: Tensor, source_keep: Tensor, target_in: Tensor
+    ) -> tuple[Tensor, dict[str, Attended]]:
+        """The same hidden states, and name -> what that attention returned."""
+        ...
+
+    def attentions(self) -> Mapping[str, Any]:
+        """Name -> attention layer; empty for a model without attention."""
+        ...
+
+    def attention_places(self) -> Mapping[str, Literal["encoder", "decoder", "cross"]]:
+        """Name -> where that attention is."""
+        ...
+
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers that are called one after another, as modules; empty where there are none."""
+        ...
 
 
 class Translation(AttentionObjective):
@@ -29,15 +58,15 @@ class Translation(AttentionObjective):
         """Wrap a translation model.
 
         Args:
-            model: the model to train.
+            model: the model to train, a `TranslationModel`.
             smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
             attention_terms: how much the attention's terms weigh.
 
         Raises:
             BadRecipe: a term has a weight, but the model has no attention.
         """
-        layers: Any = getattr(model, "attentions", dict)()
-        super().__init__(attention_terms, layers.values())
+        declared: TranslationModel = model  # pyright: ignore[reportAssignmentType]
+        super().__init__(attention_terms, declared.attentions().values())
         self.model, self.smoothing = model, smoothing
 
     def forward(self, batch: Any) -> Loss:
@@ -75,6 +104,11 @@ class Translation(AttentionObjective):
             )
             for name, each in attended.items()
         }
+
+    def layers(self) -> Sequence[nn.Module]:
+        """The model's layers."""
+        model: Any = self.model
+        return model.layers()
 
     def saved_module(self) -> nn.Module:
         """The translation model."""

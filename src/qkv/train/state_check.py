@@ -6,7 +6,6 @@ past their ends; and a value of another type would fail somewhere far from its c
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import BadRun
-from qkv.train.checkpoint import STATE, damaged, load_state
+from qkv.train.checkpoint import STATE, damaged_error, load_state
 from qkv.train.config import MAY_CHANGE, TrainConfig, changed_keys
+from qkv.train.loop_state import saved_keys
 from qkv.train.objective.base import Objective
-from qkv.train.standing import Standing
 from qkv.train.weights import distinct_tensors
 
 FORMAT = 2  # of states; the first had no number, no origin and no copy of the kept weights
@@ -54,7 +53,7 @@ def read_state(run: Path) -> dict[str, Any]:
     try:
         _check_values(state)
     except Misfit as error:
-        raise damaged(run / STATE, str(error)) from None
+        raise damaged_error(run / STATE, str(error)) from None
     return state
 
 
@@ -96,7 +95,7 @@ def check_fit(
         _check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])
         _check_precision(state["precision"], precision)
     except Misfit as error:
-        raise damaged(run / STATE, str(error)) from None
+        raise damaged_error(run / STATE, str(error)) from None
 
 
 def _check_copies(state: Mapping[str, Any], objective: Objective, average: int) -> None:
@@ -180,7 +179,7 @@ def _check_moments(where: str, moments: Any, parameter: Tensor, steps: int) -> N
 
 
 def _check_standing(standing: Mapping[str, Any]) -> None:
-    _check_keys("standing", standing, {field.name for field in fields(Standing)})
+    _check_keys("standing", standing, set(saved_keys().values()))
     for name, value in standing.items():
         if name == "scores":
             _check_numbers("standing.scores", value)

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Tied(Protocol):
+class TiesWeights(Protocol):
     """A model with `tie_weights()`."""
 
     def tie_weights(self) -> None:
@@ -12,6 +12,6 @@ class Tied(Protocol):
         ...
 
 
-def tie_after_loading(model: Tied, mismatches: Any) -> None:
+def tie_weights_after_loading(model: TiesWeights, mismatches: Any) -> None:
     """A hook for `register_load_state_dict_post_hook`."""
     model.tie_weights()

@@ -9,7 +9,7 @@ from qkv.errors import BadRecipe
 from qkv.spec import AttentionSpec
 
 
-def read_attention(written: Any) -> Any:
+def parse_spec(written: Any) -> Any:
     """The spec of `{score: additive}`; BadRecipe for what is no mapping."""
     if isinstance(written, AttentionSpec):
         return written
@@ -18,13 +18,13 @@ def read_attention(written: Any) -> Any:
     raise BadRecipe(f"expected an attention like {{score: additive}}, got {written!r}")
 
 
-def read_causal(written: Any) -> Any:
+def parse_causal_spec(written: Any) -> Any:
     """The same, causal unless a recipe says otherwise."""
     if isinstance(written, AttentionSpec):
         return replace(written, causal=True)
-    return read_attention({"causal": True, **written} if isinstance(written, dict) else written)
+    return parse_spec({"causal": True, **written} if isinstance(written, dict) else written)
 
 
 _PLAIN = PlainSerializer(lambda spec: spec.to_dict())
-WrittenSpec = Annotated[InstanceOf[AttentionSpec], BeforeValidator(read_attention), _PLAIN]
-CausalSpec = Annotated[InstanceOf[AttentionSpec], BeforeValidator(read_causal), _PLAIN]
+SpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_spec), _PLAIN]
+CausalSpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_causal_spec), _PLAIN]

@@ -36,13 +36,13 @@ class Draft(NamedTuple):
 
 
 @contextmanager
-def open_draft(target: Path, mode: int = 0o666) -> Iterator[Draft]:
+def open_temporary(target: Path, mode: int = 0o666) -> Iterator[Draft]:
     """A draft for `target`; unless it was moved when the block ends, it is removed and the target unchanged.
 
     mode: permissions of the file, less the umask.  Removes the drafts of killed processes in the folder.
     Raises OSError where it cannot be written.
     """
-    remove_abandoned(target.parent)
+    remove_abandoned_files(target.parent)
     handle, path = _create(target, mode)
     try:
         with open(handle, "wb") as file:
@@ -51,7 +51,7 @@ def open_draft(target: Path, mode: int = 0o666) -> Iterator[Draft]:
         path.unlink(missing_ok=True)  # a moved draft has left this name
 
 
-def remove_abandoned(folder: Path) -> None:
+def remove_abandoned_files(folder: Path) -> None:
     """Remove drafts of processes that were killed."""
     if fcntl is None:
         return

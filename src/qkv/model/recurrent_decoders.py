@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.layer import Attention
-from qkv.model.annotations import Annotated
-from qkv.model.cells import Cell
+from qkv.model.recurrent_cell import Cell
+from qkv.model.recurrent_encoder import Annotated
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 

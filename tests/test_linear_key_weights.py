@@ -21,8 +21,8 @@ from linear_cases import (
 )
 from qkv.errors import BadMask
 from qkv.kernel import RFA, chunks
+from qkv.kernel.key_weights import compute_key_weights
 from qkv.kernel.masking import Masking
-from qkv.kernel.masses import weigh
 from reference.loops import weights_of
 
 
@@ -132,13 +132,13 @@ def test_huge_keys_are_finite_and_change_nothing_before_them(
 
 
 def test_masses_of_padding_and_of_nothing() -> None:
-    assert weigh(None, None, None) is None
-    masses = weigh(None, torch.zeros(1, 1, 3), torch.tensor([[True, False, True]]))
-    assert masses is not None
-    assert masses.written[0, 0].tolist()[1] == float("-inf")
-    assert masses.decay is not None
-    assert masses.decay[0, 0, 1] == 0
-    close(masses.written[0, 0, 0].exp(), torch.tensor(0.5), 1e-6)
+    assert compute_key_weights(None, None, None) is None
+    key_weights = compute_key_weights(None, torch.zeros(1, 1, 3), torch.tensor([[True, False, True]]))
+    assert key_weights is not None
+    assert key_weights.log_weights[0, 0].tolist()[1] == float("-inf")
+    assert key_weights.log_decay is not None
+    assert key_weights.log_decay[0, 0, 1] == 0
+    close(key_weights.log_weights[0, 0, 0].exp(), torch.tensor(0.5), 1e-6)
 
 
 def test_a_gate_must_come_with_its_logits_and_logits_with_a_gate() -> None:
