@@ -1,4 +1,4 @@
-"""Text and pairs: reading, tokenising, batching."""
+"""Training data: text, pairs and token streams, read or generated, tokenised and cut into batches."""
 
 from qkv.data.batching import BatchConfig as BatchConfig
 from qkv.data.batching import BatchPlan as BatchPlan
@@ -31,5 +31,5 @@ from qkv.data.tokens import UNK as UNK
 from qkv.data.tokens import Tokenizer as Tokenizer
 from qkv.data.tokens import TokenizerConfig as TokenizerConfig
 from qkv.data.tokens import TokenizerPair as TokenizerPair
-from qkv.data.tokens import train_tokenizer as train_tokenizer
-from qkv.data.tokens import train_tokenizers as train_tokenizers
+from qkv.data.vocabularies import train_tokenizer as train_tokenizer
+from qkv.data.vocabularies import train_tokenizers as train_tokenizers

@@ -13,8 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from qkv.data.lines import LONGEST_LINE
-from qkv.errors import BadData, BadRun
+from qkv.errors import BadRun
 from qkv.files import open_text_output
 from qkv.strict import Strict
 from qkv.symbols import BOS as BOS
@@ -30,7 +29,7 @@ Kind = Literal["bpe", "word", "char"]
 
 # Each piece starts with at most one white-space character. In BPE, digits and punctuation are pieces of
 # their own. Merges take quadratic time in the length of a piece, so it is bounded, well above any word.
-_PIECE = {
+PIECE_PATTERNS = {
     "bpe": r"\s?(?:\p{N}|[\p{P}\p{S}]|[^\s\p{N}\p{P}\p{S}]{1,1000})|\s",
     "word": r"\s?\S{1,1000}|\s",
     "char": r"[\s\S]",
@@ -97,7 +96,7 @@ class Tokenizer:
         """
         lines = [lines] if isinstance(lines, str) else lines
         ids: list[list[int]] = []
-        with _use_one_thread():
+        with use_one_thread():
             for portion in _split_portions(lines):
                 encodings = self.backend.encode_batch_fast(portion, add_special_tokens=False)
                 ids += [encoding.ids for encoding in encodings]
@@ -212,129 +211,32 @@ class TokenizerPair(NamedTuple):
                 f"{path}: not a tokenizer of the format {FORMAT}; if a newer qkv wrote it, update qkv"
             )
         try:
-            kind, source = content["kind"], _restore_tokenizer(content["kind"], content["source"])
-            return cls(source, source if content["joint"] else _restore_tokenizer(kind, content["target"]))
+            kind, source = content["kind"], restore_tokenizer(content["kind"], content["source"])
+            return cls(source, source if content["joint"] else restore_tokenizer(kind, content["target"]))
         except Exception as error:  # tokenizers raises bare Exception for bad content
             reason = f"{type(error).__name__}: {error}"
             raise BadRun(f"{path}: damaged ({reason}); copy it again from the original run") from None
 
 
-def _restore_tokenizer(kind: Any, content: Any) -> Tokenizer:
+def restore_tokenizer(kind: Any, content: Any) -> Tokenizer:
+    """The tokenizer that the library `tokenizers` described as JSON.
+
+    Args:
+        kind: "bpe", "word" or "char".
+        content: the parsed JSON.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
     from tokenizers import Tokenizer as Backend
 
-    if kind not in _PIECE:
+    if kind not in PIECE_PATTERNS:
         raise ValueError(f"unknown kind {kind!r}")
     return Tokenizer(kind, Backend.from_str(json.dumps(content)))
 
 
-def train_tokenizers(
-    pairs: Sequence[tuple[str, str]], config: TokenizerConfig, longest: int = LONGEST_LINE
-) -> TokenizerPair:
-    """Learn one vocabulary or two, as configured, from text. The same text gives the same vocabulary.
-
-    BPE merges the most frequent neighbours first (Sennrich et al. 2016), but none that occur only once. If
-    the text has more different characters than the vocabulary has entries, it contains the most frequent.
-
-    Args:
-        pairs: source and target lines.
-        config: how text is cut into tokens.
-        longest: pairs with a side of more characters are ignored.
-
-    Raises:
-        BadData: there is no text.
-    """
-    short = [pair for pair in pairs if max(map(len, pair)) <= longest]
-    if pairs and not short:
-        raise BadData(
-            f"there is no text to learn a vocabulary from: every line has over {longest:,} characters"
-        )
-    sides = [[source for source, _ in short], [target for _, target in short]]
-    if config.joint:
-        tokenizer = train_tokenizer(sides[0] + sides[1], config)
-        return TokenizerPair(tokenizer, tokenizer)
-    return TokenizerPair(train_tokenizer(sides[0], config), train_tokenizer(sides[1], config))
-
-
-def train_tokenizer(lines: Sequence[str], config: TokenizerConfig) -> Tokenizer:
-    """Learn one vocabulary from text; see `train_tokenizers`.
-
-    Args:
-        lines: a string is one line.
-        config: how text is cut into tokens; `joint` is not used.
-
-    Raises:
-        BadData: there is no text.
-    """
-    lines = [lines] if isinstance(lines, str) else lines
-    if not any(line.strip(" ") for line in lines):
-        raise BadData("there is no text to learn a vocabulary from: every line is empty")
-    with _use_one_thread():
-        if config.kind != "bpe":
-            return _train_backend(lines, config, _make_word_trainer(config))
-        # The trainer allocates its vocabulary first, and aborts the process where memory does not suffice.
-        useful_size = len(CONTROL) + 8 * sum(len(line) + 1 for line in lines)
-        config = config.model_copy(update={"vocab": min(config.vocab, useful_size)})
-        tokenizer = _train_backend(lines, config, _make_merge_trainer(config, alphabet=None))
-        if tokenizer.size <= config.vocab:
-            return tokenizer
-        character_config = config.model_copy(update={"kind": "char"})
-        characters = _train_backend(lines, character_config, _make_word_trainer(config))
-        alphabet = [text for text in characters.backend.get_vocab() if text not in CONTROL]
-        return _train_backend(lines, config, _make_merge_trainer(config, alphabet))
-
-
-def _make_word_trainer(config: TokenizerConfig) -> Any:
-    from tokenizers.trainers import WordLevelTrainer
-
-    return WordLevelTrainer(
-        vocab_size=config.vocab,
-        min_frequency=config.min_count,
-        show_progress=False,
-        special_tokens=list(CONTROL),
-    )
-
-
-def _make_merge_trainer(config: TokenizerConfig, alphabet: list[str] | None) -> Any:
-    from tokenizers.trainers import BpeTrainer
-
-    trainer = BpeTrainer(
-        vocab_size=config.vocab,
-        min_frequency=2,
-        show_progress=False,
-        special_tokens=list(CONTROL),
-        initial_alphabet=alphabet or [],
-    )
-    if alphabet:  # with a limit alone, ties would be broken at random
-        trainer.limit_alphabet = len(alphabet)
-    return trainer
-
-
-def _train_backend(lines: Sequence[str], config: TokenizerConfig, trainer: Any) -> Tokenizer:
-    from tokenizers import Regex, models, normalizers, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
-
-    unk = CONTROL[UNK]
-    backend = Backend(
-        models.BPE(unk_token=unk, fuse_unk=True) if config.kind == "bpe" else models.WordLevel(unk_token=unk)
-    )
-    steps: list[Any] = [normalizers.Lowercase()] if config.lowercase else []
-    steps.append(normalizers.NFC())
-    if config.plain_spaces:
-        steps.append(normalizers.Replace(Regex(f"[{NO_BREAK_SPACES}]"), " "))
-    if config.kind != "char":
-        # In this order: a pattern for spaces at the end takes quadratic time over spaces in between.
-        steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Replace(Regex("^ | $"), "")]
-        steps.append(normalizers.Prepend(" "))
-    backend.normalizer = normalizers.Sequence(steps)
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE[config.kind]), "isolated")
-    backend.train_from_iterator(lines, trainer)
-    # The trainer registers the control tokens for search in text, where a "<pad>" of the user would match.
-    content = json.loads(backend.to_str())
-    return _restore_tokenizer(config.kind, content | {"added_tokens": []})
-
-
 @contextmanager
-def _use_one_thread() -> Iterator[None]:
+def use_one_thread() -> Iterator[None]:
     """Keep `tokenizers` on one thread, unless the user chose: older releases warn at forks after threads."""
     name = "TOKENIZERS_PARALLELISM"
     if name in os.environ:
