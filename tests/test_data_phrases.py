@@ -168,7 +168,7 @@ def test_phrases_are_of_many_lengths_and_names_are_seen_often(french):
     assert sum(length >= 6 for length in lengths) > 0.15 * len(lengths)
     english = find_language("en")
     for kind in ("territories", "languages"):
-        for name in english.names(kind).values():
+        for name in english.find_names(kind).values():
             assert sum(name in source for source, _ in french) >= 5, name
 
 

@@ -23,7 +23,7 @@ from qkv.task.classify.documents import (
     read_splits,
 )
 from qkv.task.classify.recipe import ClassificationRecipe
-from qkv.task.digests import digest_of_lines
+from qkv.task.checksums import digest_of_lines
 from qkv.task.generate.text import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
 from qkv.train.objective.classification import Classification
 
@@ -59,14 +59,14 @@ class Classify(Task):
         """The training and the held-out documents."""
         return read_splits(recipe.data, recipe.train.seed)
 
-    def fingerprint(self, data: Documents) -> dict[str, dict[str, Any]]:
+    def compute_fingerprint(self, data: Documents) -> dict[str, dict[str, Any]]:
         """The number and a digest of the documents of both splits."""
         return {
             f"{split}.documents": {"lines": len(documents), "digest": digest_of_lines(map(_line, documents))}
             for split, documents in data._asdict().items()
         }
 
-    def data_name(self, part: str, recipe: ClassificationRecipe) -> str:
+    def name_data_part(self, part: str, recipe: ClassificationRecipe) -> str:
         """What a user calls the documents of a split."""
         is_held_out = part.startswith("valid") and recipe.data.valid is None
         return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
@@ -87,7 +87,7 @@ class Classify(Task):
             raise BadRun(f"{run / LABELS} is damaged ({error}): restore it from a copy") from None
         return Parsed(tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER), classes, texts)
 
-    def build(
+    def build_training(
         self, recipe: ClassificationRecipe, data: Documents, parsed: Parsed, report: Progress
     ) -> Training:
         """Wire the training; reports sizes, classes and cut documents."""
@@ -124,11 +124,11 @@ class Classify(Task):
         """The model for the vocabulary and the classes of this run."""
         return Classifier(recipe.model, parsed.tokenizer.size, len(parsed.classes), parsed.texts)
 
-    def runner(self, recipe: ClassificationRecipe, parsed: Parsed, model: nn.Module) -> TextClassifier:
+    def build_runner(self, recipe: ClassificationRecipe, parsed: Parsed, model: nn.Module) -> TextClassifier:
         """A classifier of texts."""
         return TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
 
-    def next_commands(self, run: Path) -> str:
+    def suggest_commands(self, run: Path) -> str:
         """Classify a text, or score the run."""
         return f"echo '...' | qkv classify {run}    or: qkv evaluate {run}"
 

@@ -11,7 +11,7 @@ from qkv.data.streams import StreamPlan
 from qkv.model.encoder import MaskedLanguageModel
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
-from qkv.task.digests import digest_of_lines
+from qkv.task.checksums import digest_of_lines
 from qkv.task.fill.filler import Filler, masked_plan, score_masked
 from qkv.task.fill.recipe import FillRecipe
 from qkv.task.generate.text import (
@@ -41,14 +41,14 @@ class Fill(Task):
         """The training and the held-out text."""
         return read_texts(recipe.data)
 
-    def fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
+    def compute_fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
         """The number and a digest of the lines of both texts."""
         return {
             f"{split}.text": {"lines": len(lines), "digest": digest_of_lines(lines)}
             for split, lines in data._asdict().items()
         }
 
-    def data_name(self, part: str, recipe: FillRecipe) -> str:
+    def name_data_part(self, part: str, recipe: FillRecipe) -> str:
         """What a user calls the text of a split."""
         if recipe.data.phrases is not None:
             return "data.phrases"
@@ -63,7 +63,7 @@ class Fill(Task):
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
 
-    def build(self, recipe: FillRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
+    def build_training(self, recipe: FillRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
         """Wire the training; reports the sizes of the text and the model."""
         ids, seed = encode_text(data.train, parsed).ids, recipe.train.seed
         batches = masked_plan(StreamPlan(ids, recipe.batch, seed), recipe, parsed, seed)
@@ -84,11 +84,11 @@ class Fill(Task):
         """The model for the vocabulary of this run and [MASK]."""
         return MaskedLanguageModel(recipe.model, parsed.size + 1)
 
-    def runner(self, recipe: FillRecipe, parsed: AnyTokenizer, model: nn.Module) -> Filler:
+    def build_runner(self, recipe: FillRecipe, parsed: AnyTokenizer, model: nn.Module) -> Filler:
         """A guesser of hidden words."""
         return Filler(recipe, parsed, model)
 
-    def next_commands(self, run: Path) -> str:
+    def suggest_commands(self, run: Path) -> str:
         """Fill a blank, or score the run."""
         return f"qkv generate {run} --fill '... [MASK] ...'    or: qkv evaluate {run}"
 

@@ -12,7 +12,7 @@ from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
-from qkv.task.digests import digest_of_lines
+from qkv.task.checksums import digest_of_lines
 from qkv.task.generate.generator import Generator
 from qkv.task.generate.recipe import LanguageObjectiveConfig, LanguageRecipe
 from qkv.task.generate.scoring import score_text, windows_of
@@ -48,14 +48,14 @@ class Generate(Task):
         """The training and the held-out text."""
         return read_texts(recipe.data)
 
-    def fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
+    def compute_fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
         """The number and a digest of the lines of both texts."""
         return {
             f"{split}.text": {"lines": len(lines), "digest": digest_of_lines(lines)}
             for split, lines in data._asdict().items()
         }
 
-    def data_name(self, part: str, recipe: LanguageRecipe) -> str:
+    def name_data_part(self, part: str, recipe: LanguageRecipe) -> str:
         """What a user calls the text of a split."""
         if recipe.data.phrases is not None:
             return "data.phrases"
@@ -70,7 +70,7 @@ class Generate(Task):
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
 
-    def build(self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
+    def build_training(self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
         """Wire the training; reports the sizes of the text and the model, and how it is scored."""
         refuse_growing_state(recipe)
         train, valid = (encode_text(lines, parsed) for lines in data)
@@ -91,15 +91,15 @@ class Generate(Task):
         """The model for the vocabulary of this run."""
         return LanguageModel(recipe.model, parsed.size)
 
-    def runner(self, recipe: LanguageRecipe, parsed: AnyTokenizer, model: nn.Module) -> Generator:
+    def build_runner(self, recipe: LanguageRecipe, parsed: AnyTokenizer, model: nn.Module) -> Generator:
         """A generator of text."""
         return Generator(recipe, parsed, model)
 
-    def changed_keys(self, old: Any, new: Any) -> Iterator[str]:
+    def find_changed_keys(self, old: Any, new: Any) -> Iterator[str]:
         """The keys that resuming may not change."""
-        yield from super().changed_keys(old, new)
+        yield from super().find_changed_keys(old, new)
 
-    def next_commands(self, run: Path) -> str:
+    def suggest_commands(self, run: Path) -> str:
         """Continue a prompt, or score the run."""
         return f"qkv generate {run} --prompt '...'    or: qkv evaluate {run}"
 
