@@ -25,6 +25,7 @@ SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_lock.py", "not death")
 ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
+SHARDS = ("tests/test_train_parallel.py", "")
 TRACED = ("tests/test_torch_programs.py", "traced")
 MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
@@ -122,7 +123,7 @@ MUTANTS = (
     ),
     Mutant(
         "positions count padding",
-        "places.py",
+        "token_positions.py",
         "keep.cumsum(1) - 1",
         "keep.new_ones(keep.shape).cumsum(1) - 1",
         FORMULA,
@@ -140,15 +141,15 @@ MUTANTS = (
     Mutant(
         "an empty row averages what it may not see",
         "select/soft.py",
-        ".softmax(-1) * some",
+        ".softmax(-1) * has_keys",
         ".softmax(-1)",
         EMPTY,
     ),
     Mutant(
         "hidden keys get a finite score",
         "select/soft.py",
-        ".masked_fill(some, -torch.inf)",
-        ".masked_fill(some, torch.finfo(logits.dtype).min)",
+        ".masked_fill(has_keys, -torch.inf)",
+        ".masked_fill(has_keys, torch.finfo(logits.dtype).min)",
         SELECT,
     ),
     Mutant(
@@ -239,7 +240,13 @@ MUTANTS = (
         "projections.to(x.dtype) / self.temperature",
         FORMULA,
     ),
-    Mutant("vectors are not normalised", "kernel/rfa.py", "unit(x) if self.normalise else x", "x", FORMULA),
+    Mutant(
+        "vectors are not normalised",
+        "kernel/rfa.py",
+        "scale_to_unit_length(x) if self.normalise else x",
+        "x",
+        FORMULA,
+    ),
     Mutant(
         "the gate forgets on padding",
         "kernel/key_weights.py",
@@ -278,8 +285,8 @@ MUTANTS = (
     Mutant(
         "choices are rewarded for the past",
         "train/objective/terms.py",
-        "surplus.flip(1).cumsum(1).flip(1)",
-        "surplus.cumsum(1)",
+        "advantage.flip(1).cumsum(1).flip(1)",
+        "advantage.cumsum(1)",
         TERMS,
     ),
     Mutant(
@@ -291,17 +298,45 @@ MUTANTS = (
     ),
     Mutant(
         "input feeding feeds nothing",
-        "model/decoders.py",
+        "model/recurrent_decoders.py",
         "self.cell(gate, out, cell)",
         "self.cell(gate, None, cell)",
         RNN,
     ),
     Mutant(
         "the drop-in reads torch's masks upside down",
-        "torch_masks.py",
+        "multihead_masks.py",
         "return ~mask, None",
         "return mask, None",
         DROP_IN,
+    ),
+    Mutant(
+        "a repeated batch moves the statistics",
+        "train/update.py",
+        "with keep_buffers(self.objective), self.strategy.accumulate():",
+        "with self.strategy.accumulate():",
+        SHARDS,
+    ),
+    Mutant(
+        "a repeated batch has a gradient",
+        "train/update.py",
+        "self._compute_loss(batch, name).total * 0",
+        "self._compute_loss(batch, name).total",
+        SHARDS,
+    ),
+    Mutant(
+        "shards start from other weights than those saved",
+        "train/sharded.py",
+        "trained[name].copy_(_shard_like(value, trained[name]))",
+        "pass",
+        SHARDS,
+    ),
+    Mutant(
+        "events of before a kill are kept",
+        "train/tensorboard.py",
+        "path.unlink()",
+        "pass",
+        ("tests/test_train_tensorboard.py", "twice"),
     ),
     Mutant(
         "a saved optimizer is believed",
@@ -312,21 +347,21 @@ MUTANTS = (
     ),
     Mutant(
         "two trainings share a directory",
-        "task/lock.py",
+        "task/directory_lock.py",
         "return error.errno in UNSUPPORTED",
         "return True",
         LOCKED,
     ),
     Mutant(
         "only the number of lines is compared",
-        "task/origin.py",
+        "task/resume_checks.py",
         "if now[part] != before.get(part)",
         'if now[part]["lines"] != before.get(part, {}).get("lines")',
         ORIGIN,
     ),
     Mutant(
         "any tokenizer will do",
-        "task/runs.py",
+        "task/run_directory.py",
         "if path.stem in label and",
         "if path.name in label and",
         ORIGIN,
@@ -354,7 +389,7 @@ MUTANTS = (
     ),
     Mutant(
         "a trace holds what the example's mask was",
-        "torch_masks.py",
+        "multihead_masks.py",
         "is_zero = can_read(added) and not",
         "is_zero = not",
         TRACED,

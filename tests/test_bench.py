@@ -261,7 +261,7 @@ def test_what_cannot_do_a_length_says_why_and_the_rest_goes_on() -> None:
         ("decode", "causal=False", 8),
         ("decode", "causal=False", 70),
     }
-    assert "knows 64 positions" in missing["forward", "location", 70]
+    assert "scores at most 64 keys" in missing["forward", "location", 70]
     assert "stepping through self-attention needs causal=True" in missing["decode", "causal=False", 8]
     for cell in rows.cells:
         if cell.seconds is not None:
@@ -298,5 +298,5 @@ def test_peak_memory_of_what_forms_no_weights_is_small() -> None:
 
 
 def test_peak_memory_says_why_there_is_none() -> None:
-    with pytest.raises(MeasurementFailed, match="knows 64 positions, got 70 keys"):
+    with pytest.raises(MeasurementFailed, match="scores at most 64 keys, got 70"):
         measure_peak("forward", one("location"), 70, SMALL)

@@ -51,7 +51,7 @@ def test_a_row_that_should_solve_the_task_and_does_not_is_told(tmp_path: Path, c
     assert 0 < trained["tokens"] < 0.9
     assert trained["seconds"] > 0
     assert trained["refused"] is None
-    assert "knows 8 positions, got 13" in refused["refused"]
+    assert "scores at most 8 keys, got 13" in refused["refused"]
     assert refused["exact"] is None
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| rnn-additive", "| rnn-location-short"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import yaml
 
-from qkv.catalogue import example, label
+from qkv.catalogue import build_example, format_label
 from qkv.errors import BadRecipe, QKVError, UnknownName, did_you_mean
 from qkv.rules import AXES
 from qkv.spec import AttentionSpec
@@ -129,7 +129,7 @@ def _parse_options(body: str) -> dict[str, Any]:
 def _find_part(name: str) -> dict[str, Any]:
     for axis, registry in AXES.items():
         if name in registry:
-            return {axis: example(registry[name])}
+            return {axis: build_example(registry[name])}
     names = [FUSED, *(name for registry in AXES.values() for name in registry)]
     raise UnknownName(
         f"there is no such attention. {did_you_mean(name, names)}; or write {{axis: {{name: ..., ...}}}}"
@@ -142,7 +142,7 @@ def _build_spec(options: Mapping[str, Any], setting: Setting) -> AttentionSpec:
 
 
 def _make_label(options: Mapping[str, Any], spec: AttentionSpec) -> str:
-    parts = [label(getattr(spec, axis)) for axis in AXES if options.get(axis) is not None]
+    parts = [format_label(getattr(spec, axis)) for axis in AXES if options.get(axis) is not None]
     others = [f"{key}={value}" for key, value in options.items() if key not in AXES]
     return " ".join([*parts, *others]) or "softmax"
 

@@ -8,14 +8,3 @@ class Core(nn.Module):
 
     The first dimension of each of its parameters counts heads; a parameter [H, D] is one vector per head.
     """
-
-    def anneal(self, progress: float) -> None:
-        """Adapt what changes over a training, such as a temperature; by default nothing does.
-
-        Args:
-            progress: the part of the training that is completed, from 0 to 1.  A training loop calls this
-                before every update.
-
-        Raises:
-            BadRecipe: the progress is outside 0 to 1.
-        """

@@ -20,9 +20,9 @@ from qkv.kernel.fused import fused
 from qkv.kernel.masking import Masking, repeat_heads
 from qkv.kernel.pairs import Pairs
 from qkv.part import Part
-from qkv.places import Places, from_first, in_line
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
 from qkv.tracing import always, can_read, is_transformed
 
 
@@ -52,7 +52,7 @@ class Exact(Core):
         self.reach = None if score.positional else scope.reach
         self.fused = score.is_dot_product and not scope.reweights and select.is_softmax
         self.scale = score.scale if score.is_dot_product else None
-        self.has_native_scores, self.is_annealed = score.has_native_scores, select.is_annealed
+        self.has_native_scores = score.has_native_scores
 
     def forward(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Tensor:
         """out [B,H,T,E]: by windows in bands and through torch's fused kernel where these can be used."""
@@ -72,11 +72,6 @@ class Exact(Core):
         """out [B,H,T,E] together with the weights [B,H,T,S] that made it."""
         at = self._places(q, k.shape[2], masking)
         return self._average(Pairs(q, self.prepare(k), v, masking, at, self.causal), shown=True)
-
-    def anneal(self, progress: float) -> None:
-        """Set the temperature of a selection that has one."""
-        if self.is_annealed:
-            self.select.anneal(progress)
 
     def prepare(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone; shared heads stay shared where they can."""
@@ -118,7 +113,7 @@ class Exact(Core):
                 "weights and passing bias= take the explicit route."
             )
         fast = self.has_native_scores and native.available()
-        rows = pairs.rows_at_once(1, self.heads, keys, 1 if fast else self.score.per_pair)
+        rows = pairs.rows_at_once(1, self.heads, keys, 1 if fast else self.score.numbers_per_pair)
         blocks = f", {rows} queries at a time (of 1 row), recomputed for gradients" if rows < queries else ""
         engine = ", scored by the native engine where these are float32 or bfloat16 on a CPU" if fast else ""
         what = f"forms {queries}×{keys} weights per head{blocks}{engine}"
@@ -128,7 +123,7 @@ class Exact(Core):
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
 
-    def _band(self, q: Query, k: Key, masking: Masking, at: Places | None) -> Bands | None:
+    def _band(self, q: Query, k: Key, masking: Masking, at: TokenPositions | None) -> Bands | None:
         pairwise = masking.allow is not None or masking.bias is not None
         if self.reach is None or at is None or pairwise:
             return None
@@ -194,7 +189,7 @@ class Exact(Core):
     def _average(self, met: Pairs, shown: bool) -> Attended:
         """The explicit route: block after block of queries."""
         batch, heads, queries, _ = met.q.shape
-        per_pair = 1 if self._natively(met.q, met.keys) else self.score.per_pair
+        per_pair = 1 if self._natively(met.q, met.keys) else self.score.numbers_per_pair
         rows = pairs.rows_at_once(batch, heads, met.values.shape[2], per_pair)
         met = met._replace(
             keys=repeat_heads(met.keys, self.heads), values=repeat_heads(met.values, self.heads)
@@ -221,7 +216,7 @@ class Exact(Core):
         mixed = F.dropout(weights, self.dropout, self.training) @ v
         return Attended(mixed, weights if shown else None, log_prob)
 
-    def _logits(self, q: Query, keys: Tensor, at: Places | None) -> Logits:
+    def _logits(self, q: Query, keys: Tensor, at: TokenPositions | None) -> Logits:
         if self._natively(q, keys):
             return native.additive(self.score.project(q), keys, self.score.v)
         return self.score(q, keys, at)
@@ -229,12 +224,12 @@ class Exact(Core):
     def _natively(self, *tensors: Tensor) -> bool:
         return self.has_native_scores and not native.why_not(*tensors)
 
-    def _places(self, q: Query, keys: int, masking: Masking, first: int = 0) -> Places | None:
+    def _places(self, q: Query, keys: int, masking: Masking, first: int = 0) -> TokenPositions | None:
         if not self.positional:
             return None
         if self.causal or masking.is_self:
-            return in_line(q.shape[2], keys, masking.keep, q.device)
-        return from_first(q.shape[2], keys, masking.keep, first, q.device)
+            return build_self_positions(q.shape[2], keys, masking.keep, q.device)
+        return build_memory_positions(q.shape[2], keys, masking.keep, first, q.device)
 
     @staticmethod
     def _allowed(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
@@ -267,7 +262,7 @@ class Softmax(Part):
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
     forms_weights: ClassVar[bool] = True
     is_gated: ClassVar[bool] = False
-    twin: ClassVar[str] = ""
+    estimates: ClassVar[str] = ""
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
         """The evaluator for these parts (`parts` has score, scope, select, causal and dropout)."""

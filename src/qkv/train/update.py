@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from qkv.annealing import AnnealedModule
 from qkv.errors import QKVError
-from qkv.kernel.core import Core
 from qkv.train import engine
 from qkv.train.config import TrainConfig
 from qkv.train.loop_state import LoopState
@@ -46,7 +46,7 @@ class Updater:
             for name, optimizer in self.optimizers.items()
         }
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
-        self.cores = [module for module in self.objective.modules() if isinstance(module, Core)]
+        self.annealed = [module for module in self.objective.modules() if isinstance(module, AnnealedModule)]
         self.learning_rate = 0.0
         self.gradient_norm = math.nan
         self.speed = 0.0
@@ -65,8 +65,8 @@ class Updater:
         start = time.perf_counter()
         count = batches.count(loop_state.epoch, loop_state.index)
         engine.reseed(self.config.seed, loop_state.step + 1, self.fabric.global_rank)
-        for core in self.cores:
-            core.anneal(loop_state.step / self.total_steps)
+        for module in self.annealed:
+            module.anneal(loop_state.step / self.total_steps)
         norms = []
         for name in self.optimizers:
             self.compute_gradients(batches, loop_state, count, metric_sums, name)
@@ -170,7 +170,7 @@ class Updater:
         The options of the optimizers' groups, the learning rate aside, are those of the configuration.
 
         Args:
-            state: a saved state that `state_check.check_fit` accepted.
+            state: a saved state that `state_check.check_state_fits` accepted.
         """
         for name, wrapped in self.optimizers.items():
             saved = state["optimizer"] if len(self.optimizers) == 1 else state["optimizer"][name]

@@ -98,7 +98,7 @@ def _visible(line: str) -> str:
     return line if line.strip() else ""
 
 
-def batches_of(
+def build_batches(
     pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress
 ) -> BatchPlan[Pairs]:
     """The training batches; says what had to be left out."""
@@ -106,6 +106,6 @@ def batches_of(
     kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
-    check_capacity(recipe.model.capacity, *encoded, kept)
+    check_capacity(recipe.model.length_limits, *encoded, kept)
     dataset = pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)
