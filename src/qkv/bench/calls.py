@@ -146,7 +146,7 @@ def _keys_values(layer: Attention, inputs: Inputs) -> tuple[Tensor, Tensor, Tens
     dims, spec = layer.dims, layer.spec
     shared = spec.kv_heads or dims.heads
     # A gate's logits begin around 3, which remembers about twenty positions.
-    gate = inputs.v[..., : dims.heads].mT + 3 if spec.gated else None
+    gate = inputs.v[..., : dims.heads].mT + 3 if spec.is_gated else None
     return _split(inputs.k, shared, dims.key), _split(inputs.v, shared, dims.value), gate
 
 

@@ -144,7 +144,7 @@ class Exact(nn.Module):
         (q, k, v, masking, at, causal), queries = met, met.q.shape[2]
         if masking.allow is None and at is None:
             if not causal:
-                return self._fused(q, k, v, masks.over_keys(masking.keep))
+                return self._fused(q, k, v, masks.expand_keep(masking.keep))
             if masking.keep is None and not _differ(q, k):
                 return self._fused(q, k, v, None, causal=True)
         rows = pairs.rows_at_once(q.shape[0], 1, k.shape[2], 1)
@@ -233,7 +233,7 @@ class Exact(nn.Module):
     @staticmethod
     def _allowed(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
         ahead = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
-        return masks.intersect(ahead, masks.over_keys(masking.keep), masking.allow, reach)
+        return masks.intersect(ahead, masks.expand_keep(masking.keep), masking.allow, reach)
 
 
 def _added(logits: Logits, bias: Tensor) -> Logits:

@@ -66,7 +66,7 @@ class Linear(nn.Module):
             projections = self.features.draw()
             phi_q = self.features.queries(wide(q), projections)
             keys = self._mapped(k, v, masking, projections)
-            weights = self._shown(phi_q, keys.phi, masks.over_keys(masking.keep), keys.masses, self.causal)
+            weights = self._shown(phi_q, keys.phi, masks.expand_keep(masking.keep), keys.masses, self.causal)
             out = weights @ keys.values[..., :-1]
         return Attended(out.to(v.dtype), weights.to(v.dtype))
 

@@ -1,6 +1,5 @@
 """Examples of a trace from decoded translations: tokens, probabilities, and the weights of every layer."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,12 +8,12 @@ import torch
 
 from qkv.data import TokenizerPair, collate_source
 from qkv.decode import Hypothesis
-from qkv.errors import BadData, did_you_mean
+from qkv.model.attention_names import Place, parse_place
 from qkv.trace import Example, WeightAxes, stack
 
 BEGIN, END = "<s>", "</s>"
-# By the first part of a layer's name. A decoding step attends to the tokens before the one that it emits.
-AXES = {
+# A decoding step attends to the tokens before the one that it emits.
+AXES: dict[Place, WeightAxes] = {
     "encoder": WeightAxes("source", "source"),
     "cross": WeightAxes("target", "source"),
     "decoder": WeightAxes("target", "target so far", causal=True),
@@ -87,7 +86,7 @@ def unnormalised(model: Any) -> tuple[str, ...]:
     """Names of weights that are no distributions: those of a feature map may be negative, and some scopes do
     not normalise.
     """
-    specs = {name: layer.spec for name, layer in model.attentions().items()}
+    specs = {name: layer.spec for name, layer in model.attention_layers().items()}
     return tuple(
         name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
     )
@@ -95,9 +94,4 @@ def unnormalised(model: Any) -> tuple[str, ...]:
 
 def axes_of(name: str) -> WeightAxes:
     """The axes of a translator's weights with this name; BadData for a name that no layer has."""
-    place, _, layer = name.partition(".")
-    if place not in AXES:
-        raise BadData(f"{name!r} is no layer of a translator. {did_you_mean(place, AXES)}")
-    if not re.fullmatch("0|[1-9][0-9]*", layer):
-        raise BadData(f"{name!r} is no layer of a translator: the number of a layer follows, as in {place}.0")
-    return AXES[place]
+    return AXES[parse_place(name)]

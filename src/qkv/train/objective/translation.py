@@ -19,8 +19,8 @@ class Translation(AttentionObjective):
 
     `model(source, source_keep, target_in)` gives hidden states [B,T,M'], and `model.output` is a Linear(M',
     V). Only the positions with a real label reach the output layer.  In training, where a term of the
-    attention has a weight or an attention samples, `model.attended(...)` is called instead, which also
-    returns what every attention did; `model.attention_places()` says where each of them is.
+    attention has a weight or an attention samples, `model.forward_with_weights(...)` is called instead, which
+    also returns what every attention did; `model.attention_places()` says where each of them is.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Translation(AttentionObjective):
         Raises:
             BadRecipe: a term has a weight, but the model has no attention.
         """
-        layers: Any = getattr(model, "attentions", dict)()
+        layers: Any = getattr(model, "attention_layers", dict)()
         super().__init__(attention_terms, layers.values())
         self.model, self.smoothing = model, smoothing
 
@@ -47,7 +47,7 @@ class Translation(AttentionObjective):
         model: Any = self.model
         attended: dict[str, Attended] = {}
         if self.training and self.needs_weights:
-            hidden, attended = model.attended(*inputs)
+            hidden, attended = model.forward_with_weights(*inputs)
         else:
             hidden = model(*inputs)
         labels = batch.target[:, 1:][real]
