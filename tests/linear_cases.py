@@ -60,8 +60,11 @@ def cut(given: Masking, part: slice) -> Masking:
 
 def recurrence(core: Linear, q: Tensor, k: Tensor, v: Tensor, given: Masking) -> Tensor:
     """S_t = g_t S_{t-1} + (1 - g_t) m_t φ(k_t) ⊗ [v_t, 1], position by position."""
-    projections = core.features.draw()
-    phi_q, (phi_k, log_mass) = core.features.queries(q, projections), core.features.keys(k, projections)
+    projections = core.features.choose_projections()
+    phi_q, (phi_k, log_mass) = (
+        core.features.map_queries(q, projections),
+        core.features.map_keys(k, projections),
+    )
     ones = torch.ones_like(v[..., :1])
     v1, mass = torch.cat([v, ones], -1), ones if log_mass is None else log_mass.exp()[..., None]
     state, plain, outs = doubles(1).new_zeros(B, H, phi_k.shape[-1], E + 1), v1.new_zeros(B, H, 1, E + 1), []
@@ -88,5 +91,5 @@ def recurrence(core: Linear, q: Tensor, k: Tensor, v: Tensor, given: Masking) ->
 
 
 def routed(core: Linear, short: bool, monkeypatch: pytest.MonkeyPatch) -> Linear:
-    monkeypatch.setattr(core, "_short", lambda *sizes: short)
+    monkeypatch.setattr(core, "_is_pairwise_cheaper", lambda *sizes: short)
     return core

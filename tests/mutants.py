@@ -15,18 +15,19 @@ EMPTY = (
 STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
 SDPA = ("tests/test_layer.py", "parity")
 RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
-LINEAR = ("tests/test_linear.py tests/test_linear_state.py tests/test_linear_masses.py", "")
+LINEAR = ("tests/test_linear.py tests/test_linear_state.py tests/test_linear_key_weights.py", "")
 ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
-DROP_IN = ("tests/test_multihead.py", "not compile")
+DROP_IN = ("tests/test_multihead.py tests/test_multihead_parts.py", "not compile")
 SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_lock.py", "not death")
 ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
-TRACED = ("tests/test_torch_tools.py", "traced")
-MODELS_MADE_ELSEWHERE = ("tests/test_torch_tools.py", "model_on_meta")
+SHARDS = ("tests/test_train_parallel.py", "")
+TRACED = ("tests/test_torch_programs.py", "traced")
+MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
 
 class Mutant(NamedTuple):
@@ -170,16 +171,16 @@ MUTANTS = (
     ),
     Mutant(
         "prefix sums forget the newest key",
-        "kernel/sums.py",
-        "(q @ k.mT) * own",
-        "(q @ k.mT) * own.tril(-1)",
+        "kernel/causal_average.py",
+        "(query_features @ features.mT) * pairs",
+        "(query_features @ features.mT) * pairs.tril(-1)",
         LINEAR,
     ),
     Mutant(
         "keep forgotten in the denominator",
-        "kernel/linear.py",
-        "phi, v1 = (x * masking.keep[:, None, :, None] for x in (phi, v1))",
-        "phi, v1 = phi, torch.cat([v1[..., :-1] * masking.keep[:, None, :, None], v1[..., -1:]], -1)",
+        "kernel/linear_operators.py",
+        "features, values = (x * masking.keep[:, None, :, None] for x in (features, values))",
+        "values = torch.cat([values[..., :-1] * masking.keep[:, None, :, None], values[..., -1:]], -1)",
         STEPS,
     ),
     Mutant(
@@ -192,44 +193,44 @@ MUTANTS = (
     Mutant(
         "gaps are clamped, not filled",
         "kernel/sums.py",
-        "sums[..., :-1] + gap * mean",
-        "sums[..., :-1]",
+        "query_sums[..., :-1] + deficit * mean",
+        "query_sums[..., :-1]",
         RANDOM,
     ),
     Mutant(
         "the plain sums have no cumsum",
-        "kernel/sums.py",
+        "kernel/causal_average.py",
         "values[..., -1:].cumsum(2)",
         "values[..., -1:].sum(2, keepdim=True)",
         LINEAR,
     ),
     Mutant(
         "tiles forget those before them",
-        "kernel/sums.py",
-        "*seen[:-1]",
-        "*[before] * (len(seen) - 1)",
+        "kernel/causal_average.py",
+        "*prefix_sums[:-1]",
+        "*[carry] * (len(prefix_sums) - 1)",
         LINEAR,
     ),
     Mutant(
-        "nothing fades from tile to tile",
+        "nothing decays from tile to tile",
         "kernel/sums.py",
-        "left = before.scale if fade is None else before.scale + fade",
-        "left = before.scale",
+        "decayed = earlier.log_scale if log_decay is None else earlier.log_scale + log_decay",
+        "decayed = earlier.log_scale",
         LINEAR,
     ),
     Mutant("sums in half precision", "kernel/masking.py", "else x.float()", "else x", LINEAR),
     Mutant(
         "the state is changed in place",
         "kernel/sums.py",
-        "before.features + after.features",
-        "before.features.add_(after.features)",
+        "earlier.feature_sums + later.feature_sums",
+        "earlier.feature_sums.add_(later.feature_sums)",
         STEPS,
     ),
     Mutant(
         "keys and queries drawn apart",
         "kernel/linear.py",
-        "self._mapped(k, v, masking, projections)\n            weights",
-        "self._mapped(k, v, masking, self.features.draw())\n            weights",
+        "self._map_keys(k, v, masking, projections)\n            keep",
+        "self._map_keys(k, v, masking, self.features.choose_projections())\n            keep",
         RANDOM,
     ),
     Mutant(
@@ -247,28 +248,32 @@ MUTANTS = (
         FORMULA,
     ),
     Mutant(
-        "the gate forgets on padding", "kernel/masses.py", "decay.masked_fill(padded, 0)", "decay", FORMULA
+        "the gate forgets on padding",
+        "kernel/key_weights.py",
+        "log_decay.masked_fill(padded, 0)",
+        "log_decay",
+        FORMULA,
     ),
     Mutant(
         "the gate writes everything",
-        "kernel/masses.py",
-        "factors.append(F.logsigmoid(-gate))",
-        "factors.append(0 * gate)",
+        "kernel/key_weights.py",
+        "logs.append(F.logsigmoid(-gate))",
+        "logs.append(0 * gate)",
         FORMULA,
     ),
     Mutant(
         "the gate is not applied to the past",
-        "kernel/sums.py",
-        "scale + masses.decay.cumsum(2)[..., None]",
-        "scale + 0 * masses.decay[..., None]",
+        "kernel/causal_average.py",
+        "log_scale + key_weights.log_decay.cumsum(2)[..., None]",
+        "log_scale + 0 * key_weights.log_decay[..., None]",
         LINEAR,
     ),
     Mutant(
         "memory is lent while it is in use",
-        "kernel/pages.py",
-        "weakref.finalize(view, _keep, pages).atexit = False",
-        "_keep(pages)",
-        ("tests/test_pages.py", ""),
+        "kernel/memory_pool.py",
+        "weakref.finalize(view, _return_block, block).atexit = False",
+        "_return_block(block)",
+        ("tests/test_memory_pool.py", ""),
     ),
     Mutant(
         "reordering forgets a field",
@@ -280,8 +285,8 @@ MUTANTS = (
     Mutant(
         "choices are rewarded for the past",
         "train/objective/terms.py",
-        "surplus.flip(1).cumsum(1).flip(1)",
-        "surplus.cumsum(1)",
+        "advantage.flip(1).cumsum(1).flip(1)",
+        "advantage.cumsum(1)",
         TERMS,
     ),
     Mutant(
@@ -306,29 +311,57 @@ MUTANTS = (
         DROP_IN,
     ),
     Mutant(
+        "a repeated batch moves the statistics",
+        "train/update.py",
+        "with keep_buffers(self.objective), self.strategy.accumulate():",
+        "with self.strategy.accumulate():",
+        SHARDS,
+    ),
+    Mutant(
+        "a repeated batch has a gradient",
+        "train/update.py",
+        "self._compute_loss(batch, name).total * 0",
+        "self._compute_loss(batch, name).total",
+        SHARDS,
+    ),
+    Mutant(
+        "shards start from other weights than those saved",
+        "train/sharded.py",
+        "trained[name].copy_(_shard_like(value, trained[name]))",
+        "pass",
+        SHARDS,
+    ),
+    Mutant(
+        "events of before a kill are kept",
+        "train/tensorboard.py",
+        "path.unlink()",
+        "pass",
+        ("tests/test_train_tensorboard.py", "twice"),
+    ),
+    Mutant(
         "a saved optimizer is believed",
-        "train/saved.py",
+        "train/state_check.py",
         '_check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])',
         "pass",
         SAVED,
     ),
     Mutant(
         "two trainings share a directory",
-        "task/lock.py",
+        "task/directory_lock.py",
         "return error.errno in UNSUPPORTED",
         "return True",
         LOCKED,
     ),
     Mutant(
         "only the number of lines is compared",
-        "task/origin.py",
+        "task/resume_checks.py",
         "if now[part] != before.get(part)",
         'if now[part]["lines"] != before.get(part, {}).get("lines")',
         ORIGIN,
     ),
     Mutant(
         "any tokenizer will do",
-        "task/runs.py",
+        "task/run_directory.py",
         "if path.stem in label and",
         "if path.name in label and",
         ORIGIN,
@@ -336,7 +369,7 @@ MUTANTS = (
     Mutant(
         "weights that are not finite may be the best",
         "train/validation.py",
-        "return score if usable else math.nan",
+        "return score if is_usable else math.nan",
         "return score",
         ("tests/test_train_run.py", "not_finite"),
     ),
@@ -348,10 +381,10 @@ MUTANTS = (
         RANKS,
     ),
     Mutant(
-        "tiles of a recorded program do not fade",
-        "kernel/sums.py",
-        "at_queries(Masses(scale, decay), scale.shape[2])",
-        "at_queries(Masses(scale, None), scale.shape[2])",
+        "tiles of a recorded program do not decay",
+        "kernel/causal_average.py",
+        "log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
+        "log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
         TRACED,
     ),
     Mutant(

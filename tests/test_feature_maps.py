@@ -14,14 +14,14 @@ class Squares(nn.Module):
 
     width = 4
 
-    def draw(self) -> None:
+    def choose_projections(self) -> None:
         """Nothing is random."""
 
-    def queries(self, x: Tensor, projections: None) -> Tensor:
+    def map_queries(self, x: Tensor, projections: None) -> Tensor:
         """φ(q) [B,H,T,D]."""
         return x.square()
 
-    def keys(self, x: Tensor, projections: None) -> tuple[Tensor, None]:
+    def map_keys(self, x: Tensor, projections: None) -> tuple[Tensor, None]:
         """φ(k) [B,H,S,D]."""
         return x.square(), None
 

@@ -73,8 +73,8 @@ def test_features_are_never_there_for_the_whole_sequence(
     monkeypatch.setattr(chunks, "CHUNK", 64)
     core = routed(core_of(part, causal or "gate" in str(part)), False, monkeypatch)
     longest, kept = [], {}
-    mapped = core.features.queries
-    monkeypatch.setattr(core.features, "queries", lambda x, w: longest.append(x.shape[2]) or mapped(x, w))
+    mapped = core.features.map_queries
+    monkeypatch.setattr(core.features, "map_queries", lambda x, w: longest.append(x.shape[2]) or mapped(x, w))
 
     def pack(x: Tensor) -> Tensor:
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
@@ -130,16 +130,16 @@ class Quadratic(nn.Module):
 
     width = 1 + D + D * D
 
-    def draw(self) -> None:
+    def choose_projections(self) -> None:
         """Nothing is random."""
 
-    def queries(self, x: Float[Tensor, "B H N D"], projections: None) -> Tensor:
+    def map_queries(self, x: Float[Tensor, "B H N D"], projections: None) -> Tensor:
         return torch.cat(
             [torch.ones_like(x[..., :1]), x, (x[..., None] * x[..., None, :]).flatten(-2) / 2**0.5], -1
         )
 
-    def keys(self, x: Float[Tensor, "B H N D"], projections: None) -> tuple[Tensor, None]:
-        return self.queries(x, projections), None
+    def map_keys(self, x: Float[Tensor, "B H N D"], projections: None) -> tuple[Tensor, None]:
+        return self.map_queries(x, projections), None
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])

@@ -67,7 +67,7 @@ def test_sums_stay_exact_over_thousands_of_positions_under_autocast(name: str, r
                 state, k[:, :, late], k[:, :, late], v[:, :, late], cut(given, late)
             )
             out = attended.out
-            assert state.sums.dtype == state.plain.dtype == torch.float32
+            assert state.feature_sums.dtype == state.plain_sums.dtype == torch.float32
     assert out.dtype == torch.bfloat16
     close(out[:, :, -1].float(), torch.tensor([3.0, (4000 * 3 - 1000 * 5) / 5000]).expand(1, H, E), 1e-2)
     close(out[..., 0].float(), torch.full_like(out[..., 0], 3.0).float(), 1e-2)
@@ -84,11 +84,11 @@ def test_a_detached_state_starts_a_segment_of_its_own(name: str) -> None:
     cutoff = detach(state)
     assert isinstance(cutoff, LinearState)
     close(cutoff, state, 0)
-    seen = cutoff.seen
-    assert seen is not None
-    tensors = [cutoff.sums, cutoff.plain, cutoff.projections.value, seen.phi]
+    history = cutoff.history
+    assert history is not None
+    tensors = [cutoff.feature_sums, cutoff.plain_sums, cutoff.projections.value, history.features]
     assert not any(tensor.requires_grad for tensor in tensors)
-    assert seen.masses is None or not seen.masses.written.requires_grad
+    assert history.key_weights is None or not history.key_weights.log_weights.requires_grad
     attended, _ = core.extend(cutoff, q[:, :, late], leaf[:, :, late], v[:, :, late], cut(given, late))
     close(attended.out, core(q, leaf, v, given)[:, :, late])
     gradient, *learned = torch.autograd.grad(attended.out.square().sum(), [leaf, *core.parameters()])

@@ -36,7 +36,7 @@ def test_it_equals_the_torch_route(name: str, causal: bool, length: int, masked:
     dims = Dims(3, 5, 5, 7)
     core, reference = cores(name, dims, causal)
     q, k, v, given = inputs(name, dims, 2, length, length, masked)
-    assert "native engine" in core.explain(length, length)
+    assert "native backend" in core.explain(length, length)
     as_close(lambda: core(q, k, v, given), reference(q.double(), k.double(), v.double(), doubled(given)))
 
 

@@ -16,7 +16,7 @@ from native_cases import (
     pytestmark,  # noqa: F401 -- pytest reads it
 )
 from qkv.kernel import native
-from qkv.kernel.kind import MAPS as NUMBERS
+from qkv.kernel.feature_map import MAP_NUMBERS as NUMBERS
 from qkv.kernel.linear import Linear
 from qkv.shapes import Dims
 
@@ -46,7 +46,11 @@ def compare_through_a_state(name: str, dims: Dims, length: int) -> None:
         gate = None if given.gate is None else given.gate.to(dtype)
         whole = (q, k, v, given._replace(gate=gate))
         out, state = core.extend(core.start(*part(whole, slice(half))[1:]), *part(whole, slice(half, None)))
-        loss = (out.out * weights.to(dtype)).sum() + state.sums.square().sum() + state.plain.square().sum()
+        loss = (
+            (out.out * weights.to(dtype)).sum()
+            + state.feature_sums.square().sum()
+            + state.plain_sums.square().sum()
+        )
         return list(torch.autograd.grad(loss, [k, v, *core.parameters()]))
 
     core, reference = cores(name, dims, True)
@@ -87,7 +91,7 @@ def test_the_operators_keep_torchs_rules(name: str) -> None:
     dims = Dims(3, 5, 5, 7)
     q, k, v, _ = inputs(name, dims, 2, 10, 10)
     features = cores(name, dims, True)[0].features
-    kind = features.kind(features.draw())
+    kind = features.describe_for_backends(features.choose_projections())
     masses = [(-torch.rand(2, 3, 10)).requires_grad_() for _ in range(2)] if name == "gate" else [None, None]
     leaves = [x.requires_grad_() for x in (q, k, v)]
     numbers = (NUMBERS[kind.map], kind.unit, True, kind.square, 1e-2)

@@ -61,7 +61,9 @@ def test_huge_inputs_are_as_finite_as_on_the_torch_route(
 def test_sin_and_cos_of_any_angle(length: int, size: float) -> None:
     """One feature of one number: φ(x) is (sin x, cos x), and the sums of one key show it."""
     core, _ = cores("rfa", Dims(1, 1, 1, 1), True)
-    kind = core.features.kind(torch.ones(1, 11, 1))._replace(unit=False, matrix=torch.ones(1, 1, 1))
+    kind = core.features.describe_for_backends(torch.ones(1, 11, 1))._replace(
+        unit=False, matrix=torch.ones(1, 1, 1)
+    )
     k = (size * torch.linspace(-1, 1, length)).view(1, 1, length, 1)
     for s in range(length):
         alone = k[:, :, s : s + 1]
@@ -71,7 +73,7 @@ def test_sin_and_cos_of_any_angle(length: int, size: float) -> None:
             )[1]
             angle = float(alone)
             expected = torch.tensor([math.sin(angle), math.cos(angle)])
-            torch.testing.assert_close(sums.features[0, 0, :, 0], expected, rtol=0, atol=2e-6)
+            torch.testing.assert_close(sums.feature_sums[0, 0, :, 0], expected, rtol=0, atol=2e-6)
 
 
 @some_maps
@@ -119,7 +121,7 @@ def test_steps_of_no_positions(name: str, remember: bool) -> None:
         attended, state = core.extend(state, *part(whole, now))
         assert attended.out.shape == (2, 2, len(range(*now.indices(5))), 7)
     expected = core.extend(core.start(*part(whole, slice(0))[1:]), *whole)[1]
-    torch.testing.assert_close(state.sums, expected.sums)
+    torch.testing.assert_close(state.feature_sums, expected.feature_sums)
 
 
 @pytest.mark.parametrize("part", [RFA(7, gate=True), RFA(7, gate=True, kernel="arccos", normalise=False)])

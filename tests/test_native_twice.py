@@ -87,7 +87,7 @@ def test_second_derivatives_reach_keys_through_a_state(name: str) -> None:
 
         def loss() -> Tensor:
             out, state = core.extend(core.start(*part(mine, slice(20))[1:]), *part(mine, slice(20, None)))
-            return out.out.square().sum() + state.sums.square().sum() + state.plain.sin().sum()
+            return out.out.square().sum() + state.feature_sums.square().sum() + state.plain_sums.sin().sum()
 
         return twice(loss, [q, k, v, *core.parameters()])
 

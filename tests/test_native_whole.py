@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_refused_as_through_the_parts(unchecked: None) -> N
 
 def test_a_state_of_another_map_is_refused() -> None:
     layer, other = layer_of(RFA(5)), layer_of(RFA(6))
-    with torch.no_grad(), pytest.raises(BadShape, match="go on from a state that it started itself"):
+    with torch.no_grad(), pytest.raises(BadShape, match="pass a state that this layer started"):
         layer.step(torch.randn(2, 1, 21), other.start(batch=2))
 
 

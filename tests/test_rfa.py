@@ -158,22 +158,22 @@ def test_training_draws_from_a_pool_that_the_seed_decides() -> None:
     torch.manual_seed(3)
     features = Attention(8, 2, kernel=RFA(5, pool=3)).core.features.train()
     torch.manual_seed(7)
-    draws = [features.draw() for _ in range(40)]
+    draws = [features.choose_projections() for _ in range(40)]
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 3
     assert all(not draw.equal(features.fixed) for draw in draws)
     torch.manual_seed(7)
-    assert all(features.draw().equal(draw) for draw in draws)
+    assert all(features.choose_projections().equal(draw) for draw in draws)
     torch.manual_seed(8)
-    assert not all(features.draw().equal(draw) for draw in draws)
+    assert not all(features.choose_projections().equal(draw) for draw in draws)
     torch.manual_seed(3)
     again = Attention(8, 2, kernel=RFA(5, pool=3)).core.features.train()
     torch.manual_seed(7)
-    assert again.draw().equal(draws[0])
+    assert again.choose_projections().equal(draws[0])
     other = Attention(8, 2, kernel=RFA(5, pool=3)).core.features.train()
-    assert not any(other.draw().equal(draw) for draw in draws)
+    assert not any(other.choose_projections().equal(draw) for draw in draws)
     features.eval()
-    assert features.draw() is features.fixed
-    assert features.double().train().draw().dtype == torch.float64
+    assert features.choose_projections() is features.fixed
+    assert features.double().train().choose_projections().dtype == torch.float64
 
 
 def test_compiles_as_one_graph_in_training_and_draws_as_before(unchecked: None) -> None:
@@ -266,14 +266,14 @@ def test_keys_that_no_relu_sees_share_the_weight() -> None:
 def test_constants_survive_where_denominators_go_bad(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = doubles(2, 3, 40, 7), doubles(2, 3, 40, 7)
     core = RFA(8, temperature=0.2).build_core(Dims(3, 7, 7, 2), choice(causal), None).double().eval()
-    projections = core.features.draw()
-    alike = core.features.queries(q, projections) @ core.features.keys(k, projections)[0].mT
+    projections = core.features.choose_projections()
+    alike = core.features.map_queries(q, projections) @ core.features.map_keys(k, projections)[0].mT
     assert (alike.sum(-1) < 0).any(), "the denominators should go bad here"
     shown = core.attend(q, k, torch.ones_like(q[..., :2]))
     close(shown.out, torch.ones_like(shown.out), 1e-9)
     close(weights_of(shown).sum(-1), torch.ones_like(q[..., 0]), 1e-9)
     for short in (True, False):
-        monkeypatch.setattr(linear.Linear, "_short", lambda *sizes, short=short: short)
+        monkeypatch.setattr(linear.Linear, "_is_pairwise_cheaper", lambda *sizes, short=short: short)
         close(core(q, k, torch.ones_like(q[..., :2])), shown.out, 1e-9)
     close(attend(q, k, torch.ones_like(k), kernel=RFA(8, temperature=0.2)).out, torch.ones_like(q), 1e-9)
 
@@ -292,10 +292,10 @@ def test_weights_are_not_remembered_unless_asked() -> None:
     layer = Attention(8, kernel=RFA(5), causal=True).eval()
     attended, state = layer.attend_step(torch.randn(2, 3, 8), layer.start(batch=2))
     assert attended.weights is None
-    assert state.core.seen is None
-    sizes = [tensor.numel() for tensor in (state.core.sums, state.core.plain)]
+    assert state.core.history is None
+    sizes = [tensor.numel() for tensor in (state.core.feature_sums, state.core.plain_sums)]
     _, later = layer.step(torch.randn(2, 100, 8), state)
-    assert sizes == [tensor.numel() for tensor in (later.core.sums, later.core.plain)]
+    assert sizes == [tensor.numel() for tensor in (later.core.feature_sums, later.core.plain_sums)]
 
 
 def test_a_sharp_kernel_over_many_keys_converges_too() -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from native_cases import Inputs, cores, doubled, every_map, inputs, part
 from qkv.kernel import triton
+from qkv.kernel.key_weights import compute_key_weights
 from qkv.kernel.linear import Linear
 from qkv.kernel.masking import Masking
-from qkv.kernel.masses import weigh
 from qkv.kernel.sums import Sums
 from qkv.kernel.triton import call
 from qkv.shapes import Dims
@@ -39,8 +39,8 @@ def attended(
 ) -> tuple[Tensor, Sums]:
     """The float32 core's attention by the kernels."""
     q, k, v, given = inputs
-    masses = weigh(core.features.log_mass(k.float()), given.gate, given.keep)
-    kind = core.features.kind(core.features.draw())
+    masses = compute_key_weights(core.features.key_log_factor(k.float()), given.gate, given.keep)
+    kind = core.features.describe_for_backends(core.features.choose_projections())
     return triton.attend(kind, (q, k, v), (masses, given.keep), before, causal, core.floor)
 
 
@@ -136,9 +136,17 @@ class TestKernels:
         out = torch.cat([first, rest], 2)
         torch.testing.assert_close(out.double(), expected.out, rtol=2e-5, atol=2e-5)
         torch.testing.assert_close(last.double(), every, rtol=2e-5, atol=2e-5)
-        loss = (out * out).sum() + after.features.square().sum() + after.plain.square().sum() + last.sum()
+        loss = (
+            (out * out).sum()
+            + after.feature_sums.square().sum()
+            + after.plain_sums.square().sum()
+            + last.sum()
+        )
         there = (
-            expected.out.square().sum() + known.sums.square().sum() + known.plain.square().sum() + every.sum()
+            expected.out.square().sum()
+            + known.feature_sums.square().sum()
+            + known.plain_sums.square().sum()
+            + every.sum()
         )
         found = torch.autograd.grad(loss, [*wanted, *core.parameters()])
         as_close(found, torch.autograd.grad(there, [*wanted_there, *reference.parameters()]))
@@ -187,9 +195,9 @@ class TestKernels:
     def test_the_operators_keep_torchs_rules(self, name: str) -> None:
         q, k, v, _ = moved(inputs(name, SMALL, 1, 5, 5))
         features = made(name, SMALL)[0].features
-        kind = features.kind(features.draw())
+        kind = features.describe_for_backends(features.choose_projections())
         masses = [(-torch.rand(1, 2, 5, device=DEVICE)).requires_grad_() for _ in range(2)]
-        numbers = (triton.MAPS[kind.map], kind.unit, True, kind.square, 1e-2)
+        numbers = (triton.MAP_NUMBERS[kind.map], kind.unit, True, kind.square, 1e-2)
         matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
         qkv = [x.requires_grad_() for x in (q, k, v)]
         given = (
@@ -265,7 +273,7 @@ def test_the_kernels_compile_for_devices(name: str, capability: int, monkeypatch
     """
     from triton.runtime import driver
 
-    from qkv.kernel.triton import given as ready
+    from qkv.kernel.triton import inputs as ready
     from qkv.kernel.triton import sweeps
 
     compiled = set()

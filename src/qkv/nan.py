@@ -22,6 +22,7 @@ class debug_nan:
         >>> with qkv.debug_nan():
         ...     attention(x)
         Traceback (most recent call last):
+            ...
         qkv.errors.BadData: x [1, 2, 8] holds NaN, first at [0, 0, 0], 16 in all: ...
     """
 

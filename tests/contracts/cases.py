@@ -173,9 +173,9 @@ def filled(attention: Attention, x: Tensor, memory: Tensor | None) -> bool:
     """Whether a feature map's denominator is below its floor anywhere in this case."""
     q, k, _, _ = attention._prepare(x, memory, None, None, None)
     core = attention.core
-    projections = core.features.draw()
+    projections = core.features.choose_projections()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-    alike = core.features.queries(q, projections) @ core.features.keys(k, projections)[0].mT
+    alike = core.features.map_queries(q, projections) @ core.features.map_keys(k, projections)[0].mT
     return bool((alike.cumsum(-1) < core.floor * torch.arange(1, k.shape[2] + 1).sqrt()).any())
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qkv.kernel.pages import empty
+from qkv.kernel.memory_pool import pooled_empty
 from qkv.shapes import Keep
 from qkv.token_positions import TokenPositions
 from qkv.tracing import always, can_bypass_dispatcher
@@ -86,7 +86,7 @@ def attended(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Wh
         some = Bands(band.keys[:, here], band.allow[:, here], band.first + begin * size)
         part = _at_once(attend, q[:, :, now], k, v, some)
         if out is None:  # autocast may have changed the type
-            out = empty((batch, queries, heads, v.shape[3]), part.dtype).transpose(1, 2)
+            out = pooled_empty((batch, queries, heads, v.shape[3]), part.dtype).transpose(1, 2)
         out[:, :, now] = part
     return out
 

@@ -1,6 +1,7 @@
-"""Long sequences chunk by chunk: what a chunk needs in between, like the features of its positions, is never
-there for all of them at once.  Training keeps only what goes from chunk to chunk, and computes the rest anew
-on its way back.
+"""Processes long sequences chunk by chunk, so that intermediate tensors exist for one chunk at a time.
+
+In training only the state between chunks is kept; the backward pass recomputes the rest (checkpointing).
+What a chunk computes for linear attention is drawn in `causal_average`.
 """
 
 from collections.abc import Callable
@@ -11,65 +12,86 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from qkv.kernel.pages import empty, keep_blocks
+from qkv.kernel.memory_pool import pooled_empty, raise_malloc_threshold
 from qkv.tracing import can_bypass_dispatcher, is_recording, is_transformed
 
-# Pairs within a tile cost as much as its sums where it is about as long as there are features.  All tiles of
-# a chunk go through each operator at once, and what the operators make of 8 heads of it stays near a core.
+# The pairs within a tile cost as much as its sums where a tile is about as long as there are features.  Each
+# operator processes all tiles of a chunk at once; the intermediate tensors of a chunk of 8 heads stay in the
+# cache of a core.
 TILE = 64
 CHUNK = 512
 
 Step = Callable[..., tuple[Any, Any]]
 
 
-def fold(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, Any]:
-    """What `step(state, positions, *chunks) -> (out, state)` gives for every chunk of tensors [B,H,N,*],
-    joined along N, and the state after the last.  A chunk is whole tiles, or shorter than one.
+def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, Any]:
+    """Apply `step` to every chunk in order, passing a state from chunk to chunk.
+
+    Args:
+        step: `step(state, positions, *chunks) -> (out, state)`, where `positions` is the slice of the chunk.
+            A chunk is a number of whole tiles, or shorter than one tile.
+        state: the state before the first chunk.
+        tensors: [B,H,N,...], which are split along N; None stays None.
+
+    Returns:
+        The outputs concatenated along N, or None where they are None, and the state after the last chunk.
     """
     length = next(x.shape[2] for x in tensors if x is not None)
-    if is_recording(length):  # in one chunk: how many there were would be recorded too
+    if is_recording(length):  # one chunk: a recorded program would fix the number of chunks
         return step(state, slice(None), *tensors)
     if length > CHUNK and not torch.compiler.is_compiling():
-        keep_blocks()
-    anew = length > CHUNK and torch.is_grad_enabled() and not is_transformed()  # which know no recomputing
-    sizes = _sizes(length)
-    begin, outs = 0, Outs(length)
-    # Not slices: the backward pass of each would fill a tensor of the whole length.
+        raise_malloc_threshold()
+    # Function transforms do not support checkpointing.
+    recompute = length > CHUNK and torch.is_grad_enabled() and not is_transformed()
+    sizes = _compute_chunk_sizes(length)
+    begin, outputs = 0, ChunkOutputs(length)
+    # split() instead of slices: the backward pass of each slice would fill a tensor of the full length.
     pieces = (repeat(None) if x is None else x.split(sizes, 2) for x in tensors)
     for size, *chunks in zip(sizes, *pieces, strict=False):
-        now = slice(begin, begin + size)
-        out, state = _anew(step, state, now, *chunks) if anew else step(state, now, *chunks)
+        positions = slice(begin, begin + size)
+        if recompute:
+            out, state = _checkpoint_step(step, state, positions, *chunks)
+        else:
+            out, state = step(state, positions, *chunks)
         begin += size
-        outs.add(now, out)
-    return outs.joined(), state
+        outputs.append(positions, out)
+    return outputs.concat(), state
 
 
-class Outs:
-    """What the chunks give: kept apart where someone sees how it is joined, else written where it belongs."""
+class ChunkOutputs:
+    """Collects the outputs of chunks: in one preallocated tensor where nothing records the writes, or in a
+    list.
+
+    Args:
+        length: N, the number of positions of all chunks together.
+    """
 
     def __init__(self, length: int) -> None:
-        self.length, self.parts, self.whole = length, [], None
+        self.length, self.parts, self.buffer = length, [], None
 
-    def add(self, now: slice, out: Any) -> None:
-        """Take the next chunk."""
+    def append(self, positions: slice, out: Any) -> None:
+        """Add the output of the next chunk."""
         if out is None or not can_bypass_dispatcher((out,)) or out.device.type != "cpu":
             self.parts.append(out)
             return
-        if self.whole is None:
-            self.whole = empty((*out.shape[:2], self.length, *out.shape[3:]), out.dtype)
-        self.whole[:, :, now] = out
+        if self.buffer is None:
+            self.buffer = pooled_empty((*out.shape[:2], self.length, *out.shape[3:]), out.dtype)
+        self.buffer[:, :, positions] = out
 
-    def joined(self) -> Any:
-        """All chunks, or None where they give nothing."""
-        if self.whole is not None or not self.parts or self.parts[0] is None:
-            return self.whole
+    def concat(self) -> Any:
+        """All outputs concatenated; None where they are None or there were no chunks."""
+        if self.buffer is not None or not self.parts or self.parts[0] is None:
+            return self.buffer
         return torch.cat(self.parts, 2)
 
 
-def _sizes(length: int) -> list[int]:
-    left = length % CHUNK
-    return [CHUNK] * (length // CHUNK) + [size for size in (left - left % TILE, left % TILE) if size]
+def _compute_chunk_sizes(length: int) -> list[int]:
+    """Full chunks, then the remaining whole tiles, then the rest."""
+    remainder = length % CHUNK
+    tail = remainder % TILE
+    return [CHUNK] * (length // CHUNK) + [size for size in (remainder - tail, tail) if size]
 
 
-def _anew(step: Step, *given: Any) -> Any:
-    return checkpoint(step, *given, use_reentrant=False, preserve_rng_state=False)
+def _checkpoint_step(step: Step, *args: Any) -> Any:
+    """Run a step whose intermediate tensors the backward pass recomputes; steps draw no random numbers."""
+    return checkpoint(step, *args, use_reentrant=False, preserve_rng_state=False)

@@ -1,4 +1,7 @@
-"""The linear Transformer's feature map: no random numbers, no parameters (Katharopoulos et al. 2020)."""
+"""The feature map of the linear Transformer, without random numbers or parameters.
+
+Katharopoulos et al. 2020.
+"""
 
 from typing import Any, ClassVar
 
@@ -7,51 +10,70 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from qkv.kernel.kind import BackendMap, Kind
+from qkv.kernel.feature_map import BackendMap, Kind
 from qkv.kernel.linear import Linear
 from qkv.kernel.sums import Features
 from qkv.part import Part
 from qkv.shapes import Dims
 from qkv.strict import PART
 
-# Every feature is positive: the floor only keeps the denominator away from what float32 cannot hold.
+# Every feature is positive: the floor only keeps the denominator in the range of float32.
 FLOOR = 1e-20
 
 
 def elu_features(x: Float[Tensor, "B H N D"]) -> Features:
-    """φ(x) = elu(x) + 1 [B,H,N,D], exact also where it is tiny.  Katharopoulos et al. 2020, eq. 7."""
+    """φ(x) = elu(x) + 1 [B,H,N,D], also precise where it is tiny.  Katharopoulos et al. 2020, eq. 7.
+
+    Args:
+        x: Queries or keys [B,H,N,D].
+
+    Returns:
+        Features [B,H,N,D], all positive.
+    """
     return x.clamp_max(0).exp() + x.relu()
 
 
 class EluMap(BackendMap):
-    """φ(x) = elu(x) + 1 of queries and of keys."""
+    """φ(x) = elu(x) + 1 of queries and of keys.
+
+    Args:
+        dims: Heads, and the widths per head.
+    """
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         self.width = dims.query
 
-    def draw(self) -> None:
-        """Nothing is random here."""
+    def choose_projections(self) -> None:
+        """None: this map has no random projections."""
 
-    def queries(self, x: Float[Tensor, "B H N D"], projections: None) -> Features:
+    def map_queries(self, x: Float[Tensor, "B H N D"], projections: None) -> Features:
         """φ(q) [B,H,T,D]."""
         return elu_features(x)
 
-    def keys(self, x: Float[Tensor, "B H N D"], projections: None) -> tuple[Features, None]:
-        """φ(k) [B,H,S,D]; every key has mass 1."""
+    def map_keys(self, x: Float[Tensor, "B H N D"], projections: None) -> tuple[Features, None]:
+        """φ(k) [B,H,S,D]; every key has the weight 1."""
         return elu_features(x), None
 
-    def log_mass(self, x: Float[Tensor, "B H N D"]) -> None:
-        """Every key has mass 1."""
+    def key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
+        """None: every key has the weight 1."""
 
-    def kind(self, projections: None) -> Kind:
-        """The same map for the fast engines."""
+    def describe_for_backends(self, projections: None) -> Kind:
+        """The same map for the backends."""
         return Kind("elu")
 
 
 @dataclass(frozen=True, config=PART)
 class Elu(Part):
-    """The linear Transformer: positive features that estimate nothing, and cost least."""
+    """The linear Transformer: positive features at the lowest cost, which estimate no exact attention.
+
+    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k) with φ(x) = elu(x) + 1.  Katharopoulos et al. 2020, eq. 7.
+
+    >>> import qkv, torch
+    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Elu(), causal=True)
+    >>> layer(torch.randn(1, 1000, 16)).shape
+    torch.Size([1, 1000, 16])
+    """
 
     axis: ClassVar[str] = "kernel"
     name: ClassVar[str] = "elu"
@@ -62,5 +84,11 @@ class Elu(Part):
     is_gated: ClassVar[bool] = False
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
-        """The linear evaluator with this feature map."""
+        """Build the linear evaluator with this feature map.
+
+        Args:
+            dims: Heads, and the widths per head.
+            parts: The other choices of the attention; only `causal` is read.
+            generator: Not used, because nothing is random.
+        """
         return Linear(dims, EluMap(dims), FLOOR, parts.causal)

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkv import masks
 from qkv.kernel import bands, native, pairs
 from qkv.kernel.bands import Bands
 from qkv.kernel.cache import Cache
+from qkv.kernel.core import Core
 from qkv.kernel.fused import fused
 from qkv.kernel.masking import Masking, repeat_heads
 from qkv.kernel.pairs import Pairs
@@ -38,7 +39,7 @@ class ExactState(NamedTuple):
     remember: bool = False
 
 
-class Exact(nn.Module):
+class Exact(Core):
     """Attention that forms its weights: any score, any scope, any selection."""
 
     has_layer_step: ClassVar[bool] = False
@@ -253,7 +254,15 @@ def _all_real(v: Value) -> Tensor:
 
 @dataclass(frozen=True, config=PART)
 class Softmax(Part):
-    """Exact attention: the weights are formed, from whatever score, scope and selection."""
+    """Exact attention with any score, scope and selection; it forms the T×S weights.
+
+    out = select(score(q, k)) v.  Vaswani et al. 2017, eq. 1.
+
+    >>> import qkv, torch
+    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Softmax())
+    >>> layer(torch.randn(1, 5, 16)).shape
+    torch.Size([1, 5, 16])
+    """
 
     axis: ClassVar[str] = "kernel"
     name: ClassVar[str] = "softmax"
@@ -264,5 +273,14 @@ class Softmax(Part):
     estimates: ClassVar[str] = ""
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
-        """The evaluator for these parts (`parts` has score, scope, select, causal and dropout)."""
+        """Build the evaluator.
+
+        Args:
+            dims: Heads, and the widths per head.
+            parts: The choice: score, scope, select, causal and dropout.
+            generator: Not used: nothing is drawn.
+
+        Returns:
+            The evaluator.
+        """
         return Exact(dims, parts.score, parts.scope, parts.select, parts.causal, parts.dropout)

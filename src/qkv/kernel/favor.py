@@ -13,67 +13,89 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from qkv.kernel.kind import Kind
+from qkv.kernel.feature_map import Kind
 from qkv.kernel.linear import Linear
-from qkv.kernel.projections import Projections, RandomFeatures
+from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
 from qkv.part import Part
 from qkv.shapes import Dims
 from qkv.strict import PART
 
-# Nothing is subtracted in sums of positive features, so that even a tiny one is exact: the floor only keeps
-# the denominator away from what float32 cannot hold.
+# Sums of positive features have no cancellation, so that even tiny ones are precise.  The floor only keeps
+# the denominator in the range of float32.
 FLOOR = 1e-20
 
 
 def positive_features(
     x: Float[Tensor, "B H N D"], projections: Projections
 ) -> tuple[Features, Float[Tensor, "B H N"]]:
-    """φ [B,H,N,R] and log m [B,H,N] with φ m = R^-1/2 exp(W x - |x|²/2) and no feature above R^-1/2.
+    """Rescaled positive features: φ m = R^-1/2 exp(W x - |x|²/2).  Choromanski et al. 2021, lemma 1.
 
-    Choromanski et al. 2021, lemma 1.
+    Args:
+        x: Queries or keys, scaled by D^-1/4, [B,H,N,D].
+        projections: W [H,R,D].
+
+    Returns:
+        φ [B,H,N,R], where the largest feature of every vector is R^-1/2, and log m [B,H,N].
     """
-    logits = x @ projections.mT
-    highest = logits.detach().amax(-1, keepdim=True)
-    phi = (logits - highest).exp() * projections.shape[1] ** -0.5
-    # A key whose squared length is beyond what its type holds is one of the least, but still there.
-    return phi, (highest[..., 0] - x.square().sum(-1) / 2).clamp_min(torch.finfo(x.dtype).min)
+    logits = x @ projections.mT  # [B,H,N,D] @ [H,D,R] -> [B,H,N,R]
+    maximum = logits.detach().amax(-1, keepdim=True)
+    features = (logits - maximum).exp() * projections.shape[1] ** -0.5
+    # A key whose squared length overflows gets the smallest finite weight, and no -inf, which marks padding.
+    return features, (maximum[..., 0] - x.square().sum(-1) / 2).clamp_min(torch.finfo(x.dtype).min)
 
 
-class PositiveMap(RandomFeatures):
-    """The features of exp(q·k / sqrt(D)), each vector's divided by its own largest."""
+class PositiveMap(RandomFeatureMap):
+    """The features of exp(q·k / sqrt(D)), where those of each vector are divided by their maximum.
+
+    Args:
+        dims: Heads, and the widths per head.
+        part: The part that the map belongs to.
+        generator: Draws the fixed projections; None uses torch's global generator.
+    """
 
     def __init__(self, dims: Dims, part: "Favor", generator: torch.Generator | None) -> None:
         super().__init__(dims, part)
         self.width = part.features
         self.reset_parameters(generator)
 
-    def queries(self, x: Float[Tensor, "B H N D"], projections: Projections) -> Features:
-        """φ(q) [B,H,T,R]: the rest of it is one factor per query, which cancels."""
-        return self.keys(x, projections)[0]
+    def map_queries(self, x: Float[Tensor, "B H N D"], projections: Projections) -> Features:
+        """φ(q) [B,H,T,R] without the factor m, which cancels."""
+        return self.map_keys(x, projections)[0]
 
-    def keys(
+    def map_keys(
         self, x: Float[Tensor, "B H N D"], projections: Projections
     ) -> tuple[Features, Float[Tensor, "B H N"]]:
-        """φ(k) [B,H,S,R] and what it was divided by as the log mass of the key."""
+        """φ(k) [B,H,S,R] and the log factors log m [B,H,S]."""
         return positive_features(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
 
-    def log_mass(self, x: Float[Tensor, "B H N D"]) -> None:
-        """The engines find it with the features."""
+    def key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
+        """None: the backends compute the factors together with the features."""
 
-    def kind(self, projections: Projections) -> Kind:
-        """The same map for the fast engines."""
+    def describe_for_backends(self, projections: Projections) -> Kind:
+        """The same map for the backends."""
         width = projections.shape[-1]
-        return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2, rescales_keys=True)
+        return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2)
 
 
 @dataclass(frozen=True, config=PART)
 class Favor(Part):
     """FAVOR+ of the Performer: estimates softmax attention with the scaled dot product.
 
-    features: R, the number of random vectors.
-    orthogonal: block-orthogonal projections, which lower the variance of the estimate.
-    redraw: in training every call takes one of `pool` sets of projections; evaluation uses the fixed one.
+    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k) with E[φ(q)·φ(k)] = exp(q·k / sqrt(D)).  Choromanski et al. 2021, lemma
+    1.
+
+    Args:
+        features: R, the number of random vectors.
+        orthogonal: Whether projections are block-orthogonal, which lowers the variance of the estimate.
+        redraw: Whether each training call uses one of `pool` sets of projections; evaluation uses the fixed
+            one.
+        pool: The number of sets of projections for training.
+
+    >>> import qkv, torch
+    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Favor(32)).eval()
+    >>> layer.attend(torch.randn(1, 5, 16)).weights.shape
+    torch.Size([1, 2, 5, 5])
     """
 
     features: PositiveInt = 64
@@ -91,5 +113,11 @@ class Favor(Part):
     is_gated: ClassVar[bool] = False
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
-        """The linear evaluator with this feature map."""
+        """Build the linear evaluator with this feature map.
+
+        Args:
+            dims: Heads, and the widths per head.
+            parts: The other choices of the attention; only `causal` is read.
+            generator: Draws the fixed projections; None uses torch's global generator.
+        """
         return Linear(dims, PositiveMap(dims, self, generator), FLOOR, parts.causal)

@@ -1,50 +1,62 @@
-"""What decoding through a feature map carries from step to step."""
+"""The decode state of linear attention."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from qkv.kernel.masses import Masses, joined
-from qkv.kernel.sums import Mapped, Sums
+from qkv.kernel.key_weights import KeyWeights, concat_key_weights
+from qkv.kernel.sums import MappedKeys, Sums
 from qkv.shapes import Query
 from qkv.state import Shared
 
 
 class LinearState(NamedTuple):
-    """Decode state of constant size.
+    """A decode state of constant size.
 
-    sums: [B,H,F,E+1], plain: [B,H,1,E+2], scale: [B,H,1,1] or None, as in `sums.Sums`.
-    projections: what the feature map drew, so that keys and queries of one decode are mapped alike.
-    seen: all keys, where the weights are to be shown; None otherwise.
+    Args:
+        feature_sums: [B,H,F,E+1], as in `sums.Sums`.
+        plain_sums: [B,H,1,E+2], as in `sums.Sums`.
+        log_scale: [B,H,1,1] or None, as in `sums.Sums`.
+        projections: those of the first call, so that all keys and queries of one sequence are mapped alike.
+        history: all keys that have been read, where steps return their weights; None otherwise.
     """
 
-    sums: Tensor
-    plain: Tensor
-    scale: Tensor | None
+    feature_sums: Tensor
+    plain_sums: Tensor
+    log_scale: Tensor | None
     projections: Shared
-    seen: "Seen | None" = None
+    history: "KeyHistory | None" = None
 
 
-class Seen(NamedTuple):
-    """Everything a state has read, kept only where someone wants to look: φ(k) [B,H,S,F], keep [B,H,S] of 0
-    and 1, and the masses.
+class KeyHistory(NamedTuple):
+    """All keys that a state has read.  It grows with the sequence and is kept only to compute weights.
+
+    Args:
+        features: φ(k) [B,H,S,F].
+        keep: [B,H,S], 1 for a real key and 0 for a padded one.
+        key_weights: None where every real key has the weight 1.
     """
 
-    phi: Tensor
+    features: Tensor
     keep: Tensor
-    masses: Masses | None
+    key_weights: KeyWeights | None
 
 
-def sums_of(state: LinearState, q: Query) -> Sums:
-    """The state's sums; an empty state cannot have known that float64 would be read."""
+def read_sums(state: LinearState, q: Query) -> Sums:
+    """The sums of a state in float64 for float64 queries, in float32 otherwise.
+
+    An empty state is float32 even if float64 keys follow: it is created before any input is known.
+    """
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scale = None if state.scale is None else state.scale.to(dtype)
-    return Sums(state.sums.to(dtype), state.plain.to(dtype), scale)
+    log_scale = None if state.log_scale is None else state.log_scale.to(dtype)
+    return Sums(state.feature_sums.to(dtype), state.plain_sums.to(dtype), log_scale)
 
 
-def seen_too(seen: Seen, keys: Mapped) -> Seen:
-    """Everything seen, and these keys too."""
-    masses = None if seen.masses is None or keys.masses is None else joined(seen.masses, keys.masses)
-    keep = torch.cat([seen.keep, keys.values[..., -1]], 2)
-    return Seen(torch.cat([seen.phi, keys.phi], 2), keep, masses)
+def append_keys(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
+    """The history with further keys."""
+    key_weights = None
+    if history.key_weights is not None and keys.key_weights is not None:
+        key_weights = concat_key_weights(history.key_weights, keys.key_weights)
+    keep = torch.cat([history.keep, keys.values[..., -1]], 2)
+    return KeyHistory(torch.cat([history.features, keys.features], 2), keep, key_weights)

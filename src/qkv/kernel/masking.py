@@ -1,4 +1,4 @@
-"""The masks, the bias and the gate that every kernel accepts, as one value."""
+"""The masks, the bias and the gate that every kernel accepts, as one value; conversions of its inputs."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,12 @@ from torch import Tensor
 class Masking(NamedTuple):
     """Which keys each query may attend to; all masks intersect.
 
-    keep: [B,S] bool, real keys.  allow: [.,.,T,S] bool.  bias: [.,.,T,S], added to the scores.
-    is_self: the queries are the keys (self-attention), so both count their positions together.
-    gate: [B,H,S], the logits of a forgetting gate at every key.
+    Args:
+        keep: [B,S] bool, True for real keys; None where all are real.
+        allow: [B or 1,H or 1,T,S] bool, True where a query may attend to a key; None for everywhere.
+        bias: [B or 1,H or 1,T,S], added to the scores; None for 0.
+        is_self: whether the queries are the keys (self-attention), so that both share one count of positions.
+        gate: [B,H,S], the logits of a forget gate at every key; None without a gate.
     """
 
     keep: Tensor | None = None
@@ -21,11 +24,27 @@ class Masking(NamedTuple):
     gate: Tensor | None = None
 
 
+def slice_keys(masking: Masking, positions: slice) -> Masking:
+    """The masking of a range of keys: `keep` and `gate` are sliced, `allow` and `bias` stay as they are."""
+    gate = None if masking.gate is None else masking.gate[:, :, positions]
+    return slice_keep(masking, positions, gate)
+
+
+def slice_keep(masking: Masking, positions: slice, gate: Tensor | None) -> Masking:
+    """The masking of a range of keys whose gate is already sliced."""
+    return masking._replace(keep=None if masking.keep is None else masking.keep[:, positions], gate=gate)
+
+
 def repeat_heads(x: Tensor, heads: int) -> Tensor:
-    """[B,Hkv,S,*] -> [B,H,S,*]: query heads h·H/Hkv … share key head h, as in torch and Hugging Face."""
+    """[B,Hkv,S,*] -> [B,H,S,*]: query heads h·H/Hkv … share key head h, as in torch and Hugging Face.
+
+    Args:
+        x: keys or values with Hkv heads.
+        heads: H, a multiple of Hkv.
+    """
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def wide(x: Tensor) -> Tensor:
-    """x in float32 at least."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,4 +1,4 @@
-"""Random projections: how they are drawn, kept for evaluation, and drawn anew in training."""
+"""Random projections of feature maps: fixed ones for evaluation, and a pool of others for training."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qkv.kernel.kind import BackendMap
+from qkv.kernel.feature_map import BackendMap
 from qkv.shapes import Dims
 
 Projections = Float[Tensor, "H R D"]
@@ -20,14 +20,22 @@ def draw_projections(
     generator: torch.Generator | None = None,
     like: Tensor | None = None,
 ) -> Projections:
-    """w̃ [H,R,D] with rows from N(0, I_D); `orthogonal` makes the rows within each block of D mutually
-    orthogonal.
+    """Draw random vectors from N(0, I_D) for every head.
 
-    Blocks are rotations whose rows get the lengths of independent normal vectors, so that every row by itself
-    keeps its distribution.  Yu et al. 2016, section 3.
+    Orthogonal vectors are the rows of random rotations, scaled to the lengths of independent normal vectors,
+    so that every single row keeps its distribution.  Yu et al. 2016, section 3.
 
-    generator: draws on its own device; without one the numbers come from torch's global generator of the
-    device of `like`.  like: a tensor of the type that is wanted; they are drawn in float32 at least.
+    Args:
+        heads: H.
+        features: R, the number of vectors per head.
+        width: D.
+        orthogonal: Whether the rows within each block of D are mutually orthogonal.
+        generator: Draws on its own device.  None uses torch's global generator of the device of `like`.
+        like: A tensor with the dtype and device of the result (default float32 on the CPU).  The numbers are
+            drawn in float32 at least.
+
+    Returns:
+        w̃ [H,R,D].
     """
     like = torch.empty(0) if like is None else like
     device = like.device if generator is None else generator.device
@@ -43,28 +51,35 @@ def draw_projections(
     return (rows * normal.norm(dim=-1, keepdim=True)).to(like)
 
 
+# The operator keeps its first name, which exported programs refer to.
 @torch.library.custom_op("qkv::projections_of_pool", mutates_args=())
-def projections_of_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
-    """Set number `index` of a pool of projections, as large as `like` [H,R,D].
+def draw_from_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
+    """Draw set number `index` of a pool of projections, with the shape and dtype of `like` [H,R,D].
 
-    The sets are not stored: each is drawn again from a seed of its own, counted from the bits of the first
-    number of `like`, which checkpoints hold.  An operator, because torch.compile cannot trace generators.
+    The sets are not stored.  Each is drawn from a seed of its own: the index plus the bits of the first
+    number of `like`, which checkpoints hold.  This is an operator because torch.compile cannot trace
+    generators.
     """
     heads, features, width = like.shape
     seed = int(like.flatten()[0].float().view(torch.int32)) % 2**31
     generator = torch.Generator().manual_seed(seed + int(index))
-    number = torch.empty(0, dtype=torch.float32, device="cpu")  # the sets are the same for layers of any type
-    return draw_projections(heads, features, width, orthogonal, generator, number).to(like)
+    float32 = torch.empty(0, dtype=torch.float32, device="cpu")  # layers of every dtype draw the same numbers
+    return draw_projections(heads, features, width, orthogonal, generator, float32).to(like)
 
 
-@projections_of_pool.register_fake
+@draw_from_pool.register_fake
 def _(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     return torch.empty_like(like)
 
 
-class RandomFeatures(BackendMap):
-    """What random feature maps share: fixed projections for evaluation (a buffer), and a pool for training.
-    Which set a call takes is up to torch's global generator.  Peng et al. 2021 train with 500 sets.
+class RandomFeatureMap(BackendMap):
+    """Base class of random feature maps: holds the fixed projections, and draws from a pool in training.
+
+    torch's global generator decides which set of the pool a call uses.  Peng et al. 2021 train with 500 sets.
+
+    Args:
+        dims: Heads, and the widths per head.
+        part: The part that the map belongs to, with `features`, `redraw`, `pool` and `orthogonal`.
     """
 
     def __init__(self, dims: Dims, part: Any) -> None:
@@ -74,13 +89,13 @@ class RandomFeatures(BackendMap):
         self.fixed: Tensor
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the fixed projections anew."""
+        """Draw new fixed projections."""
         heads, features, width = self.fixed.shape
         self.fixed.copy_(draw_projections(heads, features, width, self.orthogonal, generator, self.fixed))
 
-    def draw(self) -> Projections:
-        """The projections w̃ of this call: of the pool in training, the fixed ones in evaluation."""
+    def choose_projections(self) -> Projections:
+        """The projections w̃ [H,R,D] of one call: from the pool in training, the fixed ones in evaluation."""
         if self.training and self.redraw:
             index = torch.randint(self.pool, (), device="cpu")
-            return projections_of_pool(index, self.fixed, self.orthogonal)
+            return draw_from_pool(index, self.fixed, self.orthogonal)
         return self.fixed

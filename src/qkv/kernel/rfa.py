@@ -1,14 +1,14 @@
-"""Random Feature Attention: random features of queries and keys stand for a kernel (Peng et al. 2021).
+"""Random Feature Attention: random features of queries and keys replace a kernel (Peng et al. 2021).
 
 gaussian  φ(x) = R^-1/2 [sin W x, cos W x]      E[φ(x)·φ(y)] = exp(-|σ∘(x - y)|² / 2τ²)
 arccos    φ(x) = R^-1/2 ReLU(W x)               E[φ(x)·φ(y)] = |x'||y'| (sin θ + (π - θ) cos θ) / 2π
 
-with W = σ∘W̃/τ, rows of W̃ from N(0, I), x' = σ∘x, θ the angle between x' and y'.  A common factor 1/τ of all
-arccos features cancels in the average, so that kernel has no temperature.
+with W = σ∘W̃/τ, rows of W̃ from N(0, I), x' = σ∘x, and θ the angle between x' and y'.  The arc-cosine kernel
+has no temperature: a common factor 1/τ of all features cancels in the average.
 
-For unit vectors and scalar σ the Gaussian kernel is proportional to exp(σ² x·y / τ²).  For others it is
-exp(x'·y' / τ²) but for a factor exp(-|x'|²/2τ²) of the query, which cancels, and one of the key, which the
-key's mass makes up for.
+For unit vectors and scalar σ the Gaussian kernel is proportional to exp(σ² x·y / τ²).  For other vectors it
+is exp(x'·y' / τ²) times a factor exp(-|x'|²/2τ²) of the query, which cancels, and the same factor of the key,
+which the key's log weight |k'|²/2τ² compensates.
 """
 
 from dataclasses import KW_ONLY, replace
@@ -20,10 +20,10 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from qkv.kernel.kind import Kind
+from qkv.kernel.feature_map import Kind
 from qkv.kernel.linear import Linear
-from qkv.kernel.masking import wide
-from qkv.kernel.projections import Projections, RandomFeatures
+from qkv.kernel.masking import at_least_float32
+from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
 from qkv.part import Part
 from qkv.score.cosine import SHORTEST, scale_to_unit_length
@@ -31,30 +31,52 @@ from qkv.shapes import Dims
 from qkv.strict import PART
 
 Vectors = Float[Tensor, "B H N D"]
+KeyLogs = Float[Tensor, "B H N"]
 
-# An estimate from R features is off by up to (2R)^-1/2, and a sum of n of them by sqrt(n) times that where
-# they err apart; what is smaller than about this is noise (see `sums`), and with R it vanishes.
-NOISE = 0.5
+# The standard deviation of an estimate from R features is up to (2R)^-1/2, and that of a sum of n independent
+# estimates sqrt(n) times as large.  A smaller denominator is noise (see `sums`).  The floor is this number
+# times R^-1/2, so that it vanishes as R grows.
+GAUSSIAN_FLOOR = 0.5
 
-# ReLU features are never negative; there the floor only bounds the gradient.
-LEAST = 1e-6
+# ReLU features are never negative: the floor only bounds the gradient.
+ARCCOS_FLOOR = 1e-6
 
 
 def fourier_features(x: Vectors, projections: Projections) -> Features:
-    """φ(x) [B,H,N,2R] = R^-1/2 [sin W x, cos W x]; φ(x)·φ(x) = 1.  Peng et al. 2021, eq. 4; Rahimi & Recht
-    2007.
+    """φ(x) = R^-1/2 [sin W x, cos W x], so that φ(x)·φ(x) = 1.  Peng et al. 2021, eq. 4; Rahimi & Recht 2007.
+
+    Args:
+        x: Queries or keys [B,H,N,D].
+        projections: W [H,R,D].
+
+    Returns:
+        Features [B,H,N,2R].
     """
-    angles = x @ projections.mT
+    angles = x @ projections.mT  # [B,H,N,D] @ [H,D,R] -> [B,H,N,R]
     return torch.cat([angles.sin(), angles.cos()], -1).mul_(projections.shape[1] ** -0.5)
 
 
 def arccos_features(x: Vectors, projections: Projections) -> Features:
-    """φ(x) [B,H,N,R] = R^-1/2 ReLU(W x).  Peng et al. 2021, section 3.1; Cho & Saul 2009, order 1."""
-    return (x @ projections.mT).relu() * projections.shape[1] ** -0.5
+    """φ(x) = R^-1/2 ReLU(W x).  Peng et al. 2021, section 3.1; Cho & Saul 2009, order 1.
+
+    Args:
+        x: Queries or keys [B,H,N,D].
+        projections: W [H,R,D].
+
+    Returns:
+        Features [B,H,N,R], never negative.
+    """
+    return (x @ projections.mT).relu() * projections.shape[1] ** -0.5  # [B,H,N,D] @ [H,D,R] -> [B,H,N,R]
 
 
-class GaussianMap(RandomFeatures):
-    """The Gaussian kernel's features, with their learned bandwidth σ [H,1,D]."""
+class GaussianMap(RandomFeatureMap):
+    """Features of the Gaussian kernel, with a learned bandwidth σ [H,1,D].
+
+    Args:
+        dims: Heads, and the widths per head.
+        part: The part that the map belongs to.
+        generator: Draws the fixed projections; None uses torch's global generator.
+    """
 
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
         super().__init__(dims, part)
@@ -64,39 +86,46 @@ class GaussianMap(RandomFeatures):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the fixed projections anew, and set σ to 1."""
+        """Draw new fixed projections, and set σ to 1."""
         super().reset_parameters(generator)
         nn.init.ones_(self.bandwidth)
 
-    def queries(self, x: Vectors, projections: Projections) -> Features:
+    def map_queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,2R]."""
         return fourier_features(
-            scale_to_unit_length(x) if self.normalise else x, self._scaled(projections, x)
+            scale_to_unit_length(x) if self.normalise else x, self._scale_projections(projections, x)
         )
 
-    def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
-        """φ(k) [B,H,S,2R]; of keys with a length, the log mass |σ∘k|² / 2τ²."""
-        return self.queries(x, projections), self.log_mass(x)
+    def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
+        """φ(k) [B,H,S,2R] and the log factors [B,H,S]."""
+        return self.map_queries(x, projections), self.key_log_factor(x)
 
-    def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
-        """|σ∘k|² / 2τ² of keys with a length."""
+    def key_log_factor(self, x: Vectors) -> KeyLogs | None:
+        """|σ∘k|² / 2τ² [B,H,S]; None for normalised keys, which all have the same."""
         if self.normalise:
             return None
-        x = wide(x)
-        return _held((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
+        x = at_least_float32(x)
+        return _clamp_to_finite((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
 
-    def kind(self, projections: Projections) -> Kind:
-        """The same map for the fast engines."""
+    def describe_for_backends(self, projections: Projections) -> Kind:
+        """The same map for the backends."""
         projections = projections.float()
-        return Kind("gaussian", self._scaled(projections, projections), self.normalise)
+        return Kind("gaussian", self._scale_projections(projections, projections), self.normalise)
 
-    def _scaled(self, projections: Projections, x: Tensor) -> Projections:
-        # Projections are drawn without σ, so that it learns also from what is read after a detached state.
+    def _scale_projections(self, projections: Projections, x: Tensor) -> Projections:
+        """W = σ∘W̃/τ in the dtype of x."""
+        # States hold W̃ without σ, so that σ also learns from queries that follow a detached state.
         return (self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)
 
 
-class ArccosMap(RandomFeatures):
-    """The arc-cosine kernel's features, with their learned bandwidth σ [H,1,D]."""
+class ArccosMap(RandomFeatureMap):
+    """Features of the arc-cosine kernel, with a learned bandwidth σ [H,1,D].
+
+    Args:
+        dims: Heads, and the widths per head.
+        part: The part that the map belongs to.
+        generator: Draws the fixed projections; None uses torch's global generator.
+    """
 
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
         super().__init__(dims, part)
@@ -106,50 +135,63 @@ class ArccosMap(RandomFeatures):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the fixed projections anew, and set σ to 1."""
+        """Draw new fixed projections, and set σ to 1."""
         super().reset_parameters(generator)
         nn.init.ones_(self.bandwidth)
 
-    def queries(self, x: Vectors, projections: Projections) -> Features:
-        """φ(q) [B,H,T,R] of the unit vector: a query's length cancels."""
+    def map_queries(self, x: Vectors, projections: Projections) -> Features:
+        """φ(q) [B,H,T,R] of unit vectors, because the length of a query cancels."""
         return arccos_features(scale_to_unit_length(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
 
-    def keys(self, x: Vectors, projections: Projections) -> tuple[Features, Float[Tensor, "B H N"] | None]:
-        """φ(k) [B,H,S,R] of the unit vector; of keys with a length, the log mass log |k|."""
-        return self.queries(x, projections), self.log_mass(x)
+    def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
+        """φ(k) [B,H,S,R] of unit vectors, and the log factors [B,H,S]."""
+        return self.map_queries(x, projections), self.key_log_factor(x)
 
-    def log_mass(self, x: Vectors) -> Float[Tensor, "B H N"] | None:
-        """log |k| of keys with a length."""
+    def key_log_factor(self, x: Vectors) -> KeyLogs | None:
+        """log |k| [B,H,S]; None for normalised keys."""
         if self.normalise:
             return None
-        return _held(wide(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
+        return _clamp_to_finite(at_least_float32(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
 
-    def kind(self, projections: Projections) -> Kind:
-        """The same map for the fast engines."""
+    def describe_for_backends(self, projections: Projections) -> Kind:
+        """The same map for the backends."""
         return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
 
 
-def _held(x: Tensor) -> Tensor:
-    """x, no larger than its type holds: a key whose length overflows is one of the longest, not infinite."""
+def _clamp_to_finite(x: Tensor) -> Tensor:
+    """x, with infinity replaced by the largest finite number: keys of infinite length get a finite weight."""
     return x.clamp_max(torch.finfo(x.dtype).max)
 
 
-MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}
+FEATURE_MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}
 
 
 @dataclass(frozen=True, config=PART)
 class RFA(Part):
-    """Random Feature Attention.
+    """Random Feature Attention: linear-time attention with random features of a kernel.
 
-    features: R, the number of random vectors (the Gaussian map has 2R components, the arc-cosine map R).
-    kernel: "gaussian", random Fourier features; "arccos", ReLU features, which are never negative.
-    gate: a learned gate g lets the past fade, S_t = g_t S_{t-1} + (1 - g_t) φ(k_t) ⊗ v_t (Peng et al. 2021,
-    eq. 7); causal attention only.
-    temperature: τ of the Gaussian kernel; smaller is sharper, and the learned bandwidth σ sharpens it
-    further, per head and dimension.  The arc-cosine kernel has none: a common factor cancels.
-    normalise: scale queries and keys to length 1; otherwise longer keys count for more.
-    orthogonal: block-orthogonal projections, which lower the variance of the estimate.
-    redraw: in training every call takes one of `pool` sets of projections; evaluation uses the fixed one.
+    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k).  Peng et al. 2021, eq. 5.
+
+    Args:
+        features: R, the number of random vectors.  The Gaussian map has 2R features, the arc-cosine map R.
+        kernel: "gaussian", random Fourier features; "arccos", ReLU features, which are never negative.
+        gate: Whether a learned gate g lets the past decay, S_t = g_t S_{t-1} + (1 - g_t) φ(k_t) ⊗ v_t (Peng
+            et al. 2021, eq. 7); causal attention only.
+        temperature: τ of the Gaussian kernel; smaller is sharper.  The learned bandwidth σ sharpens it
+            further, per head and dimension.  The arc-cosine kernel has none: a common factor cancels.
+        normalise: Whether to scale queries and keys to length 1; otherwise longer keys get more weight.
+        orthogonal: Whether projections are block-orthogonal, which lowers the variance of the estimate.
+        redraw: Whether each training call uses one of `pool` sets of projections; evaluation uses the fixed
+            one.
+        pool: The number of sets of projections for training.
+
+    Raises:
+        BadRecipe: An option is out of range, or `temperature` is set for the arc-cosine kernel.
+
+    >>> import qkv, torch
+    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.RFA(32, gate=True), causal=True).eval()
+    >>> layer(torch.randn(1, 1000, 16)).shape
+    torch.Size([1, 1000, 16])
     """
 
     features: PositiveInt = 64
@@ -179,19 +221,27 @@ class RFA(Part):
 
     @property
     def estimates(self) -> str:
-        """What exact attention it estimates."""
+        """The exact attention that this one estimates; "" where there is none."""
         if self.kernel == "arccos":
             return ""
         return "softmax of σ²·cosine / τ²" if self.normalise else "softmax of (σ∘q)·(σ∘k) / τ²"
 
     @model_validator(mode="after")
-    def _has_a_temperature(self) -> "RFA":
+    def _check_temperature(self) -> "RFA":
         if self.kernel == "arccos" and self.temperature != 1.0:
-            raise ValueError("kernel='arccos' has no temperature: a common factor cancels. Leave it out")
+            raise ValueError(
+                f"kernel='arccos' has no temperature, got temperature={self.temperature}: leave it out"
+            )
         return self
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
-        """The linear evaluator with this feature map."""
-        features = MAPS[self.kernel](dims, self, generator)
-        floor = NOISE * self.features**-0.5 if self.kernel == "gaussian" else LEAST
-        return Linear(dims, features, floor, parts.causal, self.gate)
+        """Build the linear evaluator with this feature map.
+
+        Args:
+            dims: Heads, and the widths per head.
+            parts: The other choices of the attention; only `causal` is read.
+            generator: Draws the fixed projections; None uses torch's global generator.
+        """
+        feature_map = FEATURE_MAPS[self.kernel](dims, self, generator)
+        floor = GAUSSIAN_FLOOR * self.features**-0.5 if self.kernel == "gaussian" else ARCCOS_FLOOR
+        return Linear(dims, feature_map, floor, parts.causal, self.gate)

@@ -1,121 +1,22 @@
 """The recurrent encoder–decoder, with Bahdanau's or Luong's attention or without."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from qkv.errors import BadRecipe
 from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
-from qkv.model.attention_names import Place, parse_place
-from qkv.model.length_limits import LengthLimits, get_key_limit
+from qkv.model.length_limits import LengthLimits
 from qkv.model.recurrent_decoders import BahdanauDecoder, DecoderState, FixedContextDecoder, LuongDecoder
 from qkv.model.recurrent_encoder import RecurrentEncoder
-from qkv.model.spec_fields import parse_spec
+from qkv.model.seq2seq_config import RNNConfig as RNNConfig
+from qkv.model.spec_fields import Place
 from qkv.model.stepper import Step
 from qkv.model.weight_tying import tie_weights_after_loading
-from qkv.score import Additive
 from qkv.shapes import Attended
-from qkv.spec import AttentionSpec
-from qkv.strict import Strict
-
-
-def _parse_optional_spec(value: Any) -> AttentionSpec | None:
-    return None if value is None else parse_spec(value)
-
-
-class RNNConfig(Strict):
-    """Sizes and parts of a recurrent translation model.
-
-    Args:
-        kind: "rnn".
-        attention: The attention to the source; None is the encoder–decoder of 2014 with one fixed context.
-            The model sets its widths.  A score for two widths (additive, general, location) has no
-            projections, nor have dot and cosine where state and annotations have one width; everything else
-            (scaled dot product, feature maps, several heads) gets projections to one width.
-        decoder: "bahdanau", whose query is the previous state, or "luong", whose query is the new state.
-        input_feeding: Whether Luong's decoder also reads its last output.
-        cell: "gru" or "lstm", of encoder and decoder.
-        embedding: Width of word vectors, and of Bahdanau's read-out.
-        hidden: Width of the decoder's state and of each direction of the encoder.
-        layers: Layers of the encoder.
-        bidirectional: Whether the encoder reads in both directions; False gives annotations of the width of
-            the state.
-        dropout: Probability of dropout of word vectors, between encoder layers and of the read-out.
-        tie: Whether the output layer shares its weight with the target's word vectors.
-    """
-
-    kind: Literal["rnn"] = "rnn"
-    attention: Annotated[
-        AttentionSpec | None,
-        PlainValidator(_parse_optional_spec),
-        PlainSerializer(lambda spec: None if spec is None else spec.to_dict()),
-    ] = AttentionSpec(score=Additive())
-    decoder: Literal["bahdanau", "luong"] = "bahdanau"
-    input_feeding: bool = False
-    cell: Literal["gru", "lstm"] = "gru"
-    embedding: PositiveInt = 256
-    hidden: PositiveInt = 256
-    layers: PositiveInt = Field(default=1, le=1000)
-    bidirectional: bool = True
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    tie: bool = False
-
-    @property
-    def annotation(self) -> int:
-        """The width of an annotation of the source."""
-        return self.hidden * (2 if self.bidirectional else 1)
-
-    @property
-    def length_limits(self) -> LengthLimits:
-        """The longest source; a target has no limit."""
-        return LengthLimits(source=get_key_limit(self.attention, "model.attention"))
-
-    def complete_spec(self) -> AttentionSpec | None:
-        """Complete the spec of the attention with the widths of this model.
-
-        Returns:
-            The spec for queries [.., hidden] and a memory [.., annotation]; None without attention.
-        """
-        spec = self.attention
-        if spec is None:
-            return None
-        score, equal_widths = spec.score, not self.bidirectional
-        unprojected = score is not None and (
-            score.two_widths or (score.unprojected_by_default and equal_widths)
-        )
-        unprojected = unprojected and spec.heads in (None, 1) and spec.kv_heads in (None, 1)
-        if not spec.project and not unprojected:
-            raise BadRecipe(
-                f"attention.project=False needs a score for two widths, such as additive, got "
-                f"{spec.score!r}: decoder state and annotations differ in width. Leave project out"
-            )
-        return replace(spec, d_model=self.hidden, d_memory=self.annotation, project=not unprojected)
-
-    @model_validator(mode="after")
-    def _fits(self) -> "RNNConfig":
-        if self.input_feeding and self.decoder != "luong":
-            raise BadRecipe("input_feeding needs decoder: luong. Bahdanau's decoder reads its context anyway")
-        if self.tie and self.decoder == "luong" and self.embedding != self.hidden:
-            raise BadRecipe(
-                f"tie needs an output as wide as a word vector: with decoder: luong set embedding and hidden "
-                f"to one number, got {self.embedding} and {self.hidden}"
-            )
-        if self.attention is None:
-            if self.decoder == "luong":
-                raise BadRecipe("decoder: luong needs an attention: set one, such as {score: general}")
-            return self
-        if self.attention.d_model is not None or self.attention.d_memory is not None:
-            raise BadRecipe("d_model and d_memory follow from hidden: leave them out and set hidden")
-        if self.attention.causal:
-            raise BadRecipe("causal has no meaning here: the whole source is known. Leave it out")
-        self.complete_spec()
-        return self
 
 
 class RNNTranslator(nn.Module):
@@ -241,6 +142,14 @@ class RNNTranslator(nn.Module):
         """The longest source; a target has no limit."""
         return self.config.length_limits
 
+    def layers(self) -> list[nn.Module]:
+        """List the blocks that `forward` calls once, in this order.
+
+        Returns:
+            []: the cells of encoder and decoder are called many times.
+        """
+        return []
+
     def attention_layers(self) -> dict[str, Attention]:
         """List every attention.
 
@@ -255,7 +164,7 @@ class RNNTranslator(nn.Module):
         Returns:
             The names of `attention_layers` -> "cross".
         """
-        return {name: parse_place(name) for name in self.attention_layers()}
+        return dict.fromkeys(self.attention_layers(), "cross")
 
     def _decode(self, target_in: Tensor, state: DecoderState) -> tuple[Tensor, Attended | None, DecoderState]:
         hidden, attended, state = self.decoder(self.dropout(self.target_words(target_in)), state)
@@ -277,7 +186,7 @@ def _initialise_orthogonal(weight: Tensor) -> None:
 
 
 def _initialise(model: RNNTranslator) -> None:
-    """Initialise recurrent matrices as orthogonal, others by Xavier; the forget gate of an LSTM starts open."""
+    """Initialise recurrent matrices as orthogonal, others by Xavier; forget gates of an LSTM start open."""
     encoder, cell, attention = model.encoder, model.decoder.cell, model.decoder.attention
     from_attention = {id(weight) for weight in attention.parameters()} if attention is not None else set()
     embeddings = {id(model.target_words.weight), id(encoder.words.weight)}

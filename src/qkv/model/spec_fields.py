@@ -1,12 +1,14 @@
 """An `AttentionSpec` as a field of a recipe: a mapping in YAML, validated with the messages of the spec."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from qkv.errors import BadRecipe
 from qkv.spec import AttentionSpec
+
+Place = Literal["encoder", "decoder", "cross"]  # of an attention in an encoder–decoder
 
 
 def parse_spec(value: Any) -> Any:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from qkv import masks
 from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
-from qkv.model.attention_names import Place, parse_place
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
 from qkv.model.length_limits import LengthLimits
 from qkv.model.positions import LearnedPositions, Sinusoids
+from qkv.model.spec_fields import Place
 from qkv.model.stepper import Step
 from qkv.model.transformer_config import TransformerConfig as TransformerConfig
 from qkv.model.weight_tying import tie_weights_after_loading
@@ -127,6 +127,14 @@ class Transformer(nn.Module):
         """The longest source and target."""
         return self.config.length_limits
 
+    def layers(self) -> list[nn.Module]:
+        """List the blocks that `forward` calls once, in this order.
+
+        Returns:
+            The blocks of the encoder and of the decoder.
+        """
+        return [*self.encoder, *self.decoder]
+
     def attention_layers(self) -> dict[str, Attention]:
         """List every attention.
 
@@ -144,7 +152,10 @@ class Transformer(nn.Module):
         Returns:
             The names of `attention_layers` -> "encoder", "decoder" or "cross".
         """
-        return {name: parse_place(name) for name in self.attention_layers()}
+        places: dict[str, Place] = {f"encoder.{i}": "encoder" for i in range(len(self.encoder))}
+        for i in range(len(self.decoder)):
+            places |= {f"decoder.{i}": "decoder", f"cross.{i}": "cross"}
+        return places
 
     def encoder_weights(self, source: Tokens, keep: Real) -> dict[str, Tensor]:
         """Compute the attention weights of the encoder.

@@ -6,9 +6,8 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from qkv.errors import BadRecipe
-from qkv.model.attention_names import Place
 from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
-from qkv.model.spec_fields import CausalSpecField, SpecField
+from qkv.model.spec_fields import CausalSpecField, Place, SpecField
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
 

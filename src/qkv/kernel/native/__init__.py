@@ -5,8 +5,8 @@ built where there is a compiler.  It computes what `linear`, `sums` and the addi
 import torch
 from torch import Tensor
 
-from qkv.kernel.kind import MAPS, Kind
-from qkv.kernel.masses import Masses
+from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
+from qkv.kernel.key_weights import KeyWeights
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import Inputs, compute, linear_attention
@@ -59,7 +59,7 @@ def additive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend(
     kind: Kind,
     tensors: tuple[Tensor, Tensor, Tensor],
-    given: tuple[Masses | None, Tensor | None],
+    given: tuple[KeyWeights | None, Tensor | None],
     before: Sums | None,
     causal: bool,
     floor: float,
@@ -75,10 +75,10 @@ def attend(
     written, decay = (None if x is None else x.float() for x in masses or (None, None))
     given_sums = before or (None, None, None)
     inputs: Inputs = (*(x.to(shared) for x in tensors), kind.matrix, keep, written, decay, *given_sums)
-    numbers = (MAPS[kind.map], kind.unit, causal, kind.square, floor)
+    numbers = (MAP_NUMBERS[kind.map], kind.unit, causal, kind.square, floor)
     if can_bypass_dispatcher(inputs):
         out, sums, plain, scale = compute(inputs, numbers)
     else:
         out, _, sums, plain, scale = linear_attention(*inputs, *numbers)
-    weighed = masses is not None or kind.rescales_keys
+    weighed = masses is not None or kind.map in RESCALING_MAPS
     return out.to(v.dtype), Sums(sums, plain, scale if weighed else None)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qkv.errors import BadShape
-from qkv.kernel import second_order
+from qkv.kernel import double_backward
 from qkv.kernel.native.library import call, rows
 from qkv.kernel.pairs import rows_at_once
 
@@ -60,7 +60,7 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if second_order.is_wanted():
+    if double_backward.needs_double_backward():
         return _differentiable(grad, *ctx.saved_tensors)
     of_q, of_k, of_v = additive_score_backward(grad, *ctx.saved_tensors)
     return of_q, of_k, of_v.sum(0)

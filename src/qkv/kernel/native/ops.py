@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from qkv.errors import BadShape
-from qkv.kernel import second_order
-from qkv.kernel.kind import MAPS, RESCALING_MAPS
+from qkv.kernel import double_backward
+from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
+from qkv.kernel.memory_pool import pooled_empty
 from qkv.kernel.native.library import call, flat, rows
-from qkv.kernel.pages import empty
 
 # q, k, v, matrix, keep, written, decay, sums, plain, scale; and map, unit, causal, square, floor.
 Inputs = tuple[Any, ...]
@@ -57,8 +57,8 @@ def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> l
     map, unit, causal, square, floor = numbers
     sizes = features_of(k.shape[-1], matrix, map)
     _check(tensors, sizes, causal)
-    out = empty((*q.shape[:3], v.shape[-1]), q.dtype)
-    after = state_like(empty, (q.shape[0], q.shape[1], sizes[1], v.shape[-1]))
+    out = pooled_empty((*q.shape[:3], v.shape[-1]), q.dtype)
+    after = state_like(pooled_empty, (q.shape[0], q.shape[1], sizes[1], v.shape[-1]))
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
     fields |= {"sums": after[0], "plain": after[1], "scale": after[2]}
@@ -80,7 +80,7 @@ def _(
 def features_of(width: Any, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
     """R, and the F features that it makes of vectors so wide; symbolic where torch traces."""
     features = width if matrix is None else matrix.shape[1]
-    return features, 2 * features if map == MAPS["gaussian"] else features
+    return features, 2 * features if map == MAP_NUMBERS["gaussian"] else features
 
 
 def state_like(new: Callable[..., Tensor], sizes: tuple[Any, Any, Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +105,7 @@ def _fields(
     sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[2], "width": width}
     sizes |= {"value": v.shape[3], "features": width if matrix is None else matrix.shape[1]}
     given = {"matrix": flat(matrix), "keep": flat(keep), "written": flat(written), "decay": flat(decay)}
-    weighed = written is not None or map in RESCALING_MAPS
+    weighed = written is not None or map in RESCALING_MAP_NUMBERS
     inputs = {"q": rows(q), "k": rows(k), "v": rows(v), "half": q.dtype == torch.bfloat16}
     return sizes | given | inputs | {"map": map, "weighed": weighed}
 
@@ -165,7 +165,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917
     scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, matrix [B,H,R,D], written, decay, sums and plain; empty where none."""
-    grads = _grads(empty, q, k, v, matrix, written, decay, sums0, plain0)
+    grads = _grads(pooled_empty, q, k, v, matrix, written, decay, sums0, plain0)
     names = ("grad_matrix", "grad_written", "grad_decay", "grad_sums0", "grad_plain0")
     fields = _fields(q, k, v, matrix, keep, written, decay, map)
     fields |= {"sums0": flat(sums0), "plain0": flat(plain0), "scale0": flat(scale0), "out": rows(out)}
@@ -211,9 +211,11 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, output = saved[:10], saved[10:]
-    if second_order.is_wanted():
-        found = second_order.gradients(
-            second_order.Inputs(*inputs), second_order.Numbers(*ctx.numbers), (grad_out, *grad_after[:2])
+    if double_backward.needs_double_backward():
+        found = double_backward.compute_gradients(
+            double_backward.BackendInputs(*inputs),
+            double_backward.BackendOptions(*ctx.numbers),
+            (grad_out, *grad_after[:2]),
         )
         return (*found, *(None,) * 5)
     grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out

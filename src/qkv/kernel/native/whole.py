@@ -6,11 +6,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from qkv.kernel.kind import MAPS, Kind
+from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
+from qkv.kernel.memory_pool import pooled_empty
 from qkv.kernel.native.few import MOST, plain, rows_of, wanted
 from qkv.kernel.native.library import Call, Few, Whole, flat, run
 from qkv.kernel.native.ops import features_of, state_like
-from qkv.kernel.pages import empty
 from qkv.kernel.sums import Sums
 
 
@@ -42,11 +42,11 @@ def step(
     to_queries, _, to_out = layers
     batch, queries = x.shape[:2]
     width, value = to_queries.weight.shape[0] // heads, to_out.weight.shape[1] // heads
-    map, weighed = MAPS[kind.map], kind.rescales_keys
+    map, weighed = MAP_NUMBERS[kind.map], kind.map in RESCALING_MAPS
     features, made_of_them = features_of(width, kind.matrix, map)
     x, given = x.contiguous(), [flat(part) for part in (kind.matrix, *before)]
     out = x.new_empty(batch, queries, to_out.weight.shape[0])
-    after = state_like(empty, (batch, heads, made_of_them, value))
+    after = state_like(pooled_empty, (batch, heads, made_of_them, value))
     call = Call(
         *(batch, heads, queries, queries, width, value, features),
         *(map, kind.unit, True, False, weighed, torch.get_num_threads(), floor, kind.square),

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from qkv.kernel.kind import MAPS, Kind
-from qkv.kernel.masses import Masses
+from qkv.kernel.feature_map import MAP_NUMBERS, Kind
+from qkv.kernel.key_weights import KeyWeights
 from qkv.kernel.sums import Sums
 from qkv.kernel.triton.ops import linear_attention
 
@@ -61,7 +61,7 @@ def _why_not_on(tensors: tuple[Tensor, ...]) -> str:
 def attend(
     kind: Kind,
     tensors: tuple[Tensor, Tensor, Tensor],
-    given: tuple[Masses | None, Tensor | None],
+    given: tuple[KeyWeights | None, Tensor | None],
     before: Sums | None,
     causal: bool,
     floor: float,
@@ -82,7 +82,7 @@ def attend(
         written,
         decay,
         *(before or (None, None, None)),
-        MAPS[kind.map],
+        MAP_NUMBERS[kind.map],
         kind.unit,
         causal,
         kind.square,

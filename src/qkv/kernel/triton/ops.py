@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkv.kernel import second_order
-from qkv.kernel.kind import MAPS
+from qkv.kernel import double_backward
+from qkv.kernel.feature_map import MAP_NUMBERS
 from qkv.kernel.triton.call import Sizes, rows, sizes_of
 from qkv.kernel.triton.shares import Masses
 from qkv.kernel.triton.state import packed, scaled, unpacked
 
-NAMES = tuple(MAPS)
+NAMES = tuple(MAP_NUMBERS)
 
 
 @torch.library.custom_op("qkv::linear_attention_by_triton", mutates_args=())
@@ -177,9 +177,11 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, output = saved[:10], saved[10:]
-    if second_order.is_wanted():
-        found = second_order.gradients(
-            second_order.Inputs(*inputs), second_order.Numbers(*ctx.numbers), (grad_out, *grad_after[:2])
+    if double_backward.needs_double_backward():
+        found = double_backward.compute_gradients(
+            double_backward.BackendInputs(*inputs),
+            double_backward.BackendOptions(*ctx.numbers),
+            (grad_out, *grad_after[:2]),
         )
         return (*found, *(None,) * 5)
     grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out

@@ -1,0 +1,45 @@
+"""Chooses the backend that computes linear attention faster than torch operators.
+
+A backend is a module with `FEWEST` (the positions from which it is faster), `why_not(*tensors)` (a reason why
+it does not support tensors, or "") and `attend(...)`.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from qkv.kernel import native, triton
+from qkv.tracing import always
+
+# In order of preference.
+BACKENDS = (native, triton)
+
+
+def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
+    """The first backend that supports these tensors [B,H,N,*] and is faster; None for torch operators.
+
+    Args:
+        has_backends: whether the backends know the feature map.
+        tensors: the queries, keys and values of one call.
+    """
+    for backend in BACKENDS if has_backends else ():
+        if any(always(x.shape[2] >= backend.FEWEST) for x in tensors) and not backend.why_not(*tensors):
+            return backend
+    return None
+
+
+def describe_backends(has_backends: bool, length: int) -> str:
+    """Which backend runs instead of torch operators for which tensors of `length` positions, as a clause."""
+    if not has_backends:
+        return "; no backend knows this feature map"
+    text = ""
+    if not native.available():
+        text += "; the native CPU backend is not built here"
+    elif length >= native.FEWEST:
+        text += (
+            "; if q, k and v are float32 or bfloat16 on a CPU, the native backend "
+            f"({native.about()['instruction set']}) computes the same sums instead"
+        )
+    if triton.available() and length >= triton.FEWEST:
+        text += "; on a CUDA device, in float32 or half precision, the Triton backend does"
+    return text

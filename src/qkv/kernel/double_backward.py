@@ -1,0 +1,182 @@
+"""The computation of the backends with torch operators, for gradients that are differentiated again.
+
+The backward pass of a backend is one operator, which has no derivative of its own.  Where autograd records
+the backward pass (`create_graph=True`), that pass differentiates the functions of this module instead.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qkv.kernel.causal_average import causal_average
+from qkv.kernel.chunks import scan_chunks
+from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
+from qkv.kernel.key_weights import LOG_ZERO, KeyWeights
+from qkv.kernel.masking import at_least_float32
+from qkv.kernel.sums import Features, MappedKeys, Sums, accumulate_keys, average_from_sums, empty_sums
+from qkv.score.cosine import scale_to_unit_length
+from qkv.tracing import is_transformed
+
+MAP_NAMES = tuple(MAP_NUMBERS)
+
+
+class BackendInputs(NamedTuple):
+    """The tensors of a backend's call.
+
+    Args:
+        q: [B,H,T,D].
+        k: [B,H,S,D].
+        v: [B,H,S,E].
+        matrix: W [H,R,D] of the feature map; None for a map without.
+        keep: [B,S], True for real keys; None where all are real.
+        log_weights: [B,H,S] of the keys, as in `key_weights.KeyWeights`; None for 0.
+        log_decay: [B,H,S] of the keys, as in `key_weights.KeyWeights`; None without a gate.
+        feature_sums: [B,H,F,E+1] over the earlier keys, as in `sums.Sums`; None where there are none.
+        plain_sums: [B,H,1,E+2] over the earlier keys.
+        log_scale: [B,H,1,1] of these sums.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    matrix: Tensor | None
+    keep: Tensor | None
+    log_weights: Tensor | None
+    log_decay: Tensor | None
+    feature_sums: Tensor | None
+    plain_sums: Tensor | None
+    log_scale: Tensor | None
+
+
+class BackendOptions(NamedTuple):
+    """The numbers of a backend's call.
+
+    Args:
+        map: the number of the feature map in `feature_map.MAP_NUMBERS`.
+        unit: as in `feature_map.Kind`.
+        causal: whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
+        square: as in `feature_map.Kind`.
+        floor: see `sums`.
+    """
+
+    map: int
+    unit: bool
+    causal: bool
+    square: float
+    floor: float
+
+    @property
+    def map_name(self) -> str:
+        """The name of the feature map."""
+        return MAP_NAMES[self.map]
+
+
+def needs_double_backward() -> bool:
+    """Whether the backward pass that is running will be differentiated again, or is batched by vmap."""
+    return torch.is_grad_enabled() or is_transformed()
+
+
+def compute_gradients(
+    inputs: BackendInputs, options: BackendOptions, grads: tuple[Tensor | None, ...]
+) -> list[Tensor | None]:
+    """The gradients of `inputs`, computed with operators that autograd can differentiate.
+
+    Args:
+        inputs: the tensors of the forward pass.
+        options: the numbers of the forward pass.
+        grads: the gradients of out, feature sums and plain sums; None for zeros.
+
+    Returns:
+        One gradient for every tensor of `inputs`; None where a tensor has none.
+    """
+    # Views: if one input was computed from another, each gets only the gradient that reaches it directly.
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(inputs.q.device.type, enabled=False):
+        inputs = BackendInputs._make(None if x is None else x.view_as(x) for x in inputs)
+        outputs = attend(inputs, options)
+    pairs = [
+        (y, grad) for y, grad in zip(outputs, grads, strict=True) if grad is not None and y.requires_grad
+    ]
+    leaves = [x for x in inputs if x is not None and x.requires_grad]
+    if not pairs or not leaves:
+        return [None] * len(inputs)
+    ys, grads = zip(*pairs, strict=True)
+    gradients = iter(torch.autograd.grad(ys, leaves, grads, create_graph=create_graph, allow_unused=True))
+    return [next(gradients) if x is not None and x.requires_grad else None for x in inputs]
+
+
+def attend(inputs: BackendInputs, options: BackendOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """out [B,H,T,E] in the dtype of q, and the feature sums and plain sums after the last key."""
+    q, k, v, log_weights, log_decay = inputs.q, inputs.k, inputs.v, inputs.log_weights, inputs.log_decay
+    carry = _initial_sums(inputs, options)
+    if options.causal:
+
+        def step(carry: Sums, positions: slice, q: Tensor, *keys: Any) -> tuple[Tensor, Sums]:
+            query_features = _map_vectors(at_least_float32(q), inputs.matrix, options)[0]
+            return causal_average(
+                query_features, _map_keys(inputs, options, positions, *keys), carry, options.floor
+            )
+
+        out, after = scan_chunks(step, carry, q, k, v, log_weights, log_decay)
+    else:
+
+        def accumulate(carry: Sums, positions: slice, *keys: Any) -> tuple[None, Sums]:
+            return None, accumulate_keys(_map_keys(inputs, options, positions, *keys), carry)
+
+        _, after = scan_chunks(accumulate, carry, k, v, log_weights, log_decay)
+        query_features = _map_vectors(at_least_float32(q), inputs.matrix, options)[0]
+        # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
+        out = average_from_sums(query_features @ after.feature_sums, after.plain_sums, options.floor)
+    return out.to(q.dtype), after.feature_sums, after.plain_sums
+
+
+def _initial_sums(inputs: BackendInputs, options: BackendOptions) -> Sums:
+    """The sums over the earlier keys, or empty sums."""
+    if inputs.feature_sums is not None and inputs.plain_sums is not None:
+        has_weights = inputs.log_weights is not None or options.map in RESCALING_MAP_NUMBERS
+        return Sums(inputs.feature_sums, inputs.plain_sums, inputs.log_scale if has_weights else None)
+    logs = (None if x is None else x[:, :, :0] for x in (inputs.log_weights, inputs.log_decay))
+    return empty_sums(_map_keys(inputs, options, slice(0), inputs.k[:, :, :0], inputs.v[:, :, :0], *logs))
+
+
+def _map_keys(
+    inputs: BackendInputs,
+    options: BackendOptions,
+    positions: slice,
+    k: Tensor,
+    v: Tensor,
+    log_weights: Tensor | None,
+    log_decay: Tensor | None,
+) -> MappedKeys:
+    """Map the keys of these positions.  The content of padding is never read."""
+    values = F.pad(at_least_float32(v), (0, 1), value=1.0)
+    k = at_least_float32(k)
+    if inputs.keep is None:
+        features, log_factor = _map_vectors(k, inputs.matrix, options)
+    else:
+        padded = ~inputs.keep[:, None, positions, None]
+        values = values.masked_fill(padded, 0)
+        features, log_factor = _map_vectors(k.masked_fill(padded, 0), inputs.matrix, options)
+        features = features.masked_fill(padded, 0)
+        log_factor = None if log_factor is None else log_factor.masked_fill(padded[..., 0], LOG_ZERO)
+    if log_factor is not None:
+        log_weights = log_factor if log_weights is None else log_weights + log_factor
+    return MappedKeys(features, values, None if log_weights is None else KeyWeights(log_weights, log_decay))
+
+
+def _map_vectors(x: Tensor, matrix: Tensor | None, options: BackendOptions) -> tuple[Features, Tensor | None]:
+    """φ(x) [B,H,N,F], and log m [B,H,N] that a backend computes with it (FAVOR+ only)."""
+    # Imported here, because these modules import the backends.
+    from qkv.kernel.elu import elu_features
+    from qkv.kernel.favor import positive_features
+    from qkv.kernel.rfa import arccos_features, fourier_features
+
+    x = scale_to_unit_length(x) if options.unit else x
+    if matrix is None:
+        return elu_features(x), None
+    if options.map_name == "favor":
+        scale = (2 * options.square) ** 0.5
+        return positive_features(x * scale, matrix / scale)
+    return (fourier_features if options.map_name == "gaussian" else arccos_features)(x, matrix), None

@@ -1,0 +1,142 @@
+"""Linear attention with torch operators, chunk by chunk: the route that serves every device, dtype and map.
+
+Each function maps queries and keys inside a chunk, so that features exist for one chunk at a time.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qkv import masks
+from qkv.kernel.causal_average import causal_average
+from qkv.kernel.chunks import scan_chunks
+from qkv.kernel.feature_map import FeatureMap
+from qkv.kernel.key_weights import (
+    KeyWeights,
+    compute_key_weights,
+    exp_minus_max,
+    log_weights_at_end,
+    log_weights_at_queries,
+    row_max,
+)
+from qkv.kernel.masking import Masking, at_least_float32, repeat_heads, slice_keep, slice_keys
+from qkv.kernel.sums import (
+    Features,
+    MappedKeys,
+    Sums,
+    accumulate_keys,
+    average_from_sums,
+    compute_implied_weights,
+    empty_sums,
+)
+from qkv.shapes import Key, Query, Value, Weights
+
+
+def map_keys(
+    feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
+) -> MappedKeys:
+    """φ(k), [v, 1] and the key weights, with shared key heads repeated and padding set to 0."""
+    features, log_factor = feature_map.map_keys(at_least_float32(repeat_heads(k, heads)), projections)
+    values = F.pad(at_least_float32(repeat_heads(v, heads)), (0, 1), value=1.0)
+    if masking.keep is not None:
+        features, values = (x * masking.keep[:, None, :, None] for x in (features, values))
+    gate = None if masking.gate is None else at_least_float32(masking.gate)
+    return MappedKeys(features, values, compute_key_weights(log_factor, gate, masking.keep))
+
+
+def sum_sequence(
+    feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
+) -> Sums:
+    """The sums over all keys of a sequence."""
+
+    def step(carry: Sums, positions: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
+        chunk = slice_keep(masking, positions, gate)
+        return None, accumulate_keys(map_keys(feature_map, heads, k, v, chunk, projections), carry)
+
+    no_keys = slice_keys(masking, slice(0))
+    carry = empty_sums(map_keys(feature_map, heads, k[:, :, :0], v[:, :, :0], no_keys, projections))
+    return scan_chunks(step, carry, k, v, masking.gate)[1]
+
+
+def average_causally(
+    feature_map: FeatureMap,
+    heads: int,
+    floor: float,
+    tensors: tuple[Query, Key, Value],
+    masking: Masking,
+    projections: Any,
+    carry: Sums,
+) -> tuple[Tensor, Sums]:
+    """Causal linear attention of a sequence that follows the keys in `carry`.
+
+    Args:
+        feature_map: maps queries and keys.
+        heads: H, the number of query heads.
+        floor: see `sums`.
+        tensors: q [B,H,T,D], k and v [B,Hk,T,*] of the same T positions.
+        masking: of these keys.
+        projections: what the feature map chose for the sequence.
+        carry: the sums over all earlier keys.
+
+    Returns:
+        out [B,H,T,E] in the dtype of v, and the sums after the last key.
+    """
+
+    def step(
+        carry: Sums, positions: slice, q: Query, k: Key, v: Value, gate: Tensor | None
+    ) -> tuple[Tensor, Sums]:
+        keys = map_keys(feature_map, heads, k, v, slice_keep(masking, positions, gate), projections)
+        query_features = feature_map.map_queries(at_least_float32(q), projections)
+        out, after = causal_average(query_features, keys, carry, floor)
+        return out.to(v.dtype), after
+
+    out, after = scan_chunks(step, carry, *tensors, masking.gate)
+    return _empty_if_none(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
+
+
+def average_over_sums(
+    feature_map: FeatureMap, floor: float, q: Query, projections: Any, sums: Sums
+) -> Tensor:
+    """out [B,H,T,E] in the dtype of q, where every query averages over all keys in the sums."""
+
+    def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
+        query_features = feature_map.map_queries(at_least_float32(q), projections)
+        query_sums = query_features @ sums.feature_sums  # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
+        return average_from_sums(query_sums, sums.plain_sums, floor).to(q.dtype), sums
+
+    return _empty_if_none(scan_chunks(step, sums, q)[0], q, sums.feature_sums.shape[3] - 1, q.dtype)
+
+
+def compute_weights(
+    query_features: Features,
+    key_features: Tensor,
+    keep: Tensor | None,
+    key_weights: KeyWeights | None,
+    causal: bool,
+    floor: float,
+) -> Weights:
+    """The attention weights [B,H,T,S] that a feature map implies.
+
+    Args:
+        query_features: φ(q) [B,H,T,F].
+        key_features: φ(k) [B,H,S,F].
+        keep: [B,1 or H,1,S], True for real keys; ignored where key_weights are passed, which include it.
+        key_weights: None where every real key has the weight 1.
+        causal: whether query t sees keys up to t + S - T only.
+        floor: see `sums`.
+    """
+    queries, keys = query_features.shape[2], key_features.shape[2]
+    if key_weights is None:
+        triangle = masks.causal(queries, keys, query_features.device)[None, None] if causal else None
+        m = masks.intersect(triangle, keep)
+    else:
+        logs = log_weights_at_queries(key_weights, queries) if causal else log_weights_at_end(key_weights)
+        m = exp_minus_max(logs, row_max(logs))
+    return compute_implied_weights(query_features, key_features, m, floor)
+
+
+def _empty_if_none(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> Tensor:
+    """The output of no chunks, [B,H,0,width], where there is none."""
+    return q.new_empty(*q.shape[:3], width, dtype=dtype) if out is None else out
