@@ -11,7 +11,7 @@ from qkv import masks, nan
 from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
-from qkv.kernel.native import few
+from qkv.kernel.native.small_linear import apply_linear
 from qkv.kernel.reset import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
@@ -253,14 +253,14 @@ class Attention(nn.Module):
 
     def _queries(self, x: Tensor) -> Query:
         _check_width(x, self.spec.width, "x")
-        return self._split(few.linear(self.to_q, x), self.dims.heads) if self.spec.project else x[:, None]
+        return self._split(apply_linear(self.to_q, x), self.dims.heads) if self.spec.project else x[:, None]
 
     def _keys_values(self, memory: Tensor) -> tuple[Key, Value]:
         spec = self.spec
         _check_width(memory, spec.d_memory or spec.width, "memory")
         if not spec.project:
             return memory[:, None], memory[:, None]
-        k, v = few.linear(self.to_kv, memory).chunk(2, -1)
+        k, v = apply_linear(self.to_kv, memory).chunk(2, -1)
         shared = spec.kv_heads or self.dims.heads
         return self._split(k, shared), self._split(v, shared)
 
@@ -273,7 +273,7 @@ class Attention(nn.Module):
 
     def _merge(self, out: Tensor) -> Tensor:
         flat = out.transpose(1, 2).flatten(2)
-        return few.linear(self.to_out, flat) if self.spec.project else flat
+        return apply_linear(self.to_out, flat) if self.spec.project else flat
 
 
 def _initialise_gate(gate: nn.Linear) -> None:
