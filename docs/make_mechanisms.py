@@ -10,7 +10,8 @@ from typing import NamedTuple
 from mechanism_pictures import Picture, draw, kernels, scopes, scores, selections, summary
 from PIL import Image
 
-from qkv.catalogue import LEGEND, QUESTIONS, described, label, matrix, signature
+from qkv.catalogue import QUESTIONS, describe, format_label, format_options
+from qkv.compatibility import LEGEND, build_matrix
 from qkv.part import Part
 from qkv.rules import AXES, RULES
 
@@ -141,7 +142,7 @@ def _axis(axis: str) -> Iterator[str]:
     yield "| part | formula | paper | options |"
     yield "|---|---|---|---|"
     for kind in registered:
-        cells = [kind.name, kind.formula, signature(kind)]
+        cells = [kind.name, kind.formula, format_options(kind)]
         name, formula, options = (f"`{_cell(text)}`" if text else "" for text in cells)
         yield f"| {name} | {formula} | {_cell(kind.paper)} | {options} |"
     panels = "; ".join(f"{picture.title}, {picture.note}" for picture in figure.make())
@@ -154,22 +155,22 @@ def _axis(axis: str) -> Iterator[str]:
 
 
 def _about(kind: type[Part]) -> Iterator[str]:
-    about, options = described(kind)
+    about, options = describe(kind)
     yield f"- **{kind.__name__}**: {about}"
     for names, meaning in options:
         if meaning not in about:
-            yield f"  - `{signature(kind, names)}`: {meaning}"
+            yield f"  - `{format_options(kind, names)}`: {meaning}"
 
 
 def _together() -> Iterator[str]:
-    across, rows = matrix()
+    across, rows = build_matrix()
     yield "## What goes together\n"
     yield ", ".join(f"{sign} {meaning}" for sign, meaning in LEGEND.items()) + ".\n"
-    yield "| |" + "".join(f" {label(part)} |" for part in across)
+    yield "| |" + "".join(f" {format_label(part)} |" for part in across)
     yield "|---|" + ":-:|" * len(across)
     for part, marks in rows:
         filled = [*marks, *[""] * (len(across) - len(marks))]
-        yield f"| **{label(part)}** |" + "".join(f" {sign} |" for sign in filled)
+        yield f"| **{format_label(part)}** |" + "".join(f" {sign} |" for sign in filled)
     yield "\nWhat does not, and why:\n"
     yield from (f"- {one} and {other}: {why}." for (one, other), _, why in RULES)
     yield ""

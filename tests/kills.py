@@ -2,10 +2,11 @@
 
 A script, because its children are forked: they start at once, and the parent has run no thread of torch.
 
-    python tests/kills.py FOLDER fresh|resumed|pair [FIRST STEP]
+    python tests/kills.py FOLDER fresh|resumed|pair|shards [FIRST STEP]
 
 It stops at operations FIRST, FIRST + STEP, ... and prints how many stops it made.  `fresh` stops a training
-from its start to its end, `resumed` one that resumes, `pair` the first of two processes.
+from its start to its end, `resumed` one that resumes, `pair` the first of two processes, `shards` the first
+of two with `strategy: fsdp`.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ import torch
 
 import tiny
 from qkv.errors import BadRun
-from qkv.task.runs import load
+from qkv.task.run_directory import load
 from qkv.task.training import fit
 from qkv.train.checkpoint import STATE, load_state
 
@@ -200,8 +201,8 @@ class Trial:
     """A small training in a folder, run undisturbed once, to be stopped again and again."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self.launch, self.resume = (as_pair if kind == "pair" else alone), kind == "resumed"
-        self.recipe = small_recipe(folder)
+        self.launch, self.resume = (as_pair if kind in ("pair", "shards") else alone), kind == "resumed"
+        self.recipe = small_recipe(folder, "fsdp" if kind == "shards" else "ddp")
         self.before, self.run = folder / "before", folder / "run"
         undisturbed, modules = folder / "undisturbed", folder / "modules"
         assert self.launch(*[lambda: train_and_list_modules(self.recipe, undisturbed, modules)] * 2) == 0
@@ -238,8 +239,9 @@ class Trial:
             assert got[name] == value, f"{name} differs after a stop at operation {last}"
 
 
-def small_recipe(folder: Path) -> Path:
-    recipe = tiny.recipe_in(folder, train=TRAIN, model=MODEL, batch={"batch_tokens": 400, "max_length": 12})
+def small_recipe(folder: Path, strategy: str = "ddp") -> Path:
+    train = {**TRAIN, "strategy": strategy}
+    recipe = tiny.recipe_in(folder, train=train, model=MODEL, batch={"batch_tokens": 400, "max_length": 12})
     tiny.write_corpus(folder, count=80)
     return recipe
 

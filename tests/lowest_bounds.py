@@ -6,7 +6,7 @@ from pathlib import Path
 LINTERS = ("ruff", "pyright", "import-linter")
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
-for requirement in (*project["dependencies"], *extras["plot"], *extras["dev"]):
+for requirement in (*project["dependencies"], *extras["plot"], *extras["log"], *extras["dev"]):
     name, _, bound = requirement.partition(">=")
     if bound and name not in LINTERS:
         print(f"{name}=={bound}")

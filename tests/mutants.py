@@ -20,13 +20,14 @@ ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or k
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
-DROP_IN = ("tests/test_multihead.py", "not compile")
+DROP_IN = ("tests/test_multihead.py tests/test_multihead_parts.py", "not compile")
 SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_lock.py", "not death")
 ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
-TRACED = ("tests/test_torch_tools.py", "traced")
-MODELS_MADE_ELSEWHERE = ("tests/test_torch_tools.py", "model_on_meta")
+SHARDS = ("tests/test_train_parallel.py", "")
+TRACED = ("tests/test_torch_programs.py", "traced")
+MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
 
 class Mutant(NamedTuple):
@@ -122,7 +123,7 @@ MUTANTS = (
     ),
     Mutant(
         "positions count padding",
-        "places.py",
+        "token_positions.py",
         "keep.cumsum(1) - 1",
         "keep.new_ones(keep.shape).cumsum(1) - 1",
         FORMULA,
@@ -140,15 +141,15 @@ MUTANTS = (
     Mutant(
         "an empty row averages what it may not see",
         "select/soft.py",
-        ".softmax(-1) * some",
+        ".softmax(-1) * has_keys",
         ".softmax(-1)",
         EMPTY,
     ),
     Mutant(
         "hidden keys get a finite score",
         "select/soft.py",
-        ".masked_fill(some, -torch.inf)",
-        ".masked_fill(some, torch.finfo(logits.dtype).min)",
+        ".masked_fill(has_keys, -torch.inf)",
+        ".masked_fill(has_keys, torch.finfo(logits.dtype).min)",
         SELECT,
     ),
     Mutant(
@@ -239,7 +240,13 @@ MUTANTS = (
         "projections.to(x.dtype) / self.temperature",
         FORMULA,
     ),
-    Mutant("vectors are not normalised", "kernel/rfa.py", "unit(x) if self.normalise else x", "x", FORMULA),
+    Mutant(
+        "vectors are not normalised",
+        "kernel/rfa.py",
+        "scale_to_unit_length(x) if self.normalise else x",
+        "x",
+        FORMULA,
+    ),
     Mutant(
         "the gate forgets on padding",
         "kernel/key_weights.py",
@@ -278,8 +285,8 @@ MUTANTS = (
     Mutant(
         "choices are rewarded for the past",
         "train/objective/terms.py",
-        "surplus.flip(1).cumsum(1).flip(1)",
-        "surplus.cumsum(1)",
+        "advantage.flip(1).cumsum(1).flip(1)",
+        "advantage.cumsum(1)",
         TERMS,
     ),
     Mutant(
@@ -291,42 +298,70 @@ MUTANTS = (
     ),
     Mutant(
         "input feeding feeds nothing",
-        "model/decoders.py",
+        "model/recurrent_decoders.py",
         "self.cell(gate, out, cell)",
         "self.cell(gate, None, cell)",
         RNN,
     ),
     Mutant(
         "the drop-in reads torch's masks upside down",
-        "torch_masks.py",
+        "multihead_masks.py",
         "return ~mask, None",
         "return mask, None",
         DROP_IN,
     ),
     Mutant(
+        "a repeated batch moves the statistics",
+        "train/update.py",
+        "with keep_buffers(self.objective), self.strategy.accumulate():",
+        "with self.strategy.accumulate():",
+        SHARDS,
+    ),
+    Mutant(
+        "a repeated batch has a gradient",
+        "train/update.py",
+        "self._compute_loss(batch, name).total * 0",
+        "self._compute_loss(batch, name).total",
+        SHARDS,
+    ),
+    Mutant(
+        "shards start from other weights than those saved",
+        "train/sharded.py",
+        "trained[name].copy_(_shard_like(value, trained[name]))",
+        "pass",
+        SHARDS,
+    ),
+    Mutant(
+        "events of before a kill are kept",
+        "train/tensorboard.py",
+        "path.unlink()",
+        "pass",
+        ("tests/test_train_tensorboard.py", "twice"),
+    ),
+    Mutant(
         "a saved optimizer is believed",
-        "train/saved.py",
+        "train/state_check.py",
         '_check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])',
         "pass",
         SAVED,
     ),
     Mutant(
         "two trainings share a directory",
-        "task/lock.py",
+        "task/directory_lock.py",
         "return error.errno in UNSUPPORTED",
         "return True",
         LOCKED,
     ),
     Mutant(
         "only the number of lines is compared",
-        "task/origin.py",
+        "task/resume_checks.py",
         "if now[part] != before.get(part)",
         'if now[part]["lines"] != before.get(part, {}).get("lines")',
         ORIGIN,
     ),
     Mutant(
         "any tokenizer will do",
-        "task/runs.py",
+        "task/run_directory.py",
         "if path.stem in label and",
         "if path.name in label and",
         ORIGIN,
@@ -334,7 +369,7 @@ MUTANTS = (
     Mutant(
         "weights that are not finite may be the best",
         "train/validation.py",
-        "return score if usable else math.nan",
+        "return score if is_usable else math.nan",
         "return score",
         ("tests/test_train_run.py", "not_finite"),
     ),
@@ -354,7 +389,7 @@ MUTANTS = (
     ),
     Mutant(
         "a trace holds what the example's mask was",
-        "torch_masks.py",
+        "multihead_masks.py",
         "is_zero = can_read(added) and not",
         "is_zero = not",
         TRACED,

@@ -89,7 +89,7 @@ def drawn_choice(draw: random.Random, keys: int) -> Choice:
             )
             select = draw.choice((Soft(), Soft(), Hard(), Sparsemax(), Entmax(), Entmax(1.3), TopK(3)))
             choice = Choice(score, scope, select, kernel, causal)
-        if not rules.broken(choice):
+        if not rules.find_broken(choice):
             return choice
 
 

@@ -145,7 +145,7 @@ def test_bad_shapes_are_refused(x: tuple, memory: tuple | None, message: str, un
     ("options", "error", "message"),
     [
         ({"d_model": 8, "heads": 3}, BadShape, "d_model=8 cannot be split into heads=3"),
-        ({"d_model": 8, "heads": 4, "kv_heads": 3}, BadShape, "heads=4 cannot share kv_heads=3 evenly"),
+        ({"d_model": 8, "heads": 4, "kv_heads": 3}, BadShape, "heads=4 must be a multiple of kv_heads=3"),
         ({"d_model": 8, "heads": 2, "project": False}, BadShape, "project=False.*needs heads=1, got heads=2"),
         ({"d_model": 8, "dropout": 1.5}, BadRecipe, "dropout must be a probability, 0 to 1, got 1.5"),
         ({"d_model": 0}, BadRecipe, "d_model must be a positive whole number, got 0"),

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from qkv.errors import BadMask
 from qkv.kernel import RFA
-from qkv.model.cells import Cell, _GRUGates
+from qkv.model.recurrent_cell import Cell, _GRUGates
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.score import Additive
 from qkv.spec import AttentionSpec
 from qkv.state import select_rows
-from qkv.strict import explain
+from qkv.strict import describe_errors
 from qkv.symbols import BOS, PAD
 
 SOURCE_WORDS, TARGET_WORDS = 17, 13
@@ -431,7 +431,7 @@ def test_config_round_trips() -> None:
 def test_mistakes_in_the_config_are_explained(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         RNNConfig(**options)
-    assert re.search(message, explain(caught.value), re.DOTALL)
+    assert re.search(message, describe_errors(caught.value), re.DOTALL)
 
 
 def test_left_padding_is_refused() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qkv.model.transformer import Transformer, TransformerConfig
 from qkv.spec import AttentionSpec
-from qkv.strict import explain
+from qkv.strict import describe_errors
 from qkv.symbols import BOS
 
 B, S, T, WORDS = 3, 7, 5, 13
@@ -117,4 +117,4 @@ def test_config_round_trips() -> None:
 def test_mistakes_in_the_config_are_explained(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TransformerConfig(**options)
-    assert re.search(message, explain(caught.value), re.DOTALL)
+    assert re.search(message, describe_errors(caught.value), re.DOTALL)

@@ -11,10 +11,10 @@ from PIL import Image
 
 import qkv
 import tiny
-from qkv import catalogue as parts
-from qkv.cli.listing import detail, overview
+from qkv import catalogue, compatibility
+from qkv.cli.commands.parts import detail, overview
 from qkv.kernel import RFA, Elu, Softmax
-from qkv.part import options_of
+from qkv.part import Part, list_options
 from qkv.rules import RULES
 from qkv.scope import Global, Predictive, Window
 from qkv.score import Dot
@@ -22,7 +22,7 @@ from qkv.select import Hard, Soft
 from qkv.task.recipe import parse_recipe
 
 DOCS = Path(__file__).parent.parent / "docs"
-every_kind = pytest.mark.parametrize("kind", parts.kinds(), ids=lambda kind: kind.name)
+every_kind = pytest.mark.parametrize("kind", catalogue.list_part_classes(), ids=lambda kind: kind.name)
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_all_parts_are_listed_with_formula_paper_and_options(capsys: pytest.Capt
     assert tiny.call("parts") == 0
     out, err = capsys.readouterr()
     told = " ".join(out.split())
-    for kind in parts.kinds():
+    for kind in catalogue.list_part_classes():
         assert f"\n  {kind.name} " in out
-        for text in (kind.formula, kind.paper, parts.signature(kind)):
+        for text in (kind.formula, kind.paper, catalogue.format_options(kind)):
             assert " ".join(text.split()) in told
     for rule in RULES:
         assert rule.why in told
@@ -50,7 +50,7 @@ def test_all_parts_are_listed_with_formula_paper_and_options(capsys: pytest.Capt
 
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_lines_fit_the_terminal(width: int) -> None:
-    lines = [line for kind in parts.kinds() for line in detail(kind.name, 80)]
+    lines = [line for kind in catalogue.list_part_classes() for line in detail(kind.name, 80)]
     assert max(map(len, lines)) <= 80
     assert max(map(len, overview(width))) <= width
 
@@ -97,35 +97,33 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @every_kind
-def test_every_option_has_a_meaning(kind: type[parts.Part]) -> None:
-    about, options = parts.described(kind)
+def test_every_option_has_a_meaning(kind: type[Part]) -> None:
+    about, options = catalogue.describe(kind)
     assert about
     assert all(meaning for _, meaning in options)
-    assert sorted(name for names, _ in options for name in names) == sorted(options_of(kind))
+    assert sorted(name for names, _ in options for name in names) == sorted(list_options(kind))
 
 
 def test_meanings_come_from_lines_prose_or_another_option() -> None:
-    assert parts.described(Window).options == [
-        (
-            ["half_width"],
-            "Luong's local-m: keys at most `half_width` positions from the query's own, itself included.",
-        ),
-        (["left", "right"], "how far it reaches to either side, where that differs from `half_width`."),
+    assert catalogue.describe(Window).options == [
+        (["half_width"], "How many positions the window reaches to either side."),
+        (["left"], "How many positions it reaches back; None takes `half_width`."),
+        (["right"], "How many positions it reaches ahead; None takes `half_width`."),
     ]
-    assert parts.described(RFA).options[-1][0] == ["redraw", "pool"]
+    assert catalogue.describe(RFA).options[-1][0] == ["redraw", "pool"]
 
 
 def test_facts_read_as_the_part_with_these_options() -> None:
-    assert parts.facts(Predictive())[-1] == "weights sum to less than 1"
-    assert parts.facts(Predictive(renormalise=True))[-1] == "weights sum to 1"
-    assert parts.facts(Softmax()) == ["forms the T×S weights"]
+    assert catalogue.list_facts(Predictive())[-1] == "weights sum to less than 1"
+    assert catalogue.list_facts(Predictive(renormalise=True))[-1] == "weights sum to 1"
+    assert catalogue.list_facts(Softmax()) == ["forms the T×S weights"]
 
 
 @every_kind
-def test_the_examples_work(kind: type[parts.Part]) -> None:
-    attention = eval(parts.in_python(kind), {"qkv": qkv})
+def test_the_examples_work(kind: type[Part]) -> None:
+    attention = eval(catalogue.format_for_python(kind), {"qkv": qkv})
     assert type(getattr(attention.spec, kind.axis)) is kind
-    written = yaml.safe_load(parts.in_recipe(kind))
+    written = yaml.safe_load(catalogue.format_for_recipe(kind))
     recipe = parse_recipe({"data": {"phrases": {}}, "model": {"kind": "transformer", **written}}, "example")
     assert getattr(recipe.model.cross, kind.axis) == getattr(attention.spec, kind.axis)
 
@@ -134,23 +132,30 @@ def test_the_examples_work(kind: type[parts.Part]) -> None:
 
 
 def test_marks_say_where_two_parts_go_together() -> None:
-    assert parts.mark(Dot(), Hard()) == "✓"
-    assert parts.mark(Dot(), RFA()) == "·"
-    assert parts.mark(RFA(), Soft()) == "✓"
-    assert parts.mark(RFA(gate=True), Global()) == "c"
-    assert parts.mark(Predictive(), Soft()) == "n"
+    assert compatibility.get_mark(Dot(), Hard()) == "✓"
+    assert compatibility.get_mark(Dot(), RFA()) == "·"
+    assert compatibility.get_mark(RFA(), Soft()) == "✓"
+    assert compatibility.get_mark(RFA(gate=True), Global()) == "c"
+    assert compatibility.get_mark(Predictive(), Soft()) == "n"
 
 
 def test_clashes_name_a_variant_only_where_it_differs() -> None:
-    assert [label for names in parts.clashes(Dot()).values() for label in names] == ["rfa", "favor", "elu"]
-    assert list(parts.clashes(Predictive()).values()) == [["rfa", "favor", "elu"], ["causal=True"]]
-    assert parts.clashes(Soft()) == {}
+    assert [label for names in compatibility.find_clashes(Dot()).values() for label in names] == [
+        "rfa",
+        "favor",
+        "elu",
+    ]
+    assert list(compatibility.find_clashes(Predictive()).values()) == [
+        ["rfa", "favor", "elu"],
+        ["causal=True"],
+    ]
+    assert compatibility.find_clashes(Soft()) == {}
 
 
 def test_variants_are_the_switches_that_change_what_goes_together() -> None:
-    assert parts.variants(RFA) == [RFA(), RFA(gate=True)]
-    assert parts.variants(Elu) == [Elu()]
-    assert parts.variants(Predictive) == [Predictive()]
+    assert compatibility.list_variants(RFA) == [RFA(), RFA(gate=True)]
+    assert compatibility.list_variants(Elu) == [Elu()]
+    assert compatibility.list_variants(Predictive) == [Predictive()]
 
 
 # ---- the page ----
@@ -192,7 +197,7 @@ def test_a_picture_of_other_weights_is_stale(mechanisms: ModuleType) -> None:
 
 
 @every_kind
-def test_every_part_is_in_a_picture(kind: type[parts.Part], mechanisms: ModuleType) -> None:
+def test_every_part_is_in_a_picture(kind: type[Part], mechanisms: ModuleType) -> None:
     with Image.open(mechanisms.picture_of(kind.axis)) as image:
         titles = [title for title, _, _ in json.loads(image.info["Weights"])]
     assert any(title.startswith(f"{kind.__name__}(") for title in titles)

@@ -32,7 +32,7 @@ def test_rules_stand_between_axes_or_facts_of_the_place() -> None:
 
 
 def test_a_legal_choice_passes() -> None:
-    assert rules.broken(LEGAL) == []
+    assert rules.find_broken(LEGAL) == []
     rules.check(LEGAL)
     rules.check(replace(LEGAL, score=None, kernel=RFA()))
 
@@ -48,9 +48,9 @@ def test_the_whole_message() -> None:
 
 
 def test_every_clash_is_named_and_only_what_heals_all_is_offered() -> None:
-    clashing = [rule.between for rule in rules.broken(ILLEGAL)]
+    clashing = [rule.between for rule in rules.find_broken(ILLEGAL)]
     assert clashing == [("kernel", "score"), ("kernel", "dropout")]
-    assert rules.one_change_fixes(ILLEGAL) == ["kernel=Softmax()"]
+    assert rules.find_fixes(ILLEGAL) == ["kernel=Softmax()"]
     with pytest.raises(
         IncompatibleParts, match=r"(?s)dropout = 0.5.*kernel and dropout clash.*kernel=Softmax\(\)$"
     ):
@@ -72,9 +72,9 @@ class Narrow:
 )
 def test_a_feature_map_refuses_other_scopes_and_selections(change: dict[str, Any], clash: str) -> None:
     choice = replace(LEGAL, score=None, kernel=RFA(), **change)
-    assert [rule.between for rule in rules.broken(choice)] == [("kernel", clash)]
+    assert [rule.between for rule in rules.find_broken(choice)] == [("kernel", clash)]
     default = {"scope": "scope=Global()", "select": "select=Soft()"}[clash]
-    assert default in rules.one_change_fixes(choice)
+    assert default in rules.find_fixes(choice)
 
 
 def test_no_single_change_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +86,4 @@ def test_no_single_change_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_parts_that_need_options_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rules.AXES["scope"], "narrow", Narrow)
-    assert not any("Narrow" in fix for fix in rules.one_change_fixes(ILLEGAL))
+    assert not any("Narrow" in fix for fix in rules.find_fixes(ILLEGAL))

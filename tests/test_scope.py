@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, UnknownName
 from qkv.part import from_dict
-from qkv.places import Places, from_first, in_line
 from qkv.scope import SCOPES, Global, Predictive, Window
 from qkv.shapes import Dims
+from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
 from reference import formulas
 
 B, H, T, S, D = 2, 3, 5, 7, 11
@@ -43,13 +43,13 @@ def built(part: Any, dims: Dims = DIMS) -> Any:
     return scope
 
 
-def seen(part: Any, at: Places) -> list[list[int]]:
+def seen(part: Any, at: TokenPositions) -> list[list[int]]:
     """The keys that every query of the first row sees."""
-    allow, _ = part.build(DIMS)(torch.randn(len(at.count), H, at.queries.shape[1], D), at)
+    allow, _ = part.build(DIMS)(torch.randn(len(at.key_counts), H, at.queries.shape[1], D), at)
     return [row.nonzero().flatten().tolist() for row in allow[0, 0]]
 
 
-def weights(scope: Any, q: Tensor, logits: Tensor, at: Places, keep: Tensor | None = None) -> Tensor:
+def weights(scope: Any, q: Tensor, logits: Tensor, at: TokenPositions, keep: Tensor | None = None) -> Tensor:
     """Softmax over what may be seen, then what the scope makes of it."""
     allow, reweight = scope(q, at)
     if keep is not None:
@@ -80,14 +80,20 @@ def test_global_hides_nothing() -> None:
     ids=repr,
 )
 def test_window_by_hand(part: Any, expected: list[list[int]]) -> None:
-    assert seen(part, in_line(5, 5, None)) == expected
+    assert seen(part, build_self_positions(5, 5, None)) == expected
 
 
 def test_window_over_a_memory_follows_the_query_and_stops_at_the_end() -> None:
-    assert seen(Window(1, right=0), from_first(5, 3, None)) == [[0], [0, 1], [1, 2], [1, 2], [1, 2]]
-    assert seen(Window(1), from_first(2, 5, None, first=2)) == [[1, 2, 3], [2, 3, 4]]
+    assert seen(Window(1, right=0), build_memory_positions(5, 3, None)) == [
+        [0],
+        [0, 1],
+        [1, 2],
+        [1, 2],
+        [1, 2],
+    ]
+    assert seen(Window(1), build_memory_positions(2, 5, None, first=2)) == [[1, 2, 3], [2, 3, 4]]
     # The second, fourth and fifth key are real; the third query and all later ones stand at the last.
-    at = from_first(4, 6, keep := torch.tensor([[0, 1, 0, 1, 1, 0]]).bool())
+    at = build_memory_positions(4, 6, keep := torch.tensor([[0, 1, 0, 1, 1, 0]]).bool())
     real = [[s for s in row if keep[0, s]] for row in seen(Window(1), at)]
     assert real == [[1, 3], [1, 3, 4], [3, 4], [3, 4]]
 
@@ -100,11 +106,13 @@ def test_padding_moves_nothing(part: Any, own: bool) -> None:
     words = keep[0].nonzero().flatten()
     q, logits = torch.randn(1, H, S, D).double(), torch.randn(1, H, S, S).double()
     if own:
-        padded = weights(scope, q, logits, in_line(S, S, keep), keep)[:, :, words]
-        bare = weights(scope, q[:, :, words], logits[:, :, words][..., words], in_line(4, 4, None))
+        padded = weights(scope, q, logits, build_self_positions(S, S, keep), keep)[:, :, words]
+        bare = weights(
+            scope, q[:, :, words], logits[:, :, words][..., words], build_self_positions(4, 4, None)
+        )
     else:
-        padded = weights(scope, q, logits, from_first(S, S, keep), keep)
-        bare = weights(scope, q, logits[..., words], from_first(S, 4, None))
+        padded = weights(scope, q, logits, build_memory_positions(S, S, keep), keep)
+        bare = weights(scope, q, logits[..., words], build_memory_positions(S, 4, None))
     close(padded[..., words], bare)
     assert (padded[..., ~keep[0]] == 0).all()
 
@@ -112,7 +120,7 @@ def test_padding_moves_nothing(part: Any, own: bool) -> None:
 @every_part
 def test_every_scope_is_its_formula(part: Any) -> None:
     q, logits = random()
-    scope, at = built(part), from_first(T, S, KEEP)
+    scope, at = built(part), build_memory_positions(T, S, KEEP)
     found = weights(scope, q, logits, at, KEEP)
     formula = formulas.SCOPES[part.name]
     for b, h, t in torch.cartesian_prod(*(torch.arange(n) for n in (B, H, T))).tolist():
@@ -132,12 +140,12 @@ def test_predictive_by_hand() -> None:
     scope = Predictive(half_width=2).build(Dims(1, D, D, 1)).double()
     nn.init.zeros_(scope.v)
     q = torch.randn(1, 1, 1, D).double()
-    allow, reweight = scope(q, from_first(1, 6, None))
+    allow, reweight = scope(q, build_memory_positions(1, 6, None))
     # p = 3 and σ = 1.
     assert allow.flatten().tolist() == [False, True, True, True, True, True]
     distances = torch.tensor([3.0, 2, 1, 0, 1, 2]).double()
     close(reweight(torch.ones(1, 1, 1, 6).double())[0, 0, 0], torch.exp(-0.5 * distances**2))
-    allow, reweight = scope(q, from_first(1, 3, None))
+    allow, reweight = scope(q, build_memory_positions(1, 3, None))
     # p = 1.5: the window stands at 1, the bell between 1 and 2.
     distances = torch.tensor([1.5, 0.5, 0.5]).double()
     close(reweight(torch.ones(1, 1, 1, 3).double())[0, 0, 0], torch.exp(-0.5 * distances**2))
@@ -150,7 +158,7 @@ def test_hidden_is_the_width_of_the_layer_that_predicts() -> None:
 
 def test_predictive_favours_the_predicted_position_and_loses_weight() -> None:
     q, logits = random()
-    scope, at = built(Predictive(2)), from_first(T, S, None)
+    scope, at = built(Predictive(2)), build_memory_positions(T, S, None)
     allow, reweight = scope(q, at)
     plain = logits.masked_fill(~allow, -1e300).softmax(-1)
     bell = reweight(torch.ones_like(plain))
@@ -163,7 +171,7 @@ def test_predictive_favours_the_predicted_position_and_loses_weight() -> None:
 
 def test_what_predicts_the_position_learns_through_the_bell_alone() -> None:
     q, logits = random()
-    scope, at = built(Predictive(2)), from_first(T, S, None)
+    scope, at = built(Predictive(2)), build_memory_positions(T, S, None)
     values = torch.randn(S).double()
     learned = [scope.w, scope.v]
     for gradient in torch.autograd.grad((weights(scope, q, logits, at) @ values).sum(), learned):
@@ -177,7 +185,7 @@ def test_renormalised_weights_sum_to_one() -> None:
     q, logits = random()
     keep = KEEP.clone()
     keep[0] = False
-    scope, at = built(Predictive(2, renormalise=True)), from_first(T, S, keep)
+    scope, at = built(Predictive(2, renormalise=True)), build_memory_positions(T, S, keep)
     leaves = [logits.requires_grad_(), scope.w, scope.v]
     found = weights(scope, q, logits, at, keep)
     close(found[1].sum(-1), torch.ones(H, T).double())
@@ -193,7 +201,7 @@ def test_a_row_without_keys_has_weights_zero_and_finite_gradients(renormalise: b
     scope = Predictive(2, renormalise=renormalise).build(DIMS)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         q = torch.randn(1, H, T, D, dtype=dtype, requires_grad=True)
-        allow, reweight = scope.to(dtype)(q, from_first(T, S, keep))
+        allow, reweight = scope.to(dtype)(q, build_memory_positions(T, S, keep))
         nothing = torch.zeros(1, H, T, S, dtype=dtype, requires_grad=True)
         found = reweight(nothing * (allow & keep))
         assert (found == 0).all()
@@ -205,7 +213,7 @@ def test_the_position_is_predicted_in_float32_at_least() -> None:
     """Among two thousand keys bfloat16 would step by eight."""
     far = 2000
     scope = Predictive(3).build(DIMS).bfloat16()
-    q, at = torch.randn(B, H, T, D).bfloat16(), from_first(T, far, None)
+    q, at = torch.randn(B, H, T, D).bfloat16(), build_memory_positions(T, far, None)
     allow, reweight = scope(q, at)
     found = reweight(torch.ones(B, H, T, far).bfloat16())
     assert found.dtype == torch.bfloat16
@@ -221,7 +229,7 @@ def test_facts_are_true(part: Any) -> None:
     scope = built(part)
     assert part.learns == isinstance(scope, nn.Module)
     q, logits = random()
-    found = weights(scope, q, logits, from_first(T, S, None)).sum(-1)
+    found = weights(scope, q, logits, build_memory_positions(T, S, None)).sum(-1)
     assert part.normalised == bool((found - 1).abs().max() < 1e-10)
     assert type(part) is SCOPES[part.name]
     assert from_dict(SCOPES, "scope", part.to_dict()) == part

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, BadShape, UnknownName
 from qkv.part import from_dict
-from qkv.places import Places, from_first
 from qkv.score import SCORES, Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.score.cosine import SHORTEST
 from qkv.shapes import Dims
+from qkv.token_positions import TokenPositions, build_memory_positions
 from reference import formulas
 
 B, H, T, S, D, D2 = 2, 3, 5, 7, 11, 13
@@ -44,7 +44,7 @@ def built(part: Any, sizes: Dims, **weights: Tensor) -> Any:
     return score.double()
 
 
-def scores(score: Any, q: Tensor, k: Tensor, at: Places | None = None) -> Tensor:
+def scores(score: Any, q: Tensor, k: Tensor, at: TokenPositions | None = None) -> Tensor:
     return score(q, score.prepare(k), at)
 
 
@@ -52,11 +52,11 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def random(part: Any, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Places]:
+def random(part: Any, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, TokenPositions]:
     """q, k, keep and the places of a memory padded left, inside and right."""
     keep = torch.tensor([[0, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1]]).bool()
     q, k = (torch.randn(B, H, n, width, dtype=dtype) for n, width in ((T, D), (S, dims(part).key)))
-    return q, k, keep, from_first(T, S, keep)
+    return q, k, keep, build_memory_positions(T, S, keep)
 
 
 def test_dot_by_hand() -> None:
@@ -110,29 +110,29 @@ def test_location_by_hand() -> None:
     q, k = rows(row(2, 1), row(0, 1)), torch.randn(1, 1, 3, 5).double()
     # q W = [2, 4 - 1, 6 + 5], and [0, -1, 5].
     expected = rows(row(2, 3, 11), row(0, -1, 5))
-    close(scores(score, q, k, from_first(2, 3, None)), expected)
-    close(scores(score, q, k[:, :, :2], from_first(2, 2, None)), expected[..., :2])
+    close(scores(score, q, k, build_memory_positions(2, 3, None)), expected)
+    close(scores(score, q, k[:, :, :2], build_memory_positions(2, 2, None)), expected[..., :2])
     keep = torch.tensor([[0, 1, 0, 1, 1, 0]]).bool()
-    padded = scores(score, q, torch.randn(1, 1, 6, 5).double(), from_first(2, 6, keep))
+    padded = scores(score, q, torch.randn(1, 1, 6, 5).double(), build_memory_positions(2, 6, keep))
     close(padded[..., keep[0]], expected)
 
 
 def test_location_refuses_keys_beyond_its_length(unchecked: None) -> None:
     score = built(Location(3), Dims(1, 2, 5, 1))
     q, k = torch.randn(2, 1, 1, 2).double(), torch.randn(2, 1, 4, 5).double()
-    with pytest.raises(BadShape, match=r"Location\(length=3\) knows 3 positions, got 4 keys: raise length"):
-        scores(score, q, k, from_first(1, 4, None))
+    with pytest.raises(BadShape, match=r"Location\(length=3\) scores at most 3 keys, got 4: raise length"):
+        scores(score, q, k, build_memory_positions(1, 4, None))
     keep = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]).bool()
-    with pytest.raises(BadShape, match="got 4 keys"):
-        scores(score, q, k, from_first(1, 4, keep))
+    with pytest.raises(BadShape, match="got 4:"):
+        scores(score, q, k, build_memory_positions(1, 4, keep))
     keep[1, 3] = False
-    assert scores(score, q, k, from_first(1, 4, keep)).shape == (2, 1, 1, 4)
+    assert scores(score, q, k, build_memory_positions(1, 4, keep)).shape == (2, 1, 1, 4)
 
 
 def test_location_learns_the_positions_that_have_keys() -> None:
     score = built(Location(9), Dims(H, D, D2, 3))
     q, k, _, _ = random(Location(9))
-    scores(score, q, k, from_first(T, S, None)).square().sum().backward()
+    scores(score, q, k, build_memory_positions(T, S, None)).square().sum().backward()
     assert (score.w.grad[..., :S].abs().amax((0, 1)) > 0).all()
     assert (score.w.grad[..., S:] == 0).all()
 
@@ -184,7 +184,7 @@ def test_scores_of_unit_variance_inputs_start_at_order_one(part: Any) -> None:
     sizes = Dims(2, 256, 128 if part.two_widths else 256, 3)
     score = built(part, sizes)
     q, k = torch.randn(1, 2, 64, 256).double(), torch.randn(1, 2, S, sizes.key).double()
-    found = scores(score, q, k, from_first(64, S, None))
+    found = scores(score, q, k, build_memory_positions(64, S, None))
     # The plain dot product has the standard deviation sqrt(256), which is why it is scaled.
     wanted = (10, 25) if part.name == "dot" else (0.1, 1.5)
     assert wanted[0] < found.std() < wanted[1]
@@ -215,7 +215,7 @@ def test_the_suite_covers_every_score() -> None:
         (Cosine, [float("inf")], {}, BadRecipe, "score=cosine: 'strength' is inf: .*finite"),
         (Cosine, [1, 2], {}, BadRecipe, "score=cosine: '1' is 2: Unexpected positional argument"),
         (Cosine, [], {"beta": 2}, UnknownName, "option of score=cosine: 'beta'. Known: strength"),
-        (Dot, [], {"scale": 2}, UnknownName, "option of score=dot: 'scale'; it has none"),
+        (Dot, [], {"scale": 2}, UnknownName, "option of score=dot: 'scale'; it has no options"),
         (dataclasses.replace, [Cosine()], {"strength": -1}, BadRecipe, "'strength' is -1"),
         (from_dict, [SCORES, "score", "location"], {}, BadRecipe, "score=location: 'length' is required"),
     ],

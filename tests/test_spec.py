@@ -54,7 +54,7 @@ def test_frozen_and_checked_again_when_replaced() -> None:
     assert replace(spec, d_model=6).width == 6
     with pytest.raises(IncompatibleParts, match="kernel and score clash"):
         replace(spec, kernel=RFA())
-    with pytest.raises(BadShape, match=r"this spec names no width.*replace"):
+    with pytest.raises(BadShape, match=r"d_model of this spec is None.*replace"):
         spec.build()
 
 

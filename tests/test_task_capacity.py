@@ -13,35 +13,38 @@ from qkv import AttentionSpec
 from qkv.data import TokenizerConfig, train_tokenizers
 from qkv.decode import SearchConfig
 from qkv.errors import BadData
-from qkv.model.capacity import Capacity, Limit
+from qkv.model.length_limits import LengthLimit, LengthLimits
 from qkv.symbols import EOS
 from qkv.task.training import fit
+from qkv.task.translate.decoding import build_model, decode_ids, length_limits
 from qkv.task.translate.recipe import TranslationRecipe
-from qkv.task.translate.translation import build_model, decode_ids, length_limits
 from qkv.task.translate.translator import Translator
 
 SMALL = {"kind": "transformer", "encoder_layers": 1, "decoder_layers": 1, "width": 16, "heads": 2}
 SMALL |= {"feedforward": 16, "dropout": 0.0}
 LOCATION = {"score": {"name": "location", "length": 9}}
-MODELS: dict[str, tuple[dict[str, Any], Capacity]] = {
+MODELS: dict[str, tuple[dict[str, Any], LengthLimits]] = {
     "learned": (
         {**SMALL, "positions": "learned", "max_length": 9},
-        Capacity(Limit(9, "model.max_length"), Limit(9, "model.max_length")),
+        LengthLimits(LengthLimit(9, "model.max_length"), LengthLimit(9, "model.max_length")),
     ),
     "location in the decoder": (
         {**SMALL, "decoder": LOCATION},
-        Capacity(None, Limit(9, "model.decoder.score.length")),
+        LengthLimits(None, LengthLimit(9, "model.decoder.score.length")),
     ),
-    "location across": ({**SMALL, "cross": LOCATION}, Capacity(Limit(9, "model.cross.score.length"), None)),
+    "location across": (
+        {**SMALL, "cross": LOCATION},
+        LengthLimits(LengthLimit(9, "model.cross.score.length"), None),
+    ),
     "location in the encoder, learned": (
         {**SMALL, "encoder": LOCATION, "positions": "learned", "max_length": 12},
-        Capacity(Limit(9, "model.encoder.score.length"), Limit(12, "model.max_length")),
+        LengthLimits(LengthLimit(9, "model.encoder.score.length"), LengthLimit(12, "model.max_length")),
     ),
     "rnn": (
         {"kind": "rnn", "embedding": 8, "hidden": 8, "attention": LOCATION},
-        Capacity(Limit(9, "model.attention.score.length"), None),
+        LengthLimits(LengthLimit(9, "model.attention.score.length"), None),
     ),
-    "no limit": (SMALL, Capacity(None, None)),
+    "no limit": (SMALL, LengthLimits(None, None)),
 }
 
 
@@ -63,7 +66,7 @@ def never_ending(translator: Translator) -> nn.Linear:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_knows_what_it_can_hold(name: str) -> None:
     model, capacity = MODELS[name]
-    assert untrained(model).model.capacity == capacity
+    assert untrained(model).model.length_limits == capacity
 
 
 @pytest.mark.parametrize("options", [{"beam": 1}, {"beam": 3}, {"beam": 2, "max_length": 40}])
@@ -116,14 +119,14 @@ def test_pairs_beyond_it_are_refused_before_training(
 @pytest.mark.parametrize(
     ("config", "capacity", "expected"),
     [
-        (SearchConfig(), Capacity(), [12, 16]),
-        (SearchConfig(max_length=6), Capacity(), [6, 6]),
-        (SearchConfig(), Capacity(target=Limit(14, "model.max_length")), [12, 14]),
-        (SearchConfig(max_length=20), Capacity(target=Limit(14, "model.max_length")), [14, 14]),
+        (SearchConfig(), LengthLimits(), [12, 16]),
+        (SearchConfig(max_length=6), LengthLimits(), [6, 6]),
+        (SearchConfig(), LengthLimits(target=LengthLimit(14, "model.max_length")), [12, 14]),
+        (SearchConfig(max_length=20), LengthLimits(target=LengthLimit(14, "model.max_length")), [14, 14]),
     ],
 )
 def test_translations_are_limited_by_source_config_and_model(
-    config: SearchConfig, capacity: Capacity, expected: list[int]
+    config: SearchConfig, capacity: LengthLimits, expected: list[int]
 ) -> None:
     keep = torch.tensor([[True, False, False], [True, True, True]])
     assert length_limits(keep, config, capacity).tolist() == expected

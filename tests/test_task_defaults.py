@@ -10,8 +10,8 @@ import yaml
 
 import tiny
 from qkv.data import BatchPlan, pair_dataset, train_tokenizers
-from qkv.data.phrases import PhraseData, generate
-from qkv.task.recipe import builtin_recipes, parse_recipe, read_recipe
+from qkv.data.generated.phrases import PhraseData, generate_phrases
+from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
 from qkv.task.training import fit
 from qkv.task.translate.defaults import (
     KEYS,
@@ -70,7 +70,7 @@ def test_a_complete_recipe_stays_as_it_is(pairs: int) -> None:
     assert fill_defaults(again, size_of(pairs), CPU) == (complete, [])
 
 
-@pytest.mark.parametrize("name", builtin_recipes())
+@pytest.mark.parametrize("name", list_builtin_recipes())
 def test_built_in_recipes_leave_nothing_to_the_data(name: str) -> None:
     recipe = read_recipe(name)
     assert fill_defaults(recipe, size_of(300), CPU) == (recipe, [])
@@ -114,7 +114,7 @@ def test_the_defaults_make_enough_updates(pairs: int, kind: str) -> None:
 @pytest.mark.parametrize(("source", "target"), [("en", "fr"), ("ja", "zh"), ("de", "ru")])
 @pytest.mark.parametrize("kind", ["bpe", "word", "char"])
 def test_updates_are_estimated_from_text_within_a_third(source: str, target: str, kind: str) -> None:
-    pairs = generate(PhraseData(source=source, target=target, size=1000, dev=10, test=10))
+    pairs = generate_phrases(PhraseData(source=source, target=target, size=1000, dev=10, test=10))
     size = measure(pairs)
     recipe, _ = fill_defaults(recipe_of(tokens={"kind": kind}, train={"epochs": 1}), size, CPU)
     ids = encode(pairs, train_tokenizers(pairs, recipe.tokens), recipe.batch.max_length)

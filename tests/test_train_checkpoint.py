@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 from qkv.errors import BadRun
 from qkv.train import load_weights, save_weights
-from qkv.train.checkpoint import STATE, load_state, remove_drafts, save_state, staged, write_atomically
-from qkv.train.weights import mean, restore, shared_names, snapshot
+from qkv.train.checkpoint import STATE, load_state, remove_drafts, save_state, stage_files, write_atomically
+from qkv.train.weights import average_weights, copy_weights, restore_weights, shared_names
 from test_train_toy import ToyModel
 
 
@@ -99,10 +99,10 @@ def test_a_killed_write_leaves_nothing_after_the_next_one(tmp_path):
 
 def test_files_are_staged_until_the_block_ends(tmp_path):
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path, {"a": b"new", "b": b"new"}):
+    with pytest.raises(KeyboardInterrupt), stage_files(tmp_path, {"a": b"new", "b": b"new"}):
         raise KeyboardInterrupt
     assert [(tmp_path / name).read_bytes() for name in os.listdir(tmp_path)] == [b"old"]
-    with staged(tmp_path, {"a": b"new", "b": b"new"}):
+    with stage_files(tmp_path, {"a": b"new", "b": b"new"}):
         assert (tmp_path / "a").read_bytes() == b"old"
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == {
         "a": b"new",
@@ -215,8 +215,8 @@ def test_snapshots_are_copies_and_their_mean_is_exact():
     for value in (1.0, 2.0, 6.0):
         nn.init.constant_(model.embedding.weight, value)
         model.calls.fill_(int(value))
-        shots.append(snapshot(model))
-    restore(model, mean(shots))
+        shots.append(copy_weights(model))
+    restore_weights(model, average_weights(shots))
     assert torch.equal(model.output.weight, torch.full_like(model.output.weight, 3.0))
     assert model.output.weight is model.embedding.weight
     assert model.calls.item() == 6

@@ -9,17 +9,17 @@ from torch.testing import assert_close
 
 from qkv.errors import BadData, BadRecipe, QKVError
 from qkv.train import engine, fit, load_weights
-from qkv.train.loop import planned_steps
-from qkv.train.record import Tally
-from qkv.train.standing import Standing, is_better
+from qkv.train.loop_state import LoopState, is_better
+from qkv.train.metrics import MetricSums
+from qkv.train.planning import planned_steps
 from qkv.train.update import SKIPPED_IN_A_ROW, Updater
-from qkv.train.weights import mean, snapshot
+from qkv.train.weights import average_weights, copy_weights
 from test_train_toy import ToyBatches, ToyModel, collate, config_of, scores_of, toy
 
 
 def updater_of(objective, **options) -> Updater:
     config = config_of(**options)
-    return Updater(objective, config, engine.start_engine(config), 20)
+    return Updater(objective, config, engine.start_fabric(config), 20)
 
 
 def lines_of(run, kind):
@@ -36,7 +36,7 @@ def scripted(scores):
 def kept_by(run):
     model = ToyModel()
     load_weights(model, run / "model.safetensors")
-    return snapshot(model)
+    return copy_weights(model)
 
 
 class Poisoned(ToyBatches):
@@ -56,12 +56,12 @@ class Poisoned(ToyBatches):
 def test_accumulated_gradient_is_that_of_one_big_batch(micro):
     batches = ToyBatches(micro)
     updater = updater_of(toy(dtype=torch.float64))
-    updater.fill_gradients(batches, Standing(), batches.count(0, 0), Tally(), "adamw")
+    updater.compute_gradients(batches, LoopState(), batches.count(0, 0), MetricSums(), "adamw")
     rows = [row for part in range(micro) for row in batches.rows(0, 0, part)]
     whole = toy(dtype=torch.float64)
     loss = whole(collate(rows))
     (loss.total / loss.count).backward()
-    for (name, got), want in zip(updater.module.module.named_parameters(), whole.parameters(), strict=True):
+    for (name, got), want in zip(updater.objective.named_parameters(), whole.parameters(), strict=True):
         assert_close(got.grad, want.grad, msg=name)
 
 
@@ -75,9 +75,9 @@ def test_clips_the_gradient_of_the_whole_update(clip):
         norms.append(torch.stack(squares).sum().sqrt().item())
 
     updater.optimizers["adamw"].optimizer.register_step_pre_hook(look)
-    updater.update(ToyBatches(), Standing(), Tally())
-    assert updater.norm > 0.02
-    assert norms == [pytest.approx(min(updater.norm, clip or math.inf), rel=1e-4)]
+    updater.update(ToyBatches(), LoopState(), MetricSums())
+    assert updater.gradient_norm > 0.02
+    assert norms == [pytest.approx(min(updater.gradient_norm, clip or math.inf), rel=1e-4)]
 
 
 def test_decays_matrices_only():
@@ -87,7 +87,7 @@ def test_decays_matrices_only():
         for group in updater.optimizers["adamw"].param_groups
         for p in group["params"]
     }
-    assert {name: decay[p] for name, p in updater.module.module.named_parameters()} == {
+    assert {name: decay[p] for name, p in updater.objective.named_parameters()} == {
         "model.embedding.weight": 0.1,
         "model.inner.weight": 0.1,
         "model.inner.bias": 0.0,
@@ -116,7 +116,7 @@ def test_keeps_the_best_and_stops_when_nothing_improves(tmp_path):
     objective = toy()
 
     def validate():
-        seen.append(snapshot(objective.model))
+        seen.append(copy_weights(objective.model))
         return {"loss": next(scores)}
 
     config = config_of(steps=1000, validate_every=3, patience=2)
@@ -152,17 +152,17 @@ def test_the_mean_of_the_last_weights_is_kept_where_no_worse(tmp_path, of_mean, 
     objective = toy()
 
     def validate():
-        seen.append(snapshot(objective.model))
+        seen.append(copy_weights(objective.model))
         return {"loss": next(scores)}
 
     config = config_of(validate_every=5, average=3)
     result = fit(objective, ToyBatches(), config, run=tmp_path, validate=validate, quiet=True)
     assert (result.best, result.averaged, result.scores) == (2.0, of_mean, {"loss": 2.0})
-    expected = mean(seen[1:4]) if kept else seen[0]
+    expected = average_weights(seen[1:4]) if kept else seen[0]
     for name, value in kept_by(tmp_path).items():
         assert_close(value, expected[name], rtol=0, atol=0)
-        assert_close(seen[4][name], mean(seen[1:4])[name], rtol=0, atol=0)
-        assert torch.equal(snapshot(objective.model)[name], seen[3][name])
+        assert_close(seen[4][name], average_weights(seen[1:4])[name], rtol=0, atol=0)
+        assert torch.equal(copy_weights(objective.model)[name], seen[3][name])
     assert lines_of(tmp_path, "average")[0]["best"] is kept
 
 

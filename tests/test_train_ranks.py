@@ -10,9 +10,9 @@ import pytest
 
 import tiny
 from qkv.errors import BadRecipe, BadRun
-from qkv.task.runs import leads
+from qkv.task.run_directory import is_first_process
 from qkv.train import engine, fit
-from qkv.train.ranks import Ranks, launched
+from qkv.train.ranks import Ranks, detect_ranks
 from test_train_toy import ToyBatches, config_of, toy
 
 TORCHRUN = {
@@ -67,8 +67,8 @@ def test_what_describes_no_other_process_changes_nothing(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     set_all(monkeypatch, variables)
-    assert launched() == Ranks()
-    assert leads()
+    assert detect_ranks() == Ranks()
+    assert is_first_process()
     fit(toy(), ToyBatches(), config_of(steps=2), run=tmp_path, quiet=True)
     assert (tmp_path / "model.safetensors").exists()
     assert {name: os.environ[name] for name in variables} == variables
@@ -76,9 +76,9 @@ def test_what_describes_no_other_process_changes_nothing(
 
 def test_torchrun_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {**TORCHRUN, **SBATCH, "SLURM_STEP_NUM_TASKS": "2"})
-    assert launched() == Ranks(rank=3, world=4, local_rank=1, local_world=2)
-    assert launched().machines == 2
-    assert not leads()
+    assert detect_ranks() == Ranks(rank=3, world=4, local_rank=1, local_world=2)
+    assert detect_ranks().machines == 2
+    assert not is_first_process()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_is_incomplete_is_refused_in_one_line(
 ) -> None:
     set_all(monkeypatch, variables)
     with pytest.raises(BadRun, match=said) as caught:
-        launched()
+        detect_ranks()
     assert "\n" not in str(caught.value)
 
 
@@ -110,7 +110,7 @@ def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(BadRecipe, match="started 2 processes on this machine, which has 1 cuda device"):
-        engine.start_engine(config_of(device="cuda"))
+        engine.start_fabric(config_of(device="cuda"))
 
 
 def test_a_rank_of_somebody_else_trains_a_complete_run(
@@ -123,9 +123,12 @@ def test_a_rank_of_somebody_else_trains_a_complete_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "fabric"])
-def test_launchers_start_two_processes(launcher: str, tmp_path: Path) -> None:
-    recipe = tiny.recipe_in(tmp_path, train={"steps": 4, "precision": "32", "device": "cpu"})
+@pytest.mark.parametrize(
+    ("launcher", "strategy"), [("torchrun", "ddp"), ("torchrun", "fsdp"), ("fabric", "ddp")]
+)
+def test_launchers_start_two_processes(launcher: str, strategy: str, tmp_path: Path) -> None:
+    train = {"steps": 4, "precision": "32", "device": "cpu", "strategy": strategy}
+    recipe = tiny.recipe_in(tmp_path, train=train)
     if launcher == "torchrun":
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "qkv"]
     else:
@@ -137,3 +140,4 @@ def test_launchers_start_two_processes(launcher: str, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert re.search("trained 4 updates", ran.stdout)
     assert ran.stdout.count("trained") == 1
+    assert tiny.call("translate", tmp_path / "run", "--quiet", stdin=b"one\n") == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qkv.errors import BadRecipe, BadRun, QKVError
-from qkv.train import Translation, engine, fit
+from qkv.train import Translation, devices, engine, fit
 from test_train_loop import lines_of, scripted
 from test_train_toy import ToyBatches, ToyModel, config_of, scores_of, toy
 
@@ -38,7 +38,9 @@ def test_resume_refuses_what_it_cannot_continue(tmp_path):
     fit(toy(), ToyBatches(), config_of(steps=2), run=tmp_path, quiet=True)
     with pytest.raises(BadRun, match=r"other settings of train: lr, seed\. Resuming may only change .*steps"):
         fit(toy(), ToyBatches(), config_of(lr=0.1, seed=2), run=tmp_path, resume=True, quiet=True)
-    wider = Translation(torch.nn.Sequential(ToyModel()), 0.1)
+    model = ToyModel()
+    model.add_module("other", ToyModel())
+    wider = Translation(model, 0.1)
     with pytest.raises(BadRun, match=r"trained with another model: .*inner\.weight"):
         fit(wider, ToyBatches(), config_of(), run=tmp_path, resume=True, quiet=True)
 
@@ -109,19 +111,19 @@ def test_randomness_is_a_function_of_seed_step_and_rank():
 
 
 def test_precision_is_chosen_by_what_the_device_can_do(monkeypatch):
-    monkeypatch.setattr(engine, "_cpu_features", lambda: {"avx512_bf16": True})
-    assert engine.choose_precision("auto", "cpu") == "bf16-mixed"
-    monkeypatch.setattr(engine, "_cpu_features", lambda: {"avx2": True, "avx512_bf16": False})
-    assert engine.choose_precision("auto", "cpu") == "32-true"
-    assert engine.choose_precision("bf16", "cpu") == "bf16-mixed"
+    monkeypatch.setattr(devices, "_cpu_features", lambda: {"avx512_bf16": True})
+    assert devices.choose_precision("auto", "cpu") == "bf16-mixed"
+    monkeypatch.setattr(devices, "_cpu_features", lambda: {"avx2": True, "avx512_bf16": False})
+    assert devices.choose_precision("auto", "cpu") == "32-true"
+    assert devices.choose_precision("bf16", "cpu") == "bf16-mixed"
     with pytest.raises(BadRecipe, match="precision '16' needs a CUDA device"):
-        engine.choose_precision("16", "cpu")
+        devices.choose_precision("16", "cpu")
 
 
 def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadRecipe, match=r"train\.device is 'cuda', but torch finds no such device"):
-        engine.choose_device("cuda")
+        devices.choose_device("cuda")
 
 
 def test_bfloat16_trains(tmp_path):

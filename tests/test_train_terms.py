@@ -62,7 +62,7 @@ def test_entropy_of_samples_has_the_right_gradient_on_average() -> None:
 
 def test_a_choice_is_rewarded_with_what_comes_after_it() -> None:
     likelihood, real = torch.tensor([[-1.0, -2.0, -4.0]]), torch.tensor([[True, True, False]])
-    found = terms.reward_to_come(likelihood, real, torch.tensor(-0.5))
+    found = terms.reward_to_go(likelihood, real, torch.tensor(-0.5))
     assert found.tolist() == [[-2.0, -1.5, 0.0]]
 
 
@@ -76,7 +76,7 @@ def two_choices(theta: Tensor, draws: int, baseline: float) -> Tensor:
     weights, log_prob = drawn(many)
     first, second = weights[:, 0].argmax(-1).unbind(-1)
     reward = torch.stack([REWARDS[0][first], REWARDS[1][second] * (first + 1)], -1) + OFFSET
-    to_come = terms.reward_to_come(reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64))
+    to_come = terms.reward_to_go(reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64))
     loss = terms.reinforce(log_prob, to_come, yes(draws, 2))
     return -torch.autograd.grad(loss, many)[0][:, 0]
 
@@ -126,13 +126,13 @@ def test_in_evaluation_there_is_the_cross_entropy_alone() -> None:
 def test_hard_attention_learns_where_to_look_and_tracks_its_reward() -> None:
     objective: Any = translator({"name": "hard", "expected": 0.0}).train()
     first = objective(BATCH)
-    objective.follow(lambda numbers: numbers)
+    objective.update_statistics(lambda numbers: numbers)
     torch.testing.assert_close(objective.baseline, -first.metrics["nll"] / first.count)
     attention: Any = objective.model.attentions()["cross.0"]
     first.total.backward()
     assert attention.core.score.v.grad.abs().sum() > 0, "no reward reaches the scores"
     second, third = objective(BATCH), objective(BATCH)  # two batches of one update
-    objective.follow(lambda numbers: 2 * numbers)  # as if another process had the same
+    objective.update_statistics(lambda numbers: 2 * numbers)  # as if another process had the same
     now = -(second.metrics["nll"] + third.metrics["nll"]) / (second.count + third.count)
     expected = 0.9 * -first.metrics["nll"] / first.count + 0.1 * now
     torch.testing.assert_close(objective.baseline, expected)

@@ -34,6 +34,12 @@ class ToyModel(nn.Module):
         self.output.weight = self.embedding.weight
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
+    def attentions(self) -> dict[str, Any]:
+        return {}
+
+    def layers(self) -> list[nn.Module]:
+        return [self.inner]
+
     def forward(self, source, source_keep, target_in):
         if self.training:
             self.calls += 1

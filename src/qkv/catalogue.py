@@ -1,19 +1,17 @@
-"""What there is to say of every part, for `qkv parts` and the page of mechanisms.
+"""Descriptions of every part, for `qkv parts` and the page of mechanisms.
 
-All of it is read from the parts, their docstrings and the one table of rules.
+Everything is read from the parts and their docstrings.
 """
 
 import inspect
-import itertools
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, fields, replace
-from functools import cache
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
 from qkv.errors import UnknownName, did_you_mean
-from qkv.part import Part, options_of
-from qkv.rules import AXES, Choice, Rule, broken
+from qkv.part import Part, list_options
+from qkv.rules import AXES
 
 QUESTIONS = {
     "score": "how alike are a query and a key?",
@@ -21,204 +19,215 @@ QUESTIONS = {
     "select": "how do scores become weights?",
     "kernel": "how is the average computed?",
 }
-LEGEND = {"✓": "they go together", "c": "only if causal=True", "n": "only if causal=False", "·": "never"}
-# What a fact means where it holds, and where it does not.
-FACTS = {
-    "learns": ("learns parameters", "has no parameters"),
-    "two_widths": ("queries and keys may differ in width", "queries and keys must have one width"),
-    "positional": ("depends on where keys stand", "does not depend on where keys stand"),
-    "normalised": ("weights sum to 1", "weights sum to less than 1"),
-    "sparse": ("some keys get exactly no weight", "every key that may be seen gets some weight"),
-    "samples": ("draws at random in training", "never draws at random"),
-    "forms_weights": ("forms the T×S weights", "never forms the T×S weights: linear time and memory"),
+# The facts that the parts of an axis declare: the text where a fact holds, and where it does not.
+FACTS: dict[str, dict[str, tuple[str, str]]] = {
+    "score": {
+        "learns": ("learns parameters", "has no parameters"),
+        "two_widths": ("queries and keys may differ in width", "queries and keys must have one width"),
+        "positional": ("depends on the positions of keys", "does not depend on the positions of keys"),
+    },
+    "scope": {
+        "learns": ("learns parameters", "has no parameters"),
+        "positional": ("depends on the positions of keys", "does not depend on the positions of keys"),
+        "normalised": ("weights sum to 1", "weights sum to less than 1"),
+    },
+    "select": {
+        "sparse": ("some keys get exactly no weight", "every key that may be seen gets some weight"),
+        "samples": ("samples in training", "never samples"),
+    },
+    "kernel": {
+        "forms_weights": (
+            "forms the T×S weights",
+            "never forms the T×S weights: linear time and memory",
+        ),
+    },
 }
-PLACES = ("causal=True", "causal=False", "dropout > 0")
-REQUIRED = 64  # what examples give to an option without a default
+EXAMPLE_VALUE = 64  # of an option without a default
+SECTIONS = ("References:", "Example:", "Returns:", "Raises:")
 
 
-class Described(NamedTuple):
-    """A part's docstring: what it is, and what its options mean, those explained together side by side."""
+class Description(NamedTuple):
+    """What the docstring of a part says.
 
-    about: str
+    Args:
+        summary: The text before the sections.
+        options: The names of options and their meaning; options that are explained together share an entry.
+    """
+
+    summary: str
     options: list[tuple[list[str], str]]
 
 
-def kinds() -> list[type[Part]]:
-    """Every registered part, axis by axis."""
-    return [kind for registry in AXES.values() for kind in registry.values()]
+def list_part_classes() -> list[type[Part]]:
+    """List the class of every registered part, axis by axis.
+
+    Returns:
+        The classes in the order of the registries.
+    """
+    return [part_class for registry in AXES.values() for part_class in registry.values()]
 
 
-def find(name: str) -> type[Part]:
-    """The part that recipes or Python call so.  Raises UnknownName, with the nearest known name."""
-    known = {kind.name: kind for kind in kinds()}
-    classes = {kind.__name__.lower(): kind for kind in kinds()}
+def find_part_class(name: str) -> type[Part]:
+    """Find a part by its name in recipes or in Python.
+
+    Args:
+        name: Such as "scaled_dot" or "ScaledDot".
+
+    Returns:
+        The class of the part.
+
+    Raises:
+        UnknownName: No part has this name; the message offers the nearest one.
+    """
+    by_name = {part_class.name: part_class for part_class in list_part_classes()}
+    by_class = {part_class.__name__.lower(): part_class for part_class in list_part_classes()}
     try:
-        return known.get(name) or classes[name.lower()]
+        return by_name.get(name) or by_class[name.lower()]
     except KeyError:
-        raise UnknownName(f"unknown part: {name!r}. {did_you_mean(name, known)}") from None
+        raise UnknownName(f"unknown part: {name!r}. {did_you_mean(name, by_name)}") from None
 
 
-def described(kind: type[Part]) -> Described:
-    """Read the docstring: lines `option: meaning` or `option, option: meaning`, and prose.
+def describe(part_class: type[Part]) -> Description:
+    """Read the docstring of a part: its summary, and the entries of its `Args:` block.
 
-    An option without such a line means what the prose says where it mentions it in backticks; one that only
-    the meaning of another option mentions stands beside that option.
+    An option without an entry gets the sentence of the summary, or the entry, that names it in backticks.
+
+    Args:
+        part_class: The class of the part.
+
+    Returns:
+        The summary, and the options in the order of the constructor.
     """
-    known, prose, listed = options_of(kind), [], []
-    into = prose
-    for line in inspect.cleandoc(kind.__doc__ or "").splitlines():
-        names, _, meaning = line.partition(": ")
+    known = list_options(part_class)
+    summary: list[str] = []
+    entries: list[tuple[list[str], list[str]]] = []
+    current: list[str] = summary
+    for line in inspect.cleandoc(part_class.__doc__ or "").splitlines():
+        if line in SECTIONS:
+            break
+        names, _, meaning = line.strip().partition(": ")
         if meaning and set(names.split(", ")) <= set(known):
-            into = [meaning]
-            listed.append((names.split(", "), into))
-        elif line:
-            into.append(line)
-        else:
-            into = prose
-    about = _joined(prose)
-    options = [(names, _joined(lines)) for names, lines in listed]
-    told = {name for names, _ in options for name in names}
+            current = [meaning]
+            entries.append((names.split(", "), current))
+        elif line != "Args:":
+            current.append(line)
+    text = _join_lines(summary)
+    options = [(names, _join_lines(lines)) for names, lines in entries]
+    documented = {name for names, _ in options for name in names}
     for name in known:
-        if name not in told:
-            _explain(name, about, options)
-    return Described(about, sorted(options, key=lambda option: known.index(option[0][0])))
+        if name not in documented:
+            _add_mentioned_option(name, text, options)
+    return Description(text, sorted(options, key=lambda option: known.index(option[0][0])))
 
 
-def signature(kind: type[Part], names: Iterable[str] | None = None) -> str:
-    """Options with their defaults, as in the constructor; an option without one stands alone."""
-    chosen = options_of(kind) if names is None else list(names)
-    shown = [field for field in fields(kind) if field.name in chosen]  # pyright: ignore[reportArgumentType]
-    return ", ".join(f.name if f.default is MISSING else f"{f.name}={_written(f.default)}" for f in shown)
+def format_options(part_class: type[Part], names: Iterable[str] | None = None) -> str:
+    """Format options as in the constructor, `half_width, left=None`; one without a default stands alone.
 
+    Args:
+        part_class: The class of the part.
+        names: Which options; None takes all.
 
-def facts(part: Part) -> list[str]:
-    """The part's facts in words."""
-    told = [words[not getattr(part, fact)] for fact, words in FACTS.items() if hasattr(part, fact)]
-    twin = getattr(part, "twin", "")
-    return [*told, f"estimates the {twin}"] if twin else told
-
-
-def example(kind: type[Part]) -> Part:
-    """The part with its defaults."""
-    return kind(**_required(kind))
-
-
-@cache
-def variants(kind: type[Part]) -> list[Part]:
-    """The part with its defaults, then with each switch that changes what it goes together with."""
-    part = example(kind)
-    switches = [option for option in options_of(kind) if isinstance(getattr(part, option), bool)]
-    turned = [replace(part, **{o: not getattr(part, o)}) for o in switches]  # pyright: ignore[reportArgumentType]
-    return [part, *(other for other in turned if _standing(other) != _standing(part))]
-
-
-def label(part: Part) -> str:
-    """The part's name, with the switch that makes it a variant."""
-    usual = example(type(part)).to_dict()
-    told = [f"{option}={value}" for option, value in part.to_dict().items() if value != usual[option]]
-    return f"{part.name} {', '.join(told)}".rstrip()
-
-
-def why_not(*members: Part | str) -> tuple[Rule, ...]:
-    """The fewest rules that a choice with all of these breaks: none where they go together.
-
-    members: two or three parts of different axes, or places of use (`PLACES`).
+    Returns:
+        The options, separated by commas.
     """
-    return _fewest_broken()[frozenset(members)]
+    selected = list_options(part_class) if names is None else list(names)
+    shown = [field for field in fields(part_class) if field.name in selected]  # pyright: ignore[reportArgumentType]
+    return ", ".join(f.name if f.default is MISSING else f"{f.name}={_quote(f.default)}" for f in shown)
 
 
-def mark(one: Part, other: Part) -> str:
-    """Whether two parts of different axes go together, as a sign of LEGEND."""
-    causal, whole = (not why_not(one, other, place) for place in PLACES[:2])
-    return "✓" if causal and whole else "c" if causal else "n" if whole else "·"
+def list_facts(part: Part) -> list[str]:
+    """Describe the facts that the part declares.
+
+    Args:
+        part: The part with its options.
+
+    Returns:
+        One short text per fact.
+    """
+    texts = [words[not getattr(part, fact)] for fact, words in FACTS[part.axis].items()]
+    return [*texts, f"estimates the {part.estimates}"] if part.estimates else texts
 
 
-def matrix() -> tuple[list[Part], list[tuple[Part, list[str]]]]:
-    """The parts across, and every part of a later axis with its marks under the parts of earlier axes."""
-    groups = [[part for kind in registry.values() for part in variants(kind)] for registry in AXES.values()]
-    rows = []
-    for number, group in enumerate(groups):
-        earlier = [other for before in groups[:number] for other in before]
-        rows += [(part, [mark(part, other) for other in earlier]) for part in group if earlier]
-    return [part for group in groups[:-1] for part in group], rows
+def build_example(part_class: type[Part]) -> Part:
+    """Build the part with its defaults, and `EXAMPLE_VALUE` for options without one.
+
+    Args:
+        part_class: The class of the part.
+
+    Returns:
+        The part.
+    """
+    return part_class(**_required_options(part_class))
 
 
-def clashes(part: Part) -> dict[str, list[str]]:
-    """Why -> the parts and places of use that this part never goes together with."""
-    found: dict[str, list[str]] = {}
-    for other in (*_others(part), *PLACES):
-        for rule in why_not(part, other):
-            found.setdefault(rule.why, []).append(other if isinstance(other, str) else label(other))
-    return found
+def format_label(part: Part) -> str:
+    """Format the name of the part and the options that differ from the defaults.
+
+    Args:
+        part: The part.
+
+    Returns:
+        Such as "rfa gate=True".
+    """
+    defaults = build_example(type(part)).to_dict()
+    changed = [f"{option}={value}" for option, value in part.to_dict().items() if value != defaults[option]]
+    return f"{part.name} {', '.join(changed)}".rstrip()
 
 
-def in_recipe(kind: type[Part]) -> str:
-    """A line of a Transformer's recipe that uses the part."""
-    options = _shown(kind)
-    named = ", ".join([f"name: {kind.name}", *(f"{o}: {value}" for o, value in options.items())])
-    return f"cross: {{{kind.axis}: {{{named}}}}}" if options else f"cross: {{{kind.axis}: {kind.name}}}"
+def format_for_recipe(part_class: type[Part]) -> str:
+    """Write a line of a Transformer's recipe that uses the part.
+
+    Args:
+        part_class: The class of the part.
+
+    Returns:
+        A line of YAML.
+    """
+    options = _example_options(part_class)
+    if not options:
+        return f"cross: {{{part_class.axis}: {part_class.name}}}"
+    named = ", ".join([f"name: {part_class.name}", *(f"{o}: {value}" for o, value in options.items())])
+    return f"cross: {{{part_class.axis}: {{{named}}}}}"
 
 
-def in_python(kind: type[Part]) -> str:
-    """A line of Python that uses the part."""
-    options = ", ".join(f"{option}={_written(value)}" for option, value in _shown(kind).items())
-    return f"qkv.Attention(512, heads=8, {kind.axis}=qkv.{kind.__name__}({options}))"
+def format_for_python(part_class: type[Part]) -> str:
+    """Write a line of Python that uses the part.
+
+    Args:
+        part_class: The class of the part.
+
+    Returns:
+        An expression.
+    """
+    options = ", ".join(f"{name}={_quote(value)}" for name, value in _example_options(part_class).items())
+    return f"qkv.Attention(512, heads=8, {part_class.axis}=qkv.{part_class.__name__}({options}))"
 
 
-def _joined(lines: Iterable[str]) -> str:
+def _join_lines(lines: Iterable[str]) -> str:
     return " ".join(" ".join(lines).split())
 
 
-def _explain(name: str, about: str, options: list[tuple[list[str], str]]) -> None:
-    said = _joined(s for s in re.split(r"(?<=\.) ", about) if f"`{name}`" in s)
-    beside = [names for names, meaning in options if f"`{name}`" in meaning]
-    if said or not beside:
-        options.append(([name], said))
+def _add_mentioned_option(name: str, summary: str, options: list[tuple[list[str], str]]) -> None:
+    """Add an option that only the summary, or the entry of another option, explains."""
+    sentences = _join_lines(s for s in re.split(r"(?<=\.) ", summary) if f"`{name}`" in s)
+    mentions = [names for names, meaning in options if f"`{name}`" in meaning]
+    if sentences or not mentions:
+        options.append(([name], sentences))
     else:
-        beside[0].append(name)
+        mentions[0].append(name)
 
 
-def _required(kind: type[Part]) -> dict[str, Any]:
-    return {f.name: REQUIRED for f in fields(kind) if f.default is MISSING}  # pyright: ignore[reportArgumentType]
+def _required_options(part_class: type[Part]) -> dict[str, Any]:
+    return {f.name: EXAMPLE_VALUE for f in fields(part_class) if f.default is MISSING}  # pyright: ignore[reportArgumentType]
 
 
-def _shown(kind: type[Part]) -> dict[str, Any]:
-    """What is required, or else the first option where it has a value to show."""
-    part, first = example(kind), options_of(kind)[:1]
-    return _required(kind) or {o: getattr(part, o) for o in first if getattr(part, o) is not None}
-
-
-def _others(part: Part) -> Iterator[Part]:
-    """The parts of other axes; variants only of those that go together with the part."""
-    for kind in kinds():
-        if kind.axis != part.axis:
-            usual, *others = variants(kind)
-            yield from [usual] if why_not(part, usual) else [usual, *others]
-
-
-def _written(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-def _standing(part: Part) -> list[list[Rule]]:
-    usual: dict[str, Any] = {axis: example(next(iter(AXES[axis].values()))) for axis in AXES}
-    choice = Choice(**{**usual, "score": None, part.axis: part})
-    return [broken(replace(choice, causal=causal)) for causal in (False, True)]
-
-
-@cache
-def _fewest_broken() -> dict[frozenset[Any], tuple[Rule, ...]]:
-    fewest: dict[frozenset[Any], tuple[Rule, ...]] = {}
-    options: dict[str, list[Any]] = {
-        axis: [v for kind in registry.values() for v in variants(kind)] for axis, registry in AXES.items()
+def _example_options(part_class: type[Part]) -> dict[str, Any]:
+    """The required options, or else the first option where its default is not None."""
+    part, first = build_example(part_class), list_options(part_class)[:1]
+    return _required_options(part_class) or {
+        o: getattr(part, o) for o in first if getattr(part, o) is not None
     }
-    options["score"].append(None)
-    for *parts, causal, dropout in itertools.product(*options.values(), (True, False), (0.0, 0.1)):
-        rules = tuple(broken(Choice(*parts, causal=causal, dropout=dropout)))
-        members = [part for part in parts if part is not None] + [f"causal={causal}"]
-        members += ["dropout > 0"] * (dropout > 0)
-        for group in (*itertools.combinations(members, 2), *itertools.combinations(members, 3)):
-            known = fewest.get(frozenset(group))
-            if known is None or len(rules) < len(known):
-                fewest[frozenset(group)] = rules
-    return fewest
+
+
+def _quote(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from qkv.drafts import open_draft
+from qkv.atomic_files import open_temporary
 from qkv.errors import BadData
 
 _MOST_LINKS = 40
@@ -47,7 +47,7 @@ def check_output(path: str | Path) -> None:
     if status is None or stat.S_ISREG(status.st_mode):
         target = Path(os.path.realpath(place))
         if status is None or _is_replaceable(target, status):
-            with open_draft(target, 0o600):
+            with open_temporary(target, 0o600):
                 pass
 
 
@@ -148,7 +148,7 @@ def _rewritten(target: Path) -> Iterator[Any]:
 
 @contextmanager
 def _replaced(target: Path, status: os.stat_result | None) -> Iterator[BinaryIO]:
-    with open_draft(target, 0o666 if status is None else 0o600) as draft:
+    with open_temporary(target, 0o666 if status is None else 0o600) as draft:
         yield draft.file
         if status is not None:
             draft.file.flush()

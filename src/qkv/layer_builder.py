@@ -1,4 +1,4 @@
-"""How a spec builds its layer: the package sets the function, because specs stand below layers."""
+"""The function that builds the layer of a spec.  The package sets it, because specs may not import layers."""
 
 from collections.abc import Callable
 from typing import Any

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
-from qkv import nan, nested, torch_masks
+from qkv import multihead_masks, nan, nested
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
@@ -136,11 +136,13 @@ class MultiheadAttention(nn.MultiheadAttention):
         own, unbatched = query is key, query.dim() == 2
         if key_padding_mask is not None:
             inputs = (query, key, value)
-            query, key, value = torch_masks.hide_padding(inputs, key_padding_mask, self.batch_first)
+            query, key, value = multihead_masks.hide_padding(inputs, key_padding_mask, self.batch_first)
         nan.check(query=query, key=key, value=value, attn_mask=attn_mask)
         self._follow_dropout()
         q, k, v = (self._split(x) for x in self._project(query, key, value))
-        masking = torch_masks.build_masking(q, k, key_padding_mask, attn_mask, is_causal, self.spec.kernel)
+        masking = multihead_masks.build_masking(
+            q, k, key_padding_mask, attn_mask, is_causal, self.spec.kernel
+        )
         masking = masking._replace(is_self=own)
         prefix = is_causal and not self.spec.kernel.forms_weights
         attended = (self._over_prefix if prefix else self._over_all)(q, k, v, masking, need_weights)
@@ -199,7 +201,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         count = more_k.shape[2]
         if count:
             k, v = torch.cat([more_k, k], 2), torch.cat([more_v, v], 2)
-            masking = torch_masks.pad_masking(masking, count)
+            masking = multihead_masks.pad_masking(masking, count)
         if not need_weights:
             return Attended(self.core(q, k, v, masking), None)
         return _in_torch_order(self.core.attend(q, k, v, masking), count)

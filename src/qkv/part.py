@@ -1,4 +1,4 @@
-"""A part is one choice on one axis: a frozen value that knows its facts and how to build itself."""
+"""A part is one choice on one axis: a frozen value that declares its facts and builds itself."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -7,68 +7,104 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import ValidationError
 
 from qkv.errors import BadRecipe, UnknownName, did_you_mean
-from qkv.strict import explain
+from qkv.strict import describe_errors
 
-Chosen = TypeVar("Chosen", bound="Part")
+AnyPart = TypeVar("AnyPart", bound="Part")
 
 
-class Checked(type):
-    """Makes every part report a wrong option in this library's words, from Python as from a recipe."""
+class PartMeta(type):
+    """Metaclass of parts: a wrong option raises the same error from Python as from a recipe."""
 
     def __call__(
-        cls: type[Chosen],  # pyright: ignore[reportGeneralTypeIssues]
+        cls: type[AnyPart],  # pyright: ignore[reportGeneralTypeIssues]
         *values: Any,
         **options: Any,
-    ) -> Chosen:
-        """The part with these options.
+    ) -> AnyPart:
+        """Build the part.
 
-        Raises UnknownName, with the nearest known name, for an unknown option; BadRecipe for one that is
-        missing or out of range.
+        Args:
+            *values: Options by position.
+            **options: Options by name.
+
+        Returns:
+            The part.
+
+        Raises:
+            UnknownName: There is no such option; the message offers the nearest one.
+            BadRecipe: An option is missing or out of range.
         """
-        known = options_of(cls)
+        known = list_options(cls)
         for option in options:
             if option not in known:
-                asked = f"unknown option of {cls.axis}={cls.name}: {option!r}"
+                problem = f"unknown option of {cls.axis}={cls.name}: {option!r}"
                 raise UnknownName(
-                    f"{asked}. {did_you_mean(option, known)}" if known else f"{asked}; it has none"
+                    f"{problem}. {did_you_mean(option, known)}" if known else f"{problem}; it has no options"
                 )
         try:
             return type.__call__(cls, *values, **options)
         except ValidationError as error:
-            raise BadRecipe(f"{cls.axis}={cls.name}: {explain(error, names=known)}") from None
+            problems = describe_errors(error, names=known)
+            raise BadRecipe(f"{cls.axis}={cls.name}: {problems}") from None
 
 
-class Part(metaclass=Checked):
-    """Base of every part: `name` is what recipes call it, `formula` and `paper` are what is printed of it.
+class Part(metaclass=PartMeta):
+    """Base of every part.
 
-    key_limit_option: the option that limits how many keys the part serves; None where any number is served.
+    Attributes:
+        axis: "score", "scope", "select" or "kernel".
+        name: Its name in recipes.
+        formula: Its formula, for listings.
+        paper: Its source, for listings.
+        estimates: The exact attention that a random feature map estimates; "" for other parts.
+        key_limit_option: The option that limits how many keys the part accepts; None where there is no limit.
     """
 
     axis: ClassVar[str]
     name: ClassVar[str]
     formula: ClassVar[str]
     paper: ClassVar[str]
+    estimates: ClassVar[str] = ""
     key_limit_option: ClassVar[str | None] = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The part as plain data, `{"name": ..., option: value, ...}`; `from_dict` reads it back."""
-        return {"name": self.name, **{option: getattr(self, option) for option in options_of(type(self))}}
+        """Convert the part to plain data, which `from_dict` reads.
+
+        Returns:
+            `{"name": ..., option: value, ...}`.
+        """
+        return {"name": self.name, **{option: getattr(self, option) for option in list_options(type(self))}}
 
 
-def options_of(kind: type[Part]) -> list[str]:
-    """The names of a part's options, in the order of its constructor."""
-    return [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+def list_options(part_class: type[Part]) -> list[str]:
+    """List the names of a part's options.
 
+    Args:
+        part_class: The class of the part.
 
-def from_dict(registry: Mapping[str, type[Part]], axis: str, written: Any) -> Part:
-    """Read a part from a recipe: its bare name, or a mapping with `name` and options.
-
-    Raises UnknownName, with the nearest known name, for an unknown part or option; BadRecipe for an option
-    that is missing or out of range.
+    Returns:
+        The names in the order of the constructor.
     """
-    if not isinstance(written, str | Mapping):
-        raise UnknownName(f"{axis} must be a name or {{name: ..., option: ...}}, got {written!r}")
-    options = {"name": written} if isinstance(written, str) else {str(key): v for key, v in written.items()}
+    return [field.name for field in fields(part_class)]  # pyright: ignore[reportArgumentType]
+
+
+def from_dict(registry: Mapping[str, type[Part]], axis: str, value: Any) -> Part:
+    """Read a part from a recipe.
+
+    Args:
+        registry: The parts of the axis by name.
+        axis: The axis, for error messages.
+        value: The name of the part, or a mapping with `name` and options.
+
+    Returns:
+        The part.
+
+    Raises:
+        UnknownName: There is no such part or option; the message offers the nearest one.
+        BadRecipe: An option is missing or out of range.
+    """
+    if not isinstance(value, str | Mapping):
+        raise UnknownName(f"{axis} must be a name or {{name: ..., option: ...}}, got {value!r}")
+    options = {"name": value} if isinstance(value, str) else {str(key): v for key, v in value.items()}
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in registry:
         raise UnknownName(f"unknown {axis}: {name!r}. {did_you_mean(str(name), registry)}")

@@ -1,4 +1,4 @@
-"""The one table of parts that cannot go together.  The checker, the tests and the docs all read it."""
+"""The one table of parts that cannot be combined.  The checker, the tests and the docs all read it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
@@ -15,7 +15,16 @@ AXES: dict[str, dict[str, Any]] = {"score": SCORES, "scope": SCOPES, "select": S
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice on every axis, and the facts of the place of use that rules look at."""
+    """One part of every axis, and the facts of the place of use that the rules read.
+
+    Args:
+        score: The score, or None where the kernel replaces it.
+        scope: The scope.
+        select: The selection.
+        kernel: The kernel.
+        causal: Whether queries see no later keys.
+        dropout: The probability with which weights are dropped in training.
+    """
 
     score: Any
     scope: Any
@@ -26,42 +35,48 @@ class Choice:
 
 
 class Rule(NamedTuple):
-    """Two axes, when their parts clash, and why."""
+    """A combination that is not possible.
+
+    Args:
+        between: The two axes or facts that clash.
+        is_broken_by: Whether a choice breaks the rule.
+        why: The reason, for error messages and docs.
+    """
 
     between: tuple[str, str]
-    broken: Callable[[Choice], bool]
+    is_broken_by: Callable[[Choice], bool]
     why: str
 
 
-def _no_weights(choice: Choice) -> bool:
+def _is_feature_map(choice: Choice) -> bool:
     return not choice.kernel.forms_weights
 
 
 RULES = (
     Rule(
         ("kernel", "score"),
-        lambda c: _no_weights(c) and c.score is not None,
+        lambda c: _is_feature_map(c) and c.score is not None,
         "a feature map replaces the score: φ(q)·φ(k) stands for one fixed score",
     ),
     Rule(
         ("kernel", "scope"),
-        lambda c: _no_weights(c) and not c.scope.is_global,
-        "a feature map sums over all keys or a prefix; it cannot forget keys outside a window",
+        lambda c: _is_feature_map(c) and not c.scope.is_global,
+        "a feature map sums over all keys or a prefix; it cannot remove keys outside a window from the sum",
     ),
     Rule(
         ("kernel", "select"),
-        lambda c: _no_weights(c) and not c.select.is_softmax,
+        lambda c: _is_feature_map(c) and not c.select.is_softmax,
         "a feature map never forms the T×S weights, so there is nothing to select from",
     ),
     Rule(
         ("kernel", "dropout"),
-        lambda c: _no_weights(c) and c.dropout > 0,
+        lambda c: _is_feature_map(c) and c.dropout > 0,
         "a feature map never forms the T×S weights, so there is nothing to drop",
     ),
     Rule(
         ("kernel", "causal"),
         lambda c: c.kernel.is_gated and not c.causal,
-        "a gate forgets what lies further back, which has a meaning only in causal attention",
+        "a gate lets earlier keys decay, which is defined only for causal attention",
     ),
     Rule(
         ("scope", "causal"),
@@ -71,41 +86,64 @@ RULES = (
 )
 
 
-def broken(choice: Choice) -> list[Rule]:
-    """The rules this choice breaks."""
-    return [rule for rule in RULES if rule.broken(choice)]
+def find_broken(choice: Choice) -> list[Rule]:
+    """Find the rules that a choice breaks.
+
+    Args:
+        choice: The parts and the place of use.
+
+    Returns:
+        The broken rules; empty for a legal choice.
+    """
+    return [rule for rule in RULES if rule.is_broken_by(choice)]
 
 
-def one_change_fixes(choice: Choice) -> list[str]:
-    """Every single change, found by trying, that makes the choice legal."""
-    return [said for said, tried in _neighbours(choice) if not broken(tried)]
+def find_fixes(choice: Choice) -> list[str]:
+    """Find every single change that makes a choice legal, by trying them all.
+
+    Args:
+        choice: An illegal choice.
+
+    Returns:
+        The changes as text, such as "kernel=Softmax()".
+    """
+    return [change for change, changed in _single_changes(choice) if not find_broken(changed)]
 
 
 def check(choice: Choice) -> None:
-    """Raise IncompatibleParts for an illegal choice: what was asked, what clashes, why, and what heals it."""
-    clashes = broken(choice)
-    if not clashes:
+    """Check that the parts of a choice can be combined.
+
+    Args:
+        choice: The parts and the place of use.
+
+    Raises:
+        IncompatibleParts: A rule is broken; the message shows the choice, the clashes with their reasons, and
+            the single changes that fix it.
+    """
+    broken = find_broken(choice)
+    if not broken:
         return
-    asked = "\n".join(f"    {axis:<7} = {getattr(choice, axis)!r}" for axis in AXES)
+    shown = "\n".join(f"    {axis:<7} = {getattr(choice, axis)!r}" for axis in AXES)
     if choice.causal:
-        asked += "\n    causal  = True"
+        shown += "\n    causal  = True"
     if choice.dropout:
-        asked += f"\n    dropout = {choice.dropout}"
-    reasons = "\n".join(f"  - {a} and {b} clash: {why}" for (a, b), _, why in clashes)
-    fixes = " | ".join(one_change_fixes(choice)) or "none; change two axes"
+        shown += f"\n    dropout = {choice.dropout}"
+    reasons = "\n".join(f"  - {a} and {b} clash: {why}" for (a, b), _, why in broken)
+    fixes = " | ".join(find_fixes(choice)) or "none; change two axes"
     raise IncompatibleParts(
-        f"this attention cannot be built:\n{asked}\n{reasons}\n  Any one of these makes it legal: {fixes}"
+        f"this attention cannot be built:\n{shown}\n{reasons}\n  Any one of these makes it legal: {fixes}"
     )
 
 
-def _neighbours(choice: Choice) -> Iterator[tuple[str, Choice]]:
+def _single_changes(choice: Choice) -> Iterator[tuple[str, Choice]]:
+    """Every change of one axis or fact as text, and the choice after it."""
     for axis, registry in AXES.items():
-        now = getattr(choice, axis)
-        if axis == "score" and now is not None:
+        part = getattr(choice, axis)
+        if axis == "score" and part is not None:
             yield "no score", replace(choice, score=None)
-        for kind in registry.values():
-            if not isinstance(now, kind) and (part := _default(kind)) is not None:
-                yield f"{axis}={part!r}", replace(choice, **{axis: part})
+        for part_class in registry.values():
+            if type(part) is not part_class and (other := _build_default(part_class)) is not None:
+                yield f"{axis}={other!r}", replace(choice, **{axis: other})
     if choice.kernel.is_gated:
         ungated = choice.kernel.without_gate()
         yield f"kernel={ungated!r}", replace(choice, kernel=ungated)
@@ -114,5 +152,6 @@ def _neighbours(choice: Choice) -> Iterator[tuple[str, Choice]]:
         yield "dropout=0", replace(choice, dropout=0.0)
 
 
-def _default(kind: Any) -> Any:
-    return None if any(field.default is MISSING for field in fields(kind)) else kind()
+def _build_default(part_class: Any) -> Any:
+    """The part with its defaults; None where an option has no default."""
+    return None if any(field.default is MISSING for field in fields(part_class)) else part_class()

@@ -16,17 +16,43 @@ from qkv.shapes import Dims
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Everything that `Attention` is built from.  Illegal combinations are refused when the spec is made.
+    """Everything that `Attention` is built from, as a frozen value.
 
-    d_model: width of queries and output (None: to be given by the model that uses the spec).
-    heads: of queries (None: the model's that uses the spec, or 1).
-    kv_heads: of keys and values (None: as many; fewer: grouped queries).
-    score, scope, select, kernel: a part, its name as in recipes ("rfa"), or a mapping of name and options
-        ({"name": "rfa", "features": 64}).
-    score: None takes the score the kernel is made for: ScaledDot for Softmax, none for a feature map.
-    d_memory: width of the memory, where it differs from d_model.
-    dropout: on the weights, in training.  bias: on the projections.
-    project: False leaves out all projections: one head, memory as keys and as values (RNN decoders).
+    A part is an instance (`qkv.RFA(64)`), its name in recipes ("rfa"), or a mapping of its name and options
+    ({"name": "rfa", "features": 64}).
+
+    Args:
+        d_model: M, the width of queries and output; None leaves it to the model that uses the spec.
+        heads: Heads of the queries; None takes those of the model that uses the spec, or 1.
+        score: Similarity of a query and a key; None takes ScaledDot for Softmax, no score for a feature map.
+        scope: Which keys a query may attend to.
+        select: How scores become weights.
+        kernel: Softmax(), or a feature map.
+        causal: Whether queries see no later keys; the last query is aligned with the last key.
+        d_memory: Width of the memory; None takes `d_model`.
+        kv_heads: Heads of keys and values, a divisor of `heads` (grouped queries); None takes `heads`.
+        dropout: Probability with which weights are dropped in training.
+        bias: Whether the projections have a bias.
+        project: Whether there are projections.  Without them there is one head, and the memory is both keys
+            and values (RNN decoders).
+
+    Raises:
+        IncompatibleParts: The parts clash; the message lists the single changes that fix it.
+        UnknownName: A part or an option does not exist.
+        BadRecipe: A value is out of range.
+        BadShape: `heads` does not divide `d_model`, or `kv_heads` does not divide `heads`.
+
+    References:
+        Vaswani et al. 2017, section 3.2.2; grouped queries: Ainslie et al. 2023.
+
+    Example:
+        >>> spec = qkv.AttentionSpec(512, heads=8, kernel="rfa", causal=True)
+        >>> spec.kernel.features
+        64
+        >>> qkv.AttentionSpec.from_dict(spec.to_dict()) == spec
+        True
+        >>> spec.build()(torch.randn(2, 10, 512)).shape
+        torch.Size([2, 10, 512])
     """
 
     d_model: int | None = None
@@ -55,12 +81,12 @@ class AttentionSpec:
 
     @property
     def choice(self) -> rules.Choice:
-        """What the rules look at."""
+        """The parts and facts that the rules read."""
         return rules.Choice(self.score, self.scope, self.select, self.kernel, self.causal, self.dropout)
 
     @property
     def dims(self) -> Dims:
-        """Heads and widths per head."""
+        """The number of heads, and the widths per head."""
         width = self.width
         if not self.project:
             memory = self.d_memory or width
@@ -70,13 +96,13 @@ class AttentionSpec:
 
     @property
     def gated(self) -> bool:
-        """Whether a gate read from the layer's input forgets what is old."""
+        """Whether a gate, computed from the layer's input, lets earlier keys decay."""
         return self.kernel.is_gated
 
     @property
     def key_limit(self) -> tuple[int, str] | None:
-        """The largest number of keys that every part serves, and the option that sets it ("score.length");
-        None where any number is served.
+        """The largest number of keys that all parts accept, and the option that sets it ("score.length");
+        None where there is no limit.
         """
         parts = {axis: getattr(self, axis) for axis in rules.AXES}
         limits = [
@@ -88,39 +114,60 @@ class AttentionSpec:
 
     @property
     def width(self) -> int:
-        """d_model; BadShape where it was left open."""
+        """M: `d_model`, which must be set.
+
+        Raises:
+            BadShape: `d_model` is None.
+        """
         if self.d_model is None:
-            raise BadShape("this spec names no width: give it one, dataclasses.replace(spec, d_model=512)")
+            raise BadShape("d_model of this spec is None: set it with dataclasses.replace(spec, d_model=512)")
         return self.d_model
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain data for YAML or JSON: only what differs from the defaults, parts with their
-        options.
+        """Convert the spec to plain data for YAML or JSON.
+
+        Returns:
+            The values that differ from the defaults, parts with their options.
         """
-        told = {}
+        values = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Part):
-                told[field.name] = value.to_dict()
+                values[field.name] = value.to_dict()
             elif value is not None and value != field.default:
-                told[field.name] = value
-        return told
+                values[field.name] = value
+        return values
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "AttentionSpec":
-        """Read what `to_dict` wrote, or what a person wrote: `{"kernel": "rfa"}`, `{"kernel": {"name": "rfa",
-        ...}}`.
+    def from_dict(cls, values: Mapping[str, Any]) -> "AttentionSpec":
+        """Read the output of `to_dict`, or a section of a recipe such as `{"kernel": "rfa"}`.
 
-        Raises UnknownName with "did you mean", BadRecipe for a value out of range, IncompatibleParts.
+        Args:
+            values: The arguments of the spec by name.
+
+        Returns:
+            The spec.
+
+        Raises:
+            UnknownName: There is no such argument, part or option; the message offers the nearest one.
+            BadRecipe: A value is out of range.
+            IncompatibleParts: The parts clash.
         """
         known = [field.name for field in fields(cls)]
-        for key in told:
+        for key in values:
             if key not in known:
                 raise UnknownName(f"unknown key of an attention: {key!r}. {did_you_mean(key, known)}")
-        return cls(**told)
+        return cls(**values)
 
     def build(self) -> Any:
-        """The `Attention` layer of this spec.  Raises BadShape where d_model was left open."""
+        """Build the `Attention` layer of this spec.
+
+        Returns:
+            The layer.
+
+        Raises:
+            BadShape: `d_model` is None.
+        """
         return layer_builder.build_layer(self)
 
     def _check_numbers(self) -> None:
@@ -140,30 +187,47 @@ class AttentionSpec:
     def _check_heads(self) -> None:
         heads = self.heads or 1
         if self.d_model is not None and self.d_model % heads:
-            raise BadShape(f"d_model={self.d_model} cannot be split into heads={heads} of equal width")
+            raise BadShape(
+                f"d_model={self.d_model} cannot be split into heads={heads} of equal width: use a multiple"
+            )
         if self.heads and self.kv_heads and self.heads % self.kv_heads:
-            raise BadShape(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly")
+            raise BadShape(
+                f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}, so that every key head "
+                "serves as many query heads"
+            )
         if not self.project and (heads != 1 or self.kv_heads not in (None, 1)):
-            raise BadShape(f"project=False has no projections to split: it needs heads=1, got heads={heads}")
+            raise BadShape(
+                f"project=False has no projections to split into heads: set heads=1, got heads={heads}, "
+                f"kv_heads={self.kv_heads}"
+            )
         two_widths = self.score is not None and self.score.two_widths
         if not self.project and self.d_memory not in (None, self.d_model) and not two_widths:
             raise BadShape(
-                f"project=False leaves queries of width {self.d_model} and keys of width {self.d_memory} as "
-                f"they are, and {self.score or self.kernel!r} needs one: use General() or Additive(), or "
+                f"project=False leaves queries of width {self.d_model} and keys of width {self.d_memory}, "
+                f"but {self.score or self.kernel!r} needs equal widths: use General() or Additive(), or "
                 "project=True"
             )
 
 
-def read_part(axis: str, written: Any) -> Any:
-    """The part of an axis as it was written: a part, its name, or a mapping of name and options.
+def read_part(axis: str, value: Any) -> Any:
+    """Read a part of an axis.
 
-    None is no score.  Raises UnknownName for anything else, BadRecipe for an option out of range.
+    Args:
+        axis: "score", "scope", "select" or "kernel".
+        value: A part, its name, or a mapping of its name and options; None is no score.
+
+    Returns:
+        The part.
+
+    Raises:
+        UnknownName: `value` is not a part of this axis.
+        BadRecipe: An option is missing or out of range.
     """
-    is_part = isinstance(written, Part) and written.axis == axis
-    if is_part or (written is None and axis == "score"):
-        return written
+    is_part = isinstance(value, Part) and value.axis == axis
+    if is_part or (value is None and axis == "score"):
+        return value
     registry = rules.AXES[axis]
-    if isinstance(written, str | Mapping):
-        return part.from_dict(registry, axis, written)
-    known = ", ".join(f"{kind.__name__} ({name!r})" for name, kind in registry.items())
-    raise UnknownName(f"{axis}={written!r} is not a {axis}. Known: {known}")
+    if isinstance(value, str | Mapping):
+        return part.from_dict(registry, axis, value)
+    known = ", ".join(f"{part_class.__name__} ({name!r})" for name, part_class in registry.items())
+    raise UnknownName(f"{axis}={value!r} is not a {axis}. Known: {known}")

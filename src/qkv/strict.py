@@ -1,4 +1,4 @@
-"""Frozen values that refuse what they do not know: the base of specs, recipes and their sections."""
+"""Base of specs, recipes and their sections: pydantic models that refuse unknown keys."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, get_args
@@ -10,11 +10,12 @@ from qkv.errors import did_you_mean
 STRICT = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 PART = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 LARGEST_INTEGER = 2**63 - 1
-MOST_SHOWN = 5
+MAX_CLAUSES = 5
+MAX_CHARACTERS = 60
 
 
 class Strict(BaseModel):
-    """A frozen section of a recipe: unknown keys are refused, values are checked when it is built."""
+    """A frozen section of a recipe: unknown keys are errors, and values are checked at construction."""
 
     model_config: ClassVar[ConfigDict] = STRICT
 
@@ -26,55 +27,64 @@ class Strict(BaseModel):
         return value
 
 
-def explain(error: ValidationError, kind: type[BaseModel] | None = None, names: Sequence[str] = ()) -> str:
-    """One clause per mistake of a validation error: where it is, what was passed, what was expected.
+def describe_errors(
+    error: ValidationError, model: type[BaseModel] | None = None, names: Sequence[str] = ()
+) -> str:
+    """Describe a validation error in one line, one clause per problem: key, value and what was expected.
 
-    `kind` is the class that was being built; with it, an unknown key is answered with the nearest known one.
-    `names` are those of values that may have been passed by position.
+    Args:
+        error: The error of pydantic.
+        model: The class that was being built; with it the message offers the nearest key for an unknown one.
+        names: Names of values that may have been passed by position.
+
+    Returns:
+        The first `MAX_CLAUSES` clauses, separated by semicolons.
     """
-    clauses = list(_clauses(error, kind, names))
-    more = f"; and {len(clauses) - MOST_SHOWN} more" if len(clauses) > MOST_SHOWN else ""
-    return "; ".join(clauses[:MOST_SHOWN]) + more
+    clauses = list(_describe_each(error, model, names))
+    remainder = f"; and {len(clauses) - MAX_CLAUSES} more" if len(clauses) > MAX_CLAUSES else ""
+    return "; ".join(clauses[:MAX_CLAUSES]) + remainder
 
 
-def _clauses(error: ValidationError, kind: type[BaseModel] | None, names: Sequence[str]) -> Iterator[str]:
+def _describe_each(
+    error: ValidationError, model: type[BaseModel] | None, names: Sequence[str]
+) -> Iterator[str]:
     by_position: dict[int | str, str] = dict(enumerate(names))
     expected: dict[tuple[str, str], list[str]] = {}
-    for mistake in error.errors(include_url=False):
-        first, rest = mistake["loc"][:1], mistake["loc"][1:]
-        path = _keys_of(kind, (*(by_position.get(step, step) for step in first), *rest))
-        where = ".".join(map(str, path)) or "value"
-        if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = _keys_beside(kind, mistake["loc"]) if kind else []
+    for problem in error.errors(include_url=False):
+        first, later = problem["loc"][:1], problem["loc"][1:]
+        path = _drop_union_tags(model, (*(by_position.get(step, step) for step in first), *later))
+        key = ".".join(map(str, path)) or "value"
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = _sibling_keys(model, problem["loc"]) if model else []
             hint = f". {did_you_mean(str(path[-1]), known)}" if known else ""
-            yield f"unknown key '{_shortened(where)}'{hint}"
-        elif mistake["type"] == "missing":
-            yield f"'{where}' is required"
-        elif mistake["type"] == "union_tag_not_found":
-            yield f"'{where}' needs the key {mistake.get('ctx', {})['discriminator']}, which says what it is"
+            yield f"unknown key '{_shorten(key)}'{hint}"
+        elif problem["type"] == "missing":
+            yield f"'{key}' is required"
+        elif problem["type"] == "union_tag_not_found":
+            yield f"'{key}' needs the key {problem.get('ctx', {})['discriminator']}, which says what it is"
         else:
-            expected.setdefault((where, _shown(mistake["input"])), []).append(_message(mistake))
-    for (where, value), messages in expected.items():
-        yield f"'{where}' is {value}: {', or '.join(messages)}"
+            expected.setdefault((key, _shorten(repr(problem["input"]))), []).append(_format_message(problem))
+    for (key, value), messages in expected.items():
+        yield f"'{key}' is {value}: {', or '.join(messages)}"
 
 
-def _message(mistake: Any) -> str:
-    if mistake["type"] == "union_tag_invalid":
-        choices = mistake["ctx"]
+def _format_message(problem: Any) -> str:
+    if problem["type"] == "union_tag_invalid":
+        choices = problem["ctx"]
         return f"{choices['discriminator']} should be one of {choices['expected_tags']}"
-    return mistake["msg"].removeprefix("Value error, ")
+    return problem["msg"].removeprefix("Value error, ")
 
 
-def _keys_of(kind: type[BaseModel] | None, path: Sequence[str | int]) -> tuple[str | int, ...]:
-    """The keys that a person wrote: the path without the names of a union's alternatives."""
-    if kind is None:
-        return tuple(step for place, step in enumerate(path) if place == 0 or isinstance(step, int))
+def _drop_union_tags(model: type[BaseModel] | None, path: Sequence[str | int]) -> tuple[str | int, ...]:
+    """The keys of a recipe: the path without the names that pydantic gives to alternatives of a union."""
+    if model is None:
+        return tuple(step for depth, step in enumerate(path) if depth == 0 or isinstance(step, int))
     keys: list[str | int] = []
-    sections = [kind]
+    sections = [model]
     for step in path:
-        chosen = _chosen(sections, step)
-        if chosen:
-            sections = chosen
+        alternatives = _select_alternative(sections, step)
+        if alternatives:
+            sections = alternatives
             continue
         if isinstance(step, int) or sections:
             keys.append(step)
@@ -82,35 +92,33 @@ def _keys_of(kind: type[BaseModel] | None, path: Sequence[str | int]) -> tuple[s
     return tuple(keys)
 
 
-def _chosen(sections: list[type[BaseModel]], step: str | int) -> list[type[BaseModel]]:
-    """The alternative of a union that is called so, if there are several and no field has that name."""
+def _select_alternative(sections: list[type[BaseModel]], step: str | int) -> list[type[BaseModel]]:
+    """The alternative of a union with this `kind`, if there are several and no field has that name."""
     if len(sections) < 2 or any(step in section.model_fields for section in sections):
         return []
     return [s for s in sections if getattr(s.model_fields.get("kind"), "default", None) == step]
 
 
 def _sections_at(sections: list[type[BaseModel]], step: str | int) -> list[type[BaseModel]]:
+    """The models that the field of this name may hold."""
     annotations = [s.model_fields[str(step)].annotation for s in sections if step in s.model_fields]
-    return [section for annotation in annotations for section in _sections_in(annotation)]
+    return [section for annotation in annotations for section in _models_in(annotation)]
 
 
-def _keys_beside(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The fields of the section where a key stands; a step that is the `kind` of a section chooses it."""
-    sections = [kind]
+def _sibling_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The fields of the section that holds a key; a step that is the `kind` of a section selects it."""
+    sections = [model]
     for step in location[:-1]:
-        sections = _chosen(sections, step) or _sections_at(sections, step)
+        sections = _select_alternative(sections, step) or _sections_at(sections, step)
     return sorted({name for section in sections for name in section.model_fields})
 
 
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models that a type annotation mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [section for inner in get_args(annotation) for section in _sections_in(inner)]
+    return [section for inner in get_args(annotation) for section in _models_in(inner)]
 
 
-def _shown(value: Any) -> str:
-    return _shortened(repr(value))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."

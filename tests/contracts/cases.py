@@ -9,7 +9,7 @@ from torch import Tensor
 from qkv import rules
 from qkv.kernel import RFA, Favor
 from qkv.layer import Attention
-from qkv.part import Part, options_of
+from qkv.part import Part, list_options
 from qkv.rules import Choice
 from qkv.scope import Predictive, Window
 from qkv.score import Cosine, Location
@@ -86,7 +86,7 @@ def _name(part: Part) -> str:
 
 
 def _differing(examples: list[Part]) -> list[str]:
-    return [o for o in options_of(type(examples[0])) if len({str(getattr(e, o)) for e in examples}) > 1]
+    return [o for o in list_options(type(examples[0])) if len({str(getattr(e, o)) for e in examples}) > 1]
 
 
 def combinations() -> list[Choice]:
@@ -123,9 +123,9 @@ def _layouts(index: int, choice: Choice) -> list[tuple[bool, str]]:
 
 # Without a score an exact kernel takes a registered one, so these would be the same case twice.
 ALL = [c for c in combinations() if c.score is not None or not c.kernel.forms_weights]
-LEGAL = [c for c in ALL if not rules.broken(c)]
+LEGAL = [c for c in ALL if not rules.find_broken(c)]
 # One variant of a kernel is as illegal as another.
-ILLEGAL = [c for c in ALL if rules.broken(c) and c.kernel == _examples(type(c.kernel))[0]]
+ILLEGAL = [c for c in ALL if rules.find_broken(c) and c.kernel == _examples(type(c.kernel))[0]]
 CASES = [Case(c, *place) for index, c in enumerate(LEGAL) for place in _layouts(index, c)]
 # The layouts with the most and the least to go wrong, for contracts that the others add nothing to.
 OUTER = [case for case in CASES if case.layout in ("grouped", "bare")]

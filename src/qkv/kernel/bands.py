@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.kernel.memory_pool import pooled_empty
-from qkv.places import Places
 from qkv.shapes import Keep
+from qkv.token_positions import TokenPositions
 from qkv.tracing import always, can_bypass_dispatcher
 
 Whole = Float[Tensor, "B H N D"]
@@ -52,7 +52,7 @@ def worth_it(queries: int, keys: int, left: int, right: int) -> bool:
     return always(queries > size) and always(2 * (size + left + right) < keys)
 
 
-def bands(at: Places, keep: Keep | None, left: int, right: int, in_line: bool) -> Bands:
+def bands(at: TokenPositions, keep: Keep | None, left: int, right: int, in_line: bool) -> Bands:
     """The bands of windows p - left … p + right, for places that ascend by at most 1 from query to query.
 
     in_line: whether they ascend by exactly 1 (queries that are keys too, none of them padded).
@@ -60,7 +60,7 @@ def bands(at: Places, keep: Keep | None, left: int, right: int, in_line: bool) -
     size, queries, keys = block_size(left, right), at.queries.shape[1], at.keys.shape[1]
     at_block = F.pad(at.queries, (0, -queries % size)).unflatten(1, (-1, size))
     slots = at_block[:, :, :1] - left + torch.arange(size + left + right, device=at.keys.device)
-    there = (slots >= 0) & (slots < at.count[:, :, None])
+    there = (slots >= 0) & (slots < at.key_counts[:, :, None])
     alike = in_line and keep is None  # all blocks are as far from their slots as the first
     ahead = (
         (slots[:, :1, None] - at_block[:, :1, :, None]) if alike else slots[:, :, None] - at_block[..., None]

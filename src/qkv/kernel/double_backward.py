@@ -16,7 +16,7 @@ from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
 from qkv.kernel.key_weights import LOG_ZERO, KeyWeights
 from qkv.kernel.masking import at_least_float32
 from qkv.kernel.sums import Features, MappedKeys, Sums, accumulate_keys, average_from_sums, empty_sums
-from qkv.score.cosine import unit
+from qkv.score.cosine import scale_to_unit_length
 from qkv.tracing import is_transformed
 
 MAP_NAMES = tuple(MAP_NUMBERS)
@@ -181,7 +181,7 @@ def _map_vectors(x: Tensor, matrix: Tensor | None, options: BackendOptions) -> t
     from qkv.kernel.favor import positive_features
     from qkv.kernel.rfa import arccos_features, fourier_features
 
-    x = unit(x) if options.unit else x
+    x = scale_to_unit_length(x) if options.unit else x
     if matrix is None:
         return elu_features(x), None
     if options.map_name == "favor":

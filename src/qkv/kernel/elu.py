@@ -79,7 +79,7 @@ class Elu(Part):
     name: ClassVar[str] = "elu"
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = elu(x) + 1"
     paper: ClassVar[str] = "Katharopoulos et al. 2020, eq. 7"
-    twin: ClassVar[str] = ""
+    estimates: ClassVar[str] = ""
     forms_weights: ClassVar[bool] = False
     is_gated: ClassVar[bool] = False
 

@@ -9,19 +9,20 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from qkv import masks
 from qkv.kernel import bands, native, pairs
 from qkv.kernel.bands import Bands
 from qkv.kernel.cache import Cache
+from qkv.kernel.core import Core
 from qkv.kernel.fused import fused
 from qkv.kernel.masking import Masking, repeat_heads
 from qkv.kernel.pairs import Pairs
 from qkv.part import Part
-from qkv.places import Places, from_first, in_line
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
 from qkv.tracing import always, can_read, is_transformed
 
 
@@ -38,7 +39,7 @@ class ExactState(NamedTuple):
     remember: bool = False
 
 
-class Exact(nn.Module):
+class Exact(Core):
     """Attention that forms its weights: any score, any scope, any selection."""
 
     has_layer_step: ClassVar[bool] = False
@@ -112,7 +113,7 @@ class Exact(nn.Module):
                 "weights and passing bias= take the explicit route."
             )
         fast = self.has_native_scores and native.available()
-        rows = pairs.rows_at_once(1, self.heads, keys, 1 if fast else self.score.per_pair)
+        rows = pairs.rows_at_once(1, self.heads, keys, 1 if fast else self.score.numbers_per_pair)
         blocks = f", {rows} queries at a time (of 1 row), recomputed for gradients" if rows < queries else ""
         engine = ", scored by the native engine where these are float32 or bfloat16 on a CPU" if fast else ""
         what = f"forms {queries}×{keys} weights per head{blocks}{engine}"
@@ -122,7 +123,7 @@ class Exact(nn.Module):
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
 
-    def _band(self, q: Query, k: Key, masking: Masking, at: Places | None) -> Bands | None:
+    def _band(self, q: Query, k: Key, masking: Masking, at: TokenPositions | None) -> Bands | None:
         pairwise = masking.allow is not None or masking.bias is not None
         if self.reach is None or at is None or pairwise:
             return None
@@ -188,7 +189,7 @@ class Exact(nn.Module):
     def _average(self, met: Pairs, shown: bool) -> Attended:
         """The explicit route: block after block of queries."""
         batch, heads, queries, _ = met.q.shape
-        per_pair = 1 if self._natively(met.q, met.keys) else self.score.per_pair
+        per_pair = 1 if self._natively(met.q, met.keys) else self.score.numbers_per_pair
         rows = pairs.rows_at_once(batch, heads, met.values.shape[2], per_pair)
         met = met._replace(
             keys=repeat_heads(met.keys, self.heads), values=repeat_heads(met.values, self.heads)
@@ -215,7 +216,7 @@ class Exact(nn.Module):
         mixed = F.dropout(weights, self.dropout, self.training) @ v
         return Attended(mixed, weights if shown else None, log_prob)
 
-    def _logits(self, q: Query, keys: Tensor, at: Places | None) -> Logits:
+    def _logits(self, q: Query, keys: Tensor, at: TokenPositions | None) -> Logits:
         if self._natively(q, keys):
             return native.additive(self.score.project(q), keys, self.score.v)
         return self.score(q, keys, at)
@@ -223,12 +224,12 @@ class Exact(nn.Module):
     def _natively(self, *tensors: Tensor) -> bool:
         return self.has_native_scores and not native.why_not(*tensors)
 
-    def _places(self, q: Query, keys: int, masking: Masking, first: int = 0) -> Places | None:
+    def _places(self, q: Query, keys: int, masking: Masking, first: int = 0) -> TokenPositions | None:
         if not self.positional:
             return None
         if self.causal or masking.is_self:
-            return in_line(q.shape[2], keys, masking.keep, q.device)
-        return from_first(q.shape[2], keys, masking.keep, first, q.device)
+            return build_self_positions(q.shape[2], keys, masking.keep, q.device)
+        return build_memory_positions(q.shape[2], keys, masking.keep, first, q.device)
 
     @staticmethod
     def _allowed(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
@@ -261,7 +262,7 @@ class Softmax(Part):
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
     forms_weights: ClassVar[bool] = True
     is_gated: ClassVar[bool] = False
-    twin: ClassVar[str] = ""
+    estimates: ClassVar[str] = ""
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
         """The evaluator for these parts (`parts` has score, scope, select, causal and dropout)."""

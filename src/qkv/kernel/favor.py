@@ -108,7 +108,7 @@ class Favor(Part):
     name: ClassVar[str] = "favor"
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = R^-1/2 exp(W x' - |x'|²/2),  x' = x D^-1/4"
     paper: ClassVar[str] = "Choromanski et al. 2021, lemma 1"
-    twin: ClassVar[str] = "softmax of q·k / sqrt(D)"
+    estimates: ClassVar[str] = "softmax of q·k / sqrt(D)"
     forms_weights: ClassVar[bool] = False
     is_gated: ClassVar[bool] = False
 

@@ -22,6 +22,7 @@ from qkv import masks
 from qkv.errors import BadMask, BadShape
 from qkv.kernel.backends import describe_backends, select_backend
 from qkv.kernel.chunks import CHUNK
+from qkv.kernel.core import Core
 from qkv.kernel.feature_map import RESCALING_MAPS, BackendMap
 from qkv.kernel.key_weights import compute_key_weights
 from qkv.kernel.linear_operators import (
@@ -40,7 +41,7 @@ from qkv.state import Shared
 from qkv.tracing import always, without_autocast
 
 
-class Linear(nn.Module):
+class Linear(Core):
     """Attention through a feature map, which never forms the T×S weights unless they are asked for.
 
     Args:

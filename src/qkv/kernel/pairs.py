@@ -1,7 +1,7 @@
 """Exact attention over many pairs in bounded memory: a block of queries at a time, recomputed for gradients.
 
-What a score holds for one pair (`score.per_pair` numbers; the additive score its whole inner layer) is never
-held for more than about BLOCK pairs·numbers at once.
+What a score holds for one pair (`score.numbers_per_pair` numbers; the additive score its whole inner layer)
+is never held for more than about BLOCK pairs·numbers at once.
 """
 
 import math
@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from qkv.errors import TooLarge
 from qkv.kernel.masking import Masking
-from qkv.places import Places
 from qkv.shapes import Attended
+from qkv.token_positions import TokenPositions
 from qkv.tracing import is_recording, is_transformed
 
 # 8 MB of float32: large enough that one operation's overhead is nothing, small enough for the last cache.
@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
     keys: Tensor
     values: Tensor
     masking: Masking
-    at: Places | None
+    at: TokenPositions | None
     causal: bool
 
 
@@ -85,7 +85,7 @@ def cut(met: Pairs, rows: slice) -> Pairs:
         keys = min(max(keys - q.shape[2] + rows.stop, 0), keys)
     allow, bias = (_of_queries(mask, rows, keys) for mask in (allow, bias))
     masking = Masking(None if keep is None else keep[:, :keys], allow, bias, own, gate)
-    at = None if at is None else Places(at.queries[:, rows], at.keys[:, :keys], at.count)
+    at = None if at is None else TokenPositions(at.queries[:, rows], at.keys[:, :keys], at.key_counts)
     return Pairs(q[:, :, rows], held[:, :, :keys], values[:, :, :keys], masking, at, causal)
 
 

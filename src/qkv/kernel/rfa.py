@@ -26,7 +26,7 @@ from qkv.kernel.masking import at_least_float32
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
 from qkv.part import Part
-from qkv.score.cosine import SHORTEST, unit
+from qkv.score.cosine import SHORTEST, scale_to_unit_length
 from qkv.shapes import Dims
 from qkv.strict import PART
 
@@ -92,7 +92,9 @@ class GaussianMap(RandomFeatureMap):
 
     def map_queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,2R]."""
-        return fourier_features(unit(x) if self.normalise else x, self._scale_projections(projections, x))
+        return fourier_features(
+            scale_to_unit_length(x) if self.normalise else x, self._scale_projections(projections, x)
+        )
 
     def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
         """φ(k) [B,H,S,2R] and the log factors [B,H,S]."""
@@ -139,7 +141,7 @@ class ArccosMap(RandomFeatureMap):
 
     def map_queries(self, x: Vectors, projections: Projections) -> Features:
         """φ(q) [B,H,T,R] of unit vectors, because the length of a query cancels."""
-        return arccos_features(unit(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
+        return arccos_features(scale_to_unit_length(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
 
     def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
         """φ(k) [B,H,S,R] of unit vectors, and the log factors [B,H,S]."""
@@ -218,7 +220,7 @@ class RFA(Part):
         return replace(self, gate=False)
 
     @property
-    def twin(self) -> str:
+    def estimates(self) -> str:
         """The exact attention that this one estimates; "" where there is none."""
         if self.kernel == "arccos":
             return ""

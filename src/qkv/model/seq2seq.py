@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from qkv.errors import BadRecipe
 from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
-from qkv.model.annotations import Encoder
-from qkv.model.capacity import Capacity, attention_limit
-from qkv.model.decoders import BahdanauDecoder, DecoderState, LuongDecoder, PlainDecoder
+from qkv.model.length_limits import LengthLimits, get_key_limit
+from qkv.model.recurrent_decoders import BahdanauDecoder, DecoderState, LuongDecoder, PlainDecoder
+from qkv.model.recurrent_encoder import Encoder
+from qkv.model.spec_fields import parse_spec
 from qkv.model.stepper import Step
-from qkv.model.tied import tie_after_loading
-from qkv.model.written import read_attention
+from qkv.model.weight_tying import tie_weights_after_loading
 from qkv.score import Additive
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
@@ -25,7 +25,7 @@ from qkv.strict import Strict
 
 
 def _read_attention(written: Any) -> AttentionSpec | None:
-    return None if written is None else read_attention(written)
+    return None if written is None else parse_spec(written)
 
 
 class RNNConfig(Strict):
@@ -66,9 +66,9 @@ class RNNConfig(Strict):
         return self.hidden * (2 if self.bidirectional else 1)
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How long a source may be; a target has no limit."""
-        return Capacity(source=attention_limit(self.attention, "model.attention"))
+        return LengthLimits(source=get_key_limit(self.attention, "model.attention"))
 
     def fitted_attention(self) -> AttentionSpec | None:
         """The attention with the widths of this model: query [.., hidden], memory [.., annotation]."""
@@ -123,7 +123,7 @@ class RNNTranslator(nn.Module):
         self.output = nn.Linear(self.decoder.width, target_vocab)
         _initialise(self)
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_after_loading)
+        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share its weight with the target's word vectors, where the recipe says so."""
@@ -172,9 +172,13 @@ class RNNTranslator(nn.Module):
         return {}
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How long a source may be; a target has no limit."""
-        return self.config.capacity
+        return self.config.length_limits
+
+    def layers(self) -> list[nn.Module]:
+        """No modules: the cells of encoder and decoder are not called one after another."""
+        return []
 
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights."""

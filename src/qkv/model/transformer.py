@@ -13,12 +13,12 @@ from qkv.errors import BadRecipe
 from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
-from qkv.model.capacity import Capacity, Limit, attention_limit, narrowest
 from qkv.model.dropout import dropout
+from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.positions import LearnedPositions, Sinusoids
+from qkv.model.spec_fields import CausalSpecField, SpecField
 from qkv.model.stepper import Step
-from qkv.model.tied import tie_after_loading
-from qkv.model.written import CausalSpec, WrittenSpec
+from qkv.model.weight_tying import tie_weights_after_loading
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -45,20 +45,20 @@ class TransformerConfig(Strict):
         default="shared",
         description="shared: source, target and output are one matrix; target: two of them; separate: none",
     )
-    encoder: WrittenSpec = Field(default=AttentionSpec(), description="the encoder's self-attention")
-    decoder: CausalSpec = Field(
+    encoder: SpecField = Field(default=AttentionSpec(), description="the encoder's self-attention")
+    decoder: CausalSpecField = Field(
         default=AttentionSpec(causal=True), description="the decoder's causal self-attention"
     )
-    cross: WrittenSpec = Field(default=AttentionSpec(), description="the decoder's attention to the source")
+    cross: SpecField = Field(default=AttentionSpec(), description="the decoder's attention to the source")
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How long a source and a target may be."""
-        table = Limit(self.max_length, "model.max_length") if self.positions == "learned" else None
+        table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
         encoder, decoder, cross = (
-            attention_limit(getattr(self, name), f"model.{name}") for name in ("encoder", "decoder", "cross")
+            get_key_limit(getattr(self, name), f"model.{name}") for name in ("encoder", "decoder", "cross")
         )
-        return Capacity(narrowest(table, encoder, cross), narrowest(table, decoder))
+        return LengthLimits(find_smallest_limit(table, encoder, cross), find_smallest_limit(table, decoder))
 
     def place(self, name: Literal["encoder", "decoder", "cross"]) -> AttentionSpec:
         """The attention of a place with the widths, and where it names none the heads, of this model."""
@@ -111,7 +111,7 @@ class Transformer(nn.Module):
         if config.embeddings == "separate":
             nn.init.normal_(self.output.weight, std=width**-0.5)
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_after_loading)
+        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share its weight with the target's embedding, unless they are separate."""
@@ -153,9 +153,13 @@ class Transformer(nn.Module):
         return self.decoder_norm(x), seen
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How long a source and a target may be."""
-        return self.config.capacity
+        return self.config.length_limits
+
+    def layers(self) -> list[nn.Module]:
+        """The blocks of both stacks, each of which `forward` calls once, in this order."""
+        return [*self.encoder, *self.decoder]
 
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "encoder.i", "decoder.i", "cross.i"."""

@@ -1,11 +1,11 @@
-"""Which keys may be seen?
+"""Which keys may a query attend to?
 
-A scope part builds an object `(q, at) -> (allow, reweight)`: a mask, and a function of the weights that is
-applied after the selection; None for either leaves all as it is.  `at` says where queries and keys stand
-(`qkv.places`); it may be None unless the part is `positional`.
+A scope part builds an object that is called with `(q, positions)` and returns `(allow, reweight)`: a mask,
+and a function of the weights that is applied after the selection; None means no mask and unchanged weights.
+`positions` is a `qkv.token_positions.TokenPositions`; it may be None unless the part is `positional`.
 """
 
-from .everywhere import Global as Global
+from .global_scope import Global as Global
 from .predictive import Predictive as Predictive
 from .window import Window as Window
 

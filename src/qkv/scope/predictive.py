@@ -1,10 +1,10 @@
-"""The scope that predicts where to look: a window around a position computed from the query.
+"""The predictive scope: a window around a position that is computed from the query.
 
     p = n sigmoid(v·tanh(W q));   weight_s = select(scores where |s - floor(p)| <= D)_s · exp(-(s - p)² / 2σ²)
 
 with n real keys, half-width D and σ = D/2.
 
-The window moves in whole steps, so p is learned through the Gaussian alone.
+The window moves in whole steps, so only the Gaussian passes gradients to p.
 """
 
 from collections.abc import Callable
@@ -19,41 +19,86 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Allow, Dims, Query, Weights
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 from qkv.tracing import without_autocast
 
 Centre = Float[Tensor, "B H T 1"]
 
 
-def centre(q: Query, w: Float[Tensor, "H D A"], v: Float[Tensor, "H A"], at: Places) -> Centre:
-    """p = n sigmoid(v·tanh(W q)), in [0, n] for n real keys.  Luong et al. 2015, eq. 9."""
-    inner = torch.tanh(torch.einsum("bhtd,hda->bhta", q, w))
-    return at.count[:, None, :, None] * torch.einsum("bhta,ha->bht", inner, v).sigmoid()[..., None]
+def predict_centre(
+    q: Query, w: Float[Tensor, "H D A"], v: Float[Tensor, "H A"], positions: TokenPositions
+) -> Centre:
+    """Compute p = n sigmoid(v·tanh(W q)), in [0, n] for n real keys.  Luong et al. 2015, eq. 9.
+
+    Args:
+        q: Queries [B,H,T,D].
+        w: W of every head, [H,D,A].
+        v: v of every head, [H,A].
+        positions: The positions of queries and keys.
+
+    Returns:
+        The predicted position of every query, [B,H,T,1].
+    """
+    hidden = torch.tanh(torch.einsum("bhtd,hda->bhta", q, w))
+    share = torch.einsum("bhta,ha->bht", hidden, v).sigmoid()[..., None]
+    return positions.key_counts[:, None, :, None] * share
 
 
-def around(p: Centre, at: Places, half_width: int) -> Allow:
-    """allow = |s - floor(p)| <= D for a key at s.  Luong et al. 2015, section 3.2."""
-    return (at.keys[:, None, None, :] - p.floor()).abs() <= half_width
+def compute_window(p: Centre, positions: TokenPositions, half_width: int) -> Allow:
+    """Compute allow = (|s - floor(p)| <= D) for a key at s.  Luong et al. 2015, section 3.2.
+
+    Args:
+        p: The predicted position of every query, [B,H,T,1].
+        positions: The positions of queries and keys.
+        half_width: D, how many positions the window reaches to either side.
+
+    Returns:
+        The mask [B,H,T,S].
+    """
+    return (positions.keys[:, None, None, :] - p.floor()).abs() <= half_width
 
 
-def gaussian(p: Centre, at: Places, half_width: int) -> Float[Tensor, "B H T S"]:
-    """exp(-(s - p)² / 2σ²) with σ = D/2, for a key at s.  Luong et al. 2015, eq. 10."""
-    return torch.exp(-2 * ((at.keys[:, None, None, :] - p) / half_width) ** 2)
+def compute_gaussian(p: Centre, positions: TokenPositions, half_width: int) -> Float[Tensor, "B H T S"]:
+    """Compute exp(-(s - p)² / 2σ²) with σ = D/2, for a key at s.  Luong et al. 2015, eq. 10.
+
+    Args:
+        p: The predicted position of every query, [B,H,T,1].
+        positions: The positions of queries and keys.
+        half_width: D, twice the standard deviation.
+
+    Returns:
+        The factor of every weight, [B,H,T,S].
+    """
+    return torch.exp(-2 * ((positions.keys[:, None, None, :] - p) / half_width) ** 2)
 
 
-def favoured(weights: Weights, factor: Float[Tensor, "B H T S"], renormalise: bool) -> Weights:
-    """weights · factor, divided by its sum where `renormalise`; rows without weight stay without."""
-    favour = weights * factor
+def reweight(weights: Weights, factor: Float[Tensor, "B H T S"], renormalise: bool) -> Weights:
+    """Compute weights · factor, and divide it by its sum where `renormalise`.
+
+    Args:
+        weights: Weights [B,H,T,S].
+        factor: The factor of every weight, [B,H,T,S].
+        renormalise: Whether the new weights sum to 1 again; rows of zeros stay zero.
+
+    Returns:
+        The new weights [B,H,T,S].
+    """
+    scaled = weights * factor
     if renormalise:
-        total = favour.sum(-1, keepdim=True)
-        favour = favour / torch.where(total > 0, total, 1)
-    return favour.to(weights.dtype)
+        total = scaled.sum(-1, keepdim=True)
+        scaled = scaled / torch.where(total > 0, total, 1)
+    return scaled.to(weights.dtype)
 
 
 class PredictiveScope(nn.Module):
-    """The window and the Gaussian around p = n sigmoid(v·tanh(W q)), with W and v of every head its own."""
+    """The window and the Gaussian around p = n sigmoid(v·tanh(W q)), where every head has its own W and v.
+
+    Args:
+        dims: Heads, and the width of queries per head.
+        part: The options.
+    """
 
     def __init__(self, dims: Dims, part: "Predictive") -> None:
         super().__init__()
@@ -63,29 +108,48 @@ class PredictiveScope(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw W and v anew."""
+        """Initialise W and v at random."""
         bound = (6 / (self.w.shape[1] + self.w.shape[2])) ** 0.5
         nn.init.uniform_(self.w, -bound, bound)
         bound = self.v.shape[1] ** -0.5
         nn.init.uniform_(self.v, -bound, bound)
 
-    def forward(self, q: Query, at: Places) -> tuple[Allow, Callable[[Weights], Weights]]:
-        """Which keys are near the predicted position, and the function that favours the nearest of them."""
-        # Half precision cannot tell neighbouring positions of a long memory apart.
-        wide = torch.promote_types(q.dtype, torch.float32)
+    def forward(self, q: Query, positions: TokenPositions) -> tuple[Allow, Callable[[Weights], Weights]]:
+        """Compute the mask of the window, and the function that multiplies weights with the Gaussian.
+
+        Args:
+            q: Queries [B,H,T,D].
+            positions: The positions of queries and keys.
+
+        Returns:
+            The mask [B,H,T,S], and a function from weights [B,H,T,S] to weights [B,H,T,S].
+        """
+        # Half precision rounds neighbouring positions of a long memory to the same number.
+        dtype = torch.promote_types(q.dtype, torch.float32)
         with without_autocast(q):
-            p = centre(q.to(wide), self.w.to(wide), self.v.to(wide), at)
-            factor = gaussian(p, at, self.part.half_width)
-        reweight = partial(favoured, factor=factor, renormalise=self.part.renormalise)
-        return around(p, at, self.part.half_width), reweight
+            p = predict_centre(q.to(dtype), self.w.to(dtype), self.v.to(dtype), positions)
+            factor = compute_gaussian(p, positions, self.part.half_width)
+        apply_factor = partial(reweight, factor=factor, renormalise=self.part.renormalise)
+        return compute_window(p, positions, self.part.half_width), apply_factor
 
 
 @dataclass(frozen=True, config=PART)
 class Predictive(Part):
-    """Luong's local-p: keys at most `half_width` (D) from a position that the query predicts.
+    """Luong's local-p attention: the keys around a position that the query predicts, weighted by a Gaussian.
 
-    hidden: width of the layer that predicts it; None takes the width of the query.
-    renormalise: let the weights sum to 1 again after the Gaussian; as published, they sum to less.
+    Args:
+        half_width: D, how many positions the window reaches to either side; the Gaussian has σ = D/2.
+        hidden: Width of the hidden layer that predicts the position; None takes the width of the query.
+        renormalise: Whether the weights sum to 1 again after the Gaussian; as published, they sum to less.
+
+    References:
+        Luong et al. 2015, eq. 9 and 10.
+
+    Example:
+        >>> attention = qkv.Attention(64, scope=qkv.Predictive(half_width=2))
+        >>> weights = attention.attend(torch.randn(1, 3, 64), torch.randn(1, 20, 64)).weights
+        >>> bool((weights.count_nonzero(-1) <= 5).all())
+        True
     """
 
     half_width: PositiveInt = 10
@@ -110,5 +174,12 @@ class Predictive(Part):
         return self.renormalise
 
     def build(self, dims: Dims) -> PredictiveScope:
-        """The module that owns W and v."""
+        """Build the module that owns W and v.
+
+        Args:
+            dims: Heads, and the width of queries per head.
+
+        Returns:
+            The scope as a module.
+        """
         return PredictiveScope(dims, self)

@@ -1,8 +1,9 @@
 """How alike are a query and a key?
 
-A score part builds an object with `prepare(k)`, whatever of the keys can be computed ahead of the queries,
-and `(q, prepared, at) -> [B,H,T,S]`.  `at` says where queries and keys stand (`qkv.places`); it may be None
-unless the part is `positional`.  `per_pair` is how many numbers it holds for a pair while it scores.
+A score part builds an object with two methods: `prepare(k)` computes what depends on the keys alone, and
+calling it with `(q, prepared_keys, positions)` returns the scores [B,H,T,S].  `positions` is a
+`qkv.token_positions.TokenPositions`; it may be None unless the part is `positional`.  `numbers_per_pair` is
+how many intermediate numbers the score holds for every pair of a query and a key.
 """
 
 from .additive import Additive as Additive

@@ -1,4 +1,4 @@
-"""The additive score of the first attention model: a one-layer network reads query and key together."""
+"""The additive score of the first attention model: a network with one hidden layer reads query and key."""
 
 from typing import ClassVar
 
@@ -9,24 +9,38 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
 def additive(
     q: Float[Tensor, "B H T A"], k: Float[Tensor, "B H S A"], v: Float[Tensor, "H A"]
 ) -> Float[Tensor, "B H T S"]:
-    """score = v · tanh(q + k) for projected queries and keys.  Bahdanau et al. 2015, section 3.1."""
+    """Compute score = v · tanh(q + k) for projected queries and keys.  Bahdanau et al. 2015, section 3.1.
+
+    Args:
+        q: Projected queries W q, [B,H,T,A].
+        k: Projected keys U k + b, [B,H,S,A].
+        v: Output vector of every head, [H,A].
+
+    Returns:
+        Scores [B,H,T,S].
+    """
     return torch.einsum("bhtsa,ha->bhts", torch.tanh(q[:, :, :, None] + k[:, :, None]), v)
 
 
 class AdditiveScore(nn.Module):
-    """score(q, k) = v · tanh(W q + U k + b) with W, U, v, b of every head its own."""
+    """score(q, k) = v · tanh(W q + U k + b), where every head has its own W, U, v and b.
+
+    Args:
+        dims: Heads, and the widths of queries and keys per head.
+        hidden: A, the width of the hidden layer.
+    """
 
     def __init__(self, dims: Dims, hidden: int) -> None:
         super().__init__()
-        self.per_pair = hidden
+        self.numbers_per_pair = hidden
         self.w = nn.Parameter(torch.empty(dims.heads, dims.query, hidden))
         self.u = nn.Parameter(torch.empty(dims.heads, dims.key, hidden))
         self.v = nn.Parameter(torch.empty(dims.heads, hidden))
@@ -34,7 +48,7 @@ class AdditiveScore(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw W, U and v anew, and set b to 0."""
+        """Initialise W, U and v at random and set b to 0."""
         for matrix in (self.w, self.u):
             bound = (6 / (matrix.shape[1] + matrix.shape[2])) ** 0.5
             nn.init.uniform_(matrix, -bound, bound)
@@ -43,23 +57,59 @@ class AdditiveScore(nn.Module):
         nn.init.zeros_(self.b)
 
     def prepare(self, k: Key) -> Float[Tensor, "B H S A"]:
-        """U k + b, computed once for all queries."""
+        """Compute U k + b, once for all queries.
+
+        Args:
+            k: Keys [B,H,S,D2].
+
+        Returns:
+            Projected keys [B,H,S,A].
+        """
         return torch.einsum("bhsd,hda->bhsa", k, self.u) + self.b
 
     def project(self, q: Query) -> Float[Tensor, "B H T A"]:
-        """W q."""
+        """Compute W q.
+
+        Args:
+            q: Queries [B,H,T,D].
+
+        Returns:
+            Projected queries [B,H,T,A].
+        """
         return torch.einsum("bhtd,hda->bhta", q, self.w)
 
-    def forward(self, q: Query, prepared: Float[Tensor, "B H S A"], at: Places | None = None) -> Logits:
-        """Scores of every query with every prepared key."""
-        return additive(self.project(q), prepared, self.v)
+    def forward(
+        self, q: Query, prepared_keys: Float[Tensor, "B H S A"], positions: TokenPositions | None = None
+    ) -> Logits:
+        """Compute the scores of all pairs.
+
+        Args:
+            q: Queries [B,H,T,D].
+            prepared_keys: What `prepare` returned, [B,H,S,A].
+            positions: Not used.
+
+        Returns:
+            Scores [B,H,T,S].
+        """
+        return additive(self.project(q), prepared_keys, self.v)
 
 
 @dataclass(frozen=True, config=PART)
 class Additive(Part):
-    """Bahdanau's score.  `hidden` is the width of its inner layer; None takes the width of the query.
+    """Bahdanau's additive score: a network with one hidden layer reads the query and the key.
 
-    It is Luong's concat too: v·tanh(M [q; k]) with M = [W U] and b = 0.
+    With b = 0 it is Luong's concat score v·tanh(M [q; k]), M = [W U].
+
+    Args:
+        hidden: Width of the hidden layer; None takes the width of the query.
+
+    References:
+        Bahdanau et al. 2015, section 3.1.
+
+    Example:
+        >>> attention = qkv.Attention(512, heads=8, score=qkv.Additive(hidden=32))
+        >>> attention(torch.randn(2, 10, 512)).shape
+        torch.Size([2, 10, 512])
     """
 
     hidden: PositiveInt | None = None
@@ -76,5 +126,12 @@ class Additive(Part):
     has_native_scores: ClassVar[bool] = True
 
     def build(self, dims: Dims) -> AdditiveScore:
-        """The module that owns W, U, v and b."""
+        """Build the module that owns W, U, v and b.
+
+        Args:
+            dims: Heads, and the widths of queries and keys per head.
+
+        Returns:
+            The score as a module.
+        """
         return AdditiveScore(dims, self.hidden or dims.query)

@@ -1,4 +1,4 @@
-"""The score that compares directions alone, content addressing in the Neural Turing Machine."""
+"""The cosine score, which ignores the lengths of vectors (content addressing of Neural Turing Machines)."""
 
 from typing import Any, ClassVar
 
@@ -9,29 +9,58 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
-# Shorter vectors are divided by this length instead of their own, which bounds the gradient at 1 / SHORTEST.
+# Shorter vectors are divided by this length instead of their own: the gradient is at most 1 / SHORTEST.
 SHORTEST = 1e-3
 
 
-def unit(x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N D"]:
-    """x / max(|x|, SHORTEST): the direction of every vector; zero stays zero."""
+def scale_to_unit_length(x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N D"]:
+    """Compute x / max(|x|, SHORTEST), the direction of every vector; zero stays zero.
+
+    Args:
+        x: Vectors [B,H,N,D].
+
+    Returns:
+        Vectors of length 1 in the dtype of x, [B,H,N,D].
+    """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    # By the square: the length has no second derivative at zero, where padding and unused keys stand.
+    # The square is clamped, not the length, which has no second derivative at zero (padding, unused keys).
     return (wide * wide.square().sum(-1, keepdim=True).clamp_min(SHORTEST**2).rsqrt()).to(x.dtype)
 
 
-def cosine(q: Query, unit_k: Key, strength: float) -> Logits:
-    """score(q, k) = β cos(q, k)  [B,H,T,S], for keys of length 1.  Graves et al. 2014, eq. 5 and 6."""
-    return strength * (unit(q) @ unit_k.mT)
+def cosine(q: Query, unit_keys: Key, strength: float) -> Logits:
+    """Compute score(q, k) = β cos(q, k).  Graves et al. 2014, eq. 5 and 6.
+
+    Args:
+        q: Queries [B,H,T,D].
+        unit_keys: Keys of length 1, [B,H,S,D].
+        strength: β, the largest possible score.
+
+    Returns:
+        Scores [B,H,T,S].
+    """
+    return strength * (scale_to_unit_length(q) @ unit_keys.mT)
 
 
 @dataclass(frozen=True, config=PART)
 class Cosine(Part):
-    """Cosine similarity.  Scores lie within ±`strength` (β), so small values keep attention flat."""
+    """Cosine similarity of the query and the key.
+
+    Args:
+        strength: β, the largest possible score; small values keep the weights nearly uniform.
+
+    References:
+        Graves et al. 2014, eq. 5 and 6.
+
+    Example:
+        >>> q, k, v = (torch.randn(1, 1, 3, 8) for _ in range(3))
+        >>> weak = qkv.attend(q, k, v, score=qkv.Cosine(strength=0.1)).weights
+        >>> bool((weak - 1 / 3).abs().max() < 0.03)
+        True
+    """
 
     strength: PositiveFloat = 1.0
 
@@ -45,16 +74,39 @@ class Cosine(Part):
     is_dot_product: ClassVar[bool] = False
     unprojected_by_default: ClassVar[bool] = True
     has_native_scores: ClassVar[bool] = False
-    per_pair: ClassVar[int] = 1
+    numbers_per_pair: ClassVar[int] = 1
 
     def build(self, dims: Dims) -> Any:
-        """The score itself: it owns no parameters."""
+        """Build the score.
+
+        Args:
+            dims: Not used: the score has no parameters.
+
+        Returns:
+            The part itself.
+        """
         return self
 
     def prepare(self, k: Key) -> Key:
-        """The keys scaled to length 1."""
-        return unit(k)
+        """Scale the keys to length 1.
 
-    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
-        """Scores of every query with every prepared key."""
-        return cosine(q, prepared, self.strength)
+        Args:
+            k: Keys [B,H,S,D].
+
+        Returns:
+            Keys of length 1, [B,H,S,D].
+        """
+        return scale_to_unit_length(k)
+
+    def __call__(self, q: Query, prepared_keys: Key, positions: TokenPositions | None = None) -> Logits:
+        """Compute the scores of all pairs.
+
+        Args:
+            q: Queries [B,H,T,D].
+            prepared_keys: What `prepare` returned, [B,H,S,D].
+            positions: Not used.
+
+        Returns:
+            Scores [B,H,T,S].
+        """
+        return cosine(q, prepared_keys, self.strength)

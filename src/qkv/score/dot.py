@@ -5,23 +5,39 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
 def dot(q: Query, k: Key) -> Logits:
-    """score(q, k) = q·k  [B,H,T,S].  Luong et al. 2015, section 3.1, dot."""
+    """Compute score(q, k) = q·k.  Luong et al. 2015, section 3.1, dot.
+
+    Args:
+        q: Queries [B,H,T,D].
+        k: Keys [B,H,S,D].
+
+    Returns:
+        Scores [B,H,T,S].
+    """
     return q @ k.mT
 
 
 def scaled_dot(q: Query, k: Key) -> Logits:
-    """score(q, k) = q·k / sqrt(D)  [B,H,T,S].  Vaswani et al. 2017, eq. 1."""
-    return (q * q.shape[-1] ** -0.5) @ k.mT  # in this order half precision does not overflow
+    """Compute score(q, k) = q·k / sqrt(D).  Vaswani et al. 2017, eq. 1.
+
+    Args:
+        q: Queries [B,H,T,D].
+        k: Keys [B,H,S,D].
+
+    Returns:
+        Scores [B,H,T,S].
+    """
+    return (q * q.shape[-1] ** -0.5) @ k.mT  # scaling first keeps half precision from overflowing
 
 
-class Product(Part):
-    """What the parts of this file share: they own no parameters and compare the keys as they are."""
+class DotProduct(Part):
+    """Base of the dot-product scores: they have no parameters and use the keys as they are."""
 
     axis: ClassVar[str] = "score"
     learns: ClassVar[bool] = False
@@ -29,20 +45,43 @@ class Product(Part):
     positional: ClassVar[bool] = False
     is_dot_product: ClassVar[bool] = True
     has_native_scores: ClassVar[bool] = False
-    per_pair: ClassVar[int] = 1
+    numbers_per_pair: ClassVar[int] = 1
 
     def build(self, dims: Dims) -> Any:
-        """The score itself: it owns no parameters."""
+        """Build the score.
+
+        Args:
+            dims: Not used: the score has no parameters.
+
+        Returns:
+            The part itself.
+        """
         return self
 
     def prepare(self, k: Key) -> Key:
-        """The keys as they are: nothing can be computed ahead."""
+        """Return the keys unchanged: nothing can be computed without the queries.
+
+        Args:
+            k: Keys [B,H,S,D].
+
+        Returns:
+            The same keys.
+        """
         return k
 
 
 @dataclass(frozen=True, config=PART)
-class Dot(Product):
-    """Plain dot product.  Its variance grows with the width, and softmax gets sharper with it."""
+class Dot(DotProduct):
+    """Dot product.  Its variance grows with the width, so softmax becomes sharper with the width.
+
+    References:
+        Luong et al. 2015, section 3.1.
+
+    Example:
+        >>> q, k, v = torch.ones(1, 1, 1, 4), torch.eye(4)[None, None], torch.eye(4)[None, None]
+        >>> qkv.attention(q, k, v, score=qkv.Dot())
+        tensor([[[[0.2500, 0.2500, 0.2500, 0.2500]]]])
+    """
 
     name: ClassVar[str] = "dot"
     scale: ClassVar[float | None] = 1.0
@@ -50,15 +89,31 @@ class Dot(Product):
     formula: ClassVar[str] = "q·k"
     paper: ClassVar[str] = "Luong et al. 2015, section 3.1"
 
-    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
-        """Scores of every query with every key."""
-        return dot(q, prepared)
+    def __call__(self, q: Query, prepared_keys: Key, positions: TokenPositions | None = None) -> Logits:
+        """Compute the scores of all pairs.
+
+        Args:
+            q: Queries [B,H,T,D].
+            prepared_keys: What `prepare` returned: the keys [B,H,S,D].
+            positions: Not used.
+
+        Returns:
+            Scores [B,H,T,S].
+        """
+        return dot(q, prepared_keys)
 
 
 @dataclass(frozen=True, config=PART)
-class ScaledDot(Product):
-    """Dot product divided by the square root of the width, so that its variance is 1 for unit-variance
-    inputs.
+class ScaledDot(DotProduct):
+    """Dot product divided by the square root of the width: unit-variance inputs have unit-variance scores.
+
+    References:
+        Vaswani et al. 2017, eq. 1.
+
+    Example:
+        >>> q, k, v = (torch.randn(2, 8, 10, 64) for _ in range(3))
+        >>> expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        >>> torch.testing.assert_close(qkv.attention(q, k, v, score=qkv.ScaledDot()), expected)
     """
 
     name: ClassVar[str] = "scaled_dot"
@@ -67,6 +122,15 @@ class ScaledDot(Product):
     formula: ClassVar[str] = "q·k / sqrt(D)"
     paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
 
-    def __call__(self, q: Query, prepared: Key, at: Places | None = None) -> Logits:
-        """Scores of every query with every key."""
-        return scaled_dot(q, prepared)
+    def __call__(self, q: Query, prepared_keys: Key, positions: TokenPositions | None = None) -> Logits:
+        """Compute the scores of all pairs.
+
+        Args:
+            q: Queries [B,H,T,D].
+            prepared_keys: What `prepare` returned: the keys [B,H,S,D].
+            positions: Not used.
+
+        Returns:
+            Scores [B,H,T,S].
+        """
+        return scaled_dot(q, prepared_keys)

@@ -1,4 +1,4 @@
-"""The bilinear score: a learned matrix says which features of the query go with which of the key."""
+"""The bilinear score: a learned matrix between the query and the key."""
 
 from typing import ClassVar
 
@@ -8,20 +8,32 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 
 
-def transformed(k: Key, w: Float[Tensor, "Hk D D2"]) -> Float[Tensor, "B Hk S D"]:
-    """W k of every key, so that q·(W k) is the score.  Luong et al. 2015, section 3.1, general."""
+def transform_keys(k: Key, w: Float[Tensor, "Hk D D2"]) -> Float[Tensor, "B Hk S D"]:
+    """Compute W k of every key, so that q·(W k) is the score.  Luong et al. 2015, section 3.1, general.
+
+    Args:
+        k: Keys [B,Hk,S,D2].
+        w: The matrix of every head, [Hk,D,D2].
+
+    Returns:
+        Transformed keys [B,Hk,S,D].
+    """
     return torch.einsum("bhsk,hdk->bhsd", k, w)
 
 
 class GeneralScore(nn.Module):
-    """score(q, k) = q·W k with W [D,D2] of every head its own."""
+    """score(q, k) = q·W k, where every head has its own W [D,D2].
 
-    per_pair = 1
+    Args:
+        dims: Heads, and the widths of queries and keys per head.
+    """
+
+    numbers_per_pair = 1
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
@@ -29,22 +41,51 @@ class GeneralScore(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw W anew: the D·D2 terms of a score have a variance of 1 together for unit-variance inputs."""
+        """Initialise W at random so that unit-variance inputs have unit-variance scores."""
         bound = (3 / (self.w.shape[1] * self.w.shape[2])) ** 0.5
         nn.init.uniform_(self.w, -bound, bound)
 
     def prepare(self, k: Key) -> Float[Tensor, "B Hk S D"]:
-        """W k, computed once for all queries."""
-        return transformed(k, self.w)
+        """Compute W k, once for all queries.
 
-    def forward(self, q: Query, prepared: Float[Tensor, "B H S D"], at: Places | None = None) -> Logits:
-        """Scores of every query with every prepared key."""
-        return q @ prepared.mT
+        Args:
+            k: Keys [B,H,S,D2].
+
+        Returns:
+            Transformed keys [B,H,S,D].
+        """
+        return transform_keys(k, self.w)
+
+    def forward(
+        self, q: Query, prepared_keys: Float[Tensor, "B H S D"], positions: TokenPositions | None = None
+    ) -> Logits:
+        """Compute the scores of all pairs.
+
+        Args:
+            q: Queries [B,H,T,D].
+            prepared_keys: What `prepare` returned, [B,H,S,D].
+            positions: Not used.
+
+        Returns:
+            Scores [B,H,T,S].
+        """
+        return q @ prepared_keys.mT
 
 
 @dataclass(frozen=True, config=PART)
 class General(Part):
-    """Luong's bilinear score.  W = I is Dot, W = I / sqrt(D) is ScaledDot; it starts as large as that."""
+    """Luong's bilinear score.  W = I is Dot and W = I / sqrt(D) is ScaledDot.
+
+    The initial W gives scores of the same variance as ScaledDot.
+
+    References:
+        Luong et al. 2015, section 3.1.
+
+    Example:
+        >>> attention = qkv.Attention(64, heads=4, score=qkv.General())
+        >>> attention(torch.randn(2, 5, 64)).shape
+        torch.Size([2, 5, 64])
+    """
 
     axis: ClassVar[str] = "score"
     name: ClassVar[str] = "general"
@@ -58,5 +99,12 @@ class General(Part):
     has_native_scores: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> GeneralScore:
-        """The module that owns W."""
+        """Build the module that owns W.
+
+        Args:
+            dims: Heads, and the widths of queries and keys per head.
+
+        Returns:
+            The score as a module.
+        """
         return GeneralScore(dims)

@@ -1,4 +1,4 @@
-"""The score that reads no key: the query says which positions it wants."""
+"""The location score: it depends on the query and on the position of the key, not on the key itself."""
 
 from typing import ClassVar
 
@@ -10,23 +10,39 @@ from torch import Tensor, nn
 
 from qkv.errors import BadShape
 from qkv.part import Part
-from qkv.places import Places
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
+from qkv.token_positions import TokenPositions
 from qkv.tracing import always, can_read, is_recording, require
 
 
-def location(q: Query, w: Float[Tensor, "H D L"], at: Int[Tensor, "#B S"]) -> Float[Tensor, "B H T S"]:
-    """score(q, k at s) = (q W)[s]  [B,H,T,S].  Luong et al. 2015, section 3.1."""
-    every = torch.einsum("bhtd,hdl->bhtl", q, w)
-    # Padding ahead of the first key stands at -1; masks hide it, but it must point somewhere.
-    return every.gather(-1, at.clamp_min(0)[:, None, None].expand(*q.shape[:3], -1))
+def location(
+    q: Query, w: Float[Tensor, "H D L"], key_positions: Int[Tensor, "#B S"]
+) -> Float[Tensor, "B H T S"]:
+    """Compute score(q, key at position s) = (q W)[s].  Luong et al. 2015, section 3.1.
+
+    Args:
+        q: Queries [B,H,T,D].
+        w: The matrix of every head, one column per position, [H,D,L].
+        key_positions: The position of every key, [B or 1, S].
+
+    Returns:
+        Scores [B,H,T,S].
+    """
+    position_scores = torch.einsum("bhtd,hdl->bhtl", q, w)
+    # Padding ahead of the first key has position -1.  Masks hide it, but gather needs a valid index.
+    return position_scores.gather(-1, key_positions.clamp_min(0)[:, None, None].expand(*q.shape[:3], -1))
 
 
 class LocationScore(nn.Module):
-    """score(q, k at s) = (q W)[s] with W [D,length] of every head its own."""
+    """score(q, key at position s) = (q W)[s], where every head has its own W [D,length].
 
-    per_pair = 1
+    Args:
+        dims: Heads, and the width of queries per head.
+        length: L, the largest number of real keys.
+    """
+
+    numbers_per_pair = 1
 
     def __init__(self, dims: Dims, length: int) -> None:
         super().__init__()
@@ -35,38 +51,65 @@ class LocationScore(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw W anew: scores have a variance of 1 for unit-variance queries."""
+        """Initialise W at random so that unit-variance queries have unit-variance scores."""
         bound = (3 / self.w.shape[1]) ** 0.5
         nn.init.uniform_(self.w, -bound, bound)
 
     def prepare(self, k: Key) -> Float[Tensor, "B Hk S 0"]:
-        """The number of keys is all that is needed of them."""
+        """Drop the features of the keys: only their number is used.
+
+        Args:
+            k: Keys [B,H,S,D2].
+
+        Returns:
+            A view without features, [B,H,S,0].
+        """
         return k[..., :0]
 
-    def forward(self, q: Query, prepared: Float[Tensor, "B H S 0"], at: Places) -> Logits:
-        """Scores of every query with every position that holds a key.
+    def forward(self, q: Query, prepared_keys: Float[Tensor, "B H S 0"], positions: TokenPositions) -> Logits:
+        """Compute the scores of all pairs.
 
-        Raises BadShape for more real keys than `length`.
+        Args:
+            q: Queries [B,H,T,D].
+            prepared_keys: What `prepare` returned, [B,H,S,0].
+            positions: The positions of the keys.
+
+        Returns:
+            Scores [B,H,T,S].
+
+        Raises:
+            BadShape: There are more real keys than `length`.
         """
-        keys = prepared.shape[2]
-        # Counting real keys waits for the device, so it is left out where all of them fit anyway.
+        keys = prepared_keys.shape[2]
+        # Counting real keys synchronises with the device: skip it where all keys fit, padding included.
         if not always(keys <= self.length):
             problem = (
-                f"knows {self.length} positions, got {_count(at)} keys: raise length, or pass fewer keys"
+                f"Location(length={self.length}) scores at most {self.length} keys, got "
+                f"{_format_key_count(positions)}: raise length, or pass fewer keys"
             )
-            require(at.count <= self.length, BadShape, f"Location(length={self.length}) {problem}")
-        return location(q, self.w if is_recording(keys) else self.w[..., :keys], at.keys)
+            require(positions.key_counts <= self.length, BadShape, problem)
+        return location(q, self.w if is_recording(keys) else self.w[..., :keys], positions.keys)
 
 
-def _count(at: Places) -> str:
-    """How many real keys the longest row has, where it can be told."""
-    return str(int(at.count.max())) if can_read(at.count) else "more real"
+def _format_key_count(positions: TokenPositions) -> str:
+    """The largest number of real keys in a row, or "more" where values cannot be read."""
+    return str(int(positions.key_counts.max())) if can_read(positions.key_counts) else "more"
 
 
 @dataclass(frozen=True, config=PART)
 class Location(Part):
-    """Luong's location score.  `length` is the largest number of keys, padding not counted, that it serves;
-    fewer use the first columns of W.
+    """Luong's location score: it depends on the query and on the position of the key, not on the key itself.
+
+    Args:
+        length: The largest number of keys, padding not counted; W has one column per position.
+
+    References:
+        Luong et al. 2015, section 3.1.
+
+    Example:
+        >>> attention = qkv.Attention(64, score=qkv.Location(length=10))
+        >>> attention(torch.randn(2, 10, 64)).shape
+        torch.Size([2, 10, 64])
     """
 
     length: PositiveInt
@@ -84,5 +127,12 @@ class Location(Part):
     key_limit_option: ClassVar[str | None] = "length"
 
     def build(self, dims: Dims) -> LocationScore:
-        """The module that owns W."""
+        """Build the module that owns W.
+
+        Args:
+            dims: Heads, and the widths of queries and keys per head.
+
+        Returns:
+            The score as a module.
+        """
         return LocationScore(dims, self.length)

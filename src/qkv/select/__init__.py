@@ -1,6 +1,7 @@
-"""From scores to weights.
+"""How do scores become weights?
 
-A selection part builds a callable `(logits, allow) -> (weights, log_prob | None)`.
+A selection part builds a callable `(logits, allow) -> (weights, log_prob)`.  `log_prob` [B,H,T] is the
+log-probability of sampled keys, or None where nothing is sampled.
 """
 
 from .hard import Hard as Hard

@@ -1,4 +1,4 @@
-"""Soft selection: every key gets some of the weight."""
+"""Soft selection: the softmax of the scores."""
 
 from typing import Any, ClassVar
 
@@ -11,26 +11,49 @@ from qkv.shapes import Allow, Dims, Logits, Weights
 from qkv.strict import PART
 
 
-def hide(logits: Logits, allow: Allow, some: Allow) -> Logits:
-    """-inf where a key is hidden, which stays below any finite score; 0 in rows that allow nothing.
+def mask_logits(logits: Logits, allow: Allow, has_keys: Allow) -> Logits:
+    """Set the scores of masked keys to -inf, or to 0 in rows that allow no key, where softmax would be NaN.
 
-    some: whether a row allows any key, [..,T,1].
+    Args:
+        logits: Scores [B,H,T,S].
+        allow: Mask that broadcasts to [B,H,T,S], True = may be attended.
+        has_keys: Whether a row allows any key, [..,T,1].
+
+    Returns:
+        The masked scores [B,H,T,S].
     """
-    lowest = torch.zeros_like(some, dtype=logits.dtype).masked_fill(some, -torch.inf)
-    return torch.where(allow, logits, lowest)
+    masked_score = torch.zeros_like(has_keys, dtype=logits.dtype).masked_fill(has_keys, -torch.inf)
+    return torch.where(allow, logits, masked_score)
 
 
 def softmax(logits: Logits, allow: Allow | None) -> Weights:
-    """exp(e_s) / sum_j exp(e_j) over the allowed keys; a row that allows nothing is all zeros."""
+    """Compute exp(e_s) / sum_j exp(e_j) over the allowed keys.
+
+    Args:
+        logits: Scores [B,H,T,S].
+        allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+
+    Returns:
+        Weights [B,H,T,S]; zeros in rows that allow no key.
+    """
     if allow is None:
         return logits.softmax(-1)
-    some = allow.any(-1, keepdim=True)
-    return hide(logits, allow, some).softmax(-1) * some
+    has_keys = allow.any(-1, keepdim=True)
+    return mask_logits(logits, allow, has_keys).softmax(-1) * has_keys
 
 
 @dataclass(frozen=True, config=PART)
 class Soft(Part):
-    """The softmax of the scores."""
+    """The softmax of the scores.
+
+    References:
+        Bahdanau et al. 2015, eq. 6.
+
+    Example:
+        >>> q, k, v = torch.ones(1, 1, 1, 1), torch.tensor([[[[0.0], [1.0]]]]), torch.zeros(1, 1, 2, 1)
+        >>> qkv.attend(q, k, v, select=qkv.Soft()).weights
+        tensor([[[[0.2689, 0.7311]]]])
+    """
 
     axis: ClassVar[str] = "select"
     name: ClassVar[str] = "soft"
@@ -42,9 +65,24 @@ class Soft(Part):
     gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
-        """The selection itself: it owns no parameters."""
+        """Build the selection.
+
+        Args:
+            dims: Not used: the selection has no parameters.
+
+        Returns:
+            The part itself.
+        """
         return self
 
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
-        """Weights [B,H,T,S] and the log-probability of what was sampled: None, nothing is sampled."""
+        """Compute the weights.
+
+        Args:
+            logits: Scores [B,H,T,S].
+            allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+
+        Returns:
+            The weights [B,H,T,S], and None: nothing is sampled, so there is no log-probability.
+        """
         return softmax(logits, allow), None

@@ -1,6 +1,6 @@
-"""Sparse selection: maps from scores to weights that leave most keys with exactly nothing.
+"""Sparse selection: sparsemax and entmax, whose weights are exactly 0 for most keys.
 
-Both are members of one family, α-entmax with α = 2 and α > 1:
+Both are members of one family, α-entmax, with α = 2 and α > 1:
 
     p = argmax over the simplex of p·z + H_α(p)        p_s = [(α-1) z_s - τ]₊ ^ 1/(α-1),   τ such that Σ p = 1
 """
@@ -18,37 +18,54 @@ from qkv.shapes import Allow, Dims, Logits, Weights
 from qkv.strict import PART
 from qkv.tracing import is_transformed
 
-# With the highest (α-1) z moved to 0 the threshold is at least -1, so a key at -2 is outside the support.
-OUTSIDE = -2.0
+# With the largest (α-1) z shifted to 0 the threshold τ is at least -1: a key at -2 gets no weight.
+OUTSIDE_SUPPORT = -2.0
 
 
 def sparsemax(logits: Logits, allow: Allow | None) -> Weights:
-    """argmin over the simplex of |p - z|², over the allowed keys; a row that allows nothing is all zeros.
+    """Compute argmin_p |p - z|² over the simplex of the allowed keys.
 
     Martins & Astudillo 2016, eq. 1 and algorithm 1.
+
+    Args:
+        logits: Scores [B,H,T,S].
+        allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+
+    Returns:
+        Weights [B,H,T,S]; zeros in rows that allow no key.
     """
     return entmax(logits, allow, 2.0)
 
 
 def entmax(logits: Logits, allow: Allow | None, alpha: float) -> Weights:
-    """[(α-1) z_s - τ]₊ ^ 1/(α-1) over the allowed keys; a row that allows nothing is all zeros.
+    """Compute [(α-1) z_s - τ]₊ ^ 1/(α-1) over the allowed keys, with τ such that the weights sum to 1.
 
-    Exact by sorting for α = 1.5 and α = 2, by bisection for any other α > 1.  Computed in float32 at least.
-    Peters et al. 2019, proposition 1 (the Jacobian) and algorithms 1 and 2.
+    τ is exact for α = 1.5 and α = 2, found by sorting; any other α is solved by bisection.  Computed in
+    float32 at least.  Peters et al. 2019, proposition 1 (the Jacobian) and algorithms 1 and 2.
+
+    Args:
+        logits: Scores [B,H,T,S].
+        allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+        alpha: α > 1; larger is sparser.
+
+    Returns:
+        Weights [B,H,T,S]; zeros in rows that allow no key.
     """
     if logits.shape[-1] == 0:
         return logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if is_transformed():
-        return _transformable(wide, allow, alpha).to(logits.dtype)
+        return _entmax_by_operators(wide, allow, alpha).to(logits.dtype)
     return _Entmax.apply(wide, allow, alpha).to(logits.dtype)
 
 
 @no_type_check  # torch.compile cannot trace into a forward that a shape checker has wrapped
 class _Entmax(torch.autograd.Function):
+    """Entmax with its closed-form gradient."""
+
     @staticmethod
     def forward(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
-        return _normalised(_scaled(logits, allow, alpha), allow, alpha)
+        return _solve(_scale_logits(logits, allow, alpha), allow, alpha)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -57,8 +74,9 @@ class _Entmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """s ∘ (g - s·g / Σ s) with s = p^(2-α) on the support and 0 elsewhere; made of the weights, through
-        which it can be differentiated in turn.
+        """Compute s ∘ (g - s·g / Σ s) with s = p^(2-α) on the support and 0 elsewhere.
+
+        It is a function of the weights, so that it can be differentiated again.
         """
         (weights,) = ctx.saved_tensors
         support = weights > 0
@@ -68,87 +86,102 @@ class _Entmax(torch.autograd.Function):
         return slope * (grad - mean), None, None
 
 
-def _transformable(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
-    """The weights made of torch's operators, which vmap, jvp and all they are nested in can transform.
+def _entmax_by_operators(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
+    """Entmax as a composition of torch operators, which vmap, jvp and nested transforms support.
 
-    Two Newton steps from the solution leave it where it is, and move with the logits as it does: an error of
-    the first is squared by the second, so that derivatives up to the third are exact.
+    Two Newton steps for τ start at the solution.  They do not change its value but make it depend on the
+    logits; since Newton's error is squared by every step, derivatives up to the third are exact.
     """
-    x = _scaled(logits, allow, alpha)
-    weights = _normalised(x.detach(), allow, alpha)
+    x = _scale_logits(logits, allow, alpha)
+    weights = _solve(x.detach(), allow, alpha)
     support, power = weights > 0, 1 / (alpha - 1)
-    above = weights.masked_fill(~support, 1).pow(alpha - 1) + (x - x.detach())
-    inside, shift = torch.where(support, above, 1), torch.zeros_like(x[..., :1])
+    x_minus_tau = weights.masked_fill(~support, 1).pow(alpha - 1) + (x - x.detach())
+    base, shift = torch.where(support, x_minus_tau, 1), torch.zeros_like(x[..., :1])
     for _ in range(2):
-        moved = torch.where(support, inside - shift, 1)
-        slope = power * (moved.pow(power - 1) * support).sum(-1, keepdim=True)
-        excess = ((moved.pow(power) - weights) * support).sum(-1, keepdim=True)
+        shifted = torch.where(support, base - shift, 1)
+        slope = power * (shifted.pow(power - 1) * support).sum(-1, keepdim=True)
+        excess = ((shifted.pow(power) - weights) * support).sum(-1, keepdim=True)
         shift = shift + excess / torch.where(slope > 0, slope, 1)
-    return torch.where(support, inside - shift, 1).pow(power) * support
+    return torch.where(support, base - shift, 1).pow(power) * support
 
 
-def _normalised(x: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
-    weights = _weights(x, alpha)
+def _solve(x: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
+    """The weights of scaled scores, masked and normalised against rounding."""
+    weights = _solve_unmasked(x, alpha)
     weights = weights if allow is None else weights * allow
     return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-def _scaled(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
-    seen = logits if allow is None else logits.masked_fill(~allow, torch.finfo(logits.dtype).min)
-    scaled = (alpha - 1) * (logits - seen.detach().amax(-1, keepdim=True))
-    scaled = scaled if allow is None else scaled.masked_fill(~allow, OUTSIDE)
-    return scaled.clamp_min(OUTSIDE)
+def _scale_logits(logits: Tensor, allow: Tensor | None, alpha: float) -> Tensor:
+    """(α-1) z with the largest allowed score shifted to 0, clamped to [OUTSIDE_SUPPORT, 0]."""
+    allowed = logits if allow is None else logits.masked_fill(~allow, torch.finfo(logits.dtype).min)
+    scaled = (alpha - 1) * (logits - allowed.detach().amax(-1, keepdim=True))
+    scaled = scaled if allow is None else scaled.masked_fill(~allow, OUTSIDE_SUPPORT)
+    return scaled.clamp_min(OUTSIDE_SUPPORT)
 
 
-def _weights(x: Tensor, alpha: float) -> Tensor:
+def _solve_unmasked(x: Tensor, alpha: float) -> Tensor:
     if alpha == 2:
-        return (x - _threshold_2(*_ordered(x))).clamp_min(0)
+        return (x - _threshold_2(*_sort_with_ranks(x))).clamp_min(0)
     if alpha == 1.5:
-        return (x - _threshold_1_5(*_ordered(x))).clamp_min(0).square()
-    return _bisected(x, alpha)
+        return (x - _threshold_1_5(*_sort_with_ranks(x))).clamp_min(0).square()
+    return _solve_by_bisection(x, alpha)
 
 
-def _ordered(x: Tensor) -> tuple[Tensor, Tensor]:
+def _sort_with_ranks(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x in descending order, and the ranks 1 to S."""
     return x.sort(-1, descending=True).values, torch.arange(1, x.shape[-1] + 1, device=x.device)
 
 
 def _threshold_2(ordered: Tensor, rank: Tensor) -> Tensor:
+    """τ of sparsemax from scores in descending order."""
     sums = ordered.cumsum(-1)
-    return _last((sums - 1) / rank, 1 + rank * ordered > sums)
+    return _select_last((sums - 1) / rank, 1 + rank * ordered > sums)
 
 
 def _threshold_1_5(ordered: Tensor, rank: Tensor) -> Tensor:
+    """τ of 1.5-entmax from scores in descending order."""
     mean = ordered.cumsum(-1) / rank
     spread = ordered.square().cumsum(-1) - rank * mean.square()
     threshold = mean - ((1 - spread) / rank).clamp_min(0).sqrt()
-    return _last(threshold, threshold <= ordered)
+    return _select_last(threshold, threshold <= ordered)
 
 
-def _last(thresholds: Tensor, inside: Tensor) -> Tensor:
-    """The threshold of the lowest key inside; of the first key where scores that are NaN leave none."""
-    return thresholds.gather(-1, inside.sum(-1, keepdim=True).clamp_min(1) - 1)
+def _select_last(thresholds: Tensor, in_support: Tensor) -> Tensor:
+    """The threshold of the lowest key in the support; of the first key where NaN leaves the support empty."""
+    return thresholds.gather(-1, in_support.sum(-1, keepdim=True).clamp_min(1) - 1)
 
 
-def _bisected(x: Tensor, alpha: float) -> Tensor:
-    """Bisects the highest weight on a log scale: it lies between 1/S and 1, and fixes τ = -highest^(α-1)."""
+def _solve_by_bisection(x: Tensor, alpha: float) -> Tensor:
+    """Bisects the largest weight on a log scale: it is between 1/S and 1, and τ = -largest^(α-1)."""
     high = torch.ones_like(x[..., :1])
     low = high / x.shape[-1]
     for _ in range(5 - round(math.log2(torch.finfo(x.dtype).eps))):
         middle = (low * high).sqrt()
-        enough = _below(middle, x, alpha).sum(-1, keepdim=True) >= 1
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return _below(high, x, alpha)
+        is_too_large = _compute_from_largest(middle, x, alpha).sum(-1, keepdim=True) >= 1
+        low, high = torch.where(is_too_large, low, middle), torch.where(is_too_large, middle, high)
+    return _compute_from_largest(high, x, alpha)
 
 
-def _below(highest: Tensor, x: Tensor, alpha: float) -> Tensor:
-    # A power of 1/(α-1) by log1p and exp stays exact as α nears 1, where x is tiny and the power huge.
-    share = (x / highest.pow(alpha - 1)).clamp_min(-1)
-    return highest * (share.log1p() / (alpha - 1)).exp()
+def _compute_from_largest(largest: Tensor, x: Tensor, alpha: float) -> Tensor:
+    """All weights where the largest one is known."""
+    # log1p and exp keep the power 1/(α-1) exact as α approaches 1, where x is tiny and the power is huge.
+    ratio = (x / largest.pow(alpha - 1)).clamp_min(-1)
+    return largest * (ratio.log1p() / (alpha - 1)).exp()
 
 
 @dataclass(frozen=True, config=PART)
 class Sparsemax(Part):
-    """The point of the simplex that is nearest to the scores: entmax with α = 2."""
+    """Sparsemax, the point of the simplex that is nearest to the scores: entmax with α = 2.
+
+    References:
+        Martins & Astudillo 2016, eq. 1.
+
+    Example:
+        >>> q, k, v = torch.ones(1, 1, 1, 1), torch.tensor([[[[0.0], [0.5], [3.0]]]]), torch.zeros(1, 1, 3, 1)
+        >>> qkv.attend(q, k, v, select=qkv.Sparsemax()).weights
+        tensor([[[[0., 0., 1.]]]])
+    """
 
     axis: ClassVar[str] = "select"
     name: ClassVar[str] = "sparsemax"
@@ -160,19 +193,43 @@ class Sparsemax(Part):
     gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
-        """The selection itself: it owns no parameters."""
+        """Build the selection.
+
+        Args:
+            dims: Not used: the selection has no parameters.
+
+        Returns:
+            The part itself.
+        """
         return self
 
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
-        """Weights [B,H,T,S] and the log-probability of what was sampled: None, nothing is sampled."""
+        """Compute the weights.
+
+        Args:
+            logits: Scores [B,H,T,S].
+            allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+
+        Returns:
+            The weights [B,H,T,S], and None: nothing is sampled, so there is no log-probability.
+        """
         return sparsemax(logits, allow), None
 
 
 @dataclass(frozen=True, config=PART)
 class Entmax(Part):
-    """Between softmax (α → 1) and sparsemax (α = 2).
+    """α-entmax, a family between softmax (α → 1) and sparsemax (α = 2).
 
-    alpha: 1 < α <= 4; larger is sparser.  Above 2 the gradient has no bound where a key enters the support.
+    Args:
+        alpha: 1 < α <= 4; larger is sparser.  Above 2 the gradient is unbounded where a weight becomes 0.
+
+    References:
+        Peters et al. 2019, algorithms 1 and 2.
+
+    Example:
+        >>> q, k, v = torch.ones(1, 1, 1, 1), torch.tensor([[[[0.0], [1.0], [1.5]]]]), torch.zeros(1, 1, 3, 1)
+        >>> qkv.attend(q, k, v, select=qkv.Entmax(1.5)).weights
+        tensor([[[[0.0048, 0.3240, 0.6712]]]])
     """
 
     alpha: Annotated[float, Field(gt=1, le=4)] = 1.5
@@ -187,9 +244,24 @@ class Entmax(Part):
     gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
-        """The selection itself: it owns no parameters."""
+        """Build the selection.
+
+        Args:
+            dims: Not used: the selection has no parameters.
+
+        Returns:
+            The part itself.
+        """
         return self
 
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
-        """Weights [B,H,T,S] and the log-probability of what was sampled: None, nothing is sampled."""
+        """Compute the weights.
+
+        Args:
+            logits: Scores [B,H,T,S].
+            allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+
+        Returns:
+            The weights [B,H,T,S], and None: nothing is sampled, so there is no log-probability.
+        """
         return entmax(logits, allow, self.alpha), None

@@ -1,4 +1,4 @@
-"""Top-k selection: the softmax of the k best keys, nothing for the others."""
+"""Top-k selection: the softmax of the k highest scores, and no weight for the other keys."""
 
 from typing import Any, ClassVar
 
@@ -15,24 +15,40 @@ from qkv.strict import PART
 
 
 def topk(logits: Logits, allow: Allow | None, k: int) -> Weights:
-    """Softmax over the k highest allowed logits, over all of them where fewer are allowed.
+    """Compute the softmax over the k highest allowed scores.  Zhao et al. 2019.
 
-    Of equal logits the first are taken, never more than k.  A row that allows nothing is all zeros.
-    Zhao et al. 2019 (Explicit Sparse Transformer).
+    Of equal scores the first ones count, so that no row has more than k weights.
+
+    Args:
+        logits: Scores [B,H,T,S].
+        allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+        k: The number of keys with weight; rows that allow fewer keys use all of these.
+
+    Returns:
+        Weights [B,H,T,S]; zeros in rows that allow no key.
     """
     ranked = logits if allow is None else logits.masked_fill(~allow, -torch.inf)
-    # A stable sort, not torch.topk: with equal logits that would choose other keys step by step than at once.
+    # torch.topk is not stable: among equal scores, decoding step by step would select other keys.
     order = ranked.detach().sort(dim=-1, descending=True, stable=True).indices
-    best = torch.arange(logits.shape[-1], device=logits.device) < k
-    chosen = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, best.expand_as(order))
-    return softmax(logits, masks.intersect(allow, chosen))
+    is_selected = torch.arange(logits.shape[-1], device=logits.device) < k
+    selected = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, is_selected.expand_as(order))
+    return softmax(logits, masks.intersect(allow, selected))
 
 
 @dataclass(frozen=True, config=PART)
 class TopK(Part):
-    """The softmax of the k highest scores.
+    """The softmax of the k highest scores; the other keys get weight 0.
 
-    k: how many keys get weight at most.
+    Args:
+        k: The largest number of keys with weight.
+
+    References:
+        Zhao et al. 2019 (Explicit Sparse Transformer).
+
+    Example:
+        >>> q, k, v = torch.ones(1, 1, 1, 1), torch.tensor([[[[2.0], [0.0], [2.0]]]]), torch.zeros(1, 1, 3, 1)
+        >>> qkv.attend(q, k, v, select=qkv.TopK(2)).weights
+        tensor([[[[0.5000, 0.0000, 0.5000]]]])
     """
 
     k: PositiveInt
@@ -47,9 +63,24 @@ class TopK(Part):
     gives_log_prob: ClassVar[bool] = False
 
     def build(self, dims: Dims) -> Any:
-        """The selection itself: it owns no parameters."""
+        """Build the selection.
+
+        Args:
+            dims: Not used: the selection has no parameters.
+
+        Returns:
+            The part itself.
+        """
         return self
 
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
-        """Weights [B,H,T,S] and the log-probability of what was sampled: None, nothing is sampled."""
+        """Compute the weights.
+
+        Args:
+            logits: Scores [B,H,T,S].
+            allow: Mask that broadcasts to [B,H,T,S], True = may be attended; None allows all.
+
+        Returns:
+            The weights [B,H,T,S], and None: nothing is sampled, so there is no log-probability.
+        """
         return topk(logits, allow, self.k), None

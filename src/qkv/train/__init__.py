@@ -2,11 +2,12 @@
 
 from qkv.train.checkpoint import METRICS, STATE, WEIGHTS
 from qkv.train.config import TrainConfig
-from qkv.train.directory import Directory
-from qkv.train.loop import Result, fit
+from qkv.train.loop import Result
 from qkv.train.objective import AttentionTerms, Loss, Objective, Translation, linear_cross_entropy
 from qkv.train.planning import Batches
-from qkv.train.saved import read_state
+from qkv.train.run_directory import RunDirectory
+from qkv.train.state_check import read_state
+from qkv.train.training import fit
 from qkv.train.weights import load_weights, read_label, save_weights
 
 __all__ = [
@@ -15,10 +16,10 @@ __all__ = [
     "WEIGHTS",
     "AttentionTerms",
     "Batches",
-    "Directory",
     "Loss",
     "Objective",
     "Result",
+    "RunDirectory",
     "TrainConfig",
     "Translation",
     "fit",

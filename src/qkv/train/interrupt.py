@@ -1,4 +1,4 @@
-"""Stopping on request: Ctrl-C and SIGTERM wait for the update in hand, so that it can be saved."""
+"""Stopping on request: Ctrl-C and SIGTERM wait for the present update to end, so that it can be saved."""
 
 import signal
 import threading
@@ -11,39 +11,44 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """While entered, the first signal sets `asked`; the second raises KeyboardInterrupt on the spot.
+    """While entered, the first signal sets `is_requested`; the second raises KeyboardInterrupt at once.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._impatient = False
-        self._before: dict[int, Any] = {}
+        self.is_requested = False
+        self._raises_at_once = False
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        """Take over the signals."""
+        """Install the signal handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._previous_handlers = {
+                number: signal.signal(number, self._handle_signal) for number in SIGNALS
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
+        """Restore the previous signal handlers."""
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within, already the first signal raises: for work that can be repeated, such as validation."""
-        self._impatient = True
+    def raise_at_once(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt on the first signal inside the block, or at its start after an earlier one.
+
+        For work that can be repeated, such as validation.
+        """
+        self._raises_at_once = True
         try:
-            if self.asked:
+            if self.is_requested:
                 raise KeyboardInterrupt
             yield
         finally:
-            self._impatient = False
+            self._raises_at_once = False
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        again, self.asked = self.asked, True
-        if again or self._impatient:
+    def _handle_signal(self, _number: int, _frame: FrameType | None) -> None:
+        is_repeated, self.is_requested = self.is_requested, True
+        if is_repeated or self._raises_at_once:
             raise KeyboardInterrupt

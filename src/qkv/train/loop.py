@@ -1,27 +1,23 @@
 """The training loop: whole updates, validation, early stopping, averaging, and exact resume.
 
-Between two updates a training is its `Standing`, its weights and its optimizer's state, and nothing else.
-The batches are a pure function of the position in the standing, and randomness is one of (seed, step,
+Between two updates a training is its `LoopState`, its weights and its optimizers' states, and nothing else.
+The batches are a pure function of the position, and the random numbers are a function of (seed, step,
 rank); so a resumed training repeats the interrupted one bit by bit on the same machine.
 """
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from qkv.errors import QKVError
-from qkv.progress import progress
-from qkv.train import checkpoint, engine, record, saved
-from qkv.train.config import TrainConfig
-from qkv.train.directory import Directory
+from qkv.progress import Progress
+from qkv.train import checkpoint, engine, state_check
 from qkv.train.interrupt import Interrupt
-from qkv.train.objective.base import Objective
-from qkv.train.planning import Batches, planned_steps
-from qkv.train.standing import Scores, Standing, monitored
+from qkv.train.loop_state import LoopState, Scores, monitored_score
+from qkv.train.metrics import MetricsFile, MetricSums, Number, compute_means, gather_sums
+from qkv.train.planning import Batches
+from qkv.train.tensorboard import EventFile
 from qkv.train.update import Updater
 from qkv.train.validation import Validation
 
@@ -29,10 +25,15 @@ from qkv.train.validation import Validation
 class Result(NamedTuple):
     """How a training ended.
 
-    steps, epochs: updates and whole passes, over all resumptions.  stopped: "steps", "epochs" or "patience".
-    best: the best monitored score of a single validation.  averaged: that of the averaged weights, if tried.
-    scores: all scores of the weights in model.safetensors.
-    skipped: updates left out because their gradient was not finite.  seconds: over all resumptions.
+    Args:
+        steps: the number of updates, over all resumptions.
+        epochs: the number of complete passes over the data, over all resumptions.
+        stopped: the limit that ended it: "steps", "epochs" or "patience".
+        best: the best monitored score of a single validation; None without validation.
+        averaged: the monitored score of the averaged weights; None where they were not tried.
+        scores: all scores of the weights in model.safetensors.
+        skipped: the number of updates left out because their gradient was not finite.
+        seconds: the time spent, over all resumptions.
     """
 
     steps: int
@@ -45,225 +46,236 @@ class Result(NamedTuple):
     seconds: float
 
 
-def fit(
-    objective: Objective,
-    batches: Batches,
-    config: TrainConfig,
-    *,
-    run: Path | Directory,
-    validate: Callable[[], Scores] | None = None,
-    monitor: str = "loss",
-    resume: bool = False,
-    quiet: bool = False,
-) -> Result:
-    """Train `objective` in place, and leave in `run` what resuming and decoding need.
+class TrainingLoop:
+    """One call of `fit`: the training and the files that it writes."""
 
-    `objective.saved_module()` is what model.safetensors holds: the best weights by `validate()[monitor]`, or
-    the last ones without validation.  The module is left with the last weights.  `validate` is called on the
-    first process only, with the objective on its device, in evaluation mode, without gradients.  Scores named
-    in `LOWER_IS_BETTER` are better when lower, others when higher.
+    def __init__(self, updater: Updater, batches: Batches, validation: Validation) -> None:
+        """Prepare a training that has not started.
 
-    Raises BadRun where `run` cannot be written, already holds a training, or cannot be resumed; QKVError
-    where the training diverged; KeyboardInterrupt after Ctrl-C or SIGTERM, when everything is saved.
-    """
-    run = run if isinstance(run, Directory) else Directory(run)
-    fabric = engine.start_engine(config)
-    total = planned_steps(batches, config)
-    updater = Updater(objective, config, fabric, total)
-    validation = Validation(objective, fabric, run, validate, monitor)
-    training = _Training(updater, batches, validation, total)
-    try:
-        training.begin(resume)
-        with (
-            engine.cpu_threads(config.threads),
-            progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,
-            Interrupt() as interrupt,
-        ):
-            return training.go(report, interrupt)
-    finally:
-        training.close()
-
-
-class _Training:
-    def __init__(self, updater: Updater, batches: Batches, validation: Validation, total: int) -> None:
-        self.updater, self.batches, self.validation, self.total = updater, batches, validation, total
-        self.config, self.fabric, self.run = updater.config, updater.fabric, validation.run
-        self.standing, self.tally = Standing(), record.Tally()
-        self.unit = updater.objective.unit
-        self.metrics: record.MetricsFile | None = None
-
-    def begin(self, resume: bool) -> None:
-        """Take over the state to resume, or save the first one.
-
-        The first state is what makes a directory a run: what is there before it are drafts, and what a kill
-        keeps from appearing after it is written again on resuming.
+        Args:
+            updater: the objective and its optimizers.
+            batches: where updates come from.
+            validation: the scores of the objective, and the run directory.
         """
-        state = self._checked_state(resume) if self.fabric.is_global_zero else None
+        self.updater, self.batches, self.validation = updater, batches, validation
+        self.config, self.fabric, self.run = updater.config, updater.fabric, validation.run
+        self.loop_state, self.metric_sums = LoopState(), MetricSums()
+        self.unit = updater.objective.unit
+        self.metrics_file: MetricsFile | None = None
+        self.event_file: EventFile | None = None
+
+    def start(self, resume: bool) -> None:
+        """Restore the state to resume, or save the first one.
+
+        The first state is what makes a directory a run: before it there are only drafts, and what a kill
+        keeps from appearing after it is written again on resuming.
+
+        Args:
+            resume: whether the run directory holds a training to continue.
+
+        Raises:
+            BadRun: the run directory cannot be written, already holds a training, or cannot be resumed.
+        """
+        state = self._read_checked_state(resume) if self.fabric.is_global_zero else None
         state = self.fabric.broadcast(state)
         if state is not None:
-            self._take(state)
-        self.began = self.saved = time.monotonic()
-        self.before = (self.standing.step, self.standing.seconds)
+            self._restore_state(state)
+        self.updater.strategy.distribute_weights()
+        self.started_at = self.saved_at = time.monotonic()
+        self.seconds_before = self.loop_state.seconds
         self.validation.objective.train()
-        with self._files():
+        with self._stage_files():
             if state is None:
-                self._save()  # already now, so that a full disk shows at once and every crash can be resumed
+                # already now, so that a full disk shows at once and every crash can be resumed
+                self._save()
         if self.fabric.is_global_zero:
-            self.validation.write_kept()
-            metrics = self.run.path / checkpoint.METRICS
-            self.metrics = record.MetricsFile(metrics, state["metrics_bytes"] if state else 0)
+            self.validation.write_best_weights()
+            self._open_metrics(state["metrics_bytes"] if state else 0)
 
-    def _checked_state(self, resume: bool) -> dict[str, Any] | None:
+    def _read_checked_state(self, resume: bool) -> dict[str, Any] | None:
         path = self.run.path
         if not resume:
             checkpoint.refuse_started(path, self.run.files)
             return None
-        state = saved.read_state(path)
+        state = state_check.read_state(path)
         objective, precision = self.validation.objective, self.fabric.strategy.precision.state_dict()
         optimizers = {name: wrapped.optimizer for name, wrapped in self.updater.optimizers.items()}
-        saved.check_fit(path, state, self.config, objective, optimizers, precision)
-        self.validation.take(state.pop("kept"), state.pop("last"))
+        state_check.check_state_fits(path, state, self.config, objective, optimizers, precision)
+        self.validation.load_weights(state.pop("kept"), state.pop("last"))
         return state
 
-    def _files(self) -> AbstractContextManager[None]:
+    def _stage_files(self) -> AbstractContextManager[None]:
         if not self.fabric.is_global_zero:
             return nullcontext()
         path, names = self.run.path, (str(checkpoint.STATE), str(checkpoint.WEIGHTS), *self.run.files)
         checkpoint.remove_drafts(path, names)
-        return checkpoint.staged(path, self.run.differing())
+        return checkpoint.stage_files(path, self.run.outdated_files())
 
-    def go(self, report: Any, interrupt: Interrupt) -> Result:
-        """Train to the end."""
+    def _open_metrics(self, size: int) -> None:
+        path = self.run.path / checkpoint.METRICS
+        self.metrics_file = MetricsFile(path, size)
+        if self.config.tensorboard:
+            self.event_file = EventFile(self.run.path, path, self.seconds_before)
+
+    def train(self, report: Progress, interrupt: Interrupt) -> Result:
+        """Train until a limit of the configuration is reached.
+
+        Args:
+            report: where progress is shown.
+            interrupt: requests to stop.
+
+        Returns:
+            How the training ended.
+
+        Raises:
+            QKVError: the training diverged.
+            KeyboardInterrupt: it was asked to stop; everything is saved.
+        """
         while True:
-            ended = self._ended()
-            if self.validation.is_due(self.standing, self.config, ended=bool(ended)):
+            reason = self._stop_reason()
+            if self.validation.is_due(self.loop_state, self.config, is_end=reason is not None):
                 self._validate(report, interrupt)
-                ended = self._ended()
-            self._save_if_due(interrupt, ended)
-            if ended:
-                return self._finish(ended, report, interrupt)
-            self.updater.update(self.batches, self.standing, self.tally)
-            self.standing.advance(self.batches.steps(self.standing.epoch))
-            if self.standing.step % self.config.log_every == 0:
-                self._log()
-            report.update(self.standing.step, f"{self.updater.speed:,.0f} {self.unit}/s")
+                reason = self._stop_reason()
+            self._save_if_due(interrupt, reason)
+            if reason:
+                return self._finish(reason, report, interrupt)
+            self.updater.update(self.batches, self.loop_state, self.metric_sums)
+            self.loop_state.count_update(self.batches.steps(self.loop_state.epoch))
+            if self.loop_state.step % self.config.log_every == 0:
+                self._log_means()
+            report.update(self.loop_state.step, f"{self.updater.speed:,.0f} {self.unit}/s")
 
     def close(self) -> None:
-        """Close the metrics file."""
-        if self.metrics is not None:
-            self.metrics.close()
+        """Close the files that are written during the training."""
+        for file in (self.metrics_file, self.event_file):
+            if file is not None:
+                file.close()
 
-    def _ended(self) -> str | None:
-        ends = {
-            "patience": (self.standing.bad, self.config.patience),
-            "steps": (self.standing.step, self.config.steps),
-            "epochs": (self.standing.epoch, self.config.epochs),
+    def _stop_reason(self) -> str | None:
+        """The key of the configuration whose limit is reached; None where training goes on."""
+        limits = {
+            "patience": (self.loop_state.validations_without_improvement, self.config.patience),
+            "steps": (self.loop_state.step, self.config.steps),
+            "epochs": (self.loop_state.epoch, self.config.epochs),
         }
-        return next((why for why, (now, limit) in ends.items() if limit is not None and now >= limit), None)
+        reached = (key for key, (count, limit) in limits.items() if limit is not None and count >= limit)
+        return next(reached, None)
 
-    def _validate(self, report: Any, interrupt: Interrupt) -> None:
-        scores = self.validation.run_once(self.standing, self.config, interrupt)
+    def _validate(self, report: Progress, interrupt: Interrupt) -> None:
+        self.updater.strategy.collect_weights()
+        scores = self.validation.validate_weights(self.loop_state, self.config, interrupt)
         if scores is not None:
-            best = self.standing.bad == 0
-            self._write("validation", {**scores, "best": best})
-            report.say(f"update {self.standing.step}: {_shown(scores)}{' (best so far)' if best else ''}")
-            self.saved = -math.inf  # what was learnt took long enough to be worth saving
+            is_best = self.loop_state.validations_without_improvement == 0
+            self._write_metrics("validation", {**scores, "best": is_best})
+            note = " (best so far)" if is_best else ""
+            report.say(f"update {self.loop_state.step}: {_format_scores(scores)}{note}")
+            self.saved_at = -math.inf  # the weights of a validation took long enough to be worth saving
 
-    def _save_if_due(self, interrupt: Interrupt, ended: str | None) -> None:
-        late = time.monotonic() - self.saved >= self.config.save_every_seconds
-        stop, save = engine.agree(self.fabric, [interrupt.asked, late or ended is not None])
+    def _save_if_due(self, interrupt: Interrupt, reason: str | None) -> None:
+        is_late = time.monotonic() - self.saved_at >= self.config.save_every_seconds
+        flags = [interrupt.is_requested, is_late or reason is not None]
+        stop, save = engine.any_process(self.fabric, flags)
         if stop or save:
             self._save()
         if stop:
             raise KeyboardInterrupt(
-                f"stopped after update {self.standing.step}; all is saved in {self.run.path}"
+                f"stopped after update {self.loop_state.step}; all is saved in {self.run.path}"
             )
 
-    def _finish(self, reason: str, report: Any, interrupt: Interrupt) -> Result:
-        standing, averaged = self.standing, None
+    def _finish(self, reason: str, report: Progress, interrupt: Interrupt) -> Result:
+        loop_state, average_score = self.loop_state, None
         if self.config.average > 1 and self.validation.validate is not None:
-            scores = self.validation.try_mean(standing, interrupt)
+            scores = self.validation.validate_average(loop_state, interrupt)
             self._save_if_due(interrupt, reason)
             if scores is not None:
-                averaged = monitored(scores, self.validation.monitor)
-                self._write("average", {**scores, "best": standing.kept == averaged})
-                report.say(f"mean of the last weights: {_shown(scores)}; best single one: {standing.best}")
-        if self.validation.is_without_weights(standing):
+                average_score = monitored_score(scores, self.validation.monitor)
+                self._write_metrics("average", {**scores, "best": loop_state.kept_score == average_score})
+                best = loop_state.best_score
+                report.say(f"mean of the last weights: {_format_scores(scores)}; best single one: {best}")
+        if not self.validation.has_usable_weights(loop_state):
             raise QKVError(
-                f"the training diverged: after {standing.step} updates there are no usable weights, for they "
+                f"the training diverged: after {loop_state.step} updates there are no usable weights: they "
                 "or their scores are not finite. Lower train.lr, lengthen train.warmup, or set "
                 "train.precision to '32', and train into another directory."
             )
         return Result(
-            steps=standing.step,
-            epochs=standing.epoch,
+            steps=loop_state.step,
+            epochs=loop_state.epoch,
             stopped=reason,
-            best=standing.best,
-            averaged=averaged,
-            scores=standing.scores,
-            skipped=standing.skipped,
-            seconds=standing.seconds,
+            best=loop_state.best_score,
+            averaged=average_score,
+            scores=loop_state.kept_scores,
+            skipped=loop_state.skipped,
+            seconds=loop_state.seconds,
         )
 
-    def _log(self) -> None:
-        sums = self._gathered()
-        self.tally = record.Tally()
-        if self.metrics is not None:
-            means = record.means(sums, self.unit)
-            self._write("train", {**means, "lr": self.updater.rate, "gradient_norm": self.updater.norm})
+    def _log_means(self) -> None:
+        totals = self._gather_totals()
+        self.metric_sums = MetricSums()
+        if self.metrics_file is not None:
+            means = compute_means(totals, self.unit)
+            rates = {"lr": self.updater.learning_rate, "gradient_norm": self.updater.gradient_norm}
+            self._write_metrics("train", {**means, **rates})
 
-    def _gathered(self) -> dict[str, record.Number]:
-        self.tally = record.gather(self.tally, self.fabric)
-        sums = self.tally.sums()
-        if sums.get("tokens") != sums.get("expected"):
+    def _gather_totals(self) -> dict[str, Number]:
+        self.metric_sums = gather_sums(self.metric_sums, self.fabric)
+        totals = self.metric_sums.totals()
+        if totals.get("tokens") != totals.get("expected"):
             raise ValueError(
-                f"batches.tokens promised {sums['expected']} {self.unit}, the objective counted "
-                f"{sums['tokens']}"
+                f"batches.count promised {totals['expected']} {self.unit}, the objective counted "
+                f"{totals['tokens']}"
             )
-        return sums
+        return totals
 
-    def _write(self, kind: str, values: dict[str, Any]) -> None:
-        self._clock()
-        place = {"kind": kind, "step": self.standing.step, "epoch": self.standing.epoch}
-        if self.metrics is not None:
-            self.metrics.write({**place, **values, "seconds": round(self.standing.seconds, 3)})
+    def _write_metrics(self, kind: str, values: dict[str, Any]) -> None:
+        self._update_seconds()
+        if self.metrics_file is None:
+            return
+        position = {"kind": kind, "step": self.loop_state.step, "epoch": self.loop_state.epoch}
+        line = {**position, **values, "seconds": round(self.loop_state.seconds, 3)}
+        self.metrics_file.write(line)
+        if self.event_file is not None:
+            self.event_file.write(line)
+            self.event_file.flush()
 
-    def _clock(self) -> None:
-        self.standing.seconds = self.before[1] + time.monotonic() - self.began
+    def _update_seconds(self) -> None:
+        self.loop_state.seconds = self.seconds_before + time.monotonic() - self.started_at
 
     def _save(self) -> None:
-        sums = self._gathered()
-        self._clock()
-        self.saved = time.monotonic()
+        totals, updater_state = self._gather_totals(), self.updater.state_dict()
+        self.updater.strategy.collect_weights()
+        self._update_seconds()
+        self.saved_at = time.monotonic()
         if not self.fabric.is_global_zero:
             return
+        # the keys are those of earlier versions, whose runs can be resumed
         state = {
-            "format": saved.FORMAT,
+            "format": state_check.FORMAT,
             "origin": dict(self.run.origin),
             "config": self.config.model_dump(mode="json"),
-            "standing": asdict(self.standing),
-            "tally": sums,
-            "metrics_bytes": self.metrics.size() if self.metrics else 0,
+            "standing": self.loop_state.to_dict(),
+            "tally": totals,
+            "metrics_bytes": self.metrics_file.size() if self.metrics_file else 0,
             "weights": self.validation.objective.state_dict(),
-            "kept": self.validation.kept,
-            "last": self.validation.last,
-            **self.updater.state(),
+            "kept": self.validation.best_weights,
+            "last": self.validation.recent_weights,
+            **updater_state,
         }
         checkpoint.save_state(self.run.path, state)
-        self.validation.write_kept()
+        self.validation.write_best_weights()
 
-    def _take(self, state: dict[str, Any]) -> None:
-        self.standing = Standing(**state["standing"])
-        if self.standing.index >= self.batches.steps(self.standing.epoch):
-            raise checkpoint.damaged(
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        self.loop_state = LoopState.from_dict(state["standing"])
+        if self.loop_state.index >= self.batches.steps(self.loop_state.epoch):
+            raise checkpoint.damaged_error(
                 self.run.path / checkpoint.STATE,
-                "it stands at an update that the training data does not have",
+                "its next update is one that the training data does not have",
             )
         self.validation.objective.load_state_dict(state["weights"])
-        self.updater.load_state(state)
+        self.updater.load_state_dict(state)
         if self.fabric.is_global_zero:
-            self.tally = record.Tally(state["tally"])
+            self.metric_sums = MetricSums(state["tally"])
 
 
-def _shown(scores: Scores) -> str:
+def _format_scores(scores: Scores) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

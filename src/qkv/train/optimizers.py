@@ -2,67 +2,108 @@
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from qkv.errors import BadRecipe
+from qkv.kernel.core import Core
 from qkv.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from qkv.train.objective.base import Objective
 
 
 def make_adamw(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig, device: str, **options: Any
+    objective: "Objective",
+    config: TrainConfig,
+    device: str,
+    *,
+    module: nn.Module | None = None,
+    **options: Any,
 ) -> torch.optim.AdamW:
     """AdamW over those parameters that require a gradient, fused where that works.
 
+    Vectors are not decayed; neither are those that an attention has for each of its heads.
+
     Args:
-        named_parameters: as `objective.named_parameters()`, or `objective.critic.named_parameters("critic")`
-            for a part: the names are those that the configuration's patterns match.  Vectors are not decayed.
+        objective: the objective, whose `weight_names` the configuration's patterns match.
         config: learning rates, decay and the other options.
         device: the kind of device that the parameters are on, such as "cpu".
+        module: the part of the objective whose parameters the optimizer moves; by default all of it.
         options: of `torch.optim.AdamW`, such as `lr` and `betas`, in place of the configuration's; the rates
             of `config.rates` still apply to the names that they match.
+
+    Returns:
+        The optimizer, whose first group is decayed.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, **options}
-    for name, parameter in named_parameters:
+    names, per_head = weight_names(objective), _per_head_parameters(objective)
+    for parameter in (objective if module is None else module).parameters():
         if parameter.requires_grad:
+            name = names[id(parameter)]
+            is_decayed = _is_matrix(parameter, id(parameter) in per_head) and not _matches(
+                name, config.no_decay
+            )
             rate = _own_rate(name, config) or settings["lr"]
-            groups.setdefault((_is_decayed(name, parameter, config), rate), []).append(parameter)
+            groups.setdefault((is_decayed, rate), []).append(parameter)
     # decayed parameters first: the order is part of a saved state
     ordered = sorted(groups.items(), key=lambda item: not item[0][0])
     # the fused step unscales float16 gradients itself, which leaves nothing to clip beforehand
     fused = device in ("cpu", "cuda") and config.precision != "16"
-    parts = [
-        {"params": members, "lr": rate, "weight_decay": config.weight_decay if decayed else 0.0}
-        for (decayed, rate), members in ordered
+    parameter_groups = [
+        {"params": members, "lr": rate, "weight_decay": config.weight_decay if is_decayed else 0.0}
+        for (is_decayed, rate), members in ordered
     ]
-    return torch.optim.AdamW(parts, fused=fused, **settings)
+    return torch.optim.AdamW(parameter_groups, fused=fused, **settings)
 
 
-def freeze(module: nn.Module, config: TrainConfig) -> None:
-    """Take the parameters that `config.freeze` names out of the training.
+def freeze(objective: "Objective", config: TrainConfig) -> None:
+    """Exclude the parameters that `config.freeze` names from training.
 
-    Raises BadRecipe for a pattern, here or in the other lists of names, that matches no parameter, and where
-    no parameter is left to train.
+    Args:
+        objective: the objective, whose `weight_names` the patterns match.
+        config: the section `train` of the recipe.
+
+    Raises:
+        BadRecipe: a pattern, here or in the other lists of names, matches no parameter, or no parameter is
+            left to train.
     """
-    names = [_short(name) for name, _ in module.named_parameters()]
-    for key, pattern in _patterns(config):
+    names = weight_names(objective)
+    _check_patterns(config, names.values())
+    for parameter in objective.parameters():
+        if _matches(names[id(parameter)], config.freeze):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        raise BadRecipe("train.freeze leaves no parameter to train: name fewer")
+
+
+def weight_names(objective: "Objective") -> dict[int, str]:
+    """id of a parameter -> its name in model.safetensors, or in the objective where it is not saved there.
+
+    Args:
+        objective: the objective whose parameters are named.
+    """
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    saved = {id(parameter): name for name, parameter in objective.saved_module().named_parameters()}
+    return {**names, **saved}
+
+
+def _check_patterns(config: TrainConfig, names: Iterable[str]) -> None:
+    names = list(names)
+    for key, pattern in _list_patterns(config):
         if not any(fnmatchcase(name, pattern) for name in names):
             first = sorted({name.partition(".")[0] for name in names})
             raise BadRecipe(
                 f"{key} names {pattern!r}, which matches no parameter: they begin with {', '.join(first)}; "
                 "a pattern such as 'encoder.*' matches every name that begins so"
             )
-    for name, parameter in module.named_parameters():
-        if _matches(name, config.freeze):
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise BadRecipe("train.freeze leaves no parameter to train: name fewer")
 
 
-def _patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
+def _list_patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Every pattern of parameter names in the configuration, with its key before it."""
     yield from (("train.freeze", pattern) for pattern in config.freeze)
     yield from (("train.no_decay", pattern) for pattern in config.no_decay)
     yield from (("train.rates", pattern) for pattern in config.rates)
@@ -70,22 +111,20 @@ def _patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
 
 def _own_rate(name: str, config: TrainConfig) -> float | None:
     """The peak learning rate of the first pattern that matches; None where none does."""
-    return next((rate for pattern, rate in config.rates.items() if fnmatchcase(_short(name), pattern)), None)
+    return next((rate for pattern, rate in config.rates.items() if fnmatchcase(name, pattern)), None)
 
 
-def _is_decayed(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
-    """Whether it has two or more dimensions and no pattern excludes it.
+def _per_head_parameters(objective: nn.Module) -> set[int]:
+    """ids of the parameters whose first dimension counts heads."""
+    cores = (module for module in objective.modules() if isinstance(module, Core))
+    return {id(parameter) for core in cores for parameter in core.parameters()}
 
-    The first dimension of a parameter inside an attention's core counts heads.
-    """
-    shape = parameter.shape[1:] if ".core." in name else parameter.shape
-    return sum(size > 1 for size in shape) >= 2 and not _matches(name, config.no_decay)
+
+def _is_matrix(parameter: nn.Parameter, is_per_head: bool) -> bool:
+    """Whether it, or its part for one head, has two or more dimensions larger than 1."""
+    shape = parameter.shape[1:] if is_per_head else parameter.shape
+    return sum(size > 1 for size in shape) >= 2
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(_short(name), pattern) for pattern in patterns)
-
-
-def _short(name: str) -> str:
-    """The name as the run's weights have it: without the objective's own `model.` in front."""
-    return name.removeprefix("model.")
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

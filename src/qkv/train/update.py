@@ -6,93 +6,137 @@ from typing import Any
 
 import torch
 
+from qkv.annealing import AnnealedModule
 from qkv.errors import QKVError
 from qkv.train import engine
 from qkv.train.config import TrainConfig
+from qkv.train.loop_state import LoopState
+from qkv.train.metrics import MetricSums
 from qkv.train.objective.base import Loss, Objective
-from qkv.train.record import Tally
+from qkv.train.replicated import synchronise_buffers
 from qkv.train.schedule import SCHEDULES
-from qkv.train.standing import Standing
+from qkv.train.sharded import gather_tensor, keep_buffers
+from qkv.train.strategy import make_strategy
 
 SKIPPED_IN_A_ROW = 20  # float16 needs up to 16 halvings to find its loss scale
 
 
 class Updater:
-    """The objective and its optimizers as Fabric set them up; `update` does one step of training.
+    """The objective and its optimizers, set up for all processes; `update` does one update.
 
     The gradient is that of the mean loss per token (or whatever the objective counts) of the whole update:
     every micro-batch's sum is divided by the count of all micro-batches of all processes, whatever the split.
     """
 
     def __init__(self, objective: Objective, config: TrainConfig, fabric: Any, total_steps: int) -> None:
-        self.objective, self.config, self.fabric, self.total_steps = objective, config, fabric, total_steps
-        self.module, self.optimizers = engine.set_up(fabric, objective, config)
+        """Set up the objective and its optimizers.
+
+        Args:
+            objective: the objective to train.
+            config: the section `train` of the recipe.
+            fabric: the launched Fabric.
+            total_steps: the planned number of updates, which schedules need.
+        """
+        self.config, self.fabric, self.total_steps = config, fabric, total_steps
+        self.strategy = make_strategy(fabric, objective, config)
+        self.objective, self.optimizers = self.strategy.objective, self.strategy.optimizers
+        self.objective.train()
         self.peak_rates = {
             name: [group["lr"] for group in optimizer.param_groups]
             for name, optimizer in self.optimizers.items()
         }
-        self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.annealed: list[Any] = [part for part in objective.modules() if hasattr(part, "anneal")]
-        self.rate = 0.0
-        self.norm = math.nan
+        self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
+        self.annealed = [module for module in self.objective.modules() if isinstance(module, AnnealedModule)]
+        self.learning_rate = 0.0
+        self.gradient_norm = math.nan
         self.speed = 0.0
 
-    def update(self, batches: Any, standing: Standing, tally: Tally) -> None:
-        """Do update number `standing.step + 1`, with the batches at the standing's position.
+    def update(self, batches: Any, loop_state: LoopState, metric_sums: MetricSums) -> None:
+        """Do update number `loop_state.step + 1`, with the batches at that position.
 
-        Raises QKVError when gradients have not been finite for `SKIPPED_IN_A_ROW` updates.
+        Args:
+            batches: the source of batches, a `Batches`.
+            loop_state: the position; its counts of skipped updates are changed.
+            metric_sums: the sums to which the metrics of this update are added.
+
+        Raises:
+            QKVError: the gradients of the last `SKIPPED_IN_A_ROW` updates were not finite.
         """
         start = time.perf_counter()
-        count = batches.count(standing.epoch, standing.index)
-        engine.reseed(self.config.seed, standing.step + 1, self.fabric.global_rank)
-        for part in self.annealed:
-            part.anneal(standing.step / self.total_steps)
+        count = batches.count(loop_state.epoch, loop_state.index)
+        engine.reseed(self.config.seed, loop_state.step + 1, self.fabric.global_rank)
+        for module in self.annealed:
+            module.anneal(loop_state.step / self.total_steps)
         norms = []
         for name in self.optimizers:
-            self.fill_gradients(batches, standing, count, tally, name)
-            norms.append(self._step(name, standing))
-        self.norm = math.hypot(*norms) if len(norms) > 1 else norms[0]
-        self._count_skip(standing, math.isfinite(self.norm))
-        engine.synchronise_buffers(self.objective, self.fabric)
+            self.compute_gradients(batches, loop_state, count, metric_sums, name)
+            norms.append(self._clip_and_step(name, loop_state))
+        self.gradient_norm = math.hypot(*norms) if len(norms) > 1 else norms[0]
+        self._count_skipped(loop_state, math.isfinite(self.gradient_norm))
+        synchronise_buffers(self.objective, self.fabric)
         seconds = time.perf_counter() - start
         self.speed = 0.95 * self.speed + 0.05 * count / seconds if self.speed else count / seconds
         if self.fabric.is_global_zero:
-            tally.add("expected", count)
-            tally.add("seconds", seconds)
+            metric_sums.add("expected", count)
+            metric_sums.add("seconds", seconds)
 
-    def fill_gradients(self, batches: Any, standing: Standing, count: int, tally: Tally, name: str) -> None:
-        """Leave the gradient of the whole update in the parameters, the same on every process.
+    def compute_gradients(
+        self, batches: Any, loop_state: LoopState, count: int, metric_sums: MetricSums, name: str
+    ) -> None:
+        """Leave the gradient of the whole update in the parameters.
 
-        name: the optimizer whose loss it is.
+        Args:
+            batches: the source of batches, a `Batches`.
+            loop_state: the position of the update.
+            count: what the update counts, over all processes.
+            metric_sums: the sums to which the metrics are added.
+            name: the optimizer whose loss it is.
         """
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        for batch in batches.window(standing.epoch, standing.index, rank, world):
-            self._add_gradient(self.fabric.to_device(batch), count, tally, name)
-        engine.sum_gradients(self.parameters, self.fabric)
-        self.objective.follow(lambda numbers: engine.sum_over_processes(numbers, self.fabric))
+        window = batches.window(loop_state.epoch, loop_state.index, rank, world)
+        passes = self.strategy.count_passes(len(window))
+        for batch in window:
+            self._add_gradient(batch, count, metric_sums, name)
+        if passes > len(window):
+            # the first process has rows in every update
+            filler = window or batches.window(loop_state.epoch, loop_state.index, 0, world)
+            self._add_zero_gradients(filler[-1], passes - len(window), name)
+        self.strategy.sum_gradients(self.parameters)
+        self.objective.update_statistics(lambda numbers: engine.sum_over_processes(numbers, self.fabric))
 
-    def _add_gradient(self, batch: Any, count: int, tally: Tally, name: str) -> None:
-        is_only = len(self.optimizers) == 1
-        with self.fabric.no_backward_sync(self.module):
-            loss: Loss = self.module(batch) if is_only else self.module(batch, name)
-            self.fabric.backward(loss.total / count)
-        tally.add("loss", loss.total)
+    def _add_gradient(self, batch: Any, count: int, metric_sums: MetricSums, name: str) -> None:
+        with self.strategy.accumulate():
+            loss = self._compute_loss(batch, name)
+            self.fabric.backward(loss.total / self.strategy.loss_divisor(count))
+        metric_sums.add("loss", loss.total)
         if name == next(iter(self.optimizers)):
-            tally.add("tokens", loss.count)
+            metric_sums.add("tokens", loss.count)
         for metric, value in loss.metrics.items():
-            tally.add(metric, value)
+            metric_sums.add(metric, value)
 
-    def _step(self, name: str, standing: Standing) -> float:
+    def _add_zero_gradients(self, batch: Any, passes: int, name: str) -> None:
+        """Take part in passes for which this process has no micro-batch."""
+        with keep_buffers(self.objective), self.strategy.accumulate():
+            for _ in range(passes):
+                self.fabric.backward(self._compute_loss(batch, name).total * 0)
+
+    def _compute_loss(self, batch: Any, name: str) -> Loss:
+        batch = self.fabric.to_device(batch)
+        module = self.strategy.module
+        return module(batch) if len(self.optimizers) == 1 else module(batch, name)
+
+    def _clip_and_step(self, name: str, loop_state: LoopState) -> float:
         """Clip the gradients of one optimizer's parameters and let it step; returns their norm."""
         optimizer = self.optimizers[name]
-        factor = SCHEDULES[self.config.schedule](standing.step + 1, self.config.warmup, self.total_steps)
+        factor = SCHEDULES[self.config.schedule](loop_state.step + 1, self.config.warmup, self.total_steps)
         for group, peak in zip(optimizer.param_groups, self.peak_rates[name], strict=True):
             group["lr"] = peak * factor
-        self.rate = self.config.lr * factor
+        self.learning_rate = self.config.lr * factor
         limit = math.inf if self.config.clip is None else self.config.clip
-        norm = float(
-            self.fabric.clip_gradients(self.module, optimizer, max_norm=limit, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.strategy.module, optimizer, max_norm=limit, error_if_nonfinite=False
         )
+        norm = float(gather_tensor(norm))
         # with float16 the loss scaler skips the step itself, and halves the scale
         if math.isfinite(norm) or self.config.precision == "16":
             optimizer.step()
@@ -100,52 +144,58 @@ class Updater:
             parameter.grad = None
         return norm
 
-    def _count_skip(self, standing: Standing, finite: bool) -> None:
-        if finite:
-            standing.skipped_in_a_row = 0
+    def _count_skipped(self, loop_state: LoopState, is_finite: bool) -> None:
+        if is_finite:
+            loop_state.skipped_in_a_row = 0
             return
-        standing.skipped += 1
-        standing.skipped_in_a_row += 1
-        if standing.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+        loop_state.skipped += 1
+        loop_state.skipped_in_a_row += 1
+        if loop_state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
             raise QKVError(
-                f"the gradient was not finite in {SKIPPED_IN_A_ROW} updates up to {standing.step + 1}. "
+                f"the gradient was not finite in {SKIPPED_IN_A_ROW} updates up to {loop_state.step + 1}. "
                 "Lower train.lr, lengthen train.warmup, or set train.precision to '32'."
             )
 
-    def state(self) -> dict[str, Any]:
-        """What resume needs, beside the weights."""
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs beside the weights; every process must call it."""
+        states = {name: self._optimizer_state(wrapped.optimizer) for name, wrapped in self.optimizers.items()}
         return {
-            "optimizer": by_name({n: o.optimizer.state_dict() for n, o in self.optimizers.items()}),
+            "optimizer": states if len(states) > 1 else next(iter(states.values())),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` gave, checked by `saved.check_fit`.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned.
 
-        The options of the optimizers' groups, the rate aside, are those of the configuration.
+        The options of the optimizers' groups, the learning rate aside, are those of the configuration.
+
+        Args:
+            state: a saved state that `state_check.check_state_fits` accepted.
         """
-        for name, optimizer in self.optimizers.items():
-            before = state["optimizer"] if len(self.optimizers) == 1 else state["optimizer"][name]
-            groups = optimizer.optimizer.state_dict()["param_groups"]
-            for group, group_before in zip(groups, before["param_groups"], strict=True):
-                group["lr"] = group_before["lr"]
-            moments = _own_moments(optimizer.optimizer, before["state"])
-            optimizer.load_state_dict({"param_groups": groups, "state": moments})
+        for name, wrapped in self.optimizers.items():
+            saved = state["optimizer"] if len(self.optimizers) == 1 else state["optimizer"][name]
+            groups = wrapped.optimizer.state_dict()["param_groups"]
+            for group, saved_group in zip(groups, saved["param_groups"], strict=True):
+                group["lr"] = saved_group["lr"]
+            moments = self._distribute_moments(wrapped.optimizer, saved["state"])
+            wrapped.load_state_dict({"param_groups": groups, "state": moments})
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
+    def _optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        groups = optimizer.state_dict()["param_groups"]
+        return {"state": self.strategy.collect_moments(optimizer), "param_groups": groups}
 
-def by_name(values: dict[str, Any]) -> Any:
-    """The values by the names of their optimizers; where there is one optimizer, its value alone."""
-    return values if len(values) > 1 else next(iter(values.values()))
-
-
-def _own_moments(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> dict[int, Any]:
-    """The moments in memory of their own, laid out as their parameters: the fused step relies on it."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return {
-        number: {
-            name: value.clone() if name == "step" else torch.zeros_like(parameters[number]).copy_(value)
-            for name, value in moments.items()
+    def _distribute_moments(
+        self, optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]
+    ) -> dict[int, Any]:
+        """The saved moments by parameter number, as the strategy lays them out."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        return {
+            number: {
+                name: value.clone()
+                if name == "step"
+                else self.strategy.distribute_moment(value, parameters[number])
+                for name, value in moments.items()
+            }
+            for number, moments in saved.items()
         }
-        for number, moments in saved.items()
-    }

@@ -9,113 +9,164 @@ from torch import Tensor
 
 from qkv.train.checkpoint import WEIGHTS
 from qkv.train.config import TrainConfig
-from qkv.train.directory import Directory
 from qkv.train.interrupt import Interrupt
+from qkv.train.loop_state import LOWER_IS_BETTER, LoopState, Scores, is_better, monitored_score
 from qkv.train.objective.base import Objective
-from qkv.train.standing import LOWER_IS_BETTER, Scores, Standing, is_better, monitored
-from qkv.train.weights import are_finite, mean, restore, snapshot, write_weights
+from qkv.train.run_directory import RunDirectory
+from qkv.train.weights import are_finite, average_weights, copy_weights, restore_weights, write_weights
 
 Validate = Callable[[], Scores]
 
 
 class Validation:
-    """Runs `validate`, and keeps the best weights and the last few in memory.
+    """Calls `validate`, and keeps the best weights and the last few in memory.
 
-    Only the first process validates and keeps weights; every process learns the scores.  Weights that are not
+    Only the first process validates and keeps weights; every process gets the scores.  Weights that are not
     finite, and scores that are not, are never the best.
     """
 
     def __init__(
-        self, objective: Objective, fabric: Any, run: Directory, validate: Validate | None, monitor: str
+        self, objective: Objective, fabric: Any, run: RunDirectory, validate: Validate | None, monitor: str
     ) -> None:
+        """Prepare the validation of an objective.
+
+        Args:
+            objective: the caller's objective, with complete weights.
+            fabric: the launched Fabric.
+            run: the run directory.
+            validate: returns the scores of the objective's present weights; None: there is no validation.
+            monitor: the name of the score that decides which weights are best.
+        """
         self.objective, self.fabric, self.run = objective, fabric, run
         self.validate, self.monitor = validate, monitor
         self.higher_is_better = monitor not in LOWER_IS_BETTER
-        self.last: list[dict[str, Tensor]] = []
-        self.kept: dict[str, Tensor] | None = None
+        self.recent_weights: list[dict[str, Tensor]] = []
+        self.best_weights: dict[str, Tensor] | None = None
         self._is_written = False
 
-    def is_due(self, standing: Standing, config: TrainConfig, ended: bool) -> bool:
-        """Whether to validate before the next update; the last weights of a training always are."""
-        if self.validate is None or standing.step == standing.validated:
+    def is_due(self, loop_state: LoopState, config: TrainConfig, is_end: bool) -> bool:
+        """Whether to validate before the next update; the last weights of a training always are.
+
+        Args:
+            loop_state: the position of the training.
+            config: the section `train` of the recipe.
+            is_end: whether no update follows.
+        """
+        if self.validate is None or loop_state.step == loop_state.validated_step:
             return False
         if config.validate_every == "epoch":
-            return ended or standing.index == 0
-        return ended or standing.step % config.validate_every == 0
+            return is_end or loop_state.index == 0
+        return is_end or loop_state.step % config.validate_every == 0
 
-    def run_once(self, standing: Standing, config: TrainConfig, interrupt: Interrupt) -> Scores | None:
-        """Validate, and note the outcome in the standing.  None, with nothing noted, if interrupted."""
-        scores = self._scores(interrupt)
+    def validate_weights(
+        self, loop_state: LoopState, config: TrainConfig, interrupt: Interrupt
+    ) -> Scores | None:
+        """Validate the present weights, and keep them where they are the best so far.
+
+        Args:
+            loop_state: the position of the training; the scores are recorded in it.
+            config: the section `train` of the recipe.
+            interrupt: stops the validation.
+
+        Returns:
+            All scores; None where it was interrupted, and nothing is recorded.
+        """
+        scores = self._compute_scores(interrupt)
         if scores is None:
             return None
-        score = self._score(scores)
-        standing.judge(score, self.higher_is_better)
-        if is_better(score, standing.kept, self.higher_is_better):
-            self._keep(standing, scores, score)
+        score = self._usable_score(scores)
+        loop_state.record_validation(score, self.higher_is_better)
+        if is_better(score, loop_state.kept_score, self.higher_is_better):
+            self._keep_weights(loop_state, scores, score)
         if config.average and self.fabric.is_global_zero:
-            self.last = [*self.last, snapshot(self.objective)][-config.average :]
+            self.recent_weights = [*self.recent_weights, copy_weights(self.objective)][-config.average :]
         return scores
 
-    def try_mean(self, standing: Standing, interrupt: Interrupt) -> Scores | None:
-        """Validate the mean of the last weights, and keep it where it is no worse than what is kept.
+    def validate_average(self, loop_state: LoopState, interrupt: Interrupt) -> Scores | None:
+        """Validate the mean of the recent weights, and keep it where it is no worse than the best weights.
 
-        None where it was interrupted.  The objective gets its own weights back.
+        The objective gets its own weights back.
+
+        Args:
+            loop_state: the position of the training; the scores of weights that are kept are recorded in it.
+            interrupt: stops the validation.
+
+        Returns:
+            All scores; None where it was interrupted.
         """
-        own = snapshot(self.objective) if self.last else {}
-        if self.last:
-            restore(self.objective, mean(self.last))
+        last_weights = copy_weights(self.objective) if self.recent_weights else {}
+        if self.recent_weights:
+            restore_weights(self.objective, average_weights(self.recent_weights))
         try:
-            scores = self._scores(interrupt)
+            scores = self._compute_scores(interrupt)
             if scores is not None:
-                score = self._score(scores)
-                if math.isfinite(score) and not is_better(standing.kept, score, self.higher_is_better):
-                    self._keep(standing, scores, score)
+                score = self._usable_score(scores)
+                is_worse = is_better(loop_state.kept_score, score, self.higher_is_better)
+                if math.isfinite(score) and not is_worse:
+                    self._keep_weights(loop_state, scores, score)
         finally:
-            restore(self.objective, own)
+            restore_weights(self.objective, last_weights)
         return scores
 
-    def take(self, kept: dict[str, Tensor] | None, last: list[dict[str, Tensor]]) -> None:
-        """Go on from what a state kept."""
-        self.kept, self.last = kept, last
+    def load_weights(
+        self, best_weights: dict[str, Tensor] | None, recent_weights: list[dict[str, Tensor]]
+    ) -> None:
+        """Restore the weights that a saved state holds.
 
-    def write_kept(self) -> None:
-        """Write the kept weights where the file does not hold them yet; without validation, the present ones.
+        Args:
+            best_weights: the weights with the best score; None before the first validation.
+            recent_weights: the weights at the last validations.
+        """
+        self.best_weights, self.recent_weights = best_weights, recent_weights
+
+    def write_best_weights(self) -> None:
+        """Write the best weights where the file does not hold them yet; without validation, the present ones.
 
         Called on the first process, after the state that holds them is saved: from a state its weights can be
-        written again, while weights without their state could not be told from those of another training.
+        written again, while weights without their state cannot be told from those of another training.
+
+        Raises:
+            BadRun: the file cannot be written.
         """
         if self._is_written:
             return
-        kept = snapshot(self.objective.saved_module()) if self.validate is None else self.kept
-        if kept is not None:
-            write_weights(kept, self.run.path / WEIGHTS, self.run.label)
-        self._is_written = self.validate is not None
+        has_validation = self.validate is not None
+        weights = self.best_weights if has_validation else copy_weights(self.objective.saved_module())
+        if weights is not None:
+            write_weights(weights, self.run.path / WEIGHTS, self.run.label)
+        self._is_written = has_validation
 
-    def is_without_weights(self, standing: Standing) -> bool:
-        """Whether a training that ended here leaves nothing that could be used."""
+    def has_usable_weights(self, loop_state: LoopState) -> bool:
+        """Whether a training that ends here leaves weights that can be used.
+
+        Args:
+            loop_state: the position of the training.
+        """
         if self.validate is not None:
-            return standing.kept is None
-        return not are_finite(dict(self.objective.named_parameters()))
+            return loop_state.kept_score is not None
+        return are_finite(dict(self.objective.named_parameters()))
 
-    def _score(self, scores: Scores) -> float:
-        score = monitored(scores, self.monitor)
-        usable = math.isfinite(score) and are_finite(dict(self.objective.named_parameters()))
-        return score if usable else math.nan
+    def _usable_score(self, scores: Scores) -> float:
+        """The monitored score; NaN where it or a weight is not finite."""
+        score = monitored_score(scores, self.monitor)
+        is_usable = math.isfinite(score) and are_finite(dict(self.objective.named_parameters()))
+        return score if is_usable else math.nan
 
-    def _keep(self, standing: Standing, scores: Scores, score: float) -> None:
-        standing.kept, standing.scores = score, scores
+    def _keep_weights(self, loop_state: LoopState, scores: Scores, score: float) -> None:
+        loop_state.kept_score, loop_state.kept_scores = score, scores
         if self.fabric.is_global_zero:
-            self.kept, self._is_written = snapshot(self.objective.saved_module()), False
+            self.best_weights, self._is_written = copy_weights(self.objective.saved_module()), False
 
-    def _scores(self, interrupt: Interrupt) -> Scores | None:
+    def _compute_scores(self, interrupt: Interrupt) -> Scores | None:
+        """Call `validate` on the first process; its scores, on every process."""
         scores = None
         if self.fabric.is_global_zero and self.validate is not None:
             self.objective.eval()
             try:
-                with torch.no_grad(), self.fabric.autocast(), interrupt.at_once():
+                with torch.no_grad(), self.fabric.autocast(), interrupt.raise_at_once():
                     scores = {name: float(score) for name, score in self.validate().items()}
             except KeyboardInterrupt:
-                interrupt.asked = True
+                interrupt.is_requested = True
             finally:
                 self.objective.train()
         return self.fabric.broadcast(scores)

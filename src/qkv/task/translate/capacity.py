@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 
 from qkv.errors import BadData
-from qkv.model.capacity import Capacity, Limit
+from qkv.model.length_limits import LengthLimit, LengthLimits
 
 TRAINED = "batch.max_length"
 Ids = Sequence[Sequence[int]]
 
 
-def fitting_pairs(capacity: Capacity, source: Ids, target: Ids, rows: Sequence[int]) -> list[int]:
+def fitting_pairs(capacity: LengthLimits, source: Ids, target: Ids, rows: Sequence[int]) -> list[int]:
     """The numbers among `rows` of the pairs that the model can hold, in order."""
     return [
         row for row in rows if _fits(source[row], capacity.source) and _fits(target[row], capacity.target)
     ]
 
 
-def check_capacity(capacity: Capacity, source: Ids, target: Ids, rows: Sequence[int]) -> None:
+def check_capacity(capacity: LengthLimits, source: Ids, target: Ids, rows: Sequence[int]) -> None:
     """Refuse to train on pairs that the model cannot hold.
 
     Raises BadData: how many pairs are too long, for which key of the recipe, and the two ways out.
@@ -34,14 +34,14 @@ def check_capacity(capacity: Capacity, source: Ids, target: Ids, rows: Sequence[
             )
 
 
-def source_limit(capacity: Capacity, max_length: int) -> Limit:
+def source_limit(capacity: LengthLimits, max_length: int) -> LengthLimit:
     """Most tokens of a source: what the model was trained for, or can hold where that is less."""
-    trained = Limit(max_length, TRAINED)
+    trained = LengthLimit(max_length, TRAINED)
     held = capacity.source
     return trained if held is None else min(trained, held._replace(positions=held.positions - 1))
 
 
-def _fits(ids: Sequence[int], limit: Limit | None) -> bool:
+def _fits(ids: Sequence[int], limit: LengthLimit | None) -> bool:
     return limit is None or _positions(ids) <= limit.positions
 
 

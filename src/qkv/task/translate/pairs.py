@@ -11,12 +11,12 @@ from qkv.data import (
     Pairs,
     Tokenizer,
     TokenizerPair,
-    clean_pairs,
-    longest_text,
+    find_usable_pairs,
+    max_characters,
     pair_dataset,
     read_pairs,
 )
-from qkv.data.phrases import PhraseData, Split, generate, split
+from qkv.data.generated.phrases import PhraseData, Split, generate_phrases, split_phrases
 from qkv.errors import BadData
 from qkv.progress import Progress
 from qkv.task.translate.capacity import check_capacity
@@ -40,7 +40,7 @@ def phrase_splits(data: PhraseData) -> Split:
 @cache
 def _phrase_splits(told: str) -> Split:
     data = PhraseData.model_validate_json(told)
-    return split(generate(data), data.dev, data.test)
+    return split_phrases(generate_phrases(data), data.dev, data.test)
 
 
 def read_splits(data: DataConfig, seed: int) -> Splits:
@@ -89,7 +89,7 @@ def encode(pairs: Lines, tokens: TokenizerPair, max_length: int) -> Encoded:
 
 
 def _encode_side(lines: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
-    longest, too_long = longest_text(max_length), [UNK] * (max_length + 1)
+    longest, too_long = max_characters(max_length), [UNK] * (max_length + 1)
     rows = iter(tokenizer.encode([_visible(line) for line in lines if len(line) <= longest]))
     return [next(rows) if len(line) <= longest else too_long for line in lines]
 
@@ -98,14 +98,14 @@ def _visible(line: str) -> str:
     return line if line.strip() else ""
 
 
-def batches_of(
+def build_batches(
     pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress
 ) -> BatchPlan[Pairs]:
     """The training batches; says what had to be left out."""
     encoded = encode(pairs, tokens, recipe.batch.max_length)
-    kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
+    kept, dropped = find_usable_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
-    check_capacity(recipe.model.capacity, *encoded, kept)
+    check_capacity(recipe.model.length_limits, *encoded, kept)
     dataset = pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from qkv.data import BatchConfig, ParallelData, TokenizerConfig
-from qkv.data.phrases import PhraseData
+from qkv.data.generated.phrases import PhraseData
 from qkv.decode import SearchConfig
 from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig

@@ -1,6 +1,6 @@
 """What the training loop asks of an objective: a loss for every batch, and optimizers for its parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Objective(nn.Module):
     An objective with several optimizers is called once for each of them in every update, in their order, as
     `objective(batch, name)`.  The gradient of that loss moves the parameters of that optimizer alone.
 
+    With `strategy: fsdp` a copy is trained.  So whatever `forward` changes must be a parameter or a buffer.
+
     Attributes:
         unit: what `Loss.count` counts, in the plural; progress and metrics.jsonl name it.
     """
@@ -36,21 +38,32 @@ class Objective(nn.Module):
     unit: str = "tokens"
 
     def optimizers(self, config: TrainConfig, device: str) -> dict[str, Any]:
-        """Name -> optimizer, Adam or AdamW, each over parameters of its own.  The default is one AdamW.
+        """The optimizers of this objective; the default is one AdamW.
 
         Args:
             config: the section `train` of the recipe.
             device: the kind of device that the parameters are on, such as "cpu".
+
+        Returns:
+            Name -> optimizer, Adam or AdamW, each over parameters of its own.
         """
-        return {"adamw": make_adamw(self.named_parameters(), config, device)}
+        return {"adamw": make_adamw(self, config, device)}
 
     def saved_module(self) -> nn.Module:
         """The module whose weights model.safetensors holds; by default the objective itself."""
         return self
 
-    def follow(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
-        """Update running values, such as a baseline, at the end of an update's batches.
+    def layers(self) -> Sequence[nn.Module]:
+        """The modules whose weights `strategy: fsdp` gathers one after another; by default all at once.
+
+        `forward` must call each of them as a module, `layer(x)`, must not change the output of that call in
+        place, and must not read their weights itself.
+        """
+        return ()
+
+    def update_statistics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Update running values, such as a baseline, after the batches of an update; by default nothing.
 
         Args:
-            sum_over_processes: adds up a tensor over all processes, in place.
+            sum_over_processes: adds up a tensor over all processes, in place, and returns it.
         """

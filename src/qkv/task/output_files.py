@@ -1,0 +1,39 @@
+"""Writes the text files of commands; missing folders are created."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from qkv.files import check_output, open_text_output, write_errors
+
+
+@contextmanager
+def open_output_file(path: Path) -> Iterator[TextIO]:
+    """Open a text file that replaces `path` once the block ends without an error.
+
+    Devices, pipes and sockets are written directly.
+
+    Args:
+        path: where to write.
+
+    Raises:
+        BadData: the file cannot be written.
+    """
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_text_output(path) as file:
+            yield file
+
+
+def check_writable(path: Path) -> None:
+    """Raise BadData if no file can be written there; called before long work whose result goes there."""
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file completely, or leave what was there."""
+    with open_output_file(path) as file:
+        file.write(text)

@@ -1,0 +1,32 @@
+"""The run directory as the training loop uses it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class RunDirectory(NamedTuple):
+    """Where a training writes, and what is saved with its state and its weights.
+
+    Args:
+        path: the directory.
+        files: name -> content of the files that stand beside the weights, such as a vocabulary.
+        origin: plain values that say what the training was started from; its state keeps them.
+        label: plain values that say what the weights belong to; their file keeps them.
+    """
+
+    path: Path
+    files: Mapping[str, bytes] = EMPTY
+    origin: Mapping[str, Any] = EMPTY
+    label: Mapping[str, Any] = EMPTY
+
+    def outdated_files(self) -> dict[str, bytes]:
+        """Those of the files that are missing on disk, or have another content there."""
+        return {name: content for name, content in self.files.items() if _read(self.path / name) != content}
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
