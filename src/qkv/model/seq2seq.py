@@ -31,17 +31,21 @@ def _read_attention(written: Any) -> AttentionSpec | None:
 class RNNConfig(Strict):
     """A recurrent translator.
 
-    attention: its parts; None is the encoder–decoder of 2014, which sees the source through one fixed vector.
-        The model sets its widths.  A score for two widths (additive, general, location) compares state and
-        annotations as they are, and so do dot and cosine where both have one width; everything else (scaled
-        dot product, feature maps, several heads) gets projections to one width.
-    decoder: bahdanau asks with its previous state, luong with its new one.  input_feeding: luong's decoder
-        also reads what it made of its last context.
-    cell: of encoder and decoder.  embedding: width of word vectors, and of bahdanau's read-out.
-    hidden: width of the decoder's state and of each direction of the encoder.  layers: of the encoder.
-    bidirectional: the encoder reads both ways; False gives annotations as wide as the state.
-    dropout: on word vectors, between encoder layers and on the read-out.
-    tie: the output layer shares its weight with the target's word vectors.
+    Args:
+        kind: the value that selects this model.
+        attention: the attention of the decoder to the source; null is the encoder–decoder of 2014, which gets
+            the source as one fixed vector. The model sets its widths. Additive, general and location scores
+            compare state and annotations as they are, and so do dot and cosine if both have one width; all
+            others (scaled dot product, feature maps, several heads) get projections to one width.
+        decoder: bahdanau queries with its previous state, luong with its new one.
+        input_feeding: luong's decoder also reads its last attentional output.
+        cell: the recurrent cell of encoder and decoder.
+        embedding: width of word vectors, and of bahdanau's read-out.
+        hidden: width of the decoder's state and of each direction of the encoder.
+        layers: number of encoder layers.
+        bidirectional: the encoder reads in both directions; false gives annotations as wide as the state.
+        dropout: rate of dropout on word vectors, between encoder layers and on the read-out.
+        tie: the output layer shares its weight with the target's word vectors.
     """
 
     kind: Literal["rnn"] = "rnn"

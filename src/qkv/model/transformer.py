@@ -29,27 +29,42 @@ Real = Bool[Tensor, "B N"]
 
 
 class TransformerConfig(Strict):
-    """A Transformer encoder–decoder.  An attention that names no heads takes the model's."""
+    """A Transformer encoder–decoder.  An attention that names no heads has the model's.
+
+    Args:
+        kind: the value that selects this model.
+        encoder_layers: number of encoder layers.
+        decoder_layers: number of decoder layers.
+        width: M, the width of the residual stream.
+        heads: number of heads of every attention that does not name its own.
+        feedforward: inner width of the feed-forward networks.
+        dropout: rate of dropout on embeddings and on the output of every sublayer.
+        norm: layer normalisation before (pre) or after (post) every sublayer.
+        positions: sinusoidal encodings, or a table of learned ones.
+        max_length: size of the table of learned positions.
+        embeddings: shared has one matrix for source, target and output; target has one for target and output;
+            separate has three.
+        encoder: the encoder's self-attention.
+        decoder: the decoder's causal self-attention.
+        cross: the decoder's attention to the source.
+    """
 
     kind: Literal["transformer"] = "transformer"
     encoder_layers: PositiveInt = Field(default=4, le=1000)
     decoder_layers: PositiveInt = Field(default=4, le=1000)
-    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
+    width: PositiveInt = Field(default=128)
     heads: PositiveInt = 4
-    feedforward: PositiveInt = Field(default=256, description="inner width of the feed-forward nets")
+    feedforward: PositiveInt = Field(default=256)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     norm: Literal["pre", "post"] = "pre"
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
+    max_length: PositiveInt = Field(default=512)
     embeddings: Literal["shared", "target", "separate"] = Field(
         default="shared",
-        description="shared: source, target and output are one matrix; target: two of them; separate: none",
     )
-    encoder: SpecField = Field(default=AttentionSpec(), description="the encoder's self-attention")
-    decoder: CausalSpecField = Field(
-        default=AttentionSpec(causal=True), description="the decoder's causal self-attention"
-    )
-    cross: SpecField = Field(default=AttentionSpec(), description="the decoder's attention to the source")
+    encoder: SpecField = Field(default=AttentionSpec())
+    decoder: CausalSpecField = Field(default=AttentionSpec(causal=True))
+    cross: SpecField = Field(default=AttentionSpec())
 
     @property
     def length_limits(self) -> LengthLimits:
