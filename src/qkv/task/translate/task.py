@@ -14,7 +14,7 @@ from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.translate.decoding import build_model, start_at_frequencies
-from qkv.task.translate.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
+from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure, take_defaults
 from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
 from qkv.task.translate.pairs import Lines, Splits, build_batches, read_splits
 from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
@@ -38,6 +38,7 @@ class Translate(Task):
         *(f"objective.{name}" for name in ObjectiveConfig.model_fields),
     )
 
+    keys_from_data = KEYS
     evaluate_options = EvaluateOptions._fields
 
     def read_data(self, recipe: TranslationRecipe) -> Splits:
