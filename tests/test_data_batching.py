@@ -18,12 +18,12 @@ from qkv.data import (
     BatchPlan,
     Dataset,
     Ragged,
-    batches_by_length,
     collate_pairs,
     collate_source,
-    count_predicted,
-    pair_dataset,
-    source_dataset,
+    count_predicted_tokens,
+    iterate_by_length,
+    make_pair_dataset,
+    make_source_dataset,
 )
 from qkv.errors import BadData
 
@@ -39,7 +39,7 @@ def corpus(count, longest=12, seed=0):
 def plan(count=97, seed=3, **config):
     source, target = corpus(count)
     return BatchPlan(
-        pair_dataset(source, target), BatchConfig(**{"batch_tokens": 100, "pool": 3, **config}), seed
+        make_pair_dataset(source, target), BatchConfig(**{"batch_tokens": 100, "pool": 3, **config}), seed
     )
 
 
@@ -166,7 +166,7 @@ def test_batches_come_shuffled_but_hold_like_lengths():
 
 def test_pairs_of_one_length_meet_others_every_epoch():
     source = [[100 + i] for i in range(64)]
-    batches = BatchPlan(pair_dataset(source, source), BatchConfig(batch_tokens=12), 0)
+    batches = BatchPlan(make_pair_dataset(source, source), BatchConfig(batch_tokens=12), 0)
     assert [len(batch) for window in epoch_of(batches, 0) for batch in window] == [4] * 16
     together = [{frozenset(batch) for window in epoch_of(batches, e) for batch in window} for e in (0, 1)]
     assert len(together[0] & together[1]) < 4
@@ -176,9 +176,9 @@ def test_a_pair_beyond_the_budget_is_named():
     with pytest.raises(
         BadData, match=r"pair 2 takes 7 positions, more than batch_tokens=6; raise batch_tokens"
     ):
-        BatchPlan(pair_dataset([[5], [5] * 6, [5]], [[6], [6], [6]]), BatchConfig(batch_tokens=6), 0)
+        BatchPlan(make_pair_dataset([[5], [5] * 6, [5]], [[6], [6], [6]]), BatchConfig(batch_tokens=6), 0)
     with pytest.raises(BadData, match=r"pair 1 takes 8 positions"):
-        BatchPlan(pair_dataset([[5]], [[6] * 6]), BatchConfig(batch_tokens=7), 0)
+        BatchPlan(make_pair_dataset([[5]], [[6] * 6]), BatchConfig(batch_tokens=7), 0)
 
 
 @pytest.mark.parametrize(("source", "target"), [([], []), ([[5]], []), ([[5]], [[6], [6]])])
@@ -186,7 +186,7 @@ def test_sides_must_match_and_hold_something(source, target):
     with pytest.raises(
         BadData, match=rf"{len(source)} source and {len(target)} target lines: give as many of each"
     ):
-        pair_dataset(source, target)
+        make_pair_dataset(source, target)
 
 
 @pytest.mark.parametrize("field", ["batch_tokens", "accumulate", "pool", "max_length"])
@@ -199,7 +199,7 @@ def test_evaluation_visits_everything_once_longest_first():
     source, target = corpus(50)
     source[7] = [107] * 300
     seen, widths = [], []
-    for rows, pairs in batches_by_length(pair_dataset(source, target), 100):
+    for rows, pairs in iterate_by_length(make_pair_dataset(source, target), 100):
         assert rows == rows_of(pairs)
         width = max(pairs.source.shape[1], pairs.target.shape[1])
         assert len(rows) * width <= 100 or rows == [7]
@@ -207,30 +207,30 @@ def test_evaluation_visits_everything_once_longest_first():
         widths.append(width)
     assert sorted(seen) == list(range(50))
     assert widths == sorted(widths, reverse=True)
-    assert next(rows for rows, _ in batches_by_length(pair_dataset(source, target), 100)) == [7]
+    assert next(rows for rows, _ in iterate_by_length(make_pair_dataset(source, target), 100)) == [7]
 
 
 def test_decoding_visits_everything_once_also_empty_lines():
     source = [[5], [], [5] * 9, [5, 6]]
     got = [
         (rows, ids.shape[1], keep.sum(1).tolist())
-        for rows, (ids, keep) in batches_by_length(source_dataset(source), 6)
+        for rows, (ids, keep) in iterate_by_length(make_source_dataset(source), 6)
     ]
     assert got == [([2], 10, [10]), ([3], 3, [3]), ([1, 0], 2, [1, 2])]
-    assert list(batches_by_length(source_dataset([]), 6)) == []
+    assert list(iterate_by_length(make_source_dataset([]), 6)) == []
 
 
 def test_planning_thousands_of_pairs_is_fast():
     source, target = corpus(29_000, longest=30)
-    batches = BatchPlan(pair_dataset(source, target), BatchConfig(), 0)
+    batches = BatchPlan(make_pair_dataset(source, target), BatchConfig(), 0)
     start = time.perf_counter()
     assert batches.steps(0) > 50
     assert time.perf_counter() - start < 0.2
 
 
 def test_counts_are_what_an_epoch_predicts():
-    batches = BatchPlan(pair_dataset([[5], [6, 7]], [[8, 9, 8], []]), BatchConfig(), 0)
-    counts = count_predicted(Ragged([[8, 9, 8], []]), 11)
+    batches = BatchPlan(make_pair_dataset([[5], [6, 7]], [[8, 9, 8], []]), BatchConfig(), 0)
+    counts = count_predicted_tokens(Ragged([[8, 9, 8], []]), 11)
     assert counts.tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 2, 1, 0]
     assert counts.sum() == sum(batches.count(0, index) for index in range(batches.steps(0)))
 

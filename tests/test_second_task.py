@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import qkv
 import tiny
-from qkv.data import BatchConfig, BatchPlan, Dataset, Ragged, batches_by_length
+from qkv.data import BatchConfig, BatchPlan, Dataset, Ragged, iterate_by_length
 from qkv.decode import SearchConfig, search
 from qkv.model.stepper import Step
 from qkv.progress import Progress
@@ -132,7 +132,7 @@ class Reverse(Task):
         dataset = dataset_of(data)
 
         def validate() -> dict[str, float]:
-            losses = [objective(batch) for _, batch in batches_by_length(dataset, 512)]
+            losses = [objective(batch) for _, batch in iterate_by_length(dataset, 512)]
             return {"nll": sum(float(loss.total) for loss in losses) / sum(loss.count for loss in losses)}
 
         return Training(objective, BatchPlan(dataset, recipe.batch, recipe.train.seed), validate, "nll")

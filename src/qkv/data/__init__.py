@@ -4,7 +4,7 @@ from qkv.data.batching import BatchConfig as BatchConfig
 from qkv.data.batching import BatchPlan as BatchPlan
 from qkv.data.batching import Dataset as Dataset
 from qkv.data.batching import Ragged as Ragged
-from qkv.data.batching import batches_by_length as batches_by_length
+from qkv.data.batching import iterate_by_length as iterate_by_length
 from qkv.data.lines import decode_lines as decode_lines
 from qkv.data.lines import decode_stream as decode_stream
 from qkv.data.lines import expand_path as expand_path
@@ -14,9 +14,9 @@ from qkv.data.pairs import Pairs as Pairs
 from qkv.data.pairs import Sources as Sources
 from qkv.data.pairs import collate_pairs as collate_pairs
 from qkv.data.pairs import collate_source as collate_source
-from qkv.data.pairs import count_predicted as count_predicted
-from qkv.data.pairs import pair_dataset as pair_dataset
-from qkv.data.pairs import source_dataset as source_dataset
+from qkv.data.pairs import count_predicted_tokens as count_predicted_tokens
+from qkv.data.pairs import make_pair_dataset as make_pair_dataset
+from qkv.data.pairs import make_source_dataset as make_source_dataset
 from qkv.data.streams import Segment as Segment
 from qkv.data.streams import StreamConfig as StreamConfig
 from qkv.data.streams import StreamPlan as StreamPlan

@@ -12,8 +12,8 @@ from qkv.data import (
     Tokenizer,
     TokenizerPair,
     find_usable_pairs,
+    make_pair_dataset,
     max_characters,
-    pair_dataset,
     read_pairs,
 )
 from qkv.data.generated.phrases import PhraseData, Split, generate_phrases, split_phrases
@@ -107,5 +107,5 @@ def batches_of(
     if dropped.first is not None:
         report.say(str(dropped))
     check_capacity(recipe.model.length_limits, *encoded, kept)
-    dataset = pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
+    dataset = make_pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)

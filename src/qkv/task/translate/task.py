@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted, max_characters, train_tokenizers
+from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted_tokens, max_characters, train_tokenizers
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.digests import digest_of_lines
@@ -90,7 +90,7 @@ class Translate(Task):
         torch.manual_seed(recipe.train.seed)
         model: Any = build_model(recipe.model, tokens)
         targets: Any = batches.dataset.columns[1]
-        start_at_frequencies(model.output, count_predicted(targets, tokens.target.size))
+        start_at_frequencies(model.output, count_predicted_tokens(targets, tokens.target.size))
         size = sum(p.numel() for p in model.parameters())
         report.say(
             f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "
