@@ -38,7 +38,7 @@ from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Sparsemax, TopK
 from qkv.spec import AttentionSpec
 from qkv.symbols import EOS
-from qkv.task.translate.translation import decode_ids
+from qkv.task.translate.decoding import decode_ids
 from qkv.train import AttentionTerms, TrainConfig, Translation, fit
 
 SYMBOLS, FIRST, SHORTEST, LONGEST = 10, EOS + 1, 4, 12

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from qkv.errors import BadData, UnknownName
-from qkv.task.translate.tracing import axes_of, translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes, stack_steps
+from tiny import translation_example
 from trace_cases import SOURCE, TARGET, captioned, causal, example, rows, same_values
 
 DOCS = Path(__file__).parents[1] / "docs" / "trace.md"
@@ -105,7 +105,6 @@ def test_a_trace_does_not_change_with_the_arrays_it_was_made_of():
             r"values from -0.\d+ to 0.\d+, .*in \[0, 1\].*unnormal",
         ),
         ({"weights": {"decoder.0": rows(1, 3, 3)}}, "decoder.0 is causal, but attends to later keys"),
-        ({"weights": {"cross/0": rows(1, 3, 5)}}, "'cross/0' is no layer"),
         ({"log_probs": np.zeros(4)}, r"log_probs has shape \(4,\) for 3 target positions"),
         ({"log_probs": np.array([-1.0, 0.5, -1.0])}, "finite and not above 0"),
         ({"log_probs": np.array([-1.0, -np.inf, -1.0])}, "finite and not above 0"),
@@ -207,9 +206,3 @@ def test_names_of_weights_are_names_of_files(name):
 def test_sides_of_a_grid_are_positive_integers(sides):
     with pytest.raises(BadData, match="a grid has height and width from 1"):
         Grid(*sides)
-
-
-@pytest.mark.parametrize("name", ["self.0", "cross.first", "cross.01", "cross"])
-def test_a_translator_has_numbered_layers_in_three_places(name):
-    with pytest.raises(BadData, match=f"'{name}' is no layer of a translator"):
-        axes_of(name)

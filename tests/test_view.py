@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
-from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
 from qkv.view import colours, draw, figure, heatmap, page
 from qkv.view.words import format_token
+from tiny import translation_example
 from view_cases import INK, PAPER, pixels, rows, trace_of
 
 

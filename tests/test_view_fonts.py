@@ -4,9 +4,9 @@ import warnings
 
 import pytest
 
-from qkv.task.translate.tracing import translation_example
 from qkv.trace import Trace
 from qkv.view import MissingGlyphs, fonts, heatmap
+from tiny import translation_example
 from view_cases import rows
 
 

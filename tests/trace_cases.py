@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, WeightAxes
+from tiny import translation_example
 
 SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")
 TARGET = ("▁die", "▁hohen", "</s>")

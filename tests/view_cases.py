@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
+from tiny import translation_example
 
 SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")
 TARGET = ("▁die", "▁hoh", "en", "▁Häuser", "</s>")

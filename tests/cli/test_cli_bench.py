@@ -10,7 +10,7 @@ import torch
 
 import tiny
 from qkv.bench import Cell
-from qkv.cli import benching
+from qkv.cli.commands import bench as benching
 
 SMALL = ("--width", 32, "--heads", 4, "--repeats", 1, "--quiet")
 
@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line(refused: tiny.Refused, arguments: list[str], said
 def test_where_nothing_can_be_written_nothing_is_measured(
     refused: tiny.Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    monkeypatch.setattr("qkv.cli.benching.measure", lambda *_: pytest.fail("measured first"))
+    monkeypatch.setattr("qkv.cli.commands.bench.measure", lambda *_: pytest.fail("measured first"))
     folder, file = tmp_path / "taken.png", tmp_path / "file"
     folder.mkdir()
     file.touch()

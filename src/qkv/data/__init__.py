@@ -5,10 +5,10 @@ from qkv.data.batching import BatchPlan as BatchPlan
 from qkv.data.batching import Dataset as Dataset
 from qkv.data.batching import Ragged as Ragged
 from qkv.data.batching import iterate_by_length as iterate_by_length
+from qkv.data.lines import compute_max_characters as compute_max_characters
 from qkv.data.lines import decode_lines as decode_lines
 from qkv.data.lines import decode_stream as decode_stream
 from qkv.data.lines import expand_path as expand_path
-from qkv.data.lines import max_characters as max_characters
 from qkv.data.lines import read_lines as read_lines
 from qkv.data.pairs import Pairs as Pairs
 from qkv.data.pairs import Sources as Sources

@@ -11,9 +11,9 @@ from qkv.data import (
     Pairs,
     Tokenizer,
     TokenizerPair,
+    compute_max_characters,
     find_usable_pairs,
     make_pair_dataset,
-    max_characters,
     read_pairs,
 )
 from qkv.data.generated.phrases import PhraseData, Split, generate_phrases, split_phrases
@@ -89,7 +89,7 @@ def encode(pairs: Lines, tokens: TokenizerPair, max_length: int) -> Encoded:
 
 
 def _encode_side(lines: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
-    longest, too_long = max_characters(max_length), [UNK] * (max_length + 1)
+    longest, too_long = compute_max_characters(max_length), [UNK] * (max_length + 1)
     rows = iter(tokenizer.encode([_visible(line) for line in lines if len(line) <= longest]))
     return [next(rows) if len(line) <= longest else too_long for line in lines]
 
@@ -98,7 +98,7 @@ def _visible(line: str) -> str:
     return line if line.strip() else ""
 
 
-def batches_of(
+def build_batches(
     pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress
 ) -> BatchPlan[Pairs]:
     """The training batches; says what had to be left out."""

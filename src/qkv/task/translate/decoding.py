@@ -56,12 +56,12 @@ def decode_ids(
     *,
     batch_tokens: int = 4096,
     capture: bool = False,
-    done: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[list[Hypothesis]]:
     """Search every source (ids without EOS), in batches of like length; the answers in the order of the
     sources.
     """
-    found: list[list[Hypothesis]] = [[] for _ in source]
+    answers: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device
     finished = 0
     for rows, (ids, keep) in iterate_by_length(
@@ -69,9 +69,9 @@ def decode_ids(
     ):
         ids, keep = ids.to(device), keep.to(device)
         limits = limit_output_lengths(keep, config, model.length_limits)
-        answers = search(model, ids, keep, max_length=limits, config=config, capture=capture)
-        for row, answer in zip(rows, answers, strict=True):
-            found[row] = answer
+        hypotheses = search(model, ids, keep, max_length=limits, config=config, capture=capture)
+        for row, best in zip(rows, hypotheses, strict=True):
+            answers[row] = best
         finished += len(rows)
-        done(finished)
-    return found
+        on_progress(finished)
+    return answers

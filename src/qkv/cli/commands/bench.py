@@ -15,7 +15,7 @@ from qkv.bench import plot as picture
 from qkv.bench.table import format_comparison
 from qkv.errors import BadRecipe
 from qkv.progress import progress
-from qkv.task.files import check_writable, write_text
+from qkv.task.output_files import check_writable, write_text
 from qkv.view.page import check_output
 
 LONGEST = 9  # digits of a number of tokens
