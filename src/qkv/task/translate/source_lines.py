@@ -31,10 +31,10 @@ def encode_line(
     """
     if not line.strip():
         return [], []
-    max_characters = compute_max_characters(limit.positions)
-    if len(line) > max_characters and tokenizer.kind != "char":  # the tokenizer drops these spaces
+    longest = compute_max_characters(limit.positions)
+    if len(line) > longest and tokenizer.kind != "char":  # the tokenizer drops these spaces
         line = re.sub(" +", " ", line).strip(" ")
-    beginning = line[:max_characters]
+    beginning = line[:longest]
     ids = tokenizer.encode([beginning])[0]
     cut_ids = ids[: limit.positions]
     if tokenizer.is_unknown(cut_ids):
