@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkv.decode.config import SearchConfig
 from qkv.decode.constraints import Constraints
@@ -58,8 +58,8 @@ def search(  # noqa: PLR0913 -- three of them name the control symbols
         model: in eval mode, where it has dropout.
         source: what `model.start` takes: tensors with the batch first, such as token ids and their mask, or
             pictures. Without it, or where it is None, `model.start` gets `batch` instead.
-        max_length: most symbols that an entry may emit, end symbol included; one number for all, or [B]. The
-            smaller of it and `config.max_length` counts.
+        max_length: most symbols that an entry may emit, end symbol included; one number for all, or [B].
+            Where `config.max_length` is smaller, it applies instead.
         prompts: token ids per entry that are read before free decoding; hypotheses do not repeat them.
         batch: the number of entries, needed where neither a source nor prompts tell it.
         config: beam, length penalty and further options.
@@ -82,10 +82,8 @@ def search(  # noqa: PLR0913 -- three of them name the control symbols
     if batch == 0:
         return []
     options = {"capture": capture} if has_source else {"capture": capture, "batch": batch}
-    options = {"capture": capture} if has_source else {"capture": capture, "batch": batch}
     state = model.start(*(source if has_source else ()), **options)
-    tensor = first_tensor((source, state))
-    device = torch.device("cpu") if tensor is None else tensor.device
+    device = _find_device(model, source, state)
     forced = split_prompts(prompts, batch, bos, device)
     limits = _combine_limits(max_length, config, batch, device)
     never = [pad, bos, UNK if config.forbid_unknown else None]
@@ -124,6 +122,14 @@ def _find_batch_size(source: Any, prompts: Sequence[Sequence[int]] | None, batch
     if prompts is not None:
         return len(prompts)
     raise BadData("the number of sequences to decode is unknown: pass a source, prompts or batch")
+
+
+def _find_device(model: Stepper, source: Any, state: Any) -> torch.device:
+    """The device of the source, else of the state, else of the model's parameters, else the CPU."""
+    tensor = first_tensor((source, state))
+    if tensor is None and isinstance(model, nn.Module):
+        tensor = next(model.parameters(), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _combine_limits(
