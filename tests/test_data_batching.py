@@ -84,22 +84,23 @@ def test_collate_source_marks_the_end_also_of_an_empty_line():
 @settings(max_examples=60, deadline=None)
 def test_ranks_share_every_pair_once_within_the_budget(count, tokens, accumulate, pool, world, epoch):
     batches = plan(count, batch_tokens=tokens, accumulate=accumulate, pool=pool)
-    seen = []
+    visited = []
     for index in range(batches.steps(epoch)):
-        whole = batches.window(epoch, index, 0, 1)
+        batches_of_all = batches.window(epoch, index, 0, 1)
         ranks = [batches.window(epoch, index, rank, world) for rank in range(world)]
-        assert 1 <= len(whole) <= accumulate
+        assert 1 <= len(batches_of_all) <= accumulate
         assert all(
-            len(pairs.source) * max(pairs.source.shape[1], pairs.target.shape[1]) <= tokens for pairs in whole
+            len(pairs.source) * max(pairs.source.shape[1], pairs.target.shape[1]) <= tokens
+            for pairs in batches_of_all
         )
-        want = sorted(row for pairs in whole for row in rows_of(pairs))
-        assert sorted(row for window in ranks for pairs in window for row in rows_of(pairs)) == want
+        expected = sorted(row for pairs in batches_of_all for row in rows_of(pairs))
+        assert sorted(row for window in ranks for pairs in window for row in rows_of(pairs)) == expected
         predicted = sum(
             int(pairs.target_keep.sum()) - len(pairs.target) for window in ranks for pairs in window
         )
         assert batches.count(epoch, index) == predicted
-        seen += want
-    assert sorted(seen) == list(range(count))
+        visited += expected
+    assert sorted(visited) == list(range(count))
 
 
 def test_rows_keep_their_tokens():
@@ -119,11 +120,11 @@ def test_rows_keep_their_tokens():
 
 def test_a_rank_takes_every_nth_row():
     batches = plan()
-    (whole,) = epoch_of(batches, 0)[4]
-    assert len(whole) > 3
+    (all_rows,) = epoch_of(batches, 0)[4]
+    assert len(all_rows) > 3
     for rank in range(3):
         (pairs,) = batches.window(0, 4, rank, 3)
-        assert rows_of(pairs) == whole[rank::3]
+        assert rows_of(pairs) == all_rows[rank::3]
 
 
 def test_a_rank_without_rows_gets_no_batch():
@@ -134,11 +135,11 @@ def test_a_rank_without_rows_gets_no_batch():
 
 def test_order_is_decided_by_seed_and_epoch_alone():
     first = plan()
-    there, back = [epoch_of(first, e) for e in (0, 1, 2)], [epoch_of(first, e) for e in (2, 1, 0)]
-    assert back[::-1] == there
-    assert [epoch_of(plan(), e) for e in (0, 1, 2)] == there
-    assert there[0] != there[1] != there[2]
-    assert epoch_of(plan(seed=4), 0) != there[0]
+    forwards, backwards = [epoch_of(first, e) for e in (0, 1, 2)], [epoch_of(first, e) for e in (2, 1, 0)]
+    assert backwards[::-1] == forwards
+    assert [epoch_of(plan(), e) for e in (0, 1, 2)] == forwards
+    assert forwards[0] != forwards[1] != forwards[2]
+    assert epoch_of(plan(seed=4), 0) != forwards[0]
 
 
 def test_order_stays_what_it_was_when_runs_were_saved():
@@ -198,25 +199,25 @@ def test_sizes_are_positive(field):
 def test_evaluation_visits_everything_once_longest_first():
     source, target = corpus(50)
     source[7] = [107] * 300
-    seen, widths = [], []
+    visited, widths = [], []
     for rows, pairs in iterate_by_length(make_pair_dataset(source, target), 100):
         assert rows == rows_of(pairs)
         width = max(pairs.source.shape[1], pairs.target.shape[1])
         assert len(rows) * width <= 100 or rows == [7]
-        seen += rows
+        visited += rows
         widths.append(width)
-    assert sorted(seen) == list(range(50))
+    assert sorted(visited) == list(range(50))
     assert widths == sorted(widths, reverse=True)
     assert next(rows for rows, _ in iterate_by_length(make_pair_dataset(source, target), 100)) == [7]
 
 
 def test_decoding_visits_everything_once_also_empty_lines():
     source = [[5], [], [5] * 9, [5, 6]]
-    got = [
+    batches = [
         (rows, ids.shape[1], keep.sum(1).tolist())
         for rows, (ids, keep) in iterate_by_length(make_source_dataset(source), 6)
     ]
-    assert got == [([2], 10, [10]), ([3], 3, [3]), ([1, 0], 2, [1, 2])]
+    assert batches == [([2], 10, [10]), ([3], 3, [3]), ([1, 0], 2, [1, 2])]
     assert list(iterate_by_length(make_source_dataset([]), 6)) == []
 
 

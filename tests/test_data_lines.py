@@ -196,9 +196,9 @@ def test_time_grows_with_the_characters(kind, make) -> None:
     tokens = train_tokenizers([*PAIRS, (line, line)], TokenizerConfig(kind=kind, vocab=100)).source
     (ids,) = tokens.encode([line])
     assert time.process_time() - start < 3
-    known = tokens.decode(ids).replace("<unk>", "")
+    known_text = tokens.decode(ids).replace("<unk>", "")
     text = unicodedata.normalize("NFC", re.sub(" +", " ", line).strip(" "))
-    assert text.startswith(known[:50])
+    assert text.startswith(known_text[:50])
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word", "char"])

@@ -60,12 +60,12 @@ def test_streams_equal_a_loop_over_tokens(count, streams, length, world):
     expected = naive_streams(list(range(100, 100 + count)), streams, length)
     assert plan.steps(0) == len(expected)
     for index, rows in enumerate(expected):
-        found = [None] * streams
+        rows_by_stream = [None] * streams
         for rank in range(world):
             for segment in plan.window(0, index, rank, world):
-                found[rank::world] = rows_of(segment)
+                rows_by_stream[rank::world] = rows_of(segment)
                 assert segment.is_start == (index == 0)
-        assert [row or [] for row in found] == rows
+        assert [row or [] for row in rows_by_stream] == rows
         assert plan.count(0, index) == sum(map(len, rows))
 
 
@@ -166,9 +166,9 @@ def test_training_resumes_within_an_epoch(carry, tmp_path):
 
     expected = train("at once", 13)
     assert train("in parts", 4)["carried"].any()
-    found = train("in parts", 13, resume=True)
+    resumed = train("in parts", 13, resume=True)
     for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+        assert torch.equal(resumed[name], value), name
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,8 @@ class Generator:
         """The most likely continuation of every prompt."""
         config = SearchConfig(beam=1, max_length=20, forbid_unknown=False)
         ids = [encode(prompt) for prompt in prompts]
-        found = search(self.model, prompts=ids, config=config, bos=None, eos=END, pad=PADDING)
-        return ["".join(LETTERS[token] for token in best.tokens) for [best] in found]
+        results = search(self.model, prompts=ids, config=config, bos=None, eos=END, pad=PADDING)
+        return ["".join(LETTERS[token] for token in best.tokens) for [best] in results]
 
 
 class Reverse(Task):
