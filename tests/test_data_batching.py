@@ -287,6 +287,9 @@ def test_columns_of_different_lengths_are_refused():
     texts = Ragged([[5], [6]])
     with pytest.raises(BadData, match=r"columns of 2, 3 values, .*: give one value per document in each"):
         Dataset((texts, [0, 1, 1]), padded, positions=texts.lengths, row_name="document")
+    empty = Ragged([[5], []])
+    with pytest.raises(BadData, match="document 2 takes 0 positions, expected one or more"):
+        Dataset((empty,), padded, positions=empty.lengths, row_name="document")
     with pytest.raises(BadData, match="0 documents to make batches of"):
         BatchPlan(
             Dataset((), padded, positions=np.zeros(0, dtype=np.int64), row_name="document"), BatchConfig(), 0

@@ -81,7 +81,7 @@ class Dataset(Generic[Batch]):
         row_name: what messages call a row, such as "pair".
 
     Raises:
-        BadData: the columns, or the arrays, differ in their number of rows.
+        BadData: the columns, or the arrays, differ in their number of rows, or a row takes no position.
     """
 
     def __init__(
@@ -103,6 +103,11 @@ class Dataset(Generic[Batch]):
                 f"columns of {', '.join(f'{len(column):,}' for column in columns)} values, with positions of "
                 f"{len(positions):,} and counts of {len(self.counts):,} rows: give one value per {row_name} "
                 "in each"
+            )
+        if len(positions) and positions.min() < 1:
+            raise BadData(
+                f"{row_name} {int(positions.argmin()) + 1} takes {positions.min()} positions, expected one "
+                "or more: leave empty rows out"
             )
 
     def __len__(self) -> int:
