@@ -278,8 +278,8 @@ MUTANTS = (
     Mutant(
         "reordering forgets a field",
         "state.py",
-        "[inside(part) for part in state]",
-        "[p if len(state) > 2 and i == 1 else inside(p) for i, p in enumerate(state)]",
+        "[map_part(part) for part in state]",
+        "[p if len(state) > 2 and i == 1 else map_part(p) for i, p in enumerate(state)]",
         STEPS,
     ),
     Mutant(
@@ -397,15 +397,15 @@ MUTANTS = (
     Mutant(
         "to_empty loses the table of positions",
         "model/positions.py",
-        "# to_empty comes by here\n        self.reset_parameters()",
-        "# to_empty comes by here",
+        "# to_empty calls this\n        self.reset_parameters()",
+        "# to_empty calls this",
         MODELS_MADE_ELSEWHERE,
     ),
     Mutant(
         "to_empty makes two weights of one",
         "model/transformer.py",
-        "# to_empty makes two weights of one\n        self.tie_weights()",
-        "# to_empty makes two weights of one",
+        "# to_empty separates tied weights\n        self.tie_weights()",
+        "# to_empty separates tied weights",
         MODELS_MADE_ELSEWHERE,
     ),
 )

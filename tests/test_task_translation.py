@@ -244,7 +244,7 @@ def test_captured_weights_are_those_of_the_returned_hypothesis(name: str) -> Non
         for hypothesis in best:
             read = torch.tensor([[BOS, *hypothesis.tokens][: len(hypothesis.log_probs)]])
             with torch.inference_mode():
-                looks = model.attended(source[row : row + 1], keep[row : row + 1], read)[1]
+                looks = model.forward_with_weights(source[row : row + 1], keep[row : row + 1], read)[1]
                 wanted = {name: look.weights for name, look in looks.items()}
             wanted = {layer: seen for layer, seen in wanted.items() if not layer.startswith("encoder")}
             assert wanted.keys() == hypothesis.weights.keys()
