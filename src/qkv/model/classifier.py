@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qkv.layer import Attention
-from qkv.model.capacity import Capacity
 from qkv.model.dropout import dropout
 from qkv.model.encoder import Encoder, EncoderConfig, Hidden, Real, Tokens
+from qkv.model.length_limits import LengthLimits
 from qkv.model.pooling import PoolKind, make_pool
 from qkv.shapes import Attended
 
@@ -94,9 +94,9 @@ class Classifier(nn.Module):
         return {**self.encoder.attentions(), **pool}  # pyright: ignore[reportReturnType]
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How many tokens the model can read."""
-        return self.encoder.capacity
+        return self.encoder.length_limits
 
     def _score(self, vectors: list[Float[Tensor, "B M"]]) -> Float[Tensor, "B C"]:
         if len(vectors) == 2:

@@ -13,11 +13,11 @@ from qkv import masks
 from qkv.errors import BadRecipe
 from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
-from qkv.model.capacity import Capacity, Limit, attention_limit, narrowest
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
+from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.positions import LearnedPositions, Sinusoids
-from qkv.model.written import WrittenSpec
+from qkv.model.spec_fields import SpecField
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -41,7 +41,7 @@ class EncoderConfig(Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
-    attention: WrittenSpec = AttentionSpec()
+    attention: SpecField = AttentionSpec()
 
     @property
     def spec(self) -> AttentionSpec:
@@ -49,10 +49,12 @@ class EncoderConfig(Strict):
         return replace(self.attention, d_model=self.width, heads=self.attention.heads or self.heads)
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How many tokens the model can read; None where there is no limit."""
-        table = Limit(self.max_length, "model.max_length") if self.positions == "learned" else None
-        return Capacity(source=narrowest(table, attention_limit(self.attention, "model.attention")))
+        table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
+        return LengthLimits(
+            source=find_smallest_limit(table, get_key_limit(self.attention, "model.attention"))
+        )
 
     @model_validator(mode="after")
     def _has_legal_attention(self) -> "EncoderConfig":
@@ -135,9 +137,9 @@ class Encoder(nn.Module):
         return {f"layer.{i}": layer.attention for i, layer in enumerate(self.layers)}
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How many tokens the model can read."""
-        return self.config.capacity
+        return self.config.length_limits
 
     def read(self, vectors: Hidden, keep: Real) -> Hidden:
         """Hidden states of vectors [B,N,M] instead of tokens; they get positions too."""
@@ -149,7 +151,7 @@ class Encoder(nn.Module):
 
     def _run(self, x: Hidden, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
         x = dropout(self.positions(x, 0), self.config.dropout, self.training)
-        x = masks.hide_keys(x, keep)  # the residual stream carries padding past every layer
+        x = masks.zero_keys(x, keep)  # the residual stream carries padding past every layer
         attended: dict[str, Attended] = {}
         for i, layer in enumerate(self.layers):
             x, each = layer(x, keep, capture)
@@ -193,9 +195,9 @@ class MaskedLanguageModel(nn.Module):
         return self.encoder.attentions()
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How many tokens the model can read."""
-        return self.encoder.capacity
+        return self.encoder.length_limits
 
     def _transform(self, hidden: Hidden) -> Hidden:
         return self.transform_norm(torch.nn.functional.gelu(self.transform(hidden)))

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from qkv.errors import BadRecipe
 from qkv.kernel.reset import reset_children
 from qkv.layer import Attention
-from qkv.model.capacity import Capacity, Limit, attention_limit, narrowest
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
+from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.mixers import AttentionMixer, ConvolutionMixer, Hidden, RecurrentMixer, SequenceMixer
 from qkv.model.positions import LearnedPositions, Sinusoids
+from qkv.model.spec_fields import CausalSpecField
 from qkv.model.stepper import Step
-from qkv.model.tied import tie_after_loading
-from qkv.model.written import CausalSpec
+from qkv.model.weight_tying import tie_weights_after_loading
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -46,7 +46,7 @@ class LanguageModelConfig(Strict):
         default=None, description="null: learned for attention, none for the other mixers"
     )
     max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
-    attention: CausalSpec = Field(default=AttentionSpec(causal=True), description="mixer: attention")
+    attention: CausalSpecField = Field(default=AttentionSpec(causal=True), description="mixer: attention")
     kernel_size: PositiveInt = Field(default=7, description="mixer: convolution; positions that it reads")
     dilation: PositiveInt = Field(
         default=2,
@@ -66,11 +66,11 @@ class LanguageModelConfig(Strict):
         return replace(self.attention, d_model=self.width, heads=self.attention.heads or self.heads)
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How many tokens the model can read (as a target): None where there is no limit."""
-        table = Limit(self.max_length, "model.max_length") if self.position_kind == "learned" else None
-        keys = attention_limit(self.attention, "model.attention") if self.mixer == "attention" else None
-        return Capacity(target=narrowest(table, keys))
+        table = LengthLimit(self.max_length, "model.max_length") if self.position_kind == "learned" else None
+        keys = get_key_limit(self.attention, "model.attention") if self.mixer == "attention" else None
+        return LengthLimits(target=find_smallest_limit(table, keys))
 
     @property
     def has_bounded_state(self) -> bool:
@@ -170,7 +170,7 @@ class LanguageModel(nn.Module):
         self.output = nn.Linear(config.width, vocab, bias=False)
         self._initialise()
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_after_loading)
+        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share the weight of the embedding, unless the config says otherwise."""
@@ -220,9 +220,9 @@ class LanguageModel(nn.Module):
         return Step(self.output(x[:, -1]).float(), state, captured)
 
     @property
-    def capacity(self) -> Capacity:
+    def length_limits(self) -> LengthLimits:
         """How many tokens the model can read."""
-        return self.config.capacity
+        return self.config.length_limits
 
     def attentions(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "layer.i"; empty for the other mixers."""

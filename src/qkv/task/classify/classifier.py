@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from qkv.data.batching import batches_by_length
+from qkv.data.batching import iterate_by_length
 from qkv.errors import BadData
 from qkv.task.classify.documents import (
     Document,
@@ -17,7 +17,8 @@ from qkv.task.classify.documents import (
     read_splits,
 )
 from qkv.task.classify.recipe import ClassificationRecipe
-from qkv.task.generate.text import AnyTokenizer
+from qkv.task.texts import AnyTokenizer
+from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Example, Trace, WeightAxes
 
 START = "<s>"
@@ -98,10 +99,7 @@ class TextClassifier:
             raise BadData("there is no text to trace")
         encoded = self._encode(several)
         examples = tuple(self._example(encoded, number) for number in range(len(several)))
-        specs = {name: layer.spec for name, layer in self.model.attentions().items()}
-        unnormalised = tuple(
-            name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
-        )
+        unnormalised = find_unnormalised(self.model)
         return Trace(examples, "classification", unnormalised=unnormalised)
 
     @torch.inference_mode()
@@ -112,7 +110,7 @@ class TextClassifier:
         device = next(self.model.parameters()).device
         dataset, finished = dataset_of(encoded), 0
         scores = np.zeros((len(dataset), len(self.classes)), np.float64)
-        for rows, batch in batches_by_length(dataset, self.recipe.batch.batch_tokens):
+        for rows, batch in iterate_by_length(dataset, self.recipe.batch.batch_tokens):
             scores[rows] = self.model(*batch.to(device).texts).double().log_softmax(-1).cpu().numpy()
             finished += len(rows)
             on_progress(finished)
@@ -134,7 +132,7 @@ class TextClassifier:
     @torch.inference_mode()
     def _example(self, encoded: Encoded, number: int) -> Example:
         one = Encoded([[column[number]] for column in encoded.texts], [-1], [])
-        batch = dataset_of(one).batch([0]).to(next(self.model.parameters()).device)
+        batch = dataset_of(one).make_batch([0]).to(next(self.model.parameters()).device)
         classified = self.model.attended(*batch.texts)
         label = self._label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
         tokens = (START, *self.tokenizer.pieces(one.texts[0][0]))

@@ -16,7 +16,7 @@ from qkv.data.batching import Dataset, Ragged
 from qkv.errors import BadData
 from qkv.symbols import BOS, PAD
 from qkv.task.classify.recipe import LabelledConfig, LabelledData
-from qkv.task.generate.text import AnyTokenizer
+from qkv.task.texts import AnyTokenizer
 
 MOST_CLASSES = 1000
 SHOWN = 60

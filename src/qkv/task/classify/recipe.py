@@ -8,7 +8,7 @@ from qkv.data import BatchConfig
 from qkv.model.classifier import ClassifierConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
-from qkv.task.generate.recipe import VocabularyConfig
+from qkv.task.texts import VocabularyConfig
 from qkv.train import TrainConfig
 
 
@@ -94,7 +94,7 @@ class ClassificationRecipe(Recipe):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "ClassificationRecipe":
-        limit = self.model.capacity.source
+        limit = self.model.length_limits.source
         if limit is not None and self.batch.max_length + 1 > limit.positions:
             raise ValueError(
                 f"batch.max_length={self.batch.max_length} and the start symbol need more positions than "

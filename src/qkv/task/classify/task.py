@@ -13,6 +13,7 @@ from qkv.errors import BadData, BadRun
 from qkv.model.classifier import Classifier
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
+from qkv.task.checksums import digest_lines
 from qkv.task.classify.classifier import TextClassifier
 from qkv.task.classify.documents import (
     Document,
@@ -23,8 +24,7 @@ from qkv.task.classify.documents import (
     read_splits,
 )
 from qkv.task.classify.recipe import ClassificationRecipe
-from qkv.task.checksums import digest_of_lines
-from qkv.task.generate.text import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
+from qkv.task.texts import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
 from qkv.train.objective.classification import Classification
 
 TOKENIZER, LABELS = "tokenizer.json", "labels.json"
@@ -62,7 +62,7 @@ class Classify(Task):
     def compute_fingerprint(self, data: Documents) -> dict[str, dict[str, Any]]:
         """The number and a digest of the documents of both splits."""
         return {
-            f"{split}.documents": {"lines": len(documents), "digest": digest_of_lines(map(_line, documents))}
+            f"{split}.documents": {"lines": len(documents), "digest": digest_lines(map(_line, documents))}
             for split, documents in data._asdict().items()
         }
 

@@ -13,7 +13,8 @@ from qkv.data.tokens import CONTROL
 from qkv.errors import BadData
 from qkv.symbols import EOS, UNK
 from qkv.task.fill.recipe import FillRecipe
-from qkv.task.generate.text import AnyTokenizer, encode_text, read_test_text
+from qkv.task.texts import AnyTokenizer, encode_text, read_test_text
+from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Example, Trace, WeightAxes
 from qkv.train.objective.masked import MaskedLanguageModeling
 
@@ -104,10 +105,7 @@ class Filler:
         several = [texts] if isinstance(texts, str) else list(texts)
         if not several:
             raise BadData("there is no text to trace")
-        specs = {name: layer.spec for name, layer in self.model.attentions().items()}
-        unnormalised = tuple(
-            name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
-        )
+        unnormalised = find_unnormalised(self.model)
         examples = tuple(self._example(text, number) for number, text in enumerate(several, start=1))
         return Trace(examples, "masked language model", unnormalised=unnormalised)
 
@@ -143,7 +141,7 @@ class Filler:
         for number, part in enumerate(parts):
             ids += [self.mask] if number else []
             ids += self._encode_part(part, follows_blank=number > 0)
-        limit = self.model.capacity.source
+        limit = self.model.length_limits.source
         if limit is not None and len(ids) > limit.positions:
             raise BadData(
                 f"the text has {len(ids):,} tokens, but the model reads at most {limit.positions:,}: "

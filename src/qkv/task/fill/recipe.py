@@ -8,7 +8,7 @@ from qkv.data.streams import StreamConfig
 from qkv.model.encoder import EncoderConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
-from qkv.task.generate.recipe import TextConfig, VocabularyConfig
+from qkv.task.texts import TextConfig, VocabularyConfig
 from qkv.train import TrainConfig
 
 
@@ -39,7 +39,7 @@ class FillRecipe(Recipe):
 
     @model_validator(mode="after")
     def _fits(self) -> "FillRecipe":
-        limit = self.model.capacity.source
+        limit = self.model.length_limits.source
         if limit is not None and self.batch.length > limit.positions:
             raise ValueError(
                 f"batch.length={self.batch.length} is more than {limit.key}={limit.positions} holds: raise "

@@ -11,14 +11,16 @@ from qkv.data.streams import StreamPlan
 from qkv.model.encoder import MaskedLanguageModel
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
-from qkv.task.checksums import digest_of_lines
 from qkv.task.fill.filler import Filler, masked_plan, score_masked
 from qkv.task.fill.recipe import FillRecipe
-from qkv.task.generate.text import (
+from qkv.task.texts import (
     AnyTokenizer,
     Texts,
     encode_text,
+    fingerprint_texts,
     learn_tokenizer,
+    name_text,
+    read_test_text,
     read_texts,
     tokenizer_from_json,
     tokenizer_to_json,
@@ -43,17 +45,11 @@ class Fill(Task):
 
     def compute_fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
         """The number and a digest of the lines of both texts."""
-        return {
-            f"{split}.text": {"lines": len(lines), "digest": digest_of_lines(lines)}
-            for split, lines in data._asdict().items()
-        }
+        return fingerprint_texts(data)
 
     def name_data_part(self, part: str, recipe: FillRecipe) -> str:
         """What a user calls the text of a split."""
-        if recipe.data.phrases is not None:
-            return "data.phrases"
-        is_held_out = part.startswith("valid") and recipe.data.valid is None
-        return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+        return name_text(part, recipe.data)
 
     def learn_files(self, recipe: FillRecipe, data: Texts) -> dict[str, bytes]:
         """The tokenizer, learnt from the training text."""
@@ -63,7 +59,9 @@ class Fill(Task):
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
 
-    def build_training(self, recipe: FillRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
+    def build_training(
+        self, recipe: FillRecipe, data: Texts, parsed: AnyTokenizer, report: Progress
+    ) -> Training:
         """Wire the training; reports the sizes of the text and the model."""
         ids, seed = encode_text(data.train, parsed).ids, recipe.train.seed
         batches = masked_plan(StreamPlan(ids, recipe.batch, seed), recipe, parsed, seed)

@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from qkv.decode.sample import SampleConfig, sample
 from qkv.errors import BadData, BadRecipe
-from qkv.strict import explain
+from qkv.strict import describe_errors
 from qkv.task.generate.recipe import LanguageRecipe, Mode
 from qkv.task.generate.scoring import score_text, windows_of
-from qkv.task.generate.text import AnyTokenizer, decode_text, encode_prompt, encode_text, read_test_text
+from qkv.task.texts import AnyTokenizer, decode_text, encode_prompt, encode_text, read_test_text
+from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Example, Trace, WeightAxes
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -131,17 +132,14 @@ class Generator:
         examples = [self._example(text, number) for number, text in enumerate(_as_list(texts), start=1)]
         if not examples:
             raise BadData("there is no text to trace")
-        specs = {name: layer.spec for name, layer in self.model.attentions().items()}
-        unnormalised = tuple(
-            name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
-        )
+        unnormalised = find_unnormalised(self.model)
         meta = {"model": self.recipe.model.mixer}
         return Trace(tuple(examples), "language model", unnormalised=unnormalised, meta=meta)
 
     @property
     def context(self) -> int | None:
         """Most positions that the model can read at once; None: any number."""
-        limit = self.model.capacity.target
+        limit = self.model.length_limits.target
         return None if limit is None else limit.positions
 
     def sample_config(self, **options: Any) -> SampleConfig:
@@ -154,7 +152,7 @@ class Generator:
         try:
             return SampleConfig(**{**self.recipe.sample.model_dump(), **changed})
         except ValidationError as error:
-            raise BadRecipe(explain(error, SampleConfig)) from None
+            raise BadRecipe(describe_errors(error, SampleConfig)) from None
 
     @torch.inference_mode()
     def _example(self, text: str, number: int) -> Example:

@@ -4,62 +4,15 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from qkv.data.generated.phrases import PhraseData
 from qkv.data.streams import StreamConfig
 from qkv.decode.sample import SampleConfig
 from qkv.model.language import LanguageModelConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
+from qkv.task.texts import TextConfig, VocabularyConfig
 from qkv.train import AttentionTerms, TrainConfig
 
 Mode = Literal["segments", "sliding", "carry"]
-
-
-class TextConfig(Strict):
-    """Where the text comes from: files of your own, or generated phrases.
-
-    Args:
-        train: text files, plain or gzipped, read one after the other.
-        valid: held-out text; null takes the last `holdout` of the training text.
-        test: what `qkv evaluate` takes when no file is named; null: the held-out text.
-        holdout: the share of the training text to hold out where valid is null.
-        phrases: generate phrases instead of reading files; the source language alone is used.
-    """
-
-    train: str | list[str] | None = Field(default=None, description="text files, plain or gzipped")
-    valid: str | list[str] | None = Field(
-        default=None, description="held-out text; null takes the end of the training text"
-    )
-    test: str | list[str] | None = Field(
-        default=None, description="what `qkv evaluate` takes when no file is named; null: the held-out text"
-    )
-    holdout: float = Field(
-        default=0.1, gt=0, lt=1, description="share of the training text to hold out where valid is null"
-    )
-    phrases: PhraseData | None = Field(default=None, description="generate phrases instead of reading files")
-
-    @model_validator(mode="after")
-    def _has_one_source(self) -> "TextConfig":
-        if (self.train is None) == (self.phrases is None):
-            raise ValueError("give either 'train', files of your own, or 'phrases', generated ones")
-        return self
-
-
-class VocabularyConfig(Strict):
-    """How text becomes tokens.
-
-    Args:
-        kind: byte: 256 tokens and no vocabulary to learn; char: characters; word: words between spaces;
-            bpe: word pieces.
-        vocab: the largest vocabulary, the 4 control tokens included (char, word and bpe).
-        lowercase: read all text in lower case.
-        min_count: leave out words seen less often (word).
-    """
-
-    kind: Literal["byte", "char", "word", "bpe"] = Field(default="bpe", description="what a token is")
-    vocab: PositiveInt = Field(default=8000, description="largest vocabulary (char, word and bpe)")
-    lowercase: bool = Field(default=False, description="read all text in lower case")
-    min_count: PositiveInt = Field(default=1, description="leave out words seen less often (word)")
 
 
 class LanguageObjectiveConfig(AttentionTerms):
@@ -116,7 +69,7 @@ class LanguageRecipe(Recipe):
 
     @model_validator(mode="after")
     def _positions_reach(self) -> "LanguageRecipe":
-        limit = self.model.capacity.target
+        limit = self.model.length_limits.target
         carries = self.batch.carry or self.validation.mode == "carry"
         if limit is not None and (carries or self.batch.length > limit.positions):
             needed = "carrying the state needs" if carries else f"batch.length={self.batch.length} needs"

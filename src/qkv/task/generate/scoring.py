@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qkv.errors import BadData
 from qkv.task.generate.recipe import LanguageRecipe, Mode
-from qkv.task.generate.text import AnyTokenizer, EncodedText, start_token
+from qkv.task.texts import AnyTokenizer, EncodedText, start_token
 from qkv.train.objective import linear_cross_entropy
 
 POSITIONS_AT_ONCE = 16_384

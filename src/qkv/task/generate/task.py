@@ -12,16 +12,18 @@ from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
-from qkv.task.checksums import digest_of_lines
 from qkv.task.generate.generator import Generator
 from qkv.task.generate.recipe import LanguageObjectiveConfig, LanguageRecipe
 from qkv.task.generate.scoring import score_text, windows_of
-from qkv.task.generate.text import (
+from qkv.task.texts import (
     AnyTokenizer,
     EncodedText,
     Texts,
     encode_text,
+    fingerprint_texts,
     learn_tokenizer,
+    name_text,
+    read_test_text,
     read_texts,
     tokenizer_from_json,
     tokenizer_to_json,
@@ -50,17 +52,11 @@ class Generate(Task):
 
     def compute_fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
         """The number and a digest of the lines of both texts."""
-        return {
-            f"{split}.text": {"lines": len(lines), "digest": digest_of_lines(lines)}
-            for split, lines in data._asdict().items()
-        }
+        return fingerprint_texts(data)
 
     def name_data_part(self, part: str, recipe: LanguageRecipe) -> str:
         """What a user calls the text of a split."""
-        if recipe.data.phrases is not None:
-            return "data.phrases"
-        is_held_out = part.startswith("valid") and recipe.data.valid is None
-        return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+        return name_text(part, recipe.data)
 
     def learn_files(self, recipe: LanguageRecipe, data: Texts) -> dict[str, bytes]:
         """The tokenizer, learnt from the training text."""
@@ -70,7 +66,9 @@ class Generate(Task):
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
 
-    def build_training(self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress) -> Training:
+    def build_training(
+        self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress
+    ) -> Training:
         """Wire the training; reports the sizes of the text and the model, and how it is scored."""
         refuse_growing_state(recipe)
         train, valid = (encode_text(lines, parsed) for lines in data)

@@ -84,14 +84,3 @@ def translation_example(
         log_probs_axis=None if log_probs is None else "target",
         meta=meta or {},
     )
-
-
-def find_unnormalised(model: Any) -> tuple[str, ...]:
-    """Names of weights whose rows may not sum to 1 or may be negative.
-
-    Those are the implied weights of a feature map, and the weights of scopes that do not normalise.
-    """
-    specs = {name: layer.spec for name, layer in model.attention_layers().items()}
-    return tuple(
-        name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
-    )

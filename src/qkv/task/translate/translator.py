@@ -18,7 +18,8 @@ from qkv.task.translate.metrics import Report, Scorer
 from qkv.task.translate.pairs import Lines, read_test_pairs
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.source_lines import TOO_LONG, UNKNOWN, as_lines, encode_line
-from qkv.task.translate.trace_examples import build_example, find_unnormalised
+from qkv.task.translate.trace_examples import build_example
+from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Trace
 
 BLOCK = 1024  # lines that are sorted by length together: batches pad little, and memory stays bounded

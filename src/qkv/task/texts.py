@@ -1,19 +1,71 @@
-"""Text files as one long array of token ids."""
+"""Text for language models: the files that a recipe names, and the text as one long array of token ids."""
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, PositiveInt, model_validator
 
 from qkv.data import read_lines
 from qkv.data.byte_tokens import ByteTokenizer
-from qkv.data.tokens import CONTROL, EOS, Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer
+from qkv.data.generated.phrases import PhraseData
+from qkv.data.tokens import CONTROL, EOS, Tokenizer, TokenizerConfig, TokenizerPair
+from qkv.data.vocabularies import train_tokenizer
 from qkv.errors import BadData
-from qkv.task.generate.recipe import TextConfig, VocabularyConfig
+from qkv.strict import Strict
+from qkv.task.checksums import digest_lines
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 ENCODED_AT_ONCE = 100_000  # characters
+
+
+class TextConfig(Strict):
+    """Where the text comes from: files of your own, or generated phrases.
+
+    Args:
+        train: text files, plain or gzipped, read one after the other.
+        valid: held-out text; null takes the last `holdout` of the training text.
+        test: what `qkv evaluate` takes when no file is named; null: the held-out text.
+        holdout: the share of the training text to hold out where valid is null.
+        phrases: generate phrases instead of reading files; the source language alone is used.
+    """
+
+    train: str | list[str] | None = Field(default=None, description="text files, plain or gzipped")
+    valid: str | list[str] | None = Field(
+        default=None, description="held-out text; null takes the end of the training text"
+    )
+    test: str | list[str] | None = Field(
+        default=None, description="what `qkv evaluate` takes when no file is named; null: the held-out text"
+    )
+    holdout: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the training text to hold out where valid is null"
+    )
+    phrases: PhraseData | None = Field(default=None, description="generate phrases instead of reading files")
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "TextConfig":
+        if (self.train is None) == (self.phrases is None):
+            raise ValueError("give either 'train', files of your own, or 'phrases', generated ones")
+        return self
+
+
+class VocabularyConfig(Strict):
+    """How text becomes tokens.
+
+    Args:
+        kind: byte: 256 tokens and no vocabulary to learn; char: characters; word: words between spaces;
+            bpe: word pieces.
+        vocab: the largest vocabulary, the 4 control tokens included (char, word and bpe).
+        lowercase: read all text in lower case.
+        min_count: leave out words seen less often (word).
+    """
+
+    kind: Literal["byte", "char", "word", "bpe"] = Field(default="bpe", description="what a token is")
+    vocab: PositiveInt = Field(default=8000, description="largest vocabulary (char, word and bpe)")
+    lowercase: bool = Field(default=False, description="read all text in lower case")
+    min_count: PositiveInt = Field(default=1, description="leave out words seen less often (word)")
 
 
 class Texts(NamedTuple):
@@ -54,8 +106,30 @@ def read_texts(config: TextConfig) -> Texts:
     return _split(train, config.holdout)
 
 
-def read_test_text(config: TextConfig) -> list[str]:
-    """The lines of the test text, or of the held-out text where the recipe names no test."""
+def fingerprint_texts(texts: Texts) -> dict[str, dict[str, Any]]:
+    """The number and a digest of the lines of both texts; see `Task.compute_fingerprint`."""
+    return {
+        f"{split}.text": {"lines": len(lines), "digest": digest_lines(lines)}
+        for split, lines in texts._asdict().items()
+    }
+
+
+def name_text(part: str, config: TextConfig) -> str:
+    """What a user calls the text of a split; see `Task.name_data_part`."""
+    if config.phrases is not None:
+        return "data.phrases"
+    is_held_out = part.startswith("valid") and config.valid is None
+    return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+
+
+def read_test_text(config: TextConfig, file: Path | None = None) -> list[str]:
+    """The lines of a file, of the recipe's test text, or of the held-out text where there is no test.
+
+    Raises:
+        BadData: the file cannot be read, or there is no text in it.
+    """
+    if file is not None:
+        return _read(str(file), "--data")
     return _read(config.test, "data.test") if config.test is not None else read_texts(config).valid
 
 

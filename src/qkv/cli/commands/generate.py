@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qkv.cli.output import STANDARD, opened
+from qkv.cli.output_stream import STANDARD, open_output
 from qkv.data import read_lines
 from qkv.errors import BadData
 from qkv.progress import progress
-from qkv.task.runs import load
 
 MOST_TRACED = 20
 
@@ -38,7 +37,7 @@ def generate_text(
     texts = texts or [""]
     stop = [text.replace("\\n", "\n") for text in stop]
     generator.sample_config(**options)  # refuses bad options before the output is opened
-    with opened(output) as out:
+    with open_output(output) as out:
         if len(texts) == 1:
             written = _stream(generator, texts[0], stop, out, options)
         else:
