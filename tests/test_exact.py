@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qkv.errors import TooLarge
-from qkv.kernel import bands, pairs
+from qkv.kernel import bands, query_blocks
 from qkv.kernel.cache import Cache
-from qkv.kernel.fused import fused
+from qkv.kernel.fused_attention import fused_attention
 from qkv.kernel.masking import Masking
 from qkv.layer import Attention
 from qkv.scope import Predictive, Window
@@ -41,10 +41,10 @@ def gradients(layer: Attention, call: Callable[[Tensor], Tensor], x: Tensor) -> 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "FEWEST", 3)
-    monkeypatch.setattr(bands, "MOST", 4)
-    monkeypatch.setattr(bands, "RUN", 2)
-    monkeypatch.setattr(pairs, "BLOCK", 500)
+    monkeypatch.setattr(bands, "MIN_BLOCK", 3)
+    monkeypatch.setattr(bands, "MAX_BLOCK", 4)
+    monkeypatch.setattr(bands, "BLOCKS_AT_A_TIME", 2)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
 
 
 class Largest(TorchDispatchMode):
@@ -129,7 +129,7 @@ def test_a_window_never_makes_a_tensor_of_all_pairs() -> None:
         attention = layer(scope=Window(half_width), causal=True)
         with Largest() as largest:
             attention(torch.randn(1, length, WIDTH).double()).sum().backward()
-        reach = bands.block_size(half_width, 0) + half_width
+        reach = bands.compute_block_size(half_width, 0) + half_width
         assert largest.elements <= H * length * 2 * reach
         assert largest.elements < length**2 / 4
 
@@ -144,7 +144,7 @@ def test_blocks_of_queries_equal_all_at_once(
     given["bias"] = torch.randn(B, H, 23, 23).double()
     whole = attention.attend(x, **given)
     expected = gradients(attention, lambda x: attention(x, **given), x)
-    monkeypatch.setattr(pairs, "BLOCK", 500)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
     assert "queries at a time" in attention.explain(23, 23)
     parts = attention.attend(x, **given)
     close(parts.out, whole.out)
@@ -157,12 +157,12 @@ def test_blocks_know_where_their_queries_stand(monkeypatch: pytest.MonkeyPatch, 
     attention, x = layer(scope=scope, score=Location(40)), torch.randn(B, 23, WIDTH).double()
     keep = torch.rand(B, 23) < 0.8
     whole = attention.attend(x, keep=keep)
-    monkeypatch.setattr(pairs, "BLOCK", 500)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
     close(attention(x, keep=keep), whole.out)
 
 
 def test_blocks_cover_queries_that_see_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "BLOCK", 1)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 1)
     core = layer(score=Cosine(), causal=True).core
     q, k = torch.randn(B, H, 9, 7).double(), torch.randn(B, 2, 4, 7).double()
     shown = core.attend(q, k, k)
@@ -174,7 +174,7 @@ def test_blocks_cover_queries_that_see_nothing(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("estimator", ["reinforce", "straight_through", "gumbel"])
 def test_blocks_draw_once(monkeypatch: pytest.MonkeyPatch, estimator: Any) -> None:
     """The backward pass, which computes every block again, meets the draws of the forward pass."""
-    monkeypatch.setattr(pairs, "BLOCK", 500)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
     attention, x = layer(select=Hard(estimator)), torch.randn(B, 23, WIDTH).double()
 
     def drawn(x: Tensor) -> Tensor:
@@ -183,12 +183,12 @@ def test_blocks_draw_once(monkeypatch: pytest.MonkeyPatch, estimator: Any) -> No
         return shown.out if shown.log_prob is None else shown.out.sum() + shown.log_prob.sum()
 
     again = gradients(attention, drawn, x)
-    monkeypatch.setattr(pairs, "checkpoint", lambda average, part, **_: average(part))
+    monkeypatch.setattr(query_blocks, "checkpoint", lambda average, part, **_: average(part))
     close(again, gradients(attention, drawn, x))
 
 
 def test_additive_scores_never_hold_all_pairs_times_the_inner_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "BLOCK", 2**14)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 2**14)
     attention = Attention(8, 1, score=Additive(64), project=False).double()
     x, memory = torch.randn(2, 60, 8).double(), torch.randn(2, 50, 8).double()
     with Largest() as largest:
@@ -232,8 +232,8 @@ def test_the_cache_shares_heads_and_grows_by_doubling() -> None:
         state = attention.start(batch=B)
         for _ in range(200):
             _, state = attention.step(torch.randn(B, WIDTH).double(), state)
-            places.add(state.core.keys.held.untyped_storage().data_ptr())
-    assert state.core.keys.held.shape == (B, 2, 200, 7)
+            places.add(state.core.keys.entries.untyped_storage().data_ptr())
+    assert state.core.keys.entries.shape == (B, 2, 200, 7)
     assert len(places) <= 6
 
 
@@ -246,20 +246,20 @@ def test_a_window_keeps_no_more_than_it_reaches() -> None:
         for t in range(300):
             out, state = attention.step(x[:, t], state, keep=keep[:, t : t + 1])
             outs.append(out)
-            assert state.core.keys.held.shape[2] <= 40
-            assert state.core.keys.held.untyped_storage().nbytes() <= 8 * B * 2 * 7 * 90
+            assert state.core.keys.entries.shape[2] <= 40
+            assert state.core.keys.entries.untyped_storage().nbytes() <= 8 * B * 2 * 7 * 90
     close(torch.stack(outs, 1), expected)
 
 
 def test_a_cache_is_of_the_type_of_what_is_read() -> None:
     with torch.no_grad():
-        cache = Cache(torch.zeros(1, 1, 2, 3)).grown(torch.ones(1, 1, 1, 3).double())
-        assert cache.held.dtype == torch.float64
-        assert cache.grown(torch.ones(1, 1, 1, 3)).held.dtype == torch.float32
+        cache = Cache(torch.zeros(1, 1, 2, 3)).append(torch.ones(1, 1, 1, 3).double())
+        assert cache.entries.dtype == torch.float64
+        assert cache.append(torch.ones(1, 1, 1, 3)).entries.dtype == torch.float32
     with torch.inference_mode():
-        further = cache.grown(torch.ones(1, 1, 1, 3).double())
+        further = cache.append(torch.ones(1, 1, 1, 3).double())
     with torch.no_grad():
-        assert further.grown(torch.ones(1, 1, 1, 3).double()).held.shape[2] == 5
+        assert further.append(torch.ones(1, 1, 1, 3).double()).entries.shape[2] == 5
 
 
 def test_steps_show_weights_only_where_asked() -> None:
@@ -283,7 +283,7 @@ def test_only_keys_that_many_queries_read_are_laid_side_by_side(
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
     q, k = (torch.randn(1, n, 2, 4).transpose(1, 2) for n in (queries, 700))
-    fused(q, k, k, None, False, None, 0.0)
+    fused_attention(q, k, k, None, False, None, 0.0)
     assert seen == [near]
 
 
@@ -292,7 +292,7 @@ def test_masks_of_all_pairs_come_in_blocks_too(monkeypatch: pytest.MonkeyPatch, 
     attention, x = layer(causal=causal), torch.randn(B, 23, WIDTH).double()
     given = {"keep": torch.rand(B, 23) < 0.8} if causal else {"allow": torch.rand(23, 23) < 0.8}
     expected = gradients(attention, lambda x: attention(x, **given), x)
-    monkeypatch.setattr(pairs, "BLOCK", 100)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 100)
     close(attention(x, **given), attention.attend(x, **given).out)
     close(gradients(attention, lambda x: attention(x, **given), x), expected)
 

@@ -64,12 +64,14 @@ def test_the_matrix_names_parts_in_full_where_there_is_room() -> None:
 def test_one_part_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.call("parts", "rfa") == 0
     out = capsys.readouterr().out
-    assert out.startswith("rfa (kernel: how is the average computed?)\n  Random Feature Attention.\n\n")
+    assert out.startswith(
+        "rfa (kernel: how is the average computed?)\n  Random Feature Attention: random features of"
+    )
     for line in (
         "  paper         Peng et al. 2021, eq. 5",
         "                estimates the softmax of σ²·cosine / τ²",
         "  features=64",
-        "  redraw=True, pool=500",
+        "  pool=500",
         "  scaled_dot, dot, general, additive, cosine, location",
         "  window, predictive",
         "  dropout > 0",
@@ -104,13 +106,13 @@ def test_every_option_has_a_meaning(kind: type[Part]) -> None:
     assert sorted(name for names, _ in options for name in names) == sorted(list_options(kind))
 
 
-def test_meanings_come_from_lines_prose_or_another_option() -> None:
+def test_meanings_come_from_the_entries_of_the_docstring() -> None:
     assert catalogue.describe(Window).options == [
         (["half_width"], "How many positions the window reaches to either side."),
         (["left"], "How many positions it reaches back; None takes `half_width`."),
         (["right"], "How many positions it reaches ahead; None takes `half_width`."),
     ]
-    assert catalogue.describe(RFA).options[-1][0] == ["redraw", "pool"]
+    assert catalogue.describe(RFA).options[-1][0] == ["pool"]
 
 
 def test_facts_read_as_the_part_with_these_options() -> None:

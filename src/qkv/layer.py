@@ -12,7 +12,7 @@ from qkv.errors import BadMask, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
 from qkv.kernel.native import few
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Key, Query, Value

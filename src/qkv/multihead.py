@@ -16,7 +16,7 @@ from qkv import multihead_masks, nan, nested
 from qkv.errors import BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Query, Value

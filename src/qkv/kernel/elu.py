@@ -67,12 +67,14 @@ class EluMap(BackendMap):
 class Elu(Part):
     """The linear Transformer: positive features at the lowest cost, which estimate no exact attention.
 
-    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k) with φ(x) = elu(x) + 1.  Katharopoulos et al. 2020, eq. 7.
+    References:
+        Katharopoulos et al. 2020, eq. 7.
 
-    >>> import qkv, torch
-    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Elu(), causal=True)
-    >>> layer(torch.randn(1, 1000, 16)).shape
-    torch.Size([1, 1000, 16])
+    Example:
+        >>> import qkv, torch
+        >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Elu(), causal=True)
+        >>> layer(torch.randn(1, 1000, 16)).shape
+        torch.Size([1, 1000, 16])
     """
 
     axis: ClassVar[str] = "kernel"

@@ -82,9 +82,6 @@ class PositiveMap(RandomFeatureMap):
 class Favor(Part):
     """FAVOR+ of the Performer: estimates softmax attention with the scaled dot product.
 
-    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k) with E[φ(q)·φ(k)] = exp(q·k / sqrt(D)).  Choromanski et al. 2021, lemma
-    1.
-
     Args:
         features: R, the number of random vectors.
         orthogonal: Whether projections are block-orthogonal, which lowers the variance of the estimate.
@@ -92,10 +89,14 @@ class Favor(Part):
             one.
         pool: The number of sets of projections for training.
 
-    >>> import qkv, torch
-    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Favor(32)).eval()
-    >>> layer.attend(torch.randn(1, 5, 16)).weights.shape
-    torch.Size([1, 2, 5, 5])
+    References:
+        Choromanski et al. 2021, lemma 1: E[φ(q)·φ(k)] = exp(q·k / sqrt(D)).
+
+    Example:
+        >>> import qkv, torch
+        >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Favor(32)).eval()
+        >>> layer.attend(torch.randn(1, 5, 16)).weights.shape
+        torch.Size([1, 2, 5, 5])
     """
 
     features: PositiveInt = 64

@@ -5,6 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qkv import masks
+from qkv.shapes import Allow, Logits, Query
+
 
 class Masking(NamedTuple):
     """Which keys each query may attend to; all masks intersect.
@@ -33,6 +36,32 @@ def slice_keys(masking: Masking, positions: slice) -> Masking:
 def slice_keep(masking: Masking, positions: slice, gate: Tensor | None) -> Masking:
     """The masking of a range of keys whose gate is already sliced."""
     return masking._replace(keep=None if masking.keep is None else masking.keep[:, positions], gate=gate)
+
+
+def combine_masks(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
+    """Intersect all masks of exact attention.
+
+    Args:
+        q: Queries [B,H,T,D].
+        keys: S.
+        masking: `keep` and `allow`.
+        causal: Whether query t sees keys up to t + S - T only.
+        reach: The mask of the scope; None for all keys.
+
+    Returns:
+        The mask [B or 1,H or 1,T or 1,S]; None where every query may attend to every key.
+    """
+    triangle = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
+    return masks.intersect(triangle, masks.over_keys(masking.keep), masking.allow, reach)
+
+
+def add_bias(logits: Logits, bias: Tensor) -> Logits:
+    """logits + bias, clamped to finite numbers in float16, where -inf would mask the key.
+
+    The most negative float16 bias and a score of -16 would add up to -inf.
+    """
+    total = logits + bias
+    return total.clamp_min(torch.finfo(total.dtype).min) if total.dtype == torch.float16 else total
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:

@@ -168,9 +168,7 @@ FEATURE_MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}
 
 @dataclass(frozen=True, config=PART)
 class RFA(Part):
-    """Random Feature Attention: linear-time attention with random features of a kernel.
-
-    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k).  Peng et al. 2021, eq. 5.
+    """Random Feature Attention: random features of a Gaussian or arc-cosine kernel, in linear time.
 
     Args:
         features: R, the number of random vectors.  The Gaussian map has 2R features, the arc-cosine map R.
@@ -188,10 +186,14 @@ class RFA(Part):
     Raises:
         BadRecipe: An option is out of range, or `temperature` is set for the arc-cosine kernel.
 
-    >>> import qkv, torch
-    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.RFA(32, gate=True), causal=True).eval()
-    >>> layer(torch.randn(1, 1000, 16)).shape
-    torch.Size([1, 1000, 16])
+    References:
+        Peng et al. 2021, eq. 5, and eq. 7 for the gate.
+
+    Example:
+        >>> import qkv, torch
+        >>> layer = qkv.Attention(16, heads=2, kernel=qkv.RFA(32, gate=True), causal=True).eval()
+        >>> layer(torch.randn(1, 1000, 16)).shape
+        torch.Size([1, 1000, 16])
     """
 
     features: PositiveInt = 64

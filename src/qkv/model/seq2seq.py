@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, model_
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.layer import Attention
 from qkv.model.length_limits import LengthLimits, get_key_limit
 from qkv.model.recurrent_decoders import BahdanauDecoder, DecoderState, LuongDecoder, PlainDecoder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadRecipe
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
