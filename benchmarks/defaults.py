@@ -1,16 +1,16 @@
-"""Which settings learn most in a given CPU time?  Trains settings under one budget and scores their BLEU.
+"""Compares training settings under one budget of CPU time by the BLEU that they reach.
 
     QKV_DATA=... python benchmarks/defaults.py tatoeba-12000 [--rows 't128-*,rnn-*'] [--out runs/defaults]
 
-A short probe measures the CPU seconds of an update; from these follows the number of updates that fits the
-budget, so every learning-rate schedule ends inside it.  All probes run first, one after the other (`--plan`
-stops there): on an idle machine, so that work beside the training changes the seconds below but no score.
-The seconds in the table are those of the process for everything that `qkv train` does: reading, learning the
-vocabulary, updates and validation.  Scoring is not counted: the development set, with the recipe's beam
-search.  One thread, one seed.  A row whose result is already in `--out` is not trained again.
+A short probe measures the CPU seconds of an update. They give the number of updates that fits the budget, so
+every learning-rate schedule ends inside it. All probes run first, one after the other (`--plan` stops there).
+Run them on an idle machine: other work during the trainings then changes the times below, but no score. The
+minutes in the table are CPU time of everything that `qkv train` does: reading, learning the vocabulary,
+updates and validation. Scoring the development set, with the recipe's beam search, is not counted. One
+thread, one seed. A row whose result is already in `--out` is not trained again.
 
-The row `defaults` sets nothing but the files: its updates follow from the defaults themselves, unless
-`--minutes` is given, which then plans its updates like those of the others.
+The row `defaults` sets nothing but the files. Its number of updates follows from the defaults, unless
+`--minutes` is passed, which plans them as for the other rows.
 """
 
 import argparse
@@ -34,13 +34,17 @@ from qkv.task.translate.pairs import Lines
 from qkv.train import STATE
 from qkv.train.update import Updater
 
-PROBE, VALIDATIONS, FOR_THE_REST = 40, 8, 0.08
+PROBE, VALIDATIONS, OVERHEAD = 40, 8, 0.08
 TATOEBA = "${QKV_DATA}/tatoeba-eng-fra/{split}.{side}.gz"
 MULTI30K = "${QKV_DATA}/multi30k/raw/{split}.{side}.gz"
 
 
 class Corpus(NamedTuple):
-    """Where the pairs come from, how many are drawn of them (None: all), the budget in CPU minutes."""
+    """Parallel text and a budget.
+
+    path: of the files, with {split} and {side}.  pairs: how many are drawn (None: all).  minutes: CPU minutes
+    of a row.  dev: the split for scoring.
+    """
 
     path: str
     pairs: int | None
@@ -85,21 +89,21 @@ SETTINGS: dict[str, str] = {
 }
 
 
-def setting(words: str) -> list[str]:
-    """The changes that a row makes to the recipe; a later word replaces an earlier one with the same key."""
+def parse_setting(words: str) -> list[str]:
+    """The changes of a row to the recipe; a later word replaces an earlier one with the same key."""
     keys = dict(word.split("=", 1) for word in words.split())
     return [f"{key}={value}" for key, value in keys.items()]
 
 
 def draw_pairs(corpus: Corpus, seed: int) -> Lines:
-    """The training pairs, the same ones for every row."""
+    """The training pairs, the same for every row."""
     paths = {side: corpus.path.replace("{split}", "train").replace("{side}", side) for side in ("en", "fr")}
     pairs = read_pairs(ParallelData(source=paths["en"], target=paths["fr"]))
     return pairs if corpus.pairs is None else random.Random(seed).sample(pairs, corpus.pairs)
 
 
 def write_pairs(pairs: Lines, folder: Path) -> dict[str, str]:
-    """Write the two sides into the results' folder, as a user's own files would be."""
+    """Write the two sides as text files into the folder of the results; returns side -> path."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {"source": folder / "train.en", "target": folder / "train.fr"}
     for side, path in enumerate(files.values()):
@@ -108,18 +112,18 @@ def write_pairs(pairs: Lines, folder: Path) -> dict[str, str]:
 
 
 def train(recipe: Path, changes: Sequence[str], run: Path) -> Any:
-    """Train into `run`, or go on where a stopped benchmark left it; the CPU seconds go into a file."""
-    began = time.process_time()
+    """Train into `run`, or resume where a stopped benchmark ended, and add the CPU seconds to a file."""
+    start = time.process_time()
     try:
         return fit(recipe, run, changes=changes, resume=(run / STATE).exists(), quiet=True)
     finally:
-        place = run.with_suffix(".seconds")
-        before = float(place.read_text()) if place.exists() else 0.0
-        place.write_text(str(before + time.process_time() - began))
+        seconds_file = run.with_suffix(".seconds")
+        before = float(seconds_file.read_text()) if seconds_file.exists() else 0.0
+        seconds_file.write_text(str(before + time.process_time() - start))
 
 
-def planned_updates(recipe: Path, changes: Sequence[str], seconds: float, run: Path) -> int:
-    """Updates that fit `seconds`, with a share kept back for everything else."""
+def plan_updates(recipe: Path, changes: Sequence[str], seconds: float, run: Path) -> int:
+    """The number of updates that fits `seconds`, with a reserve for everything else."""
     ends: list[float] = []
     update = Updater.update
 
@@ -129,37 +133,40 @@ def planned_updates(recipe: Path, changes: Sequence[str], seconds: float, run: P
 
     shutil.rmtree(run, ignore_errors=True)
     with patch.object(Updater, "update", timed):
-        ends_at = f"train.steps={PROBE}"
-        train(recipe, [*changes, "validation.decode=0", "train.warmup=10", ends_at], run)
-    # the first updates are slower: memory is claimed, kernels are compiled
+        probe_changes = ["validation.decode=0", "train.warmup=10", f"train.steps={PROBE}"]
+        train(recipe, [*changes, *probe_changes], run)
+    # the first updates are slower: they allocate memory and compile kernels
     first = PROBE // 4
     update_seconds = (ends[-1] - ends[first]) / (PROBE - 1 - first)
-    return int((1 - FOR_THE_REST) * seconds / update_seconds)
+    return int((1 - OVERHEAD) * seconds / update_seconds)
 
 
 def plan(words: str, recipe: Path, seconds: float | None, folder: Path) -> list[str]:
-    """The changes of a row, with an end inside the budget if there is one; the same when asked again."""
-    place = folder / "changes.json"
-    if not place.exists():
-        changes = ["validation.samples=0", *setting(words)]
+    """The changes of a row, with a number of updates that fits the budget if there is one.
+
+    They are stored in `folder`, so that a second call returns the same.
+    """
+    plan_file = folder / "changes.json"
+    if not plan_file.exists():
+        changes = ["validation.samples=0", *parse_setting(words)]
         if seconds is not None:
-            steps = planned_updates(recipe, changes, seconds, folder / "probe")
+            steps = plan_updates(recipe, changes, seconds, folder / "probe")
             changes += [f"train.steps={steps}", f"train.validate_every={-(-steps // VALIDATIONS)}"]
             changes += [] if "train.warmup" in words else [f"train.warmup={steps // 10}"]
-        place.write_text(json.dumps(changes))
-    return json.loads(place.read_text())
+        plan_file.write_text(json.dumps(changes))
+    return json.loads(plan_file.read_text())
 
 
 def measure(name: str, changes: list[str], corpus: Corpus, recipe: Path, folder: Path) -> dict[str, Any]:
     """Train one row as planned and score it."""
     run = folder / "run"
     result = train(recipe, changes, run)
-    spent = float(run.with_suffix(".seconds").read_text())
+    seconds = float(run.with_suffix(".seconds").read_text())
     dev = {side: corpus.path.replace("{split}", corpus.dev).replace("{side}", side) for side in ("en", "fr")}
     report = qkv.load(run).evaluate(read_pairs(ParallelData(source=dev["en"], target=dev["fr"])))
     return {
         "name": name,
-        "minutes": spent / 60,
+        "minutes": seconds / 60,
         "updates": result.steps,
         "epochs": result.epochs,
         "bleu": report.scores["bleu"],
@@ -197,10 +204,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (out / name).mkdir(exist_ok=True)
         plans[name] = plan(settings[name], recipe, seconds, out / name)
     for name, changes in () if options.plan else plans.items():
-        place = out / name / "result.json"
-        if not place.exists():
-            place.write_text(json.dumps(measure(name, changes, corpus, recipe, out / name), indent=1))
-        row = json.loads(place.read_text())
+        result_file = out / name / "result.json"
+        if not result_file.exists():
+            result_file.write_text(json.dumps(measure(name, changes, corpus, recipe, out / name), indent=1))
+        row = json.loads(result_file.read_text())
         counts = f"{row['minutes']:.1f} | {row['updates']:,} | {row['epochs']}"
         print(f"| {name} | {counts} | {row['bleu']:.2f} | {row['chrf']:.2f} |", flush=True)
     return 0

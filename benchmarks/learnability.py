@@ -1,14 +1,14 @@
-"""Does every attention learn?  One generated task, one small budget, one row per attention.
+"""Shows which attentions learn a generated task within a small budget, one row per attention.
 
     python benchmarks/learnability.py [--rows 'rnn-*,transformer-elu'] [--updates 600] [--json FILE]
 
-The task is reversal: the source is 4 to 12 symbols of 10, the target is the source backwards.  Every model of
-a kind is trained with the same updates, batches and learning rate on one thread, and searched greedily on 500
-sequences that it was not trained on.
+The task is reversal: the source is 4 to 12 symbols of 10, and the target is the source backwards. Every model
+of a kind is trained with the same updates, batches and learning rate on one thread, and decoded greedily on
+500 sequences that were left out of the training.
 
-exact: share of sequences answered without an error.  tokens: share of symbols right, given the right ones
-before.  seconds: CPU time of the training.  The exit status is 1 when a row that should solve the task stays
-below its threshold.  Rows are independent: patterns in --rows split them over processes.
+exact: fraction of sequences decoded without an error. tokens: accuracy of the next symbol after a correct
+prefix. seconds: CPU time of the training. The exit status is 1 if a row that should solve the task stays
+below its threshold. Rows are independent: patterns in --rows distribute them over processes.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Sparsemax, TopK
 from qkv.spec import AttentionSpec
 from qkv.symbols import EOS
-from qkv.task.translate.translation import decode_ids
+from qkv.task.translate.decoding import decode_ids
 from qkv.train import AttentionTerms, TrainConfig, Translation, fit
 
 SYMBOLS, FIRST, SHORTEST, LONGEST = 10, EOS + 1, 4, 12
@@ -47,7 +47,7 @@ BATCH, HELD_OUT, SEED = 64, 500, 1
 
 
 class Budget(NamedTuple):
-    """What every row of a kind of model gets."""
+    """The number of updates and the learning rate of every row of a kind of model."""
 
     updates: int
     lr: float
@@ -60,9 +60,10 @@ BUDGETS = {"rnn": Budget(updates=700, lr=4e-3), "transformer": Budget(updates=70
 class Row:
     """An attention in a model.
 
-    cannot: why it cannot look up the symbol it needs; what the encoder's last state carries may still answer
-    in part.  slow: why this budget is too small for it.
-    at_least: the share of exact answers that it must reach where neither is said.
+    Args:
+        cannot: why the attention cannot look up the symbol that the model needs; None if it can.
+        slow: why the budget is too small for it; None if it is not.
+        at_least: the fraction of exact answers that the row must reach if `cannot` and `slow` are None.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a row; only `refused` and `parameters` where the library refused the task."""
+    """The result of a row; only `refused` and `parameters` if the library refused the task."""
 
     name: str
     parameters: int
@@ -97,7 +98,7 @@ def transformer(**places: Any) -> TransformerConfig:
     return TransformerConfig(**sizes, dropout=0.0, **places)
 
 
-def decoding(kernel: Any) -> TransformerConfig:
+def linear_decoder(kernel: Any) -> TransformerConfig:
     return transformer(decoder=AttentionSpec(kernel=kernel), cross=AttentionSpec(kernel=kernel))
 
 
@@ -133,11 +134,11 @@ ROWS = (
     Row("luong-local-p", luong(AttentionSpec(score=General(), scope=Predictive()))),
     Row("luong-local-p-fed", luong(AttentionSpec(score=General(), scope=Predictive()), input_feeding=True)),
     Row("transformer-softmax", transformer()),
-    Row("transformer-rfa", decoding(RFA()), slow=NOISY),
+    Row("transformer-rfa", linear_decoder(RFA()), slow=NOISY),
     Row("transformer-rfa-gate", transformer(decoder=AttentionSpec(kernel=RFA(gate=True), causal=True))),
-    Row("transformer-rfa-arccos", decoding(RFA(kernel="arccos")), slow=NOISY),
-    Row("transformer-favor", decoding(Favor()), slow=NOISY),
-    Row("transformer-elu", decoding(Elu())),
+    Row("transformer-rfa-arccos", linear_decoder(RFA(kernel="arccos")), slow=NOISY),
+    Row("transformer-favor", linear_decoder(Favor()), slow=NOISY),
+    Row("transformer-elu", linear_decoder(Elu())),
     Row("transformer-window", transformer(decoder=AttentionSpec(scope=Window(4)))),
     Row("transformer-cross-additive", transformer(cross=ADDITIVE)),
     Row("transformer-cross-entmax", transformer(cross=AttentionSpec(select=Entmax()))),
@@ -146,7 +147,7 @@ ROWS = (
 
 
 def sequences(seed: int) -> Iterator[tuple[int, ...]]:
-    """Sources without end, of every length alike."""
+    """An endless stream of sources; all lengths are equally frequent."""
     draw = random.Random(seed)
     while True:
         length = draw.randint(SHORTEST, LONGEST)
@@ -154,15 +155,15 @@ def sequences(seed: int) -> Iterator[tuple[int, ...]]:
 
 
 def held_out() -> list[tuple[int, ...]]:
-    """Different sources to be judged by; training leaves them out."""
+    """Distinct sources for the evaluation, which training leaves out."""
     return list(islice(dict.fromkeys(islice(sequences(0), 2 * HELD_OUT)), HELD_OUT))
 
 
 class Reversals:
-    """Training batches without end, each a function of its number."""
+    """An endless sequence of training batches, each a pure function of its number."""
 
     def __init__(self, updates: int) -> None:
-        self.updates, self.unseen = updates, frozenset(held_out())
+        self.updates, self.held_out = updates, frozenset(held_out())
 
     def steps(self, epoch: int) -> int:
         return self.updates
@@ -175,24 +176,24 @@ class Reversals:
         return sum(len(row) + 1 for row in self.rows(epoch, index))
 
     def rows(self, epoch: int, index: int) -> list[tuple[int, ...]]:
-        drawn = sequences(1 + epoch * self.updates + index)
-        return list(islice((row for row in drawn if row not in self.unseen), BATCH))
+        stream = sequences(1 + epoch * self.updates + index)
+        return list(islice((row for row in stream if row not in self.held_out), BATCH))
 
 
 def measure(row: Row, updates: int | None = None) -> Outcome:
-    """Train the row's model and judge it."""
+    """Train the model of a row and evaluate it."""
     torch.manual_seed(SEED)
     kind = RNNTranslator if row.model.kind == "rnn" else Transformer
     model: Any = kind(row.model, VOCAB, VOCAB)  # pyright: ignore[reportArgumentType]
     objective = Translation(model, 0.0, AttentionTerms())
     parameters = sum(weight.numel() for weight in model.parameters())
-    began = time.process_time()
+    start = time.process_time()
     try:
         train(objective, BUDGETS[row.model.kind], updates)
     except QKVError as error:
         return Outcome(row.name, parameters, refused=str(error))
-    seconds = time.process_time() - began
-    exact, tokens = judge(objective.eval())
+    seconds = time.process_time() - start
+    exact, tokens = evaluate(objective.eval())
     return Outcome(row.name, parameters, exact, tokens, seconds)
 
 
@@ -212,73 +213,73 @@ def train(objective: Translation, budget: Budget, updates: int | None) -> None:
 
 
 @torch.no_grad()
-def judge(objective: Translation) -> tuple[float, float]:
-    """The shares of exact answers and of right symbols."""
+def evaluate(objective: Translation) -> tuple[float, float]:
+    """The fraction of exact answers, and the accuracy of single symbols."""
     sources = [list(row) for row in held_out()]
-    mirrored = [row[::-1] for row in sources]
+    targets = [row[::-1] for row in sources]
     answers = decode_ids(objective.model, sources, SearchConfig(beam=1, length_penalty=0.0))
-    exact = sum(found[0].tokens == wanted for found, wanted in zip(answers, mirrored, strict=True))
-    losses = [objective(batch) for _, batch in batches_by_length(pair_dataset(sources, mirrored), 4096)]
-    right = sum(float(loss.metrics["accuracy"]) for loss in losses)
-    return exact / len(sources), right / sum(loss.count for loss in losses)
+    exact = sum(best[0].tokens == target for best, target in zip(answers, targets, strict=True))
+    losses = [objective(batch) for _, batch in batches_by_length(pair_dataset(sources, targets), 4096)]
+    correct = sum(float(loss.metrics["accuracy"]) for loss in losses)
+    return exact / len(sources), correct / sum(loss.count for loss in losses)
 
 
-def missed(row: Row, outcome: Outcome) -> bool:
-    """Whether the row should solve the task and did not."""
+def is_failure(row: Row, outcome: Outcome) -> bool:
+    """Whether a row that should solve the task did not."""
     expected = row.cannot is None and row.slow is None
     return expected and (outcome.exact is None or outcome.exact < row.at_least)
 
 
-def verdict(row: Row, outcome: Outcome) -> str:
-    """What the result means, in words."""
+def describe_outcome(row: Row, outcome: Outcome) -> str:
+    """The meaning of a result in words."""
     if outcome.refused is not None:
-        said = outcome.refused.splitlines()[0]
-        return f"FAILED: {said}" if missed(row, outcome) else f"refused: {said}"
-    if missed(row, outcome):
+        message = outcome.refused.splitlines()[0]
+        return f"FAILED: {message}" if is_failure(row, outcome) else f"refused: {message}"
+    if is_failure(row, outcome):
         return f"FAILED: below {row.at_least:.0%}"
     if (outcome.exact or 0.0) >= row.at_least:
         return "solved"
     return f"cannot: {row.cannot}" if row.cannot else f"slow to learn: {row.slow}"
 
 
-def markdown(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
+def format_markdown(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
     lines = ["| attention | parameters | exact | tokens | seconds | |", "|---|--:|--:|--:|--:|---|"]
     for row, outcome in zip(rows, outcomes, strict=True):
-        shares = ("–" if share is None else f"{share:.1%}" for share in (outcome.exact, outcome.tokens))
+        scores = ("–" if score is None else f"{score:.1%}" for score in (outcome.exact, outcome.tokens))
         seconds = "–" if outcome.seconds is None else f"{outcome.seconds:.0f}"
-        cells = (row.name, f"{outcome.parameters:,}", *shares, seconds, verdict(row, outcome))
+        cells = (row.name, f"{outcome.parameters:,}", *scores, seconds, describe_outcome(row, outcome))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def chosen(patterns: str) -> list[Row]:
-    """Rows whose name fits one of the patterns; a pattern that fits none is a ValueError."""
-    wanted = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in wanted:
+def select_rows(patterns: str) -> list[Row]:
+    """The rows whose names match a pattern; ValueError for a pattern that matches none."""
+    stripped = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in stripped:
         if not any(fnmatchcase(row.name, pattern) for row in ROWS):
             names = ", ".join(row.name for row in ROWS)
             raise ValueError(f"--rows: no row is named {pattern!r}. Rows: {names}")
-    return [row for row in ROWS if any(fnmatchcase(row.name, pattern) for pattern in wanted)]
+    return [row for row in ROWS if any(fnmatchcase(row.name, pattern) for pattern in stripped)]
 
 
-def parse(given: Sequence[str] | None) -> tuple[list[Row], argparse.Namespace]:
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[list[Row], argparse.Namespace]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", default="*", help="names or patterns, separated by commas")
     parser.add_argument("--updates", type=int, help="instead of every kind's own number")
     parser.add_argument("--json", type=Path, help="write the results here, after every row")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     if options.updates is not None and options.updates < 1:
         parser.error(f"--updates must be at least 1, got {options.updates}")
     try:
-        return chosen(options.rows), options
+        return select_rows(options.rows), options
     except ValueError as error:
         parser.error(str(error))
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    rows, options = parse(given)
+def main(arguments: Sequence[str] | None = None) -> int:
+    rows, options = parse_arguments(arguments)
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []
     with progress("rows", len(rows)) as report:
@@ -287,8 +288,8 @@ def main(given: Sequence[str] | None = None) -> int:
             outcomes.append(measure(row, options.updates))
             if options.json:
                 options.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
-    print(markdown(rows, outcomes))
-    return int(any(missed(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)))
+    print(format_markdown(rows, outcomes))
+    return int(any(is_failure(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)))
 
 
 if __name__ == "__main__":

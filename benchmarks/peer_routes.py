@@ -1,4 +1,4 @@
-"""What `peers.py` times: attention of qkv, of torch and of published libraries, on the same inputs."""
+"""The routes that `peers.py` times: attention of qkv, torch and published libraries on the same inputs."""
 
 import contextlib
 import importlib
@@ -20,68 +20,68 @@ from qkv.shapes import Dims
 MISSING = "not installed: pip install '.[bench]'"
 HEADS, WIDTH, FEATURES, NEAR = 8, 64, 64, 128
 USUAL = Dims(HEADS, WIDTH, WIDTH, WIDTH)
-Route = Callable[[], Any] | str  # what to time, or why not
+Route = Callable[[], Any] | str  # the call to time, or why there is none
 
 
 def feature_routes(length: int, backward: bool) -> dict[str, Route]:
     q, k, v = inputs = [torch.randn(1, HEADS, length, WIDTH, requires_grad=backward) for _ in range(3)]
     gate = torch.randn(1, HEADS, length) + 3
 
-    def ours(part: Any, causal: bool = True, gated: bool = False) -> Route:
-        core = core_of(part, causal)
+    def make_ours(part: Any, causal: bool = True, gated: bool = False) -> Route:
+        core = build_core(part, causal)
         return lambda: core(*inputs, Masking(gate=gate if gated else None))
 
-    def performer(module: Any, features: int | None = FEATURES) -> Route:
+    def make_performer(module: Any, features: int | None = FEATURES) -> Route:
         attention = module.FastAttention(WIDTH, nb_features=features, causal=True).eval()
         return lambda: attention(*inputs)
 
-    def blocks(module: Any) -> Route:
+    def make_blocks(module: Any) -> Route:
         return lambda: module.causal_linear_attn(*inputs)
 
     routes: dict[str, Route] = {
         "SDPA causal": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         "SDPA both ways": lambda: F.scaled_dot_product_attention(q, k, v),
-        "RFA causal": ours(qkv.RFA(FEATURES)),
-        "RFA causal, torch route": by_torch(ours(qkv.RFA(FEATURES))),
-        "RFA gated": ours(qkv.RFA(FEATURES, gate=True), gated=True),
-        "RFA arccos": ours(qkv.RFA(FEATURES, "arccos")),
-        "RFA both ways": ours(qkv.RFA(FEATURES), causal=False),
-        "Favor causal": ours(qkv.Favor(FEATURES)),
-        "performer causal": peer("performer_pytorch", performer),
-        "performer causal, its own 266": peer("performer_pytorch", partial(performer, features=None)),
+        "RFA causal": make_ours(qkv.RFA(FEATURES)),
+        "RFA causal, torch route": without_backends(make_ours(qkv.RFA(FEATURES))),
+        "RFA gated": make_ours(qkv.RFA(FEATURES, gate=True), gated=True),
+        "RFA arccos": make_ours(qkv.RFA(FEATURES, "arccos")),
+        "RFA both ways": make_ours(qkv.RFA(FEATURES), causal=False),
+        "Favor causal": make_ours(qkv.Favor(FEATURES)),
+        "performer causal": peer("performer_pytorch", make_performer),
+        "performer causal, its own 266": peer("performer_pytorch", partial(make_performer, features=None)),
         "linear-attention-transformer": peer(
-            "linear_attention_transformer.linear_attention_transformer", blocks
+            "linear_attention_transformer.linear_attention_transformer", make_blocks
         ),
     }
     return {name: with_backward(route, inputs) if backward else route for name, route in routes.items()}
 
 
-def by_torch(route: Any) -> Route:
-    """The same without the engines."""
+def without_backends(route: Any) -> Route:
+    """The same route on torch operators alone."""
 
     def call() -> Tensor:
-        engines, backends.BACKENDS = backends.BACKENDS, ()
+        all_backends, backends.BACKENDS = backends.BACKENDS, ()
         try:
             return route()
         finally:
-            backends.BACKENDS = engines
+            backends.BACKENDS = all_backends
 
     return call
 
 
 def window_routes(length: int) -> dict[str, Route]:
     q, k, v = (torch.randn(1, HEADS, length, WIDTH) for _ in range(3))
-    core = core_of(qkv.Softmax(), True, qkv.Window(NEAR))
+    core = build_core(qkv.Softmax(), True, qkv.Window(NEAR))
 
-    def local(module: Any) -> Route:
-        near = {"look_backward": 1, "causal": True, "exact_windowsize": True}
-        attention = module.LocalAttention(NEAR, use_rotary_pos_emb=False, autopad=True, **near)
+    def make_local(module: Any) -> Route:
+        options = {"look_backward": 1, "causal": True, "exact_windowsize": True}
+        attention = module.LocalAttention(NEAR, use_rotary_pos_emb=False, autopad=True, **options)
         return lambda: attention(q, k, v)
 
     return {
         "SDPA causal, all keys": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         "Window": lambda: core(q, k, v, Masking(is_self=True)),
-        "local-attention": peer("local_attention", local),
+        "local-attention": peer("local_attention", make_local),
     }
 
 
@@ -94,28 +94,28 @@ def layers() -> dict[str, nn.Module]:
     }
 
 
-def layer_routes(length: int, made: dict[str, nn.Module], backward: bool) -> dict[str, Route]:
-    """Each layer over one sequence of itself."""
+def layer_routes(length: int, modules: dict[str, nn.Module], backward: bool) -> dict[str, Route]:
+    """Self-attention of each layer over one sequence."""
     x = torch.randn(1, length, HEADS * WIDTH, requires_grad=backward)
 
-    def route_of(layer: nn.Module) -> Route:
+    def make_route(layer: nn.Module) -> Route:
         layer.train(backward)
         if isinstance(layer, qkv.Attention):
             return lambda: layer(x)
         return lambda: layer(x, x, x, need_weights=False)[0]
 
-    routes = {name: route_of(layer) for name, layer in made.items()}
+    routes = {name: make_route(layer) for name, layer in modules.items()}
     if not backward:
         return routes
-    return {name: with_backward(route, [x, *made[name].parameters()]) for name, route in routes.items()}
+    return {name: with_backward(route, [x, *modules[name].parameters()]) for name, route in routes.items()}
 
 
 def additive_routes(sizes: tuple[int, int, int]) -> dict[str, Callable[[], Tensor]]:
-    """Naive: the [B,T,S,hidden] tensor that the formula names, as tutorials write it."""
+    """The additive score here, and the naive route with the [B, T, S, hidden] tensor of the formula."""
     batch, length, hidden = sizes
     q, k, v = (torch.randn(batch, 1, length, hidden) for _ in range(3))
     w_q, w_k, u = (nn.Linear(hidden, out, bias=False) for out in (hidden, hidden, 1))
-    core = core_of(None, False, score=qkv.Additive(hidden), dims=Dims(1, hidden, hidden, hidden))
+    core = build_core(None, False, score=qkv.Additive(hidden), dims=Dims(1, hidden, hidden, hidden))
 
     def naive() -> Tensor:
         scores = u(torch.tanh(w_q(q)[:, :, :, None] + w_k(k)[:, :, None]))
@@ -124,7 +124,7 @@ def additive_routes(sizes: tuple[int, int, int]) -> dict[str, Callable[[], Tenso
     return {"naive": naive, "qkv": lambda: core(q, k, v, Masking())}
 
 
-def core_of(
+def build_core(
     kernel: Any,
     causal: bool,
     scope: Any = None,
@@ -138,7 +138,7 @@ def core_of(
 
 
 def peer(module: str, make: Callable[[Any], Route]) -> Route:
-    """The route of another library, which may print while it is set up; or that it is not here."""
+    """The route of another library without its output during set-up, or the message that it is missing."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return make(importlib.import_module(module))

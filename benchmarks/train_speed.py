@@ -1,12 +1,12 @@
-"""Target tokens per second in training: our Transformer against a plain loop around torch.nn.Transformer.
+"""Compares the training throughput of our Transformer with a plain loop around torch.nn.Transformer.
 
     python benchmarks/train_speed.py [--threads 2] [--updates 6] [--rounds 5]
 
-Same shape (Transformer-Tiny: 4+4 layers, width 128, 4 heads, inner width 256, joint vocabulary of
-10,000), same batches, same loss (label smoothing 0.1), AdamW, gradient clipping, dropout 0.3.  The plain
-loop is what one writes from torch's own parts: nn.Transformer, nn.Embedding, F.cross_entropy, AdamW with its
-defaults.  The two take turns, so that the ratio holds when the machine's speed drifts; the median over the
-rounds is printed.
+Both have the same shape (Transformer-Tiny: 4 + 4 layers, width 128, 4 heads, inner width 256, joint
+vocabulary of 10,000), batches, loss (label smoothing 0.1), AdamW, gradient clipping and dropout of 0.3. The
+plain loop consists of torch's own parts: nn.Transformer, nn.Embedding, F.cross_entropy, AdamW with its
+defaults. The two alternate, so that the ratio holds when the speed of the machine drifts. Printed are target
+tokens per second, the median over the rounds.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Plain(nn.Module):
 
 
 def make_batches(count, seed=0):
-    """Batches of about 4,096 positions like those of Multi30k: 10 to 22 tokens, two apart within a batch."""
+    """Batches of about 4,096 positions with lengths as in Multi30k: 10 to 22, within 2 of each other."""
     g = torch.Generator().manual_seed(seed)
     batches = []
     for i in range(count):
@@ -83,7 +83,7 @@ def make_batches(count, seed=0):
     return batches
 
 
-def transformer():
+def build_transformer():
     config = TransformerConfig(
         encoder_layers=LAYERS,
         decoder_layers=LAYERS,
@@ -95,20 +95,20 @@ def transformer():
     return Transformer(config, VOCAB, VOCAB)
 
 
-def trainer(kind):
+def make_update(kind):
     torch.manual_seed(0)
     if kind == "plain":
         model = Plain()
-        optimizer, loss_of = torch.optim.AdamW(model.parameters(), lr=1e-4), model
+        optimizer, compute_loss = torch.optim.AdamW(model.parameters(), lr=1e-4), model
     else:
-        model = Translation(transformer(), SMOOTHING)
+        model = Translation(build_transformer(), SMOOTHING)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        loss_of = lambda batch: model(batch).total  # noqa: E731
+        compute_loss = lambda batch: model(batch).total  # noqa: E731
     model.train()
 
     def update(batch, tokens, bf16):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = loss_of(batch) / tokens
+            loss = compute_loss(batch) / tokens
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -128,21 +128,21 @@ def main():
     torch.set_num_threads(options.threads)
     batches = make_batches(options.updates)
     counts = [int(batch.target_keep[:, 1:].sum()) for batch in batches]
-    where = f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}"
-    print(f"{where}; {sum(counts):,} tokens a turn")
+    environment = f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}"
+    print(f"{environment}; {sum(counts):,} tokens a round")
     for precision in ("fp32", "bf16"):
-        updates = {kind: trainer(kind) for kind in ("plain", "qkv")}
+        updates = {kind: make_update(kind) for kind in ("plain", "qkv")}
         speeds = {kind: [] for kind in updates}
-        for turn in range(options.rounds + 1):
+        for round_number in range(options.rounds + 1):
             for kind, update in updates.items():
                 begin = time.perf_counter()
                 for batch, tokens in zip(batches, counts, strict=True):
                     update(batch, tokens, precision == "bf16")
-                if turn:  # the first turn warms up
+                if round_number:  # the first round warms up
                     speeds[kind].append(sum(counts) / (time.perf_counter() - begin))
         pairs = zip(speeds["qkv"], speeds["plain"], strict=True)
         ratio = statistics.median(ours / plain for ours, plain in pairs)
-        row = {kind: round(statistics.median(seen)) for kind, seen in speeds.items()}
+        row = {kind: round(statistics.median(rates)) for kind, rates in speeds.items()}
         print(
             json.dumps({"precision": precision, "tokens_per_second": row, "ratio": round(ratio, 3)}),
             flush=True,

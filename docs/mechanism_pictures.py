@@ -22,8 +22,8 @@ from qkv.scope import Global, Predictive, Window
 from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Soft, Sparsemax, TopK
 from qkv.shapes import Dims
-from qkv.view.colours import LIGHT, Scale, scale_of
-from qkv.view.fonts import fonts_for
+from qkv.view.colours import LIGHT, Scale, make_scale
+from qkv.view.fonts import find_fonts
 from qkv.view.page import DPI, Page
 
 STEPS, ROUND, HARMONICS = 24, 16, 3
@@ -194,10 +194,10 @@ def draw(pictures: Sequence[Picture], across: int, path: Path, about: str) -> No
     side = (WIDTH - 2 * MARGIN - LEFT - RIGHT - (across - 1) * BETWEEN) / across
     rows = [pictures[start : start + across] for start in range(0, len(pictures), across)]
     texts = "".join(picture.title + picture.note for picture in pictures)
-    page = Page(LIGHT, fonts_for("".join(sorted(set(texts)))))
+    page = Page(LIGHT, find_fonts("".join(sorted(set(texts)))))
     height = 2 * MARGIN + FOOT + len(rows) * (HEAD + side)
     page.figure.set_size_inches(WIDTH, height)
-    scale = scale_of([picture.weights.numpy() for picture in pictures], LIGHT)
+    scale = make_scale([picture.weights.numpy() for picture in pictures], LIGHT)
     for r, row in enumerate(rows):
         bottom = height - MARGIN - (r + 1) * (HEAD + side)
         for c, picture in enumerate(row):
@@ -212,9 +212,9 @@ def _panel(page: Page, picture: Picture, place: tuple[float, float, float], scal
     left, bottom, side = place
     page.axes(left, bottom, side, side).imshow(
         _root(picture.weights.numpy()),
-        cmap=scale.colours,
-        vmin=_root(scale.ends[0]),
-        vmax=_root(scale.ends[1]),
+        cmap=scale.colour_map,
+        vmin=_root(scale.limits[0]),
+        vmax=_root(scale.limits[1]),
         interpolation="nearest",
     )
     page.write(picture.title, left, bottom + side + 0.165, NAME)
@@ -241,9 +241,9 @@ def _bar(page: Page, bottom: float, height: float, scale: Scale) -> None:
     axes = page.axes(left, bottom, 0.09, height)
     axes.imshow(
         np.linspace(highest, lowest, 256)[:, None],
-        cmap=scale.colours,
-        vmin=_root(scale.ends[0]),
-        vmax=_root(scale.ends[1]),
+        cmap=scale.colour_map,
+        vmin=_root(scale.limits[0]),
+        vmax=_root(scale.limits[1]),
         aspect="auto",
     )
     for value in sorted({scale.lowest, scale.lowest / 4, 0.0, scale.highest / 4, scale.highest}):

@@ -27,7 +27,7 @@ import torch
 
 import kills
 import tiny
-from qkv.task.runs import load, recipe_of
+from qkv.task.run_directory import load, read_run_recipe
 from qkv.task.translate.translator import Translator
 
 FILES = ("recipe.yaml", "tokenizer.json", "model.safetensors", "training/state.pt", "metrics.jsonl")
@@ -104,7 +104,7 @@ class Runs:
 
     def translate(self, run: Path, to: Path) -> None:
         """Translate the lines; where the recipe was edited, as the undamaged run does with that recipe."""
-        recipe = recipe_of(run)
+        recipe = read_run_recipe(run)
         undamaged = load(self.finished)
         translator = Translator(recipe, undamaged.tokens, undamaged.model)
         to.write_text("\n".join(translator.translate(LINES)))
@@ -164,7 +164,7 @@ class Translating:
 
     def is_right(self, run: Path) -> bool:
         expected, wanted = self.expected, self.runs.folder / "wanted"
-        if recipe_of(run) != recipe_of(self.start):
+        if read_run_recipe(run) != read_run_recipe(self.start):
             assert kills.ended(kills.in_child(lambda: self.runs.translate(run, wanted))) == 0
             expected = wanted.read_text()
         return (self.runs.folder / "answer").read_text() == expected

@@ -27,7 +27,7 @@ import torch
 
 import tiny
 from qkv.errors import BadRun
-from qkv.task.runs import load
+from qkv.task.run_directory import load
 from qkv.task.training import fit
 from qkv.train.checkpoint import STATE, load_state
 

@@ -20,13 +20,14 @@ ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or k
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
-DROP_IN = ("tests/test_multihead.py", "not compile")
+DROP_IN = ("tests/test_multihead.py tests/test_multihead_parts.py", "not compile")
 SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_lock.py", "not death")
 ORIGIN = ("tests/test_task_origin.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
-TRACED = ("tests/test_torch_tools.py", "traced")
-MODELS_MADE_ELSEWHERE = ("tests/test_torch_tools.py", "model_on_meta")
+SHARDS = ("tests/test_train_parallel.py", "")
+TRACED = ("tests/test_torch_programs.py", "traced")
+MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
 
 class Mutant(NamedTuple):
@@ -288,8 +289,8 @@ MUTANTS = (
     Mutant(
         "choices are rewarded for the past",
         "train/objective/terms.py",
-        "surplus.flip(1).cumsum(1).flip(1)",
-        "surplus.cumsum(1)",
+        "advantage.flip(1).cumsum(1).flip(1)",
+        "advantage.cumsum(1)",
         TERMS,
     ),
     Mutant(
@@ -314,6 +315,34 @@ MUTANTS = (
         DROP_IN,
     ),
     Mutant(
+        "a repeated batch moves the statistics",
+        "train/update.py",
+        "with keep_buffers(self.objective), self.strategy.accumulate():",
+        "with self.strategy.accumulate():",
+        SHARDS,
+    ),
+    Mutant(
+        "a repeated batch has a gradient",
+        "train/update.py",
+        "self._compute_loss(batch, name).total * 0",
+        "self._compute_loss(batch, name).total",
+        SHARDS,
+    ),
+    Mutant(
+        "shards start from other weights than those saved",
+        "train/sharded.py",
+        "trained[name].copy_(_shard_like(value, trained[name]))",
+        "pass",
+        SHARDS,
+    ),
+    Mutant(
+        "events of before a kill are kept",
+        "train/tensorboard.py",
+        "path.unlink()",
+        "pass",
+        ("tests/test_train_tensorboard.py", "twice"),
+    ),
+    Mutant(
         "a saved optimizer is believed",
         "train/state_check.py",
         '_check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])',
@@ -322,21 +351,21 @@ MUTANTS = (
     ),
     Mutant(
         "two trainings share a directory",
-        "task/lock.py",
+        "task/directory_lock.py",
         "return error.errno in UNSUPPORTED",
         "return True",
         LOCKED,
     ),
     Mutant(
         "only the number of lines is compared",
-        "task/origin.py",
+        "task/resume_checks.py",
         "if now[part] != before.get(part)",
         'if now[part]["lines"] != before.get(part, {}).get("lines")',
         ORIGIN,
     ),
     Mutant(
         "any tokenizer will do",
-        "task/runs.py",
+        "task/run_directory.py",
         "if path.stem in label and",
         "if path.name in label and",
         ORIGIN,

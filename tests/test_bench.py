@@ -12,13 +12,13 @@ from qkv.bench import (
     Contender,
     Setting,
     compare,
-    in_turn,
-    peak,
-    read,
+    measure_peak,
+    read_contenders,
+    time_calls,
     timing,
 )
-from qkv.bench.calls import STEPS, allocated_bytes, draw, ready, state_bytes
-from qkv.bench.memory import FULL, Unmeasured, bounded, reason
+from qkv.bench.calls import STEPS, allocated_bytes, draw_inputs, prepare_call, state_bytes
+from qkv.bench.memory import OUT_OF_MEMORY, MeasurementFailed, describe_failure, limit_memory
 from qkv.errors import BadRecipe, IncompatibleParts, UnknownName
 from qkv.kernel.query_blocks import BLOCK_NUMBERS
 from qkv.state import Shared
@@ -31,7 +31,7 @@ def split(x: Tensor, heads: int = 4) -> Tensor:
 
 
 def one(text: str, setting: Setting = SMALL) -> Contender:
-    return read([text], setting)[0]
+    return read_contenders([text], setting)[0]
 
 
 # What is written
@@ -53,8 +53,8 @@ def one(text: str, setting: Setting = SMALL) -> Contender:
 )
 def test_a_spec_is_read_and_named(text: str, label: str, written: str) -> None:
     contender = one(text)
-    assert (contender.label, contender.written) == (label, written)
-    assert contender.fused == (written == "sdpa")
+    assert (contender.label, contender.text) == (label, written)
+    assert contender.is_fused == (written == "sdpa")
     assert (contender.spec.d_model, contender.spec.heads, contender.spec.causal) == (32, 4, True)
 
 
@@ -67,13 +67,13 @@ def test_a_spec_may_say_its_own_heads_and_order() -> None:
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
-        ("rfaa", UnknownName, "rfaa: no such attention. Did you mean 'rfa'"),
+        ("rfaa", UnknownName, "rfaa: there is no such attention. Did you mean 'rfa'"),
         ("{kernel: rfaa}", UnknownName, "Did you mean 'rfa'"),
-        ("{kernel: [", BadRecipe, "this is no mapping like"),
+        ("{kernel: [", BadRecipe, "this is not a mapping like"),
         ("{kernl: rfa}", UnknownName, "Did you mean 'kernel'"),
         ("{kernel: rfa, score: dot}", IncompatibleParts, "kernel and score clash"),
         ("predictive", IncompatibleParts, "causal=False"),
-        ("{d_model: 64}", BadRecipe, "say --width"),
+        ("{d_model: 64}", BadRecipe, "pass --width"),
         ("{heads: 5}", qkv.QKVError, "d_model=32 cannot be split into heads=5"),
         ("a=", UnknownName, "no such attention"),
     ],
@@ -85,48 +85,50 @@ def test_a_spec_that_cannot_be_is_refused(text: str, error: type[Exception], sai
 
 
 def test_two_of_one_name_are_refused() -> None:
-    with pytest.raises(BadRecipe, match=r"two specs are called 'rfa': name one of them, other=rfa"):
-        read(["rfa", "sdpa", "rfa"], SMALL)
+    with pytest.raises(BadRecipe, match=r"two specs have the label 'rfa': name one of them, other=rfa"):
+        read_contenders(["rfa", "sdpa", "rfa"], SMALL)
 
 
 # What is called
 
 
 def test_the_forward_call_is_the_core_on_what_a_layer_would_split() -> None:
-    inputs = draw(9, SMALL)
+    inputs = draw_inputs(9, SMALL)
     q, k, v = map(split, inputs)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(ready("forward", one("sdpa"), inputs, SMALL).call(), expected)
-    near = ready("forward", one("{scope: {name: window, half_width: 2}}"), inputs, SMALL).call()
+    torch.testing.assert_close(prepare_call("forward", one("sdpa"), inputs, SMALL).call(), expected)
+    near = prepare_call("forward", one("{scope: {name: window, half_width: 2}}"), inputs, SMALL).call()
     torch.testing.assert_close(near, qkv.attend(q, k, v, scope=qkv.Window(2), causal=True).out)
 
 
 def test_the_call_of_a_layer_is_the_layer() -> None:
     setting = Setting(width=32, heads=4, layer=True)
-    inputs, contender = draw(9, setting), one("additive", setting)
+    inputs, contender = draw_inputs(9, setting), one("additive", setting)
     torch.manual_seed(setting.seed)
     layer = contender.spec.build().eval()
-    torch.testing.assert_close(ready("forward", contender, inputs, setting).call(), layer(inputs.q))
-    fused = ready("forward", one("sdpa", setting), inputs, setting).call()
-    torch.testing.assert_close(fused, ready("forward", one("softmax", setting), inputs, setting).call())
+    torch.testing.assert_close(prepare_call("forward", contender, inputs, setting).call(), layer(inputs.q))
+    fused = prepare_call("forward", one("sdpa", setting), inputs, setting).call()
+    torch.testing.assert_close(
+        fused, prepare_call("forward", one("softmax", setting), inputs, setting).call()
+    )
 
 
 def test_grouped_and_gated_inputs_have_their_shapes() -> None:
-    inputs = draw(9, SMALL)
-    grouped = ready("forward", one("{kv_heads: 2}"), inputs, SMALL).call()
+    inputs = draw_inputs(9, SMALL)
+    grouped = prepare_call("forward", one("{kv_heads: 2}"), inputs, SMALL).call()
     q, k, v = split(inputs.q), split(inputs.k[..., :16], 2), split(inputs.v[..., :16], 2)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     torch.testing.assert_close(grouped, expected)
-    gated = ready("forward", one("{kernel: {name: rfa, gate: true}}"), inputs, SMALL).call()
+    gated = prepare_call("forward", one("{kernel: {name: rfa, gate: true}}"), inputs, SMALL).call()
     assert gated.shape == (2, 4, 9, 8)
 
 
 @pytest.mark.parametrize(("layer", "count"), [(False, 3), (True, 1)])
 def test_backward_reaches_inputs_and_parameters(layer: bool, count: int) -> None:
     setting = Setting(width=32, heads=4, layer=layer)
-    inputs = draw(9, setting)
-    plain = ready("backward", one("sdpa", setting), inputs, setting).call()
-    learns = ready("backward", one("additive", setting), inputs, setting).call()
+    inputs = draw_inputs(9, setting)
+    plain = prepare_call("backward", one("sdpa", setting), inputs, setting).call()
+    learns = prepare_call("backward", one("additive", setting), inputs, setting).call()
     assert all(grad is not None and grad.abs().max() > 0 for grad in plain)
     assert len(plain) == count + 6 * layer
     assert len(learns) > len(plain)
@@ -142,15 +144,19 @@ def test_backward_reaches_inputs_and_parameters(layer: bool, count: int) -> None
 
 @pytest.mark.parametrize("name", ["sdpa", "softmax", "rfa", "window", "{kernel: {name: rfa, gate: true}}"])
 def test_decoding_goes_on_from_the_context(name: str) -> None:
-    inputs = draw(12, SMALL)
-    made = ready("decode", one(name), inputs, SMALL)
+    inputs = draw_inputs(12, SMALL)
+    made = prepare_call("decode", one(name), inputs, SMALL)
     after = made.call()
     assert made.passes == STEPS
     if name in ("sdpa", "softmax", "window"):
         assert made.state == 2 * 2 * 12 * 32 * 4
         assert state_bytes(after) == 2 * 2 * (12 + STEPS) * 32 * 4
     else:
-        assert made.state == state_bytes(after) == ready("decode", one(name), draw(24, SMALL), SMALL).state
+        assert (
+            made.state
+            == state_bytes(after)
+            == prepare_call("decode", one(name), draw_inputs(24, SMALL), SMALL).state
+        )
 
 
 @pytest.mark.parametrize(
@@ -165,8 +171,8 @@ def test_decoding_goes_on_from_the_context(name: str) -> None:
     ],
 )
 def test_a_state_is_as_large_as_what_decoding_keeps(name: str, positions: int, width: int) -> None:
-    inputs = draw(48, SMALL)
-    made = ready("decode", one(name), inputs, SMALL)
+    inputs = draw_inputs(48, SMALL)
+    made = prepare_call("decode", one(name), inputs, SMALL)
     assert made.state == 2 * positions * width * 4
     layer = one(name).spec.build().eval()
     state = layer.start(batch=2)
@@ -186,7 +192,7 @@ def test_memory_behind_a_state_counts_once_and_with_its_room() -> None:
 
 @pytest.mark.parametrize("name", ["sdpa", "softmax", "rfa", "favor", "elu", "window", "topk"])
 def test_a_context_of_one_token_can_be_decoded_from(name: str) -> None:
-    made = ready("decode", one(name), draw(1, SMALL), SMALL)
+    made = prepare_call("decode", one(name), draw_inputs(1, SMALL), SMALL)
     made.call()
     assert made.state > 0
 
@@ -211,7 +217,7 @@ def test_what_all_rows_share_is_no_state_of_theirs() -> None:
 
 
 def test_calls_take_turns_and_one_that_fails_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "MIN_SECONDS", 0.0)
     order: list[str] = []
 
     def broken() -> None:
@@ -219,34 +225,36 @@ def test_calls_take_turns_and_one_that_fails_leaves_the_rest(monkeypatch: pytest
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
     calls = {"a": lambda: order.append("a"), "broken": broken, "b": lambda: order.append("b")}
-    times, failed = in_turn(calls, repeats=3)
+    times, failed = time_calls(calls, repeats=3)
     assert order == ["a", "a", "broken", "b", "b"] + ["a", "b"] * 3
-    assert failed == {"broken": FULL}
+    assert failed == {"broken": OUT_OF_MEMORY}
     assert {label: len(took) for label, took in times.items()} == {"a": 3, "b": 3}
 
 
 def test_short_calls_are_timed_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "LEAST_SECONDS", 1e9)
+    monkeypatch.setattr(timing, "MIN_SECONDS", 1e9)
     count = [0]
 
     def call() -> None:
         count[0] += 1
 
-    times, _ = in_turn({"a": call}, repeats=2)
-    assert count[0] == 2 + 2 * timing.MOST_CALLS
+    times, _ = time_calls({"a": call}, repeats=2)
+    assert count[0] == 2 + 2 * timing.MAX_CALLS
     assert len(times["a"]) == 2
 
 
 def test_what_cannot_do_a_length_says_why_and_the_rest_goes_on() -> None:
     rows = compare(
-        read(["sdpa", "location", "{causal: false}"], SMALL), [70, 8], ["forward", "decode"], SMALL
+        read_contenders(["sdpa", "location", "{causal: false}"], SMALL), [70, 8], ["forward", "decode"], SMALL
     )
     assert [(cell.label, cell.length) for cell in rows.cells[:3]] == [
         ("sdpa", 8),
         ("location", 8),
         ("causal=False", 8),
     ]
-    missing = {(cell.what, cell.label, cell.length): cell.why for cell in rows.cells if cell.seconds is None}
+    missing = {
+        (cell.mode, cell.label, cell.length): cell.failure for cell in rows.cells if cell.seconds is None
+    }
     assert set(missing) == {
         ("forward", "location", 70),
         ("decode", "location", 70),
@@ -266,10 +274,10 @@ def test_an_allocation_too_large_fails_instead_of_the_process(monkeypatch: pytes
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    monkeypatch.setattr("qkv.bench.memory.memory_bytes", lambda: (2**34, 2**26))
-    with bounded("cpu"), pytest.raises(RuntimeError) as caught:
+    monkeypatch.setattr("qkv.bench.memory.read_memory_sizes", lambda: (2**34, 2**26))
+    with limit_memory("cpu"), pytest.raises(RuntimeError) as caught:
         torch.empty(2**28).zero_()
-    assert reason(caught.value) == FULL
+    assert describe_failure(caught.value) == OUT_OF_MEMORY
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     assert torch.empty(2**25).numel() == 2**25
 
@@ -279,16 +287,16 @@ def test_peak_memory_counts_what_a_call_forms_and_no_more() -> None:
     held = torch.ones(2**26)  # what this process occupies must not show
     setting = Setting(width=32, heads=4, causal=False)
     block = 4 * BLOCK_NUMBERS
-    assert block < peak("forward", one("cosine", setting), 1500, setting) < 16 * block
+    assert block < measure_peak("forward", one("cosine", setting), 1500, setting) < 16 * block
     assert held.numel() * 4 > 16 * block
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_peak_memory_of_what_forms_no_weights_is_small() -> None:
     setting = Setting(width=32, heads=4, causal=False)
-    assert peak("forward", one("elu", setting), 1500, setting) < 1500 * 1500 * 4
+    assert measure_peak("forward", one("elu", setting), 1500, setting) < 1500 * 1500 * 4
 
 
 def test_peak_memory_says_why_there_is_none() -> None:
-    with pytest.raises(Unmeasured, match="scores at most 64 keys, got 70"):
-        peak("forward", one("location"), 70, SMALL)
+    with pytest.raises(MeasurementFailed, match="scores at most 64 keys, got 70"):
+        measure_peak("forward", one("location"), 70, SMALL)

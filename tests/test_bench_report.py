@@ -10,14 +10,14 @@ from qkv.bench import (
     Cell,
     Comparison,
     Setting,
-    crossing,
-    exponent,
-    read,
-    this_machine,
+    describe_machine,
+    find_crossing,
+    fit_exponent,
+    read_contenders,
 )
 from qkv.bench.plot import draw as draw_picture
-from qkv.bench.scales import axis_of, duration, spread, thinned, time_ticks
-from qkv.bench.table import lines_of
+from qkv.bench.scales import fit_axis, format_duration, make_time_ticks, select_ticks, spread_apart
+from qkv.bench.table import format_comparison
 from qkv.errors import BadData
 
 SMALL = Setting(width=32, heads=4, batch=2, repeats=2)
@@ -27,30 +27,30 @@ SMALL = Setting(width=32, heads=4, batch=2, repeats=2)
 
 
 def test_the_exponent_is_that_of_the_longest_lengths() -> None:
-    assert exponent([(n, 3e-6 * n**1.5) for n in (64, 128, 512)]) == pytest.approx(1.5)
+    assert fit_exponent([(n, 3e-6 * n**1.5) for n in (64, 128, 512)]) == pytest.approx(1.5)
     bent = [(n, 1.0 + 0 * n) for n in (1, 2, 4)] + [(n, float(n) ** 2) for n in (128, 256, 1024)]
-    assert exponent(bent) == pytest.approx(2.0)
-    assert exponent([(64, 1.0)]) is None
-    assert exponent([]) is None
-    assert exponent([(8, 1.0), (1024, 2.0)]) is None
+    assert fit_exponent(bent) == pytest.approx(2.0)
+    assert fit_exponent([(64, 1.0)]) is None
+    assert fit_exponent([]) is None
+    assert fit_exponent([(8, 1.0), (1024, 2.0)]) is None
 
 
 def test_a_crossing_is_found_between_lengths() -> None:
     square, line = [[(n, a * n**p) for n in (128, 256, 512)] for a, p in ((1e-6, 2), (2e-4, 1))]
-    met = crossing(square, line)
+    met = find_crossing(square, line)
     assert met is not None
     assert met.length == pytest.approx(200)
     assert met.faster_above
-    other_way = crossing(line, square)
+    other_way = find_crossing(line, square)
     assert other_way is not None
     assert (round(other_way.length), other_way.faster_above) == (200, False)
-    assert crossing(square[:1], line) is None
-    assert crossing(line, [(n, 2 * s) for n, s in line]) is None
+    assert find_crossing(square[:1], line) is None
+    assert find_crossing(line, [(n, 2 * s) for n, s in line]) is None
 
 
 def test_the_last_crossing_counts() -> None:
     flat = [(n, 1.0) for n in (1, 2, 4, 8)]
-    met = crossing(flat, [(1, 0.5), (2, 2.0), (4, 2.0), (8, 0.5)])
+    met = find_crossing(flat, [(1, 0.5), (2, 2.0), (4, 2.0), (8, 0.5)])
     assert met is not None
     assert met.length == pytest.approx(4 * math.sqrt(2))
     assert met.rounded == 5
@@ -60,13 +60,13 @@ def test_the_last_crossing_counts() -> None:
 
 
 def made(*cells: Cell, labels: tuple[str, ...] = ("sdpa", "rfa")) -> Comparison:
-    return Comparison(this_machine(), SMALL, read(labels, SMALL), cells)
+    return Comparison(describe_machine(), SMALL, read_contenders(labels, SMALL), cells)
 
 
 def test_the_table_of_passes() -> None:
     cells = [Cell("forward", "sdpa", n, 1e-9 * n * n) for n in (512, 1024)]
-    cells += [Cell("forward", "rfa", 512, 5.12e-4), Cell("forward", "rfa", 1024, why="out of memory")]
-    assert list(lines_of(made(*cells))) == [
+    cells += [Cell("forward", "rfa", 512, 5.12e-4), Cell("forward", "rfa", 1024, failure="out of memory")]
+    assert list(format_comparison(made(*cells))) == [
         "  rfa   {kernel: rfa}",
         "",
         "forward: one pass over the whole sequence; milliseconds, how many times as fast as sdpa",
@@ -85,7 +85,7 @@ def test_the_table_of_steps_and_of_memory() -> None:
         Cell("decode", "sdpa", 2048, 1e-3, state=8_388_608, peak=20_000_000),
         Cell("decode", "rfa", 2048, 2.5e-4, state=266_240, peak=40_000),
     ]
-    told = list(lines_of(made(*cells)))[2:]
+    told = list(format_comparison(made(*cells)))[2:]
     assert told == [
         "decode: one step of the whole layer after so many tokens; tokens per second, how many times as fast "
         "as sdpa, bytes of state",
@@ -105,16 +105,16 @@ def test_room_that_a_state_reserves_is_reported() -> None:
         *(Cell("decode", "sdpa", n, 1e-3, state=1000, allocated=1000) for n in (512, 1024, 2048)),
         Cell("decode", "rfa", 512, 1e-3, state=1000, allocated=1500),
         Cell("decode", "rfa", 1024, 1e-3, state=2000, allocated=4000),
-        Cell("decode", "rfa", 2048, why="out of memory"),
+        Cell("decode", "rfa", 2048, failure="out of memory"),
     ]
-    notes = [line for line in lines_of(made(*cells)) if "room" in line]
+    notes = [line for line in format_comparison(made(*cells)) if "room" in line]
     assert notes == ["rfa allocates 4.00 kB for 2.00 kB of state at 1,024 tokens: room for further tokens"]
 
 
 def test_wide_tables_are_folded() -> None:
     labels = ("sdpa", "rfa", "favor", "elu", "cosine")
     cells = [Cell("forward", label, 512, 1e-3) for label in labels]
-    told = list(lines_of(made(*cells, labels=labels), 50))
+    told = list(format_comparison(made(*cells, labels=labels), 50))
     assert [line.split() for line in told if line.startswith("  tokens")] == [
         ["tokens", "sdpa", "rfa", "favor"],
         ["tokens", "elu", "cosine"],
@@ -151,39 +151,39 @@ def test_a_picture_in_both_themes(tmp_path: Path) -> None:
 
 def test_a_picture_of_nothing_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="nothing was measured"):
-        draw_picture(made(Cell("forward", "sdpa", 8, why="out of memory")), tmp_path / "p.png")
+        draw_picture(made(Cell("forward", "sdpa", 8, failure="out of memory")), tmp_path / "p.png")
     with pytest.raises(BadData, match="change the suffix"):
         draw_picture(made(), tmp_path / "p.gif")
 
 
 def test_names_keep_apart_and_in_order() -> None:
-    assert spread([1.0, 5.0], 1.0) == [1.0, 5.0]
-    assert spread([2.0, 2.0, 2.0], 1.0) == [1.0, 2.0, 3.0]
-    assert spread([5.0, 1.0, 1.2], 1.0) == pytest.approx([5.0, 0.6, 1.6])
-    assert spread([0.0, 0.9, 1.0, 4.0], 1.0) == pytest.approx([-0.3667, 0.6333, 1.6333, 4.0], abs=1e-3)
-    assert spread([], 1.0) == []
+    assert spread_apart([1.0, 5.0], 1.0) == [1.0, 5.0]
+    assert spread_apart([2.0, 2.0, 2.0], 1.0) == [1.0, 2.0, 3.0]
+    assert spread_apart([5.0, 1.0, 1.2], 1.0) == pytest.approx([5.0, 0.6, 1.6])
+    assert spread_apart([0.0, 0.9, 1.0, 4.0], 1.0) == pytest.approx([-0.3667, 0.6333, 1.6333, 4.0], abs=1e-3)
+    assert spread_apart([], 1.0) == []
 
 
 def test_labels_without_room_are_left_out() -> None:
     places = {1: 0.0, 2: 1.0, 4: 1.1, 8: 2.0}
-    assert thinned([1, 2, 4, 8], places, dict.fromkeys(places, 0.5)) == [1, 4, 8]
+    assert select_ticks([1, 2, 4, 8], places, dict.fromkeys(places, 0.5)) == [1, 4, 8]
 
 
 def test_ticks_are_round_and_on_the_axis() -> None:
-    axis, marks = time_ticks([1.1e-4, 0.9])
+    axis, marks = make_time_ticks([1.1e-4, 0.9])
     assert [name for _, name in marks] == ["100 µs", "1 ms", "10 ms", "100 ms", "1 s"]
-    assert all(0 <= axis.share(math.log10(seconds)) <= 1 for seconds, _ in marks)
-    assert len(time_ticks([1e-3, 1.3e-3])[1]) >= 2
-    assert axis_of([3.0]).share(3.0) == pytest.approx(0.5)
+    assert all(0 <= axis.fraction(math.log10(seconds)) <= 1 for seconds, _ in marks)
+    assert len(make_time_ticks([1e-3, 1.3e-3])[1]) >= 2
+    assert fit_axis([3.0]).fraction(3.0) == pytest.approx(0.5)
 
 
 def test_durations() -> None:
-    told = [duration(s) for s in (2.0, 1.0, 0.1, 1e-3, 1.5e-6, 2e-8)]
+    told = [format_duration(s) for s in (2.0, 1.0, 0.1, 1e-3, 1.5e-6, 2e-8)]
     assert told == ["2 s", "1 s", "100 ms", "1 ms", "1.5 µs", "20 ns"]
 
 
 def test_the_machine_is_told() -> None:
-    machine = this_machine()
+    machine = describe_machine()
     assert machine.cores >= 1
     assert machine.free <= machine.memory
     assert f"torch {torch.__version__}" in str(machine)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qkv.errors import BadRun
-from qkv.task import demo
+from qkv.task.translate import demo
 
 SMALL = (
     "data.phrases.size=600",

@@ -15,9 +15,9 @@ import pytest
 
 from qkv.errors import BadData
 from qkv.files import check_output, expand_home, open_output, write_errors
-from qkv.task.files import write_text
-from qkv.task.translate.tracing import translation_example
+from qkv.task.output_files import write_text
 from qkv.trace import Trace
+from tiny import translation_example
 
 ROOT = os.name == "posix" and os.geteuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="needs root")
@@ -250,7 +250,7 @@ def test_long_names_can_be_written(tmp_path: Path, length: int) -> None:
 
 def test_names_of_open_files_write_to_those(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from qkv.task.files import write_text\n"
+        "import sys; from pathlib import Path; from qkv.task.output_files import write_text\n"
         "print('before', flush=True); write_text(Path(sys.argv[1]), 'new')"
     )
     for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):

@@ -77,8 +77,8 @@ def test_a_refusal_that_is_expected_ends_well() -> None:
 )
 def test_verdicts(name: str, exact: float | None, refused: str | None, said: str) -> None:
     outcome = learnability.Outcome(name, 1, exact=exact, refused=refused)
-    assert learnability.verdict(_row(name), outcome) == said
-    assert learnability.missed(_row(name), outcome) == said.startswith("FAILED")
+    assert learnability.describe_outcome(_row(name), outcome) == said
+    assert learnability.is_failure(_row(name), outcome) == said.startswith("FAILED")
 
 
 def test_the_task_is_reversal_of_sequences_that_are_the_same_each_time() -> None:
@@ -100,10 +100,10 @@ def test_training_leaves_out_what_is_held_out() -> None:
     assert len(set(held_out)) == 500
     batches = learnability.Reversals(1)
     plain = batches.rows(0, 0)
-    batches.unseen = frozenset([plain[5]])
+    batches.held_out = frozenset([plain[5]])
     assert plain[5] not in batches.rows(0, 0)
     assert batches.rows(0, 0)[:5] == plain[:5]
-    assert learnability.Reversals(1).unseen == frozenset(held_out)
+    assert learnability.Reversals(1).held_out == frozenset(held_out)
 
 
 def test_every_part_has_a_row() -> None:
@@ -117,7 +117,7 @@ def test_every_part_has_a_row() -> None:
 
 
 def test_rows_are_chosen_by_name_and_pattern(capsys: Any) -> None:
-    names = [row.name for row in learnability.chosen("luong-local-*, rnn-elu")]
+    names = [row.name for row in learnability.select_rows("luong-local-*, rnn-elu")]
     assert names == ["rnn-elu", "luong-local-m", "luong-local-p", "luong-local-p-fed"]
     with pytest.raises(SystemExit):
         learnability.main(["--rows", "rnn-elo"])
@@ -133,5 +133,5 @@ def test_rows_are_chosen_by_name_and_pattern(capsys: Any) -> None:
 def test_it_learns(row: Any) -> None:
     torch.set_num_threads(1)
     outcome = learnability.measure(row)
-    assert not learnability.missed(row, outcome), learnability.verdict(row, outcome)
+    assert not learnability.is_failure(row, outcome), learnability.describe_outcome(row, outcome)
     assert (outcome.refused is not None) == (row.name == "rnn-location-short")

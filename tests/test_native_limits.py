@@ -73,7 +73,7 @@ def test_sin_and_cos_of_any_angle(length: int, size: float) -> None:
             )[1]
             angle = float(alone)
             expected = torch.tensor([math.sin(angle), math.cos(angle)])
-            torch.testing.assert_close(sums.features[0, 0, :, 0], expected, rtol=0, atol=2e-6)
+            torch.testing.assert_close(sums.feature_sums[0, 0, :, 0], expected, rtol=0, atol=2e-6)
 
 
 @some_maps

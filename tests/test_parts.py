@@ -12,7 +12,7 @@ from PIL import Image
 import qkv
 import tiny
 from qkv import catalogue, compatibility
-from qkv.cli.listing import detail, overview
+from qkv.cli.commands.parts import detail, overview
 from qkv.kernel import RFA, Elu, Softmax
 from qkv.part import Part, list_options
 from qkv.rules import RULES

@@ -1,5 +1,6 @@
 """A second task, defined here alone: the reversal of words as a character language model."""
 
+import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from qkv.model.stepper import Step
 from qkv.progress import Progress
 from qkv.strict import Strict
 from qkv.task.base import Recipe, Task, Training
+from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.registry import TASKS
 from qkv.train import Loss, Objective, TrainConfig
 
@@ -101,6 +103,8 @@ def dataset_of(words: list[str]) -> Dataset[Tensor]:
 class Generator:
     """What `load` returns."""
 
+    commands = ("generate",)
+
     def __init__(self, model: Any) -> None:
         self.model = model
 
@@ -115,18 +119,21 @@ class Generator:
 class Reverse(Task):
     name = "reverse"
     recipe = ReversalRecipe
+    evaluate_options = ("data",)
 
     def read_data(self, recipe: ReversalRecipe) -> list[str]:
         draw = random.Random(0)
         return ["".join(draw.choices("abcd", k=draw.randint(2, 3))) for _ in range(recipe.words)]
 
-    def fingerprint(self, data: list[str]) -> dict[str, dict[str, Any]]:
+    def compute_fingerprint(self, data: list[str]) -> dict[str, dict[str, Any]]:
         return {"train.words": {"lines": len(data), "digest": " ".join(data)}}
 
-    def data_name(self, part: str, recipe: ReversalRecipe) -> str:
+    def name_data_part(self, part: str, recipe: ReversalRecipe) -> str:
         return "words"
 
-    def build(self, recipe: ReversalRecipe, data: list[str], parsed: Any, report: Progress) -> Training:
+    def build_training(
+        self, recipe: ReversalRecipe, data: list[str], parsed: Any, report: Progress
+    ) -> Training:
         torch.manual_seed(recipe.train.seed)
         objective = LanguageModel(self.build_model(recipe, parsed))
         dataset = dataset_of(data)
@@ -140,8 +147,18 @@ class Reverse(Task):
     def build_model(self, recipe: ReversalRecipe, parsed: Any) -> Model:
         return Model(recipe.model.width)
 
-    def runner(self, recipe: ReversalRecipe, parsed: Any, model: Any) -> Generator:
+    def build_runner(self, recipe: ReversalRecipe, parsed: Any, model: Any) -> Generator:
         return Generator(model)
+
+    def read_test_data(self, recipe: ReversalRecipe, options: EvaluateOptions) -> list[str]:
+        return options.data.read_text().split() if options.data else self.read_data(recipe)
+
+    def evaluate(
+        self, runner: Generator, data: list[str], options: EvaluateOptions, quiet: bool
+    ) -> Evaluation:
+        answers = runner.generate(*(f"{word}|" for word in data))
+        matches = sum(answer == word[::-1] for word, answer in zip(data, answers, strict=True))
+        return Evaluation({"reversed": 100 * matches / len(data)}, len(data), "words")
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +186,41 @@ def test_train_and_load_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert "characters_per_second" in (run / "metrics.jsonl").read_text()
     model = qkv.load(run)
     assert model.generate("ab|", "dc|", "bda|a") == ["ba", "cd", "db"]
+
+
+def test_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    qkv.fit(written(tmp_path), run, quiet=True)
+    (tmp_path / "words").write_text("ab\ncd\n")
+    capsys.readouterr()
+    result = tmp_path / "scores.json"
+    assert tiny.call("evaluate", run, "--data", tmp_path / "words", "--json", result) == 0
+    assert capsys.readouterr().out == f"2 words\n  {'reversed':<22} 100.00\n"
+    expected = {"run": str(run), "task": "reverse", "examples": 2, "scores": {"reversed": 100}}
+    assert json.loads(result.read_text()) == expected
+    assert tiny.call("evaluate", run) == 0
+    assert capsys.readouterr().out.startswith("64 words\n")
+
+
+@pytest.mark.parametrize("option", [("--beam", 3), ("--source", "a"), ("--tokenize", "char"), ("--strict",)])
+def test_evaluate_refuses_options_of_other_tasks(
+    option: tuple[object, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qkv.fit(written(tmp_path), tmp_path / "run", changes=["train.steps=2"], quiet=True)
+    capsys.readouterr()
+    assert tiny.call("evaluate", tmp_path / "run", *option) == 2
+    message = f"qkv: {option[0]} has no meaning for a run of the task 'reverse': leave it out. "
+    assert capsys.readouterr().err == f"{message}Options of this task: --data\n"
+
+
+def test_translate_names_the_commands_that_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    qkv.fit(written(tmp_path), run, changes=["train.steps=2"], quiet=True)
+    capsys.readouterr()
+    assert tiny.call("translate", run, stdin=b"ab\n") == 2
+    message = f"qkv translate cannot use {run}, a run of the task 'reverse'"
+    usable = f"use `qkv generate {run}` or `qkv evaluate {run}`"
+    assert capsys.readouterr().err == f"qkv: {message}: {usable}\n"
 
 
 def test_it_resumes_exactly(tmp_path: Path) -> None:

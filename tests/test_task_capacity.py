@@ -16,8 +16,8 @@ from qkv.errors import BadData
 from qkv.model.length_limits import LengthLimit, LengthLimits
 from qkv.symbols import EOS
 from qkv.task.training import fit
+from qkv.task.translate.decoding import build_model, decode_ids, length_limits
 from qkv.task.translate.recipe import TranslationRecipe
-from qkv.task.translate.translation import build_model, decode_ids, length_limits
 from qkv.task.translate.translator import Translator
 
 SMALL = {"kind": "transformer", "encoder_layers": 1, "decoder_layers": 1, "width": 16, "heads": 2}

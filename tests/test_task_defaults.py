@@ -11,7 +11,7 @@ import yaml
 import tiny
 from qkv.data import BatchPlan, pair_dataset, train_tokenizers
 from qkv.data.generated.phrases import PhraseData, generate_phrases
-from qkv.task.recipe import builtin_recipes, parse_recipe, read_recipe
+from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
 from qkv.task.training import fit
 from qkv.task.translate.defaults import (
     KEYS,
@@ -70,7 +70,7 @@ def test_a_complete_recipe_stays_as_it_is(pairs: int) -> None:
     assert fill_defaults(again, size_of(pairs), CPU) == (complete, [])
 
 
-@pytest.mark.parametrize("name", builtin_recipes())
+@pytest.mark.parametrize("name", list_builtin_recipes())
 def test_built_in_recipes_leave_nothing_to_the_data(name: str) -> None:
     recipe = read_recipe(name)
     assert fill_defaults(recipe, size_of(300), CPU) == (recipe, [])

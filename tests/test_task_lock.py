@@ -9,14 +9,14 @@ import pytest
 
 import tiny
 from qkv.errors import BadRun
-from qkv.task.lock import LOCK, hold
+from qkv.task.directory_lock import LOCK, lock_directory
 from qkv.task.training import fit
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from qkv.task.lock import hold
-with hold(Path(sys.argv[1])):
+from qkv.task.directory_lock import lock_directory
+with lock_directory(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -25,7 +25,7 @@ with hold(Path(sys.argv[1])):
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_directory_in_use_is_refused_before_anything_is_written(resume: bool, tmp_path: Path) -> None:
     recipe, run = tiny.recipe_in(tmp_path), tmp_path / "run"
-    with hold(run):
+    with lock_directory(run):
         if resume:  # a state to resume, whose content nobody looks at
             (run / "training/state.pt").write_bytes(b"")
         before = tiny.tree(tmp_path)
@@ -50,11 +50,15 @@ def test_death_releases_the_lock(tmp_path: Path) -> None:
 
 
 def test_the_lock_leaves_nothing(tmp_path: Path) -> None:
-    with hold(tmp_path / "run"), pytest.raises(BadRun, match="is in use"), hold(tmp_path / "run"):
+    with (
+        lock_directory(tmp_path / "run"),
+        pytest.raises(BadRun, match="is in use"),
+        lock_directory(tmp_path / "run"),
+    ):
         pass
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
-    with hold(tmp_path / "run"):
+    with lock_directory(tmp_path / "run"):
         pass
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -74,7 +78,7 @@ def test_a_lock_whose_file_was_removed_is_not_taken_for_one(
         lock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", removed_first)
-    with hold(tmp_path / "run"):
+    with lock_directory(tmp_path / "run"):
         assert path.exists()
 
 

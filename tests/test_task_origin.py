@@ -166,7 +166,7 @@ def test_a_run_without_its_training_says_what_can_be_done(run: Path) -> None:
     (run / "tokenizer.json").unlink()
     shutil.rmtree(run / "training")
     with pytest.raises(
-        BadRun, match=r"cannot be finished, for training/state.pt is missing too: copy it from"
+        BadRun, match=r"training/state.pt, which could finish it, is missing too: copy the whole directory"
     ):
         qkv.load(run)
 
@@ -179,7 +179,7 @@ def test_the_tokenizer_of_another_run_is_refused(run: Path, finished: Path) -> N
     (run / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False))
     with pytest.raises(BadRun, match=r"tokenizer\.json is damaged, or not the one that .* was trained with"):
         qkv.load(run)
-    with pytest.raises(BadRun, match=r"tokenizer\.json is damaged, or that of another run.* delete it"):
+    with pytest.raises(BadRun, match=r"tokenizer\.json is damaged, or belongs to another run.* delete it"):
         fit(finished.parent / "tiny.yaml", run, resume=True, quiet=True)
 
 

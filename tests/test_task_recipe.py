@@ -8,7 +8,8 @@ import yaml
 
 import tiny
 from qkv.errors import BadRecipe
-from qkv.task.recipe import builtin_recipes, parse_recipe, read_recipe
+from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
+from qkv.task.translate.defaults import is_set
 from qkv.task.translate.recipe import TranslationRecipe
 
 DATA = {"data": {"train": {"source": "a.en", "target": "a.fr"}}}
@@ -19,14 +20,14 @@ def with_model(**model: Any) -> dict[str, Any]:
     return {**DATA, "model": {"kind": "transformer", **model}}
 
 
-@pytest.mark.parametrize("name", builtin_recipes())
+@pytest.mark.parametrize("name", list_builtin_recipes())
 def test_every_built_in_recipe_parses_and_says_how_to_run_it(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.description.partition("\n")[0]
     assert f"qkv train {name} " in recipe.description
 
 
-@pytest.mark.parametrize("name", builtin_recipes())
+@pytest.mark.parametrize("name", list_builtin_recipes())
 def test_a_recipe_written_is_the_recipe_read(name: str) -> None:
     recipe = read_recipe(name)
     assert TranslationRecipe(**yaml.safe_load(recipe.to_yaml())) == recipe
@@ -81,6 +82,15 @@ def test_changes_are_applied_in_order_and_read_as_yaml(tmp_path: Path) -> None:
     assert recipe.model.decoder.kernel.features == 8
 
 
+def test_a_model_without_a_kind_is_of_the_default_kind(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(DATA))
+    recipe = read_recipe(path, ["model.dropout=0.25"])
+    assert (recipe.model.kind, recipe.model.dropout) == ("transformer", 0.25)
+    assert not is_set(recipe, "model.width")  # which still follows from the data
+    assert read_recipe("demo-rnn", ["model.dropout=0.25"]).model.kind == "rnn"
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [
@@ -92,7 +102,7 @@ def test_changes_are_applied_in_order_and_read_as_yaml(tmp_path: Path) -> None:
         (with_model(transformer=8), "unknown key 'model.transformer'. Known: "),
         (with_model(width="x"), "'model.width' is 'x'"),
         (with_model(encoder_layers=10**9), "'model.encoder_layers' is 1000000000: Input should be less than"),
-        ({**DATA, "model": {"widht": 8}}, "'model' needs the key 'kind'"),
+        ({**DATA, "model": {"widht": 8}}, "unknown key 'model.widht'. Did you mean 'width'"),
         (
             {**DATA, "train": {"validate_every": "never"}},
             "'train.validate_every' is 'never': Input should be 'epoch', or Input should be a valid integer",

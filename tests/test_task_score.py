@@ -11,14 +11,14 @@ import tiny
 from qkv.data import train_tokenizer
 from qkv.errors import BadRecipe
 from qkv.progress import Silent
-from qkv.task import demo
 from qkv.task.training import fit
+from qkv.task.translate import demo
+from qkv.task.translate.metric_choice import build_scorer
+from qkv.task.translate.metrics import Scorer, check_tokenize
 from qkv.task.translate.recipe import TranslationRecipe, ValidationConfig
-from qkv.task.translate.score import Scoring, check_tokenize
-from qkv.task.translate.scoring import scoring_for
-from qkv.task.translate.script import script_of
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
+from qkv.task.translate.writing_system import find_writing_system
 from qkv.train import Translation
 
 SOURCES = ["one two three four", "five six", "seven eight nine ten"]
@@ -36,10 +36,10 @@ CHANGES: dict[str, Callable[[str], str]] = {
 
 def scoring_of(
     references: Sequence[str] = TARGETS, validation: dict[str, Any] | None = None, **tokens: Any
-) -> Scoring:
+) -> Scorer:
     told: dict[str, Any] = {"data": {"train": {"file": "none"}}, "tokens": {"kind": "word", **tokens}}
     recipe = TranslationRecipe(**told, validation=ValidationConfig(**(validation or {})))
-    return scoring_for(recipe, train_tokenizer(references, recipe.tokens), references)
+    return build_scorer(recipe, train_tokenizer(references, recipe.tokens), references)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_references_are_normalised_as_the_tokenizer_does(kind: str, change: str)
     changed = [CHANGES[change](target) for target in TARGETS]
     scoring = scoring_of(kind=kind)
     for translations, references in ((TARGETS, changed), (changed, TARGETS)):
-        assert scoring.scores(translations, references) == pytest.approx({**PERFECT, "ter": 0})
+        assert scoring.compute_scores(translations, references) == pytest.approx({**PERFECT, "ter": 0})
         report = scoring.report(translations, references, SOURCES)
         assert report.scores == pytest.approx({**PERFECT, "ter": 0})
         assert all(row["exact"] == 100 for row in report.buckets)
@@ -63,7 +63,7 @@ def test_references_are_normalised_as_the_tokenizer_does(kind: str, change: str)
 def test_what_differs_still_differs() -> None:
     scoring = scoring_of()
     others = ["un deux trois quatre", "Çinq six", "septhüit nèuf dîx"]
-    assert scoring.scores(others, TARGETS)["exact"] == 0
+    assert scoring.compute_scores(others, TARGETS)["exact"] == 0
     assert not any(map(scoring.is_match, others, TARGETS))
 
 
@@ -152,7 +152,7 @@ def test_a_script_without_spaces_gets_a_tokeniser_that_sees_its_words(language: 
     report = scoring.report(nearly, references, references)
     assert 40 < report.scores["bleu"] < 100
     assert f"tok:{scoring.tokenize}" in report.signatures["bleu"]
-    by_words = scoring_of(references, {"tokenize": "13a"}, kind="char").scores(nearly, references)
+    by_words = scoring_of(references, {"tokenize": "13a"}, kind="char").compute_scores(nearly, references)
     assert language == "Korean" or by_words["bleu"] < 1
 
 
@@ -160,7 +160,7 @@ def test_ter_counts_characters_where_sacrebleu_can() -> None:
     for language in ("Chinese", "Japanese"):
         references = WITHOUT_SPACES[language]
         nearly = [line[:-2] + "x" for line in references]
-        assert 0 < scoring_of(references, kind="char").scores(nearly, references)["ter"] < 50
+        assert 0 < scoring_of(references, kind="char").compute_scores(nearly, references)["ter"] < 50
 
 
 @pytest.mark.parametrize("line", SPACED)
@@ -171,9 +171,9 @@ def test_other_scripts_keep_13a(line: str) -> None:
 def test_a_few_words_of_another_script_change_nothing() -> None:
     english = "The characters 北京 stand for Beijing, and 東京 for Tokyo, in most of the texts that we read."
     chinese = "我们在Linux系统上安装了PyTorch和CUDA，然后训练模型，结果比以前的实验好得多，速度也快。"
-    assert script_of([english]).tokenize == ("13a",)
-    assert script_of([chinese]).tokenize == ("zh",)
-    assert script_of(["東京タワーは東京都港区にある"]).language == "Japanese"
+    assert find_writing_system([english]).tokenizers == ("13a",)
+    assert find_writing_system([chinese]).tokenizers == ("zh",)
+    assert find_writing_system(["東京タワーは東京都港区にある"]).language == "Japanese"
 
 
 def test_a_tokeniser_in_the_recipe_is_taken_as_it_is() -> None:
@@ -198,9 +198,9 @@ def test_case_and_no_break_spaces_count_unless_a_recipe_says_otherwise() -> None
     plain = [line.replace("\u00a0", " ").replace("\u202f", " ") for line in FRENCH]
     lower = [line.lower() for line in FRENCH]
     for others in (plain, lower):
-        assert scoring_of(FRENCH).scores(others, FRENCH)["exact"] == 0
+        assert scoring_of(FRENCH).compute_scores(others, FRENCH)["exact"] == 0
     spaced = scoring_of(FRENCH, {"plain_spaces": True})
-    assert spaced.scores(plain, FRENCH) == pytest.approx({**PERFECT, "ter": 0})
+    assert spaced.compute_scores(plain, FRENCH) == pytest.approx({**PERFECT, "ter": 0})
     assert "no-break spaces as plain ones" in spaced.description
     cased = scoring_of(FRENCH, {"lowercase": True}).report(lower, FRENCH, FRENCH)
     assert cased.scores == pytest.approx({**PERFECT, "ter": 0})
@@ -218,4 +218,4 @@ def test_a_tokenizer_may_read_no_break_spaces_as_plain_ones(kind: str) -> None:
         tokenizer = train_tokenizer(FRENCH, recipe.tokens)
         assert tokenizer.decode(tokenizer.encode([FRENCH[0]])[0]) == wanted
         assert tokenizer.normalise(FRENCH[0]) == wanted
-        assert scoring_for(recipe, tokenizer, FRENCH).is_match(plain, FRENCH[0]) == told
+        assert build_scorer(recipe, tokenizer, FRENCH).is_match(plain, FRENCH[0]) == told

@@ -21,14 +21,14 @@ from qkv.data import TokenizerConfig, collate_source, train_tokenizer, train_tok
 from qkv.decode import SearchConfig, search
 from qkv.errors import BadData, BadRecipe, BadRun, UnknownName
 from qkv.symbols import BOS
+from qkv.task.line_problems import LineProblem, LineWarning
 from qkv.task.recipe import read_recipe
 from qkv.task.training import fit
+from qkv.task.translate.decoding import build_model, start_at_frequencies
 from qkv.task.translate.recipe import TranslationRecipe
-from qkv.task.translate.sources import LineWarning, Problem
-from qkv.task.translate.tracing import unnormalised
-from qkv.task.translate.translation import build_model, start_at_frequencies
+from qkv.task.translate.trace_examples import find_unnormalised
 from qkv.task.translate.translator import Translator
-from qkv.trace import Trace, stack
+from qkv.trace import Trace, stack_steps
 
 PAIRS = tiny.pairs_of(40, seed=3)
 RFA = {"kernel": {"name": "rfa", "features": 16}}
@@ -112,7 +112,7 @@ def test_n_best_are_sorted_and_begin_with_the_best(translator: Translator) -> No
 
 def test_done_counts_lines_of_all_blocks(translator: Translator) -> None:
     seen: list[int] = []
-    list(translator.n_best(["one", "", "two", "three"], block=2, done=seen.append))
+    list(translator.n_best(["one", "", "two", "three"], block=2, on_progress=seen.append))
     assert seen[-1] == 4
     assert seen == sorted(seen)
 
@@ -249,7 +249,7 @@ def test_captured_weights_are_those_of_the_returned_hypothesis(name: str) -> Non
             wanted = {layer: seen for layer, seen in wanted.items() if not layer.startswith("encoder")}
             assert wanted.keys() == hypothesis.weights.keys()
             for layer, seen in wanted.items():
-                captured = stack([step.numpy() for step in hypothesis.weights[layer]])
+                captured = stack_steps([step.numpy() for step in hypothesis.weights[layer]])
                 np.testing.assert_allclose(captured, seen[0].numpy(), atol=2e-5, err_msg=f"{row} {layer}")
 
 
@@ -264,7 +264,7 @@ def test_a_trace_has_every_layer_of_either_model(name: str, tmp_path: Path) -> N
         assert set(example.weights) == layers
     implied = {layer for layer in layers if "RFA" in name and "encoder" not in layer}
     assert set(loaded.unnormalised) == implied
-    assert set(unnormalised(translator.model)) == implied
+    assert set(find_unnormalised(translator.model)) == implied
 
 
 def test_a_model_without_attention_translates_and_traces_nothing() -> None:
@@ -340,7 +340,7 @@ def test_a_bad_line_does_not_stop_the_others(translator: Translator) -> None:
 
 
 def test_bad_lines_are_numbered_through_all_blocks(translator: Translator) -> None:
-    problems: list[Problem] = []
+    problems: list[LineProblem] = []
     lines = ["one", "你好", "two", "three", "你好"]
     answers = list(translator.n_best(lines, block=2, on_problem=problems.append))
     assert [best[0].text for best in answers] == ["un", "", "deux", "trois", ""]

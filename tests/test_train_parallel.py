@@ -22,6 +22,7 @@ from qkv.train.ranks import Ranks
 from test_train_loop import lines_of
 from test_train_optimizers import TwoNetworks
 from test_train_resume import assert_same, lines_without_times
+from test_train_terms import translator
 from test_train_toy import CLASSES, ToyBatches, ToyModel, config_of, scores_of, toy
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -58,6 +59,13 @@ def train(objective: Any, run: Path, resume: bool = False, **options: Any) -> nn
 def train_transformer(run: Path, **options: Any) -> nn.Module:
     # a larger eps, for the gradient of a bias of keys is zero but for rounding
     return train(transformer(), run, rates={}, freeze=("encoder.0.*",), eps=1e-4, steps=8, **options)
+
+
+def train_sampling(run: Path, **options: Any) -> nn.Module:
+    """Hard attention, whose baseline follows the reward of every update."""
+    objective = translator("hard").double()
+    fit(objective, ToyBatches(), config_of(steps=6, **options), run=run, quiet=True)
+    return objective
 
 
 def train_two_networks(run: Path, **options: Any) -> nn.Module:
@@ -110,6 +118,16 @@ def test_alternating_optimizers_and_batch_statistics_are_the_same(launched: Path
     assert_close(sharded[0], replicated[0], rtol=1e-4, atol=1e-6)  # in float32
 
 
+def test_a_repeated_batch_counts_for_no_statistic(launched: Path) -> None:
+    """The second process has no rows in update 1, and repeats a batch with shards."""
+    replicated, sharded = (
+        weights_of_ranks(launched / f"sampling-{strategy}") for strategy in ("ddp", "fsdp")
+    )
+    assert replicated[0]["baseline"].isfinite()
+    assert_same(*sharded)
+    assert_close(sharded[0], replicated[0], rtol=1e-9, atol=1e-12)
+
+
 def test_shards_resume_exactly(launched: Path) -> None:
     undisturbed, resumed = launched / "undisturbed", launched / "resumed"
     ignored = {"steps", "strategy"}  # of the configuration
@@ -160,6 +178,7 @@ def main() -> None:
             "toy": lambda run, **options: train(toy(dtype=torch.float64), run, **options),
             "transformer": train_transformer,
             "networks": train_two_networks,
+            "sampling": train_sampling,
         }
         for name, train_one in trainings.items():
             run = folder / f"{name}-{strategy}"

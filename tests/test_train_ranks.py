@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from qkv.errors import BadRecipe, BadRun
-from qkv.task.runs import leads
+from qkv.task.run_directory import is_first_process
 from qkv.train import engine, fit
 from qkv.train.ranks import Ranks, detect_ranks
 from test_train_toy import ToyBatches, config_of, toy
@@ -68,7 +68,7 @@ def test_what_describes_no_other_process_changes_nothing(
 ) -> None:
     set_all(monkeypatch, variables)
     assert detect_ranks() == Ranks()
-    assert leads()
+    assert is_first_process()
     fit(toy(), ToyBatches(), config_of(steps=2), run=tmp_path, quiet=True)
     assert (tmp_path / "model.safetensors").exists()
     assert {name: os.environ[name] for name in variables} == variables
@@ -78,7 +78,7 @@ def test_torchrun_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {**TORCHRUN, **SBATCH, "SLURM_STEP_NUM_TASKS": "2"})
     assert detect_ranks() == Ranks(rank=3, world=4, local_rank=1, local_world=2)
     assert detect_ranks().machines == 2
-    assert not leads()
+    assert not is_first_process()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def scalars_of(run: Path) -> Scalars:
 
 
 def scalars_in_metrics(run: Path) -> Scalars:
-    scalars: Scalars = {}
+    scalars: dict[str, list[tuple[int, Any]]] = {}
     for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
         for name, value in line.items():
             if name not in (*POSITION, "best"):

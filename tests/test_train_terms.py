@@ -62,7 +62,7 @@ def test_entropy_of_samples_has_the_right_gradient_on_average() -> None:
 
 def test_a_choice_is_rewarded_with_what_comes_after_it() -> None:
     likelihood, real = torch.tensor([[-1.0, -2.0, -4.0]]), torch.tensor([[True, True, False]])
-    found = terms.reward_to_come(likelihood, real, torch.tensor(-0.5))
+    found = terms.reward_to_go(likelihood, real, torch.tensor(-0.5))
     assert found.tolist() == [[-2.0, -1.5, 0.0]]
 
 
@@ -76,7 +76,7 @@ def two_choices(theta: Tensor, draws: int, baseline: float) -> Tensor:
     weights, log_prob = drawn(many)
     first, second = weights[:, 0].argmax(-1).unbind(-1)
     reward = torch.stack([REWARDS[0][first], REWARDS[1][second] * (first + 1)], -1) + OFFSET
-    to_come = terms.reward_to_come(reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64))
+    to_come = terms.reward_to_go(reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64))
     loss = terms.reinforce(log_prob, to_come, yes(draws, 2))
     return -torch.autograd.grad(loss, many)[0][:, 0]
 

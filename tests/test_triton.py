@@ -273,7 +273,7 @@ def test_the_kernels_compile_for_devices(name: str, capability: int, monkeypatch
     """
     from triton.runtime import driver
 
-    from qkv.kernel.triton import given as ready
+    from qkv.kernel.triton import inputs as ready
     from qkv.kernel.triton import sweeps
 
     compiled = set()

@@ -1,40 +1,18 @@
+"""Pictures of attention weights: sizes, labels, colours, files and errors."""
+
 import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
-from qkv.task.translate.tracing import translation_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
-from qkv.view import colours, draw, figure, heatmap, merge_words, page
-from qkv.view import heatmap as heatmap_module_function
-from qkv.view.words import Side, label, side, words
-
-HEATMAP = sys.modules[heatmap_module_function.__module__]
-SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")
-TARGET = ("▁die", "▁hoh", "en", "▁Häuser", "</s>")
-PAPER, INK = (255, 255, 255), (7, 42, 87)
-
-
-def rows(*shape, seed=0):
-    weights = np.random.default_rng(seed).random(shape) ** 4
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def trace_of(source=SOURCE, target=TARGET, layers=2, heads=3):
-    names = {f"cross.{n}": rows(heads, len(target), len(source), seed=n) for n in range(layers)}
-    past = np.tril(rows(heads, len(target), len(target))) + np.eye(len(target))
-    names["decoder.0"] = past / past.sum(-1, keepdims=True)
-    names["encoder.0"] = rows(heads, len(source), len(source))
-    return Trace((translation_example(tuple(source), tuple(target), names),), "translation")
-
-
-def pixels(path):
-    with Image.open(path) as picture:
-        return np.array(picture.convert("RGB"))
+from qkv.view import colours, draw, figure, heatmap, page
+from qkv.view.words import format_token
+from tiny import translation_example
+from view_cases import INK, PAPER, pixels, rows, trace_of
 
 
 @pytest.fixture
@@ -49,19 +27,6 @@ def written(monkeypatch):
 
     monkeypatch.setattr(figure.Page, "write", recorded)
     return lambda: [text for text in texts if text.figure is not None and text.get_text()]
-
-
-@pytest.fixture
-def panels(monkeypatch):
-    """What would be drawn: the arguments of `draw_grid`."""
-    calls = []
-
-    def recorded(grid, path, *, sides=(), title="", dark=False):
-        calls.append((grid, list(sides)))
-        return path
-
-    monkeypatch.setattr(HEATMAP, "draw_grid", recorded)
-    return calls
 
 
 def boxes(texts):
@@ -97,7 +62,7 @@ def test_labels_are_turned_only_where_they_must(tmp_path, written):
     angles = []
     for token, count in (("▁an", 5), ("▁house", 5), ("▁agreement", 14), ("▁agreement", 34)):
         draw(rows(count, count), ["a"] * count, [token] * count, path=tmp_path / "p.png")
-        texts = [text for text in written() if text.get_text() == label(token)]
+        texts = [text for text in written() if text.get_text() == format_token(token)]
         angles.append(texts[-1].get_rotation())
         if angles[-1] == 0:
             found = boxes(texts[-count:])
@@ -158,49 +123,6 @@ def test_negative_weights_get_a_colour_of_their_own(tmp_path, middle_of, written
     ]
 
 
-def test_mean_head_and_all_heads(tmp_path, panels):
-    trace = trace_of()
-    weights = trace.examples[0].weights["cross.1"]
-    heatmap(trace, path=tmp_path / "p.png")
-    heatmap(trace, path=tmp_path / "p.png", heads=2)
-    heatmap(trace, path=tmp_path / "p.png", heads="all", layers="cross.1")
-    (mean, _), (one, _), (every, sides) = panels
-    np.testing.assert_allclose(mean[0][0].weights, weights.mean(0))
-    np.testing.assert_array_equal(one[0][0].weights, weights[2])
-    np.testing.assert_array_equal([panel.weights for panel in every[0]], weights)
-    assert mean[0][0].rows == Side(
-        ("␣die", "␣hoh", "en", "␣Häuser", "⟨end⟩"), "target (queries)", (0, 1, 3, 4)
-    )
-    assert mean[0][0].columns == Side(
-        ("␣the", "␣tall", "␣house", "s", "⟨end⟩"), "source (keys)", (0, 1, 2, 4)
-    )
-    assert (mean[0][0].title, one[0][0].title) == ("cross.1, mean of 3 heads", "cross.1, head 2")
-    assert ([panel.title for panel in every[0]], sides) == (
-        ["cross.1, head 0", "cross.1, head 1", "cross.1, head 2"],
-        [],
-    )
-
-
-def test_layers_by_heads_are_a_grid(tmp_path, panels):
-    heatmap(trace_of(), path=tmp_path / "p.png", heads="all")
-    heatmap(trace_of(), path=tmp_path / "p.png", heads="all", layers=["encoder", "decoder.0"])
-    heatmap(trace_of(layers=12), path=tmp_path / "p.png", layers=["cross", "decoder"])
-    (grid, sides), (places, names), (means, _) = panels
-    assert (sides, [len(row) for row in grid]) == (["cross.0", "cross.1"], [3, 3])
-    assert [[panel.title for panel in row] for row in grid] == [["head 0", "head 1", "head 2"], [""] * 3]
-    assert names == ["encoder.0", "decoder.0"]
-    assert places[0][0].rows.name == "source (queries)"
-    assert places[1][0].columns.labels == ("⟨start⟩", "␣die", "␣hoh", "en", "␣Häuser")
-    assert places[1][0].columns.name == "target so far (keys)"
-    titles = [[panel.title.removesuffix(", mean of 3 heads") for panel in row] for row in means]
-    assert titles == [
-        ["cross.0", "cross.1", "cross.2", "cross.3"],
-        ["cross.4", "cross.5", "cross.6", "cross.7"],
-        ["cross.8", "cross.9", "cross.10", "cross.11"],
-        ["decoder.0"],
-    ]
-
-
 def test_a_grid_labels_its_columns_where_they_change(tmp_path, written):
     heatmap(trace_of(), path=tmp_path / "p.png", heads="all", layers=["encoder", "cross", "decoder"])
     shown = [text.get_text() for text in written()]
@@ -212,50 +134,6 @@ def test_a_grid_labels_its_columns_where_they_change(tmp_path, written):
     picture = pixels(tmp_path / "p.png")
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == PAPER).all()
-
-
-def test_word_pieces_are_merged_and_rows_stay_distributions(tmp_path, panels):
-    weights = rows(2, 5, 5)
-    merged, names, seen = merge_words(weights, TARGET, SOURCE)
-    assert (names, seen) == (["▁die", "▁hohen", "▁Häuser", "</s>"], ["▁the", "▁tall", "▁houses", "</s>"])
-    np.testing.assert_allclose(merged.sum(-1), 1)
-    np.testing.assert_allclose(merged[:, 1, 2], (weights[:, 1:3, 2] + weights[:, 1:3, 3]).mean(1))
-    heatmap(trace_of(), path=tmp_path / "p.png", merge=True)
-    [(grid, _)] = panels
-    assert grid[0][0].weights.shape == (4, 4)
-    assert grid[0][0].rows.labels == ("die", "hohen", "Häuser", "⟨end⟩")
-
-
-@pytest.mark.parametrize(
-    ("tokens", "expected"),
-    [
-        (["▁a", "b", "▁c"], [[0, 1], [2]]),
-        (["a", "b", "▁c"], [[0, 1], [2]]),
-        (["<s>", "▁a", "</s>"], [[0], [1], [2]]),
-        (["<unk>", "b", "</s>", "▁"], [[0], [1], [2], [3]]),
-        (["a", "b", "</s>"], [[0], [1], [2]]),
-        (["▁20", "28", "年", "7", "月", "4", "日"], [[0, 1], [2], [3], [4], [5], [6]]),
-        (["▁我", "喜欢", "Py", "thon", "。"], [[0], [1], [2, 3], [4]]),
-        (
-            ["▁コ", "ンピ", "ュ", "ータ", "を", "買", "っ", "た", "・", "ア"],
-            [[0, 1, 2, 3], [4], [5, 6], [7], [8], [9]],
-        ),
-        (["▁เธอ", "ไป", "โ", "รง", "เ", "ร", "ียน", "น้", "ำ"], [[0], [1], [2, 3], [4, 5, 6], [7, 8]]),
-        (["▁한", "국어", "▁책"], [[0, 1], [2]]),
-        (["▁", "日", "本"], [[0, 1], [2]]),
-        (["▁និង", "\u00a0", "ម", "េ", "\u200bក", "ប្", "ត"], [[0], [1, 2, 3], [4], [5, 6]]),
-        (["▁20", "16", "\u2009–", "\u2009Feb", "\u202f%"], [[0, 1], [2], [3], [4]]),
-        ([], []),
-    ],
-)
-def test_words_begin_at_marks_around_special_tokens_and_in_unspaced_scripts(tokens, expected):
-    assert words(tokens) == expected
-
-
-def test_word_starts_are_marked_only_where_words_have_pieces():
-    assert side(["▁the", "▁house"], "source") == Side(("the", "house"), "source")
-    assert side(["▁the", "▁hou", "se", "▁"]) == Side(("␣the", "␣hou", "se", "␣"), "", (0, 1, 3))
-    assert side(["the", "house"]).starts == ()
 
 
 def test_a_picture_marks_where_words_begin(tmp_path, written):
@@ -296,30 +174,9 @@ def test_names_fit_beside_small_matrices(tmp_path, written, merge, count):
     ],
 )
 def test_colours_span_the_weights(weights, lowest, highest):
-    scale = colours.scale_of([np.array([weights])], colours.LIGHT)
+    scale = colours.make_scale([np.array([weights])], colours.LIGHT)
     assert (scale.lowest, scale.highest) == pytest.approx((lowest, highest))
-    assert scale.ends == pytest.approx((-max(highest, -lowest) if lowest else 0, max(highest, -lowest)))
-
-
-@pytest.mark.parametrize(
-    ("token", "shown"),
-    [
-        ("▁Haus", "Haus"),
-        ("ung", "ung"),
-        ("</s>", "⟨end⟩"),
-        ("<s>", "⟨start⟩"),
-        ("▁", "␣"),
-        ("", "␣"),
-        ("a\tb\n", "a␣b␣"),
-        ("\u2009–", "–"),
-        ("\u00a0", "␣"),
-        ("▁New▁York", "New York"),
-        ("x" * 40, "x" * 27 + "…"),
-        ("می\u200cخواهم", "می\u200cخواهم"),
-    ],
-)
-def test_labels_are_what_people_read(token, shown):
-    assert label(token) == shown
+    assert scale.limits == pytest.approx((-max(highest, -lowest) if lowest else 0, max(highest, -lowest)))
 
 
 def test_dollar_signs_are_no_formulas(tmp_path, written):
@@ -389,47 +246,6 @@ assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-def grid_trace(queries=("▁a", "▁dog"), grid=None, heads=2):
-    grid = Grid(2, 3, "photos/dog.jpg") if grid is None else grid
-    axes = {"text": tuple(queries), "image": grid}
-    weights = {
-        "cross.0": rows(heads, len(queries), len(grid)),
-        "self.0": rows(heads, len(queries), len(queries)),
-    }
-    pairs = {"cross.0": WeightAxes("text", "image"), "self.0": WeightAxes("text", "text")}
-    return Trace((Example(axes, weights, pairs),), "caption")
-
-
-def test_weights_over_a_grid_are_a_strip_of_heat_maps(tmp_path, panels):
-    trace = grid_trace()
-    heatmap(trace, path=tmp_path / "p.png")
-    [([strip], sides)] = panels
-    mean = trace.examples[0].weights["cross.0"].mean(0)
-    assert [panel.title for panel in strip] == ["a", "dog"]
-    assert sides == []
-    for panel, weights in zip(strip, mean, strict=True):
-        np.testing.assert_array_equal(panel.weights, weights.reshape(2, 3))
-        assert panel.rows == Side((" ", " "), "cross.0, mean of 2 heads")
-        assert panel.columns == Side((" ",) * 3, "text (queries) over image (keys), dog.jpg")
-
-
-def test_each_head_and_layer_starts_a_line_of_its_own(tmp_path, panels):
-    heatmap(grid_trace("abcde"), path=tmp_path / "p.png", heads="all", layers=["cross", "self"])
-    [(grid, _)] = panels
-    assert [len(line) for line in grid] == [4, 1, 4, 1, 2]
-    names = [line[0].rows.name for line in grid]
-    assert names == ["cross.0, head 0"] * 2 + ["cross.0, head 1"] * 2 + ["text (queries)"]
-
-
-def test_a_long_strip_shows_some_queries_and_says_how_many(tmp_path, panels):
-    heatmap(grid_trace(["x"] * 99 + ["last"]), path=tmp_path / "p.png")
-    [(grid, _)] = panels
-    strip = [panel for line in grid for panel in line]
-    assert len(strip) == 48
-    assert strip[0].rows.name == "cross.0, mean of 2 heads, 48 of 100 queries"
-    assert strip[-1].title == "last"
-
-
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(
     ("rows_axis", "columns_axis", "size"),
@@ -453,16 +269,3 @@ def test_grids_are_drawn_in_full_wherever_they_stand(tmp_path, written, rows_axi
     for first, second in itertools.combinations(boxes(shown), 2):
         assert not first.overlaps(second)
     assert (rows_axis != "image") or "1,2" in [text.get_text() for text in shown]
-
-
-def test_the_last_layer_between_different_axes_is_drawn_by_default(tmp_path, panels):
-    axes = {"text": tuple("abc")}
-    names = ["self.2", "self.10", "self.1"]
-    weights = {name: np.tril(np.ones((1, 3, 3))) / [[1], [2], [3]] for name in names}
-    example = Example(axes, weights, dict.fromkeys(names, WeightAxes("text", "text", causal=True)))
-    heatmap(Trace((example,), "language model"), path=tmp_path / "p.png")
-    heatmap(Trace((example,), "language model"), path=tmp_path / "p.png", heads="all", layers="self")
-    (last, _), (_, layers) = panels
-    assert last[0][0].title == "self.10, head 0"
-    assert last[0][0].columns.name == "text (keys)"
-    assert layers == ["self.1", "self.2", "self.10"]

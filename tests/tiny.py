@@ -20,6 +20,9 @@ import pytest
 import yaml
 
 from qkv.cli import main
+from qkv.task.translate import trace_examples
+from qkv.task.translate.trace_examples import AXES
+from qkv.trace import Example
 
 Refused = Callable[..., str]  # a command that must be refused -> what it says
 
@@ -75,6 +78,12 @@ def recipe_in(folder: Path, **sections: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(told, sort_keys=False))
     return path
+
+
+def translation_example(source: Any, target: Any, weights: dict[str, Any], **fields: Any) -> Example:
+    """An example whose weights are named by their place and number: "cross.0"."""
+    weight_axes = {name: AXES[name.partition(".")[0]] for name in weights}
+    return trace_examples.translation_example(source, target, weights, weight_axes, **fields)
 
 
 def call(*arguments: object, stdin: bytes = b"") -> int:

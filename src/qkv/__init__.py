@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from qkv.select import TopK as TopK
     from qkv.shapes import Attended as Attended
     from qkv.spec import AttentionSpec as AttentionSpec
-    from qkv.task.runs import load as load
+    from qkv.task.run_directory import load as load
     from qkv.task.training import fit as fit
 
 __version__ = "0.1.0"
@@ -69,7 +69,7 @@ _HOMES = {
     "attention": "qkv.functional",
     "debug_nan": "qkv.nan",
     "fit": "qkv.task.training",
-    "load": "qkv.task.runs",
+    "load": "qkv.task.run_directory",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from qkv import requirements
-from qkv.bench.machine import GIB, Machine, this_machine
+from qkv.bench.machine import GIB, Machine, describe_machine
 from qkv.kernel import KERNELS, native
 from qkv.layer import Attention
 from qkv.part import Part
@@ -71,7 +71,7 @@ class Health:
 def examine() -> Health:
     """Examine the installation and run the checks."""
     return Health(
-        machine=this_machine(),
+        machine=describe_machine(),
         omp=os.environ.get("OMP_NUM_THREADS", ""),
         native=native.about(),
         triton=_version("triton"),

@@ -10,7 +10,7 @@ import torch
 
 import tiny
 from qkv.bench import Cell
-from qkv.cli import benching
+from qkv.cli.commands import bench as benching
 
 SMALL = ("--width", 32, "--heads", 4, "--repeats", 1, "--quiet")
 
@@ -54,8 +54,8 @@ def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rfaa"], "rfaa: no such attention. Did you mean 'rfa'?"),
-        (["sdpa", "sdpa"], "two specs are called 'sdpa'"),
+        (["rfaa"], "rfaa: there is no such attention. Did you mean 'rfa'?"),
+        (["sdpa", "sdpa"], "two specs have the label 'sdpa'"),
         (["predictive"], "predictive: this attention cannot be built:"),
         (["rfa", "--lengths", "9" * 5000], "--lengths takes whole numbers of tokens"),
         (["rfa", "--lengths", "12,x"], "--lengths takes whole numbers of tokens like 512,2048, got 'x'"),
@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line(refused: tiny.Refused, arguments: list[str], said
 def test_where_nothing_can_be_written_nothing_is_measured(
     refused: tiny.Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    monkeypatch.setattr("qkv.cli.benching.measure", lambda *_: pytest.fail("measured first"))
+    monkeypatch.setattr("qkv.cli.commands.bench.measure", lambda *_: pytest.fail("measured first"))
     folder, file = tmp_path / "taken.png", tmp_path / "file"
     folder.mkdir()
     file.touch()

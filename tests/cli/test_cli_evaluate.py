@@ -81,7 +81,7 @@ def test_bad_lines_count_in_the_scores_and_are_named(
     assert out.startswith("3 sentences\n")
     assert "source lines that were cut: 1 (3)\nsource lines that were left empty: 1 (2)\n" in out
     assert "line 2 holds nothing" in err
-    assert "2 of 3 lines could not be translated as they stand" in err
+    assert "2 of 3 lines could not be translated as they are" in err
     told = json.loads((tmp_path / "j").read_text())
     assert (told["truncated"], told["empty"]) == ([3], [2])
     assert "compared in Unicode NFC" in told["comparison"]

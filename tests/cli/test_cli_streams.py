@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from qkv.cli import failures
+from qkv.cli import error_messages
 
 PROGRAM = [sys.executable, "-m", "qkv"]
 
@@ -149,7 +149,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("qkv.cli.listing.builtin_recipes", fail)
+    monkeypatch.setattr("qkv.cli.commands.recipes.list_builtin_recipes", fail)
     return tiny.call("recipes")
 
 
@@ -157,7 +157,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert fail_with(monkeypatch, ZeroDivisionError("a\nb")) == failures.UNFORESEEN == 70
+    assert fail_with(monkeypatch, ZeroDivisionError("a\nb")) == error_messages.UNFORESEEN == 70
     out, err = capsys.readouterr()
     (log,) = tmp_path.iterdir()
     assert (out, err) == (
@@ -166,7 +166,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_log(
         "please report it with that file\n",
     )
     assert "Traceback" in log.read_text()
-    assert "builtin_recipes" in log.read_text()
+    assert "list_builtin_recipes" in log.read_text()
 
 
 def test_without_a_place_for_the_log_the_line_remains(

@@ -166,7 +166,7 @@ def test_an_interrupt_before_the_first_save_says_so(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(translate, "batches_of", interrupted)
+    monkeypatch.setattr(translate, "build_batches", interrupted)
     assert tiny.call("train", tiny.recipe_in(tmp_path), "--out", tmp_path / "run", "--quiet") == 130
     assert capsys.readouterr().err == "stopped; nothing was saved yet\n"
     assert not (tmp_path / "run").exists()
@@ -188,7 +188,7 @@ def test_an_interrupt_saves_and_tells_how_to_go_on(
         patch.setattr(Validator, "__call__", interrupted)
         assert tiny.call("train", recipe, "--out", tmp_path / "run", "--quiet") == 130
     command = f"qkv train {recipe} --out={tmp_path / 'run'} --resume"
-    assert capsys.readouterr().err == f"stopped; all is saved. Go on with: {command}\n"
+    assert capsys.readouterr().err == f"stopped; everything is saved. Continue with: {command}\n"
     assert tiny.call(*command.split()[1:], "--quiet", "--set", "train.epochs=2") == 0
 
 

@@ -101,7 +101,7 @@ def test_on_a_terminal_every_line_is_answered_at_once(
 ) -> None:
     answered: list[str] = []
 
-    from qkv.cli.translating import translate_lines
+    from qkv.cli.commands.translate import translate_lines
 
     class Lines:
         def __iter__(self):
@@ -126,7 +126,7 @@ WARNINGS = [
     "qkv: line 2 holds nothing this model knows, '你好': its translation is left empty",
     "qkv: line 3 has 13 tokens, more than the 12 tokens this model was trained for (batch.max_length): only "
     "the first 12 tokens are translated",
-    "qkv: 2 of 5 lines could not be translated as they stand: 1 too long, so cut, 1 unknown to the model, so "
+    "qkv: 2 of 5 lines could not be translated as they are: 1 too long, so cut, 1 unknown to the model, so "
     "left empty",
 ]
 

@@ -1,4 +1,4 @@
-"""What is timed: one pass forward, one forward and backward, or steps of decoding, as functions to call."""
+"""The calls that are timed: a forward pass, a forward and backward pass, or steps of decoding."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from qkv.kernel.masking import Masking
 from qkv.layer import Attention
 from qkv.state import Shared
 
-WHATS = {
+MODES = {
     "forward": "one pass over the whole sequence",
     "backward": "forward and backward together",
     "decode": "one step of the whole layer after so many tokens",
@@ -21,18 +21,27 @@ STEPS = 16
 
 
 class Inputs(NamedTuple):
-    """[B,N,M] each: what queries, keys and values are split from; the first is also the input of a layer."""
+    """What queries, keys and values are split from.
+
+    Args:
+        q: [B, N, M]; also the input of a whole layer.
+        k: [B, N, M].
+        v: [B, N, M].
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
 
 
-class Ready(NamedTuple):
-    """call: what is timed.  passes: how many of what is reported one call makes.
+class TimedCall(NamedTuple):
+    """A call that is ready to be timed.
 
-    state: bytes that the decode state holds after the context, 0 where there is none.
-    allocated: bytes of the memory behind it, which may have room for further tokens.
+    Args:
+        call: the function.
+        passes: passes or decoding steps that one call makes.
+        state: bytes that the decode state holds after the context; 0 without a state.
+        allocated: bytes of the memory behind that state, which may have room for further tokens.
     """
 
     call: Callable[[], Any]
@@ -41,98 +50,111 @@ class Ready(NamedTuple):
     allocated: int = 0
 
 
-def draw(length: int, setting: Setting) -> Inputs:
-    """Inputs from N(0, 1), the same for every contender."""
+def draw_inputs(length: int, setting: Setting) -> Inputs:
+    """Inputs from N(0, 1) for `length` tokens, the same for every contender."""
     generator = torch.Generator().manual_seed(setting.seed)
     shape = (setting.batch, length, setting.width)
-    drawn = (torch.randn(shape, generator=generator) for _ in range(3))
-    return Inputs(*(x.to(setting.device, DTYPES[setting.dtype]) for x in drawn))
+    tensors = (torch.randn(shape, generator=generator) for _ in range(3))
+    return Inputs(*(x.to(setting.device, DTYPES[setting.dtype]) for x in tensors))
 
 
-def ready(what: str, contender: Contender, inputs: Inputs, setting: Setting) -> Ready:
-    """The call of one contender.  Raises IncompatibleParts for one that cannot step."""
-    layer = _layer(contender, setting)
-    if what == "decode":
-        return _decoding(layer, inputs)
-    if what == "forward":
-        call = _pass(layer, inputs, setting)
-        return Ready(torch.no_grad()(call))
+def prepare_call(mode: str, contender: Contender, inputs: Inputs, setting: Setting) -> TimedCall:
+    """Build a contender's layer and return the call to time.
+
+    Args:
+        mode: a key of `MODES`.
+        contender: the attention.
+        inputs: what it attends from and to.
+        setting: what all contenders share.
+
+    Raises:
+        IncompatibleParts: for "decode" with an attention that cannot step.
+    """
+    layer = _build_layer(contender, setting)
+    if mode == "decode":
+        return _prepare_decoding(layer, inputs)
+    if mode == "forward":
+        call = _make_forward(layer, inputs, setting)
+        return TimedCall(torch.no_grad()(call))
     leaves = Inputs(*(x.detach().requires_grad_() for x in inputs))
-    call = _pass(layer, leaves, setting)
-    wanted = [leaves.q] if setting.layer else list(leaves)
-    wanted += list(layer.parameters() if setting.layer else layer.core.parameters())
-    return Ready(lambda: _gradients(call, wanted))
+    call = _make_forward(layer, leaves, setting)
+    targets = [leaves.q] if setting.layer else list(leaves)
+    targets += list(layer.parameters() if setting.layer else layer.core.parameters())
+    return TimedCall(lambda: _compute_gradients(call, targets))
 
 
 def state_bytes(state: Any) -> int:
-    """Bytes of a decode state that every sequence has for itself: what is Shared does not count."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
+    """Bytes of the tensors in a decode state that every sequence has for itself, `Shared` ones excluded."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _iterate_tensors(state))
 
 
 def allocated_bytes(state: Any) -> int:
-    """Bytes of the memory that the same tensors keep alive: a view of a large tensor keeps all of it."""
-    storages = [tensor.untyped_storage() for tensor in _tensors(state)]
+    """Bytes of the storages behind the same tensors: a view of a large tensor keeps all of it alive."""
+    storages = [tensor.untyped_storage() for tensor in _iterate_tensors(state)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _tensors(state: Any) -> Iterator[Tensor]:
-    """Every tensor of a decode state except what is Shared."""
+def _iterate_tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor of a decode state except those in `Shared`."""
     if isinstance(state, Tensor):
         yield state
     elif not isinstance(state, Shared):
         parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
         for part in parts:
-            yield from _tensors(part)
+            yield from _iterate_tensors(part)
 
 
-def _layer(contender: Contender, setting: Setting) -> Attention:
+def _build_layer(contender: Contender, setting: Setting) -> Attention:
     torch.manual_seed(setting.seed)
     layer = contender.spec.build()
-    if contender.fused:
+    if contender.is_fused:
         layer.core = FusedSoftmax(contender.spec.causal)
     return layer.to(setting.device, DTYPES[setting.dtype]).eval()
 
 
-def _pass(layer: Attention, inputs: Inputs, setting: Setting) -> Callable[[], Tensor]:
+def _make_forward(layer: Attention, inputs: Inputs, setting: Setting) -> Callable[[], Tensor]:
+    """The forward pass of the whole layer, or of its core on split heads."""
     if setting.layer:
         return lambda: layer(inputs.q)
-    q = _split(inputs.q, layer.dims.heads, layer.dims.query)
-    k, v, gate = _keys_values(layer, inputs)
+    q = _split_heads(inputs.q, layer.dims.heads, layer.dims.query)
+    k, v, gate = _split_keys_values(layer, inputs)
     return lambda: layer.core(q, k, v, Masking(is_self=True, gate=gate))
 
 
-def _gradients(call: Callable[[], Tensor], wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _compute_gradients(call: Callable[[], Tensor], targets: list[Tensor]) -> tuple[Tensor | None, ...]:
     with torch.enable_grad():
         out = call()
-        return torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
+        return torch.autograd.grad(out, targets, torch.ones_like(out), allow_unused=True)
 
 
-def _decoding(layer: Attention, inputs: Inputs) -> Ready:
+def _prepare_decoding(layer: Attention, inputs: Inputs) -> TimedCall:
     x = inputs.q[:, -1]
-    before, more = _context(layer, inputs), 0
-    state = before
+    context, position = _read_context(layer, inputs), 0
+    state = context
 
     @torch.no_grad()
-    def steps() -> Any:
-        # On from where the last call ended, as decoding does, for a second future of one state copies its
-        # cache; but not so far that the context is another.
-        nonlocal state, more
-        if more > inputs.q.shape[1] // 8:
-            state, more = before, 0
+    def decode_steps() -> Any:
+        # Each call continues from the state of the call before: a second continuation of one state would
+        # copy its cache. After an eighth more tokens it returns to the context, so that the length holds.
+        nonlocal state, position
+        if position > inputs.q.shape[1] // 8:
+            state, position = context, 0
         for _ in range(STEPS):
             _, state = layer.step(x, state)
-        more += STEPS
+        position += STEPS
         return state
 
-    return Ready(steps, STEPS, state_bytes(before), allocated_bytes(before))
+    return TimedCall(decode_steps, STEPS, state_bytes(context), allocated_bytes(context))
 
 
 @torch.no_grad()
-def _context(layer: Attention, inputs: Inputs) -> Any:
-    """The decode state after all inputs, as decoding leaves it: the last ones are read step by step, since a
-    step drops the keys that no later step reaches, and the next one reserves room.
+def _read_context(layer: Attention, inputs: Inputs) -> Any:
+    """The decode state after all inputs, as decoding leaves it.
+
+    The last positions are read step by step: a step drops the keys that no later step reaches, and the next
+    step reserves room.
     """
-    k, v, gate = _keys_values(layer, inputs)
+    k, v, gate = _split_keys_values(layer, inputs)
     first = max(k.shape[2] - 2, 0)
     masking = Masking(gate=None if gate is None else gate[..., :first])
     core_state = layer.core.start(k[:, :, :first], v[:, :, :first], masking)
@@ -142,14 +164,15 @@ def _context(layer: Attention, inputs: Inputs) -> Any:
     return state
 
 
-def _keys_values(layer: Attention, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+def _split_keys_values(layer: Attention, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys [B, Hk, N, D], values [B, Hk, N, E], and the logits [B, H, N] of a gate if there is one."""
     dims, spec = layer.dims, layer.spec
-    shared = spec.kv_heads or dims.heads
+    kv_heads = spec.kv_heads or dims.heads
     # A gate's logits begin around 3, which remembers about twenty positions.
     gate = inputs.v[..., : dims.heads].mT + 3 if spec.gated else None
-    return _split(inputs.k, shared, dims.key), _split(inputs.v, shared, dims.value), gate
+    return _split_heads(inputs.k, kv_heads, dims.key), _split_heads(inputs.v, kv_heads, dims.value), gate
 
 
-def _split(x: Tensor, heads: int, width: int) -> Tensor:
-    """[B,N,M] -> [B,heads,N,width], laid out as a layer's projections leave it."""
+def _split_heads(x: Tensor, heads: int, width: int) -> Tensor:
+    """[B, N, M] -> [B, heads, N, width], laid out as a layer's projections leave it."""
     return x[..., : heads * width].unflatten(-1, (heads, width)).transpose(1, 2)

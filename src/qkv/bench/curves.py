@@ -1,4 +1,4 @@
-"""What curves of time over length say: how they grow and where they meet."""
+"""Curves of time over length: how they grow, and where they cross."""
 
 import math
 from collections.abc import Sequence
@@ -6,45 +6,63 @@ from typing import NamedTuple
 
 Curve = Sequence[tuple[int, float]]
 
-# An exponent is read off the longest lengths, where what grows slowest has stopped to count.
+# The exponent is fitted to the longest lengths, where the terms that grow slowest no longer count.
 SPAN = 16
 
 
 class Crossing(NamedTuple):
-    """The length at which a curve meets another, and whether it is the faster one above it."""
+    """The point at which a curve crosses the reference curve.
+
+    Args:
+        length: the length, in tokens.
+        faster_above: whether the curve is the faster one above that length.
+    """
 
     length: float
     faster_above: bool
 
     @property
     def rounded(self) -> int:
-        """The length to two digits: an interpolation knows no more."""
+        """The length to two significant digits, which is as far as the interpolation is accurate."""
         return int(float(f"{self.length:.2g}"))
 
 
-def exponent(curve: Curve) -> float | None:
-    """The slope of log time on log length by least squares, over lengths from a sixteenth of the longest on.
+def fit_exponent(curve: Curve) -> float | None:
+    """The exponent p of seconds ~ length^p, by least squares on log scales.
 
-    None for fewer than two of them.
+    Args:
+        curve: pairs of length and seconds.
+
+    Returns:
+        The exponent over the lengths from a sixteenth of the longest on; None if there are fewer than two.
     """
     longest = max((length for length, _ in curve), default=0)
     points = [(math.log(n), math.log(seconds)) for n, seconds in curve if n * SPAN >= longest]
     if len(points) < 2:
         return None
     mean_x, mean_y = (sum(side) / len(points) for side in zip(*points, strict=True))
-    across = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / across if across else None
+    variance = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / variance if variance else None
 
 
-def crossing(first: Curve, other: Curve) -> Crossing | None:
-    """Where `other` last crosses `first`; None where one is faster throughout.
+def find_crossing(reference: Curve, curve: Curve) -> Crossing | None:
+    """Where `curve` crosses `reference` for the last time, interpolated on log scales.
 
-    By straight lines between the lengths that both have, on log scales.
+    Args:
+        reference: pairs of length and seconds.
+        curve: the other curve. Only lengths that both have count.
+
+    Returns:
+        The crossing, or None if one curve is faster at every length.
     """
-    reference = dict(first)
-    points = [(n, math.log(seconds / reference[n])) for n, seconds in sorted(other) if n in reference]
+    seconds_by_length = dict(reference)
+    points = [
+        (n, math.log(seconds / seconds_by_length[n]))
+        for n, seconds in sorted(curve)
+        if n in seconds_by_length
+    ]
     for (n0, before), (n1, after) in zip(points[-2::-1], points[:0:-1], strict=True):
         if before * after < 0:
-            share = before / (before - after)
-            return Crossing(n0 * (n1 / n0) ** share, after < 0)
+            fraction = before / (before - after)
+            return Crossing(n0 * (n1 / n0) ** fraction, after < 0)
     return None

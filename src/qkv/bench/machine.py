@@ -1,4 +1,4 @@
-"""The machine that numbers were measured on."""
+"""The machine on which numbers are measured."""
 
 import os
 import platform
@@ -16,10 +16,19 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """What a number means nothing without.
+    """The hardware and the versions that belong to every measured number.
 
-    cores: that this process may use.  threads: that torch uses.  memory, free: bytes.  gpu: its name and its
-    memory, or "".  native: the instruction set of the native engine, or "" where it is not built.
+    Args:
+        cpu: the name of the processor.
+        cores: cores that this process may use.
+        threads: threads that torch uses.
+        memory: main memory, in bytes.
+        free: main memory that a program may still take, in bytes.
+        gpu: name and memory of the first GPU; "" without one.
+        native: instruction set of the native engine; "" where it is not built.
+        qkv: version of this package.
+        torch: version of torch.
+        python: version of Python.
     """
 
     cpu: str
@@ -35,22 +44,26 @@ class Machine:
 
     def __str__(self) -> str:
         engine = f"native engine {self.native}" if self.native else "without the native engine"
-        told = [self.cpu, f"{self.cores} core{'s' * (self.cores > 1)}", f"{self.memory / GIB:.0f} GiB"]
-        told += [self.gpu] * bool(self.gpu)
-        told += [f"{self.threads} thread{'s' * (self.threads > 1)}", f"qkv {self.qkv}", f"torch {self.torch}"]
-        return ", ".join([*told, engine])
+        facts = [self.cpu, f"{self.cores} core{'s' * (self.cores > 1)}", f"{self.memory / GIB:.0f} GiB"]
+        facts += [self.gpu] * bool(self.gpu)
+        facts += [
+            f"{self.threads} thread{'s' * (self.threads > 1)}",
+            f"qkv {self.qkv}",
+            f"torch {self.torch}",
+        ]
+        return ", ".join([*facts, engine])
 
 
-def this_machine() -> Machine:
-    """Look at the machine, and at the threads that torch uses now."""
-    memory, free = memory_bytes()
+def describe_machine() -> Machine:
+    """The facts of this machine, with the number of threads that torch uses at the moment."""
+    memory, free = read_memory_sizes()
     return Machine(
-        cpu=_cpu(),
-        cores=_cores(),
+        cpu=_read_cpu_name(),
+        cores=_count_cores(),
         threads=torch.get_num_threads(),
         memory=memory,
         free=free,
-        gpu=_gpu(),
+        gpu=_describe_gpu(),
         native=str(native.about()["instruction set"]),
         qkv=__version__,
         torch=torch.__version__,
@@ -58,27 +71,31 @@ def this_machine() -> Machine:
     )
 
 
-def memory_bytes() -> tuple[int, int]:
-    """Main memory, and how much of it a program may still take; 0 where the system does not say."""
-    whole = _pages("SC_PHYS_PAGES")
-    free = _available() or _pages("SC_AVPHYS_PAGES")
-    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    if limit and limit < whole:
-        whole, free = limit, min(free, limit - used + _files_held())
-    return whole, max(free, 0)
+def read_memory_sizes() -> tuple[int, int]:
+    """Main memory, and the part that a program may still take, in bytes.
+
+    A limit of the control group (a container) counts if it is lower. A size that the system does not report
+    is 0.
+    """
+    total = _pages_in_bytes("SC_PHYS_PAGES")
+    free = _read_available() or _pages_in_bytes("SC_AVPHYS_PAGES")
+    limit, used = (_read_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    if limit and limit < total:
+        total, free = limit, min(free, limit - used + _read_file_cache())
+    return total, max(free, 0)
 
 
-def _files_held() -> int:
-    """Bytes of files that the system holds in memory and gives back when asked."""
+def _read_file_cache() -> int:
+    """Bytes of cached files in the control group, which the system releases on demand."""
     try:
-        told = Path("/sys/fs/cgroup/memory.stat").read_text().split()
+        fields = Path("/sys/fs/cgroup/memory.stat").read_text().split()
     except OSError:
         return 0
-    found = dict(zip(told[::2], told[1::2], strict=False))
-    return int(found.get("inactive_file", 0))
+    sizes = dict(zip(fields[::2], fields[1::2], strict=False))
+    return int(sizes.get("inactive_file", 0))
 
 
-def _cpu() -> str:
+def _read_cpu_name() -> str:
     cpus = Path("/proc/cpuinfo")
     for line in cpus.read_text().splitlines() if cpus.exists() else []:
         if line.startswith("model name"):
@@ -86,28 +103,28 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _gpu() -> str:
+def _describe_gpu() -> str:
     if not torch.cuda.is_available():
         return ""
-    found = torch.cuda.get_device_properties(0)
-    return f"{found.name} ({found.total_memory / GIB:.0f} GiB)"
+    properties = torch.cuda.get_device_properties(0)
+    return f"{properties.name} ({properties.total_memory / GIB:.0f} GiB)"
 
 
-def _pages(name: str) -> int:
+def _pages_in_bytes(name: str) -> int:
     try:
         return max(os.sysconf(name), 0) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return 0
 
 
-def _available() -> int:
-    """Linux counts as free what only caches files."""
+def _read_available() -> int:
+    """Free memory on Linux, cached files included; 0 on other systems."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -115,7 +132,7 @@ def _available() -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
 
 
-def _number(file: Path) -> int:
+def _read_number(file: Path) -> int:
     try:
         return int(file.read_text())
     except (OSError, ValueError):

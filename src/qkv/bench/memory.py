@@ -1,5 +1,5 @@
-"""Peak memory of one call, in a process of its own; and a bound, so that a call too large fails where it
-would have the process killed.
+"""Peak memory of one call, measured in a fresh process, and a limit that turns an allocation that is too
+large into an error instead of a killed process.
 """
 
 import json
@@ -13,46 +13,46 @@ from typing import Any
 
 import torch
 
-from qkv.bench.calls import draw, ready
-from qkv.bench.machine import memory_bytes
+from qkv.bench.calls import draw_inputs, prepare_call
+from qkv.bench.machine import read_memory_sizes
 from qkv.bench.specs import Contender, Setting
 from qkv.errors import QKVError
 from qkv.spec import AttentionSpec
 
-FULL = "out of memory"
-MARKS = ("can't allocate memory", "out of memory", "bad_alloc", "had no memory")
-# Of what is free, one process may take so much; the rest is for what the system needs meanwhile.
-SHARE = 0.9
-# Before measuring, a short call loads code and starts threads.
-SHORT = 64
+OUT_OF_MEMORY = "out of memory"
+OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "bad_alloc", "had no memory")
+# One process may take this fraction of the free memory; the rest is left to the system.
+FREE_FRACTION = 0.9
+# A short call before the measurement loads code and starts threads.
+WARM_UP_LENGTH = 64
 
 
-class Unmeasured(Exception):
-    """A measurement that did not come about; the message says why."""
+class MeasurementFailed(Exception):
+    """A measurement that has no result; the message says why."""
 
 
-def reason(error: BaseException) -> str:
-    """What was in the way, on one line."""
-    told = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(mark in told for mark in MARKS):
-        return FULL
-    return told or type(error).__name__
+def describe_failure(error: BaseException) -> str:
+    """The reason of a failed call on one line; `OUT_OF_MEMORY` for every kind of failed allocation."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(text in message for text in OUT_OF_MEMORY_TEXTS):
+        return OUT_OF_MEMORY
+    return message or type(error).__name__
 
 
 @contextmanager
-def bounded(device: str) -> Iterator[None]:
-    """On Linux and a CPU: let an allocation fail that takes more than what is free now."""
-    _, free = memory_bytes()
+def limit_memory(device: str) -> Iterator[None]:
+    """Make allocations beyond the free memory fail, on Linux and for the CPU only."""
+    _, free = read_memory_sizes()
     if sys.platform != "linux" or torch.device(device).type != "cpu" or not free:
         yield
         return
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = _status("VmData") + int(SHARE * free)
+    limit = _read_status("VmData") + int(FREE_FRACTION * free)
     hard = before[1]
     resource.setrlimit(
-        resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
     )
     try:
         yield
@@ -60,82 +60,98 @@ def bounded(device: str) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def peak(what: str, contender: Contender, length: int, setting: Setting) -> int:
-    """What one call takes, in a fresh process: bytes beyond inputs and weights (see `taken`).
+def measure_peak(mode: str, contender: Contender, length: int, setting: Setting) -> int:
+    """Peak memory of one call in a fresh process.
 
-    Raises Unmeasured.
+    Args:
+        mode: a key of `qkv.bench.calls.MODES`.
+        contender: the attention.
+        length: tokens.
+        setting: what all contenders share.
+
+    Returns:
+        Bytes beyond inputs and weights, as `measure_memory` counts them.
+
+    Raises:
+        MeasurementFailed: if the call or its process fails.
     """
-    task = {
-        "what": what,
+    job = {
+        "mode": mode,
         "length": length,
         "threads": torch.get_num_threads(),
         "setting": asdict(setting),
         "contender": {**asdict(contender), "spec": contender.spec.to_dict()},
     }
-    command = [sys.executable, "-c", "from qkv.bench.memory import answer; answer()"]
-    done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=False)
-    if done.returncode < 0:
-        raise Unmeasured(f"the process was killed by signal {-done.returncode}, as for a lack of memory")
-    if done.returncode:
-        raise Unmeasured((done.stderr.strip().splitlines() or ["the process failed"])[-1])
-    told = json.loads(done.stdout)
-    if "why" in told:
-        raise Unmeasured(told["why"])
-    return told["peak"]
+    command = [sys.executable, "-c", "from qkv.bench.memory import run_job; run_job()"]
+    process = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    if process.returncode < 0:
+        signal = -process.returncode
+        raise MeasurementFailed(f"signal {signal} killed the process, which may have lacked memory")
+    if process.returncode:
+        raise MeasurementFailed((process.stderr.strip().splitlines() or ["the process failed"])[-1])
+    result = json.loads(process.stdout)
+    if "failure" in result:
+        raise MeasurementFailed(result["failure"])
+    return result["peak"]
 
 
-def answer() -> None:
-    """In the process of its own: read a task from stdin, write what it took to stdout."""
-    task = json.load(sys.stdin)
-    torch.set_num_threads(task["threads"])
-    setting = Setting(**task["setting"])
-    spec = AttentionSpec.from_dict(task["contender"].pop("spec"))
-    contender = Contender(spec=spec, **task["contender"])
+def run_job() -> None:
+    """Run in the fresh process: read a job from stdin, write its peak or its failure to stdout."""
+    job = json.load(sys.stdin)
+    torch.set_num_threads(job["threads"])
+    setting = Setting(**job["setting"])
+    spec = AttentionSpec.from_dict(job["contender"].pop("spec"))
+    contender = Contender(spec=spec, **job["contender"])
     try:
-        with bounded(setting.device):
-            told: dict[str, Any] = {"peak": _taken(task["what"], contender, task["length"], setting)}
+        with limit_memory(setting.device):
+            result: dict[str, Any] = {"peak": _measure_call(job["mode"], contender, job["length"], setting)}
     except (QKVError, RuntimeError, MemoryError) as error:
-        told = {"why": reason(error)}
-    print(json.dumps(told))
+        result = {"failure": describe_failure(error)}
+    print(json.dumps(result))
 
 
-def taken(call: Callable[[], Any], device: str = "cpu") -> int:
-    """Bytes that a call takes beyond what is there before it; only the first call of a process counts all.
+def measure_memory(call: Callable[[], Any], device: str = "cpu") -> int:
+    """Bytes that a call takes beyond the memory in use before it.
 
-    On a CPU what the process occupies, on CUDA what torch allocates.
+    Only the first call of a process counts in full, because later ones reuse memory that was freed.
+
+    Args:
+        call: the function.
+        device: on a CPU the memory of the process counts, on CUDA what torch allocates.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    before = _highest(from_now=True)
+    before = _read_process_peak(reset=True)
     call()
-    return max(_highest() - before, 0)
+    return max(_read_process_peak() - before, 0)
 
 
-def _taken(what: str, contender: Contender, length: int, setting: Setting) -> int:
-    ready(what, contender, draw(min(length, SHORT), setting), setting).call()
-    return taken(ready(what, contender, draw(length, setting), setting).call, setting.device)
+def _measure_call(mode: str, contender: Contender, length: int, setting: Setting) -> int:
+    prepare_call(mode, contender, draw_inputs(min(length, WARM_UP_LENGTH), setting), setting).call()
+    call = prepare_call(mode, contender, draw_inputs(length, setting), setting).call
+    return measure_memory(call, setting.device)
 
 
-def _highest(from_now: bool = False) -> int:
-    """The most memory this process has occupied, in bytes; `from_now` first forgets what was before.
+def _read_process_peak(reset: bool = False) -> int:
+    """The peak memory of this process in bytes; `reset` starts a new peak first, where the system can.
 
-    A child's ru_maxrss begins with that of the process that started it, so Linux is asked for its own.
+    Linux reports it in /proc. `ru_maxrss` of a child process would start from its parent's value.
     """
-    if from_now:
+    if reset:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-    if found := _status("VmHWM"):
-        return found
+    if peak := _read_status("VmHWM"):
+        return peak
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum if sys.platform == "darwin" else 1024 * maximum
 
 
-def _status(name: str) -> int:
+def _read_status(name: str) -> int:
     """A line of /proc/self/status in bytes; 0 where there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

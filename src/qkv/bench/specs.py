@@ -1,4 +1,4 @@
-"""What is compared: attention specs as a person writes them, and the setting they all share."""
+"""The attentions of a comparison, as a user writes them, and the setting that they share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -21,9 +21,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Setting:
     """What all contenders share.
 
-    width, heads, batch: of the layer and its input.  causal: for specs that do not say.  layer: with the
-    projections of a whole layer, or else the bare core on queries, keys and values.  dtype: a name in DTYPES.
-    device: as torch names it.  repeats: the median of so many.
+    Args:
+        width: model width M of the layer.
+        heads: attention heads.
+        batch: sequences per call.
+        causal: for specs that do not say.
+        layer: time the whole layer with its projections; False times the core on queries, keys and values.
+        dtype: of inputs and weights, a key of `DTYPES`.
+        device: a device as torch names it.
+        repeats: timed repeats, of which the median counts.
+        seed: of inputs and weights.
     """
 
     width: int = 512
@@ -38,100 +45,118 @@ class Setting:
 
     def __str__(self) -> str:
         order = "causal" if self.causal else "not causal"
-        of = "whole layer" if self.layer else "core"
+        scope = "whole layer" if self.layer else "core"
         sizes = f"batch {self.batch}, width {self.width}, {self.heads} heads"
-        return f"{of}, {order}, {sizes}, {self.dtype}, {self.device}, median of {self.repeats} in turn"
+        return f"{scope}, {order}, {sizes}, {self.dtype}, {self.device}, median of {self.repeats} in turn"
 
 
 @dataclass(frozen=True)
 class Contender:
     """One attention in a comparison.
 
-    label: its name in tables.  written: it as a recipe would write it.  fused: torch's
-    scaled_dot_product_attention itself, in place of the core that the spec has.
+    Args:
+        label: its name in tables.
+        text: the attention as a recipe would write it.
+        spec: the attention.
+        is_fused: use torch's `scaled_dot_product_attention` itself in place of the core of the spec.
     """
 
     label: str
-    written: str
+    text: str
     spec: AttentionSpec
-    fused: bool = False
+    is_fused: bool = False
 
 
-def read(written: Sequence[str], setting: Setting) -> list[Contender]:
-    """Contenders from `sdpa`, the name of a part or an inline mapping, each with `label=` in front or not.
+def read_contenders(texts: Sequence[str], setting: Setting) -> list[Contender]:
+    """Parse the attentions of a comparison.
 
-    Raises QKVError for one that cannot be read or built, and for two of one label.
+    Args:
+        texts: each is `sdpa`, the name of a part or an inline mapping, with or without `LABEL=` before it.
+        setting: width, heads and causal order for specs that do not say.
+
+    Returns:
+        One contender for each text.
+
+    Raises:
+        QKVError: for a text that cannot be read or built, and for two contenders with one label.
     """
-    found: dict[str, Contender] = {}
-    for text in written:
-        contender = _read(text, setting)
-        if contender.label in found:
+    contenders: dict[str, Contender] = {}
+    for text in texts:
+        contender = _read_contender(text, setting)
+        if contender.label in contenders:
             raise BadRecipe(
-                f"two specs are called {contender.label!r}: name one of them, other={text.rpartition('=')[2]}"
+                f"two specs have the label {contender.label!r}: "
+                f"name one of them, other={text.rpartition('=')[2]}"
             )
-        found[contender.label] = contender
-    return list(found.values())
+        contenders[contender.label] = contender
+    return list(contenders.values())
 
 
-def _read(text: str, setting: Setting) -> Contender:
-    name, body = _named(text)
+def _read_contender(text: str, setting: Setting) -> Contender:
+    name, body = _split_label(text)
     try:
-        told = {} if body == FUSED else _mapping(body)
+        options = {} if body == FUSED else _parse_options(body)
         for key in ("d_model", "d_memory"):
-            if key in told:
-                raise BadRecipe(f"{key} is the same for all: leave it out, and say --width")
-        spec = _spec(told, setting)
+            if key in options:
+                raise BadRecipe(f"{key} is the same for all specs: leave it out and pass --width")
+        spec = _build_spec(options, setting)
     except QKVError as error:
         raise type(error)(f"{body}: {error}") from None
-    parts = {axis: part.to_dict() for axis in told if (part := getattr(spec, axis, None)) and axis in AXES}
-    shown = body if body.startswith("{") or body == FUSED else _flow(parts)
-    return Contender(name or (FUSED if body == FUSED else _label(told, spec)), shown, spec, body == FUSED)
+    parts = {axis: part.to_dict() for axis in options if (part := getattr(spec, axis, None)) and axis in AXES}
+    is_fused = body == FUSED
+    recipe = body if body.startswith("{") or is_fused else _format_parts(parts)
+    return Contender(name or (FUSED if is_fused else _make_label(options, spec)), recipe, spec, is_fused)
 
 
-def _named(text: str) -> tuple[str, str]:
+def _split_label(text: str) -> tuple[str, str]:
     name, equals, body = text.strip().partition("=")
     return (name.strip(), body.strip()) if equals and "{" not in name else ("", text.strip())
 
 
-def _mapping(body: str) -> dict[str, Any]:
+def _parse_options(body: str) -> dict[str, Any]:
+    """The options of an AttentionSpec that an inline mapping or the name of a part stands for."""
     if not body.startswith("{"):
-        return _of_part(body)
+        return _find_part(body)
     try:
-        told = load_yaml(body)
+        options = load_yaml(body)
     except ValueError as error:
-        raise BadRecipe(f"this is no mapping like {{kernel: {{name: rfa, features: 64}}}}: {error}") from None
-    return {str(key): value for key, value in told.items()}
+        raise BadRecipe(
+            f"this is not a mapping like {{kernel: {{name: rfa, features: 64}}}}: {error}"
+        ) from None
+    return {str(key): value for key, value in options.items()}
 
 
-def _of_part(name: str) -> dict[str, Any]:
+def _find_part(name: str) -> dict[str, Any]:
     for axis, registry in AXES.items():
         if name in registry:
             return {axis: build_example(registry[name])}
-    known = [FUSED, *(name for registry in AXES.values() for name in registry)]
-    raise UnknownName(f"no such attention. {did_you_mean(name, known)}; or {{axis: {{name: ..., ...}}}}")
+    names = [FUSED, *(name for registry in AXES.values() for name in registry)]
+    raise UnknownName(
+        f"there is no such attention. {did_you_mean(name, names)}; or write {{axis: {{name: ..., ...}}}}"
+    )
 
 
-def _spec(told: Mapping[str, Any], setting: Setting) -> AttentionSpec:
+def _build_spec(options: Mapping[str, Any], setting: Setting) -> AttentionSpec:
     shared = {"d_model": setting.width, "heads": setting.heads, "causal": setting.causal}
-    return AttentionSpec.from_dict({**shared, **told})
+    return AttentionSpec.from_dict({**shared, **options})
 
 
-def _label(told: Mapping[str, Any], spec: AttentionSpec) -> str:
-    parts = [format_label(getattr(spec, axis)) for axis in AXES if told.get(axis) is not None]
-    rest = [f"{key}={value}" for key, value in told.items() if key not in AXES]
-    return " ".join([*parts, *rest]) or "softmax"
+def _make_label(options: Mapping[str, Any], spec: AttentionSpec) -> str:
+    parts = [format_label(getattr(spec, axis)) for axis in AXES if options.get(axis) is not None]
+    others = [f"{key}={value}" for key, value in options.items() if key not in AXES]
+    return " ".join([*parts, *others]) or "softmax"
 
 
-def _flow(told: Mapping[str, Any]) -> str:
-    """On one line, with options only where they are not the usual ones or have to be given."""
+def _format_parts(parts: Mapping[str, Any]) -> str:
+    """YAML on one line; a part has only its required options."""
     short = {}
-    for axis, options in told.items():
+    for axis, options in parts.items():
         kind = AXES[axis][options["name"]]
-        required = {"name", *_required(kind)}
-        kept = {key: value for key, value in options.items() if key in required}
-        short[axis] = kept["name"] if len(kept) == 1 else kept
+        required = {"name", *_required_options(kind)}
+        shown = {key: value for key, value in options.items() if key in required}
+        short[axis] = shown["name"] if len(shown) == 1 else shown
     return yaml.safe_dump(short, default_flow_style=True, width=1000, sort_keys=False).strip()
 
 
-def _required(kind: Any) -> list[str]:
+def _required_options(kind: Any) -> list[str]:
     return [field.name for field in fields(kind) if field.default is MISSING]

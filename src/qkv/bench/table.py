@@ -1,151 +1,174 @@
-"""A comparison as lines of text: a table for each thing that was timed, then what the curves say."""
+"""A comparison as lines of text: a table for each mode, then crossings, memory and failures."""
 
 from collections.abc import Iterator, Sequence
 
-from qkv.bench.calls import WHATS
-from qkv.bench.curves import crossing, exponent
+from qkv.bench.calls import MODES
+from qkv.bench.curves import find_crossing, fit_exponent
 from qkv.bench.results import Cell, Comparison
 
-NONE = "–"
-BETWEEN = "   "
-COARSE = 1_000_000
+EMPTY = "–"
+SEPARATOR = "   "
+RESOLUTION = 1_000_000  # bytes: a process reuses memory that it freed, so smaller peaks say nothing
 
 
-def lines_of(comparison: Comparison, columns: int = 120) -> Iterator[str]:
-    """The contenders, the tables, and why cells are empty; wide tables in parts of so many columns."""
+def format_comparison(comparison: Comparison, columns: int = 120) -> Iterator[str]:
+    """The lines of a report: contenders, tables, and the reasons of empty cells.
+
+    Args:
+        comparison: the results.
+        columns: width of the terminal; wider tables are split.
+    """
     width = max((len(c.label) for c in comparison.contenders), default=0)
     for contender in comparison.contenders:
-        if contender.label != contender.written:
-            yield f"  {contender.label:<{width}}  {contender.written}"
-    for what in comparison.whats:
+        if contender.label != contender.text:
+            yield f"  {contender.label:<{width}}  {contender.text}"
+    for mode in comparison.modes:
         yield ""
-        yield from _times(comparison, what, columns)
-        yield from _crossings(comparison, what)
-        yield from _reserved(comparison, what)
-        if any(cell.peak is not None for cell in comparison.cells if cell.what == what):
+        yield from _format_times(comparison, mode, columns)
+        yield from _format_crossings(comparison, mode)
+        yield from _format_reserved_memory(comparison, mode)
+        if any(cell.peak is not None for cell in comparison.cells if cell.mode == mode):
             yield ""
-            yield from _peaks(comparison, what, columns)
-    yield from _reasons(comparison)
+            yield from _format_peaks(comparison, mode, columns)
+    yield from _format_failures(comparison)
 
 
-def figure(value: float) -> str:
-    """Three digits, or all that stand before the point."""
+def format_number(value: float) -> str:
+    """Three significant digits, or all digits before the point.
+
+    >>> format_number(1234.5), format_number(0.5)
+    ('1,234', '0.500')
+    """
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def _times(comparison: Comparison, what: str, room: int) -> Iterator[str]:
-    first = comparison.contenders[0].label
-    decode = what == "decode"
-    told = ["tokens per second" if decode else "milliseconds"]
-    told += [f"how many times as fast as {first}"] * (len(comparison.contenders) > 1)
-    told += ["bytes of state"] * decode
-    yield f"{what}: {WHATS[what]}; {', '.join(told)}"
-    reference = dict(comparison.curve(what, first))
+def _format_times(comparison: Comparison, mode: str, width: int) -> Iterator[str]:
+    baseline = comparison.contenders[0].label
+    is_decode = mode == "decode"
+    units = ["tokens per second" if is_decode else "milliseconds"]
+    units += [f"how many times as fast as {baseline}"] * (len(comparison.contenders) > 1)
+    units += ["bytes of state"] * is_decode
+    yield f"{mode}: {MODES[mode]}; {', '.join(units)}"
+    seconds_by_length = dict(comparison.curve(mode, baseline))
     batch = comparison.setting.batch
     columns = [
-        [_time(cell, reference, batch, cell.label == first) for cell in comparison.of(what, c.label)]
+        [
+            _format_time(cell, seconds_by_length, batch, cell.label == baseline)
+            for cell in comparison.select_cells(mode, c.label)
+        ]
         for c in comparison.contenders
     ]
     for column in columns:
         column += [""] * (len(columns[0]) - len(column))
     for column, contender in zip(columns, comparison.contenders, strict=True):
-        slope = exponent(comparison.curve(what, contender.label))
-        column.append(NONE if slope is None else f"N^{slope:.2f}")
-    yield from _table(comparison, what, columns, room)
+        exponent = fit_exponent(comparison.curve(mode, contender.label))
+        column.append(EMPTY if exponent is None else f"N^{exponent:.2f}")
+    yield from _format_table(comparison, mode, columns, width)
 
 
-def _time(cell: Cell, reference: dict[int, float], batch: int, first: bool) -> str:
+def _format_time(cell: Cell, baseline: dict[int, float], batch: int, is_baseline: bool) -> str:
+    """Time or throughput, the ratio to the baseline, and in decoding the size of the state."""
     if cell.seconds is None:
-        return NONE
-    told = figure(batch / cell.seconds if cell.what == "decode" else 1e3 * cell.seconds)
-    if not first:
-        times = reference[cell.length] / cell.seconds if cell.length in reference else None
-        told += f" {'' if times is None else _ratio(times):>6}"
-    return told + (f" {_size(cell.state):>8}" if cell.what == "decode" else "")
+        return EMPTY
+    text = format_number(batch / cell.seconds if cell.mode == "decode" else 1e3 * cell.seconds)
+    if not is_baseline:
+        ratio = baseline[cell.length] / cell.seconds if cell.length in baseline else None
+        text += f" {'' if ratio is None else _format_ratio(ratio):>6}"
+    return text + (f" {_format_bytes(cell.state):>8}" if cell.mode == "decode" else "")
 
 
-def _ratio(times: float) -> str:
-    return f"{times:,.0f}×" if times >= 9.95 else f"{times:#.2g}×"
+def _format_ratio(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 9.95 else f"{ratio:#.2g}×"
 
 
-def _peaks(comparison: Comparison, what: str, room: int) -> Iterator[str]:
-    yield f"{what}: peak memory beyond what was there before the call"
+def _format_peaks(comparison: Comparison, mode: str, width: int) -> Iterator[str]:
+    yield f"{mode}: peak memory beyond what was there before the call"
     columns = [
-        [_peak(cell, comparison.setting.device) for cell in comparison.of(what, c.label)]
-        for c in comparison.contenders
+        [
+            _format_peak(cell, comparison.setting.device)
+            for cell in comparison.select_cells(mode, contender.label)
+        ]
+        for contender in comparison.contenders
     ]
-    yield from _table(comparison, what, columns, room)
+    yield from _format_table(comparison, mode, columns, width)
 
 
-def _peak(cell: Cell, device: str) -> str:
+def _format_peak(cell: Cell, device: str) -> str:
     if cell.peak is None:
-        return NONE
-    # What a process occupies tells nothing of an allocation that fits into what it has freed before.
-    coarse = cell.peak < COARSE and not device.startswith("cuda")
-    return f"< {_size(COARSE)}" if coarse else _size(cell.peak)
+        return EMPTY
+    is_unresolved = cell.peak < RESOLUTION and not device.startswith("cuda")
+    return f"< {_format_bytes(RESOLUTION)}" if is_unresolved else _format_bytes(cell.peak)
 
 
-def _table(comparison: Comparison, what: str, columns: Sequence[Sequence[str]], room: int) -> Iterator[str]:
-    """Lengths down, contenders across; a last row without a length says how time grows."""
+def _format_table(
+    comparison: Comparison, mode: str, columns: Sequence[Sequence[str]], width: int
+) -> Iterator[str]:
+    """Lengths down, contenders across. A last row without a length holds the exponents."""
     labels = [c.label for c in comparison.contenders]
-    lead = ["tokens", *(f"{cell.length:,}" for cell in comparison.of(what, labels[0])), "grows as"]
-    lead = _aligned(lead[: 1 + max(map(len, columns))])
+    lead = ["tokens", *(f"{cell.length:,}" for cell in comparison.select_cells(mode, labels[0])), "grows as"]
+    lead = _align_right(lead[: 1 + max(map(len, columns))])
     blocks: list[list[list[str]]] = []
     for label, cells in zip(labels, columns, strict=True):
-        column = _aligned([label, *cells, *[""] * (len(lead) - 1 - len(cells))])
-        if not blocks or sum(len(c[0]) + len(BETWEEN) for c in (*blocks[-1], column)) > room + len(BETWEEN):
+        column = _align_right([label, *cells, *[""] * (len(lead) - 1 - len(cells))])
+        if not blocks or _block_width([*blocks[-1], column]) > width:
             blocks.append([lead])
         blocks[-1].append(column)
     for number, block in enumerate(blocks):
         yield from [""] * bool(number)
-        yield from (BETWEEN.join(row).rstrip() for row in zip(*block, strict=True))
+        yield from (SEPARATOR.join(row).rstrip() for row in zip(*block, strict=True))
 
 
-def _aligned(cells: Sequence[str]) -> list[str]:
+def _block_width(columns: Sequence[Sequence[str]]) -> int:
+    """Characters of a row of these columns."""
+    return sum(len(column[0]) + len(SEPARATOR) for column in columns) - len(SEPARATOR)
+
+
+def _align_right(cells: Sequence[str]) -> list[str]:
     return [f"{cell:>{max(map(len, cells))}}" for cell in cells]
 
 
-def _crossings(comparison: Comparison, what: str) -> Iterator[str]:
-    first = comparison.contenders[0].label
-    reference = comparison.curve(what, first)
+def _format_crossings(comparison: Comparison, mode: str) -> Iterator[str]:
+    baseline = comparison.contenders[0].label
+    reference = comparison.curve(mode, baseline)
+    seconds_by_length = dict(reference)
     for contender in comparison.contenders[1:]:
-        curve = comparison.curve(what, contender.label)
-        met = crossing(reference, curve)
-        shared = [(s, dict(reference)[n]) for n, s in curve if n in dict(reference)]
-        if met is not None:
-            how = "faster" if met.faster_above else "slower"
-            yield f"{contender.label} is {how} than {first} above about {met.rounded:,} tokens"
+        curve = comparison.curve(mode, contender.label)
+        crossing = find_crossing(reference, curve)
+        shared = [(seconds, seconds_by_length[n]) for n, seconds in curve if n in seconds_by_length]
+        if crossing is not None:
+            speed = "faster" if crossing.faster_above else "slower"
+            yield f"{contender.label} is {speed} than {baseline} above about {crossing.rounded:,} tokens"
         elif shared:
-            how = "faster" if shared[-1][0] < shared[-1][1] else "slower"
-            yield f"{contender.label} is {how} than {first} at every length measured"
+            speed = "faster" if shared[-1][0] < shared[-1][1] else "slower"
+            yield f"{contender.label} is {speed} than {baseline} at every length measured"
 
 
-def _reserved(comparison: Comparison, what: str) -> Iterator[str]:
-    """What contenders allocate for their longest state beyond what it holds."""
+def _format_reserved_memory(comparison: Comparison, mode: str) -> Iterator[str]:
+    """Memory that contenders allocate for their longest state beyond what it holds."""
     for contender in comparison.contenders:
-        cells = comparison.of(what, contender.label)
+        cells = comparison.select_cells(mode, contender.label)
         last = next((cell for cell in reversed(cells) if cell.seconds is not None), None)
         if last is not None and last.allocated > last.state:
             yield (
-                f"{contender.label} allocates {_size(last.allocated)} for {_size(last.state)} of state at "
-                f"{last.length:,} tokens: room for further tokens"
+                f"{contender.label} allocates {_format_bytes(last.allocated)} for "
+                f"{_format_bytes(last.state)} of state at {last.length:,} tokens: room for further tokens"
             )
 
 
-def _reasons(comparison: Comparison) -> Iterator[str]:
-    """What was in the way at the first length at which something was."""
-    found: dict[tuple[str, str], list[Cell]] = {}
+def _format_failures(comparison: Comparison) -> Iterator[str]:
+    """For every contender and mode, the failure at the shortest length that failed."""
+    failures: dict[tuple[str, str], list[Cell]] = {}
     for cell in comparison.cells:
-        if cell.why:
-            found.setdefault((cell.what, cell.label), []).append(cell)
-    if found:
+        if cell.failure:
+            failures.setdefault((cell.mode, cell.label), []).append(cell)
+    if failures:
         yield ""
-    for (what, label), (cell, *more) in found.items():
-        yield f"{NONE} {what}, {label}, {cell.length:,} tokens{' and more' * bool(more)}: {cell.why}"
+    for (mode, label), (cell, *longer) in failures.items():
+        yield f"{EMPTY} {mode}, {label}, {cell.length:,} tokens{' and more' * bool(longer)}: {cell.failure}"
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
-            return f"{figure(count / unit).rstrip('.')} {name}"
+            return f"{format_number(count / unit).rstrip('.')} {name}"
     return f"{count} B"

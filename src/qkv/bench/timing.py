@@ -1,4 +1,4 @@
-"""Medians of calls that take turns, so that their ratios hold even where the machine is busy."""
+"""Median times of calls that alternate, so that their ratios hold even on a busy machine."""
 
 import math
 import statistics
@@ -9,139 +9,178 @@ from typing import Any
 
 import torch
 
-from qkv.bench.calls import Inputs, Ready, draw, ready
-from qkv.bench.machine import this_machine
-from qkv.bench.memory import Unmeasured, bounded, peak, reason
+from qkv.bench.calls import Inputs, TimedCall, draw_inputs, prepare_call
+from qkv.bench.machine import describe_machine
+from qkv.bench.memory import MeasurementFailed, describe_failure, limit_memory, measure_peak
 from qkv.bench.results import Cell, Comparison
 from qkv.bench.specs import Contender, Setting
 from qkv.errors import QKVError
 
-# What is shorter is called several times in a row, for the clock and the call around it cost something too.
-LEAST_SECONDS = 2e-3
-MOST_CALLS = 200
-USUAL = Setting()
+# Shorter calls are timed several at a time, because reading the clock and calling cost time too.
+MIN_SECONDS = 2e-3
+MAX_CALLS = 200
+DEFAULT_SETTING = Setting()
+Report = Callable[[str], None]
 
 
 def compare(
     contenders: Sequence[Contender],
     lengths: Sequence[int],
-    whats: Sequence[str] = ("forward",),
-    setting: Setting = USUAL,
+    modes: Sequence[str] = ("forward",),
+    setting: Setting = DEFAULT_SETTING,
     memory: bool = False,
 ) -> Comparison:
-    """Measure every contender at every length; what cannot be measured says why."""
-    return Comparison(
-        this_machine(), setting, contenders, list(measure(contenders, lengths, whats, setting, memory))
-    )
+    """Measure every contender at every length.
+
+    Args:
+        contenders: the attentions; the first one is the baseline.
+        lengths: numbers of tokens.
+        modes: keys of `qkv.bench.calls.MODES`.
+        setting: what all contenders share.
+        memory: also measure peak memory, each call in a fresh process.
+
+    Returns:
+        The results. A cell without a result says why.
+    """
+    cells = list(measure(contenders, lengths, modes, setting, memory))
+    return Comparison(describe_machine(), setting, contenders, cells)
 
 
 def measure(
     contenders: Sequence[Contender],
     lengths: Sequence[int],
-    whats: Sequence[str] = ("forward",),
-    setting: Setting = USUAL,
+    modes: Sequence[str] = ("forward",),
+    setting: Setting = DEFAULT_SETTING,
     memory: bool = False,
-    tell: Callable[[str], None] = lambda doing: None,
+    report: Report = lambda step: None,
 ) -> Iterator[Cell]:
-    """The same, cell by cell as they are known; `tell` hears what is being measured."""
-    for what in whats:
+    """The cells of `compare`, one by one as they are measured.
+
+    Args:
+        contenders: the attentions.
+        lengths: numbers of tokens.
+        modes: keys of `qkv.bench.calls.MODES`.
+        setting: what all contenders share.
+        memory: also measure peak memory.
+        report: is called with a description of each step before it starts.
+    """
+    for mode in modes:
         for length in sorted(lengths):
-            with bounded(setting.device):
-                cells = _at(what, length, contenders, setting, tell)
+            with limit_memory(setting.device):
+                cells = _measure_length(mode, length, contenders, setting, report)
             for contender, cell in zip(contenders, cells, strict=True):
-                tell(f"memory of {what}, {length:,} tokens, {contender.label}")
-                yield _with_peak(cell, contender, setting) if memory and not cell.why else cell
+                report(f"memory of {mode}, {length:,} tokens, {contender.label}")
+                yield _add_peak(cell, contender, setting) if memory and not cell.failure else cell
 
 
-def in_turn(
+def time_calls(
     calls: Mapping[str, Callable[[], Any]],
     repeats: int,
     device: str = "cpu",
-    tell: Callable[[str], None] = lambda label: None,
+    report: Report = lambda label: None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of every call in every repeat, all calls in turn, after warming up; and why some have none."""
+    """Time calls in alternation: every repeat makes each call once, after one repeat to warm up.
+
+    Args:
+        calls: label -> function.
+        repeats: timed repeats.
+        device: the clock waits for a CUDA device.
+        report: is called with the label before each call.
+
+    Returns:
+        Label -> seconds of every repeat, and label -> failure of the calls that failed.
+    """
     times: dict[str, list[float]] = {label: [] for label in calls}
-    failed: dict[str, str] = {}
+    failures: dict[str, str] = {}
     counts: dict[str, int] = {}
     for repeat in range(repeats + 1):
         for label, call in calls.items():
-            if label in failed:
+            if label in failures:
                 continue
-            tell(label)
+            report(label)
             try:
                 if repeat == 0:
-                    counts[label] = _warm(call, device)
+                    counts[label] = _warm_up(call, device)
                 else:
-                    times[label].append(_seconds(call, counts[label], device))
+                    times[label].append(_time_call(call, counts[label], device))
             except (QKVError, RuntimeError, MemoryError) as error:
-                failed[label] = reason(error)
-    return {label: took for label, took in times.items() if label not in failed}, failed
+                failures[label] = describe_failure(error)
+    return {label: seconds for label, seconds in times.items() if label not in failures}, failures
 
 
-def _at(
-    what: str,
+def _measure_length(
+    mode: str,
     length: int,
     contenders: Sequence[Contender],
     setting: Setting,
-    tell: Callable[[str], None],
+    report: Report,
 ) -> list[Cell]:
-    found: dict[str, Ready] = {}
-    failed: dict[str, str] = {}
+    timed_calls: dict[str, TimedCall] = {}
+    failures: dict[str, str] = {}
     inputs: Inputs | None = None
     for contender in contenders:
         try:
-            inputs = inputs or draw(length, setting)
-            found[contender.label] = ready(what, contender, inputs, setting)
+            inputs = inputs or draw_inputs(length, setting)
+            timed_calls[contender.label] = prepare_call(mode, contender, inputs, setting)
         except (QKVError, RuntimeError, MemoryError) as error:
-            failed[contender.label] = reason(error)
-    calls = {label: one.call for label, one in found.items()}
-    times, more = in_turn(
-        calls, setting.repeats, setting.device, lambda label: tell(f"{what}, {length:,} tokens, {label}")
+            failures[contender.label] = describe_failure(error)
+    calls = {label: timed_call.call for label, timed_call in timed_calls.items()}
+    times, call_failures = time_calls(
+        calls, setting.repeats, setting.device, lambda label: report(f"{mode}, {length:,} tokens, {label}")
     )
-    failed |= more
-    return [_cell(what, length, c.label, times.get(c.label), found.get(c.label), failed) for c in contenders]
+    failures |= call_failures
+    return [
+        _make_cell(Cell(mode, c.label, length), times.get(c.label), timed_calls.get(c.label), failures)
+        for c in contenders
+    ]
 
 
-def _cell(
-    what: str,
-    length: int,
-    label: str,
+def _make_cell(
+    cell: Cell,
     times: list[float] | None,
-    made: Ready | None,
-    failed: Mapping[str, str],
+    timed_call: TimedCall | None,
+    failures: Mapping[str, str],
 ) -> Cell:
-    if not times or made is None:
-        return Cell(what, label, length, why=failed.get(label, ""))
-    each = [seconds / made.passes for seconds in times]
-    spread = statistics.median(each), min(each), max(each)
-    return Cell(what, label, length, *spread, state=made.state, allocated=made.allocated)
+    """The empty cell with the result of its call, or with its failure."""
+    if not times or timed_call is None:
+        return replace(cell, failure=failures.get(cell.label, ""))
+    seconds = [total / timed_call.passes for total in times]
+    return replace(
+        cell,
+        seconds=statistics.median(seconds),
+        fastest=min(seconds),
+        slowest=max(seconds),
+        state=timed_call.state,
+        allocated=timed_call.allocated,
+    )
 
 
-def _with_peak(cell: Cell, contender: Contender, setting: Setting) -> Cell:
+def _add_peak(cell: Cell, contender: Contender, setting: Setting) -> Cell:
     try:
-        return replace(cell, peak=peak(cell.what, contender, cell.length, setting))
-    except Unmeasured as error:
-        return replace(cell, why=f"memory: {error}")
+        return replace(cell, peak=measure_peak(cell.mode, contender, cell.length, setting))
+    except MeasurementFailed as error:
+        return replace(cell, failure=f"memory: {error}")
 
 
-def _warm(call: Callable[[], Any], device: str) -> int:
-    """Call until the clock says what a call takes; how many of them are worth timing together."""
-    took = _seconds(call, 1, device)
-    if took < 1:
-        took = _seconds(call, 1, device)
-    return min(max(math.ceil(LEAST_SECONDS / max(took, 1e-9)), 1), MOST_CALLS)
+def _warm_up(call: Callable[[], Any], device: str) -> int:
+    """Call once or twice; return the number of calls to time together."""
+    seconds = _time_call(call, 1, device)
+    if seconds < 1:
+        seconds = _time_call(call, 1, device)
+    return min(max(math.ceil(MIN_SECONDS / max(seconds, 1e-9)), 1), MAX_CALLS)
 
 
-def _seconds(call: Callable[[], Any], count: int, device: str) -> float:
-    _finish(device)
+def _time_call(call: Callable[[], Any], count: int, device: str) -> float:
+    """Seconds of one call, as the mean of `count` calls in a row."""
+    _synchronize(device)
     begin = time.perf_counter()
     for _ in range(count):
         call()
-    _finish(device)
+    _synchronize(device)
     return (time.perf_counter() - begin) / count
 
 
-def _finish(device: str) -> None:
-    """A GPU works on while Python goes on."""
+def _synchronize(device: str) -> None:
+    """Wait for a GPU, which works asynchronously."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

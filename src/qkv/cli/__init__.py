@@ -8,8 +8,8 @@ import sys
 def main() -> None:
     """Run `qkv`; torch is imported only by the commands that need it."""
     from qkv.cli.app import app
-    from qkv.cli.failures import describe
-    from qkv.cli.streams import end_on_signals, end_quietly, prepare_streams
+    from qkv.cli.error_messages import describe
+    from qkv.cli.standard_streams import end_on_signals, end_quietly, prepare_streams
 
     prepare_streams()
     try:

@@ -1,4 +1,4 @@
-"""The commands.  Their bodies import what they use, so that `qkv --help` is instant."""
+"""The commands and their options.  Bodies import what they use, so that `qkv --help` is instant."""
 
 import shlex
 import sys
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from qkv import __version__
-from qkv.cli.bench import bench
+from qkv.cli.bench_options import bench
 from qkv.cli.doctor import doctor
+from qkv.cli.options import Beam, Device, JsonFile, Quiet, Run, Strict
 
 app = typer.Typer(
     name="qkv",
@@ -17,21 +18,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Attention, every kind of it: train, translate, and see where a model looks.\n\n"
-    "Start with `qkv demo`; then `qkv recipes`, and `qkv train RECIPE --out runs/mine`.",
+    help="Attention, every kind of it: train a model, use it, and see where it attends.\n\n"
+    "Start with `qkv demo`. `qkv recipes` lists what can be trained, `qkv keys` explains the keys of a "
+    "recipe, and `qkv train RECIPE --out runs/mine` trains.",
 )
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run directory that `qkv train` made")]
-Beam = Annotated[
-    int | None,
-    typer.Option(min=1, help="hypotheses kept alive; 1 is greedy", show_default="the recipe's"),
-]
-Strict = Annotated[
-    bool,
-    typer.Option("--strict", help="stop at a line that is too long, or of which the model knows nothing"),
-]
-Device = Annotated[str, typer.Option(help="where to compute: cpu, cuda, cuda:1, mps or auto")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 
 
 @app.callback(invoke_without_command=True)
@@ -45,12 +35,14 @@ def _root(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="where runs and pictures go")] = Path("demo"),
-    source: Annotated[str, typer.Option(help="language to translate from, as Babel names it")] = "en",
-    target: Annotated[str, typer.Option(help="language to translate into")] = "fr",
+    out: Annotated[Path, typer.Option(help="the folder for runs and pictures")] = Path("demo"),
+    source: Annotated[
+        str, typer.Option(help="the language to translate from, by its code: en, fr, de, …")
+    ] = "en",
+    target: Annotated[str, typer.Option(help="the language to translate into")] = "fr",
 ) -> None:
-    """Train two translators on generated phrases, test them on unseen ones, and draw where they look."""
-    from qkv.task.demo import run_demo
+    """Train two translators on generated phrases, test them on unseen ones, and draw where they attend."""
+    from qkv.task.translate.demo import run_demo
 
     run_demo(out, source, target)
 
@@ -63,38 +55,41 @@ def train(
     out: Annotated[Path | None, typer.Option(help="the run directory", show_default="runs/RECIPE")] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="change the recipe: --set train.epochs=3"),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="change the recipe: --set train.epochs=3 (see `qkv keys`)"
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on where an interrupted training stopped")
+        bool, typer.Option("--resume", help="continue where an interrupted training stopped")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe into a run directory.
 
-    Ctrl-C saves and stops; the same command with --resume goes on, and ends with the same weights.
+    Ctrl-C saves and stops. The same command with --resume continues, and ends with the same weights.
     """
     from qkv.files import expand_home
     from qkv.task.registry import find_task
-    from qkv.task.runs import leads, recipe_of
+    from qkv.task.run_directory import is_first_process, read_run_recipe
     from qkv.task.training import fit
     from qkv.train import STATE
 
     run = out or Path("runs") / Path(recipe).stem
     changes = change or []
-    again = shlex.join(["qkv", "train", recipe, *(f"--set={c}" for c in changes), f"--out={run}", "--resume"])
     try:
         result = fit(recipe, run, changes=changes, resume=resume, quiet=quiet)
     except KeyboardInterrupt:
-        saved = (run / STATE).exists()
-        told = f"all is saved. Go on with: {again}" if saved else "nothing was saved yet"
-        print(f"stopped; {told}", file=sys.stderr)
+        settings = [f"--set={setting}" for setting in changes]
+        command = shlex.join(["qkv", "train", recipe, *settings, f"--out={run}", "--resume"])
+        is_saved = (run / STATE).exists()
+        outcome = f"everything is saved. Continue with: {command}" if is_saved else "nothing was saved yet"
+        print(f"stopped; {outcome}", file=sys.stderr)
         raise typer.Exit(130) from None
-    if not leads():
+    if not is_first_process():
         return
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
     print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}")
-    print(f"next: {find_task(recipe_of(expand_home(run)).task).next_commands(run)}")
+    print(f"next: {find_task(read_run_recipe(expand_home(run)).task).suggest_commands(run)}")
 
 
 @app.command()
@@ -102,17 +97,18 @@ def translate(  # noqa: PLR0913, PLR0917 -- one for each option
     run: Run,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="text, a line each; - is stdin", show_default="stdin"),
+        typer.Argument(metavar="FILE", help="text, one sentence on a line; - is stdin", show_default="stdin"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="write here instead of to stdout")
+        Path | None, typer.Option("--output", "-o", help="write to this file instead of stdout")
     ] = None,
     beam: Beam = None,
     n_best: Annotated[
-        int, typer.Option("--n-best", min=1, help="answers a line: number ||| text ||| score")
+        int,
+        typer.Option("--n-best", min=1, help="translations of a line, printed as number ||| text ||| score"),
     ] = 1,
     trace: Annotated[
-        Path | None, typer.Option(help="also write where the model looked, for `qkv view`")
+        Path | None, typer.Option(help="also write the attention weights, for `qkv view`")
     ] = None,
     strict: Strict = False,
     device: Device = "cpu",
@@ -120,9 +116,9 @@ def translate(  # noqa: PLR0913, PLR0917 -- one for each option
 ) -> None:
     """Translate text: a line in, a line out; an empty line stays empty.
 
-    A line that is too long is cut, and one of which the model knows nothing stays empty; each is reported.
+    A line that is too long is cut. A line in which the model knows no token stays empty. Both are reported.
     """
-    from qkv.cli.translating import translate_lines
+    from qkv.cli.commands.translate import translate_lines
 
     translate_lines(run, file, output, beam, n_best, trace, quiet, strict=strict, device=device)
 
@@ -131,46 +127,62 @@ def translate(  # noqa: PLR0913, PLR0917 -- one for each option
 def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     run: Run,
     source: Annotated[
-        Path | None, typer.Option(help="source lines", show_default="the recipe's test data")
+        Path | None,
+        typer.Option(help="translation: a file of source lines", show_default="the recipe's test data"),
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="their translations")] = None,
+    target: Annotated[Path | None, typer.Option(help="translation: the file of their translations")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="a file of test examples; for translation one of pairs (.tsv or .jsonl)",
+            show_default="the recipe's test data",
+        ),
+    ] = None,
     beam: Beam = None,
     tokenize: Annotated[
         str | None,
         typer.Option(
-            help="sacrebleu's tokeniser: auto, 13a, intl, zh, char, none …", show_default="the recipe's"
+            help="how BLEU splits text, by sacrebleu's names: auto, 13a, intl, zh, char, none, …",
+            show_default="the recipe's",
         ),
     ] = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write the scores as JSON")
-    ] = None,
+    json: JsonFile = None,
     strict: Strict = False,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Score a run: BLEU, chrF, TER with signatures, exact match, and BLEU by source length."""
-    from qkv.cli.evaluating import evaluate_run
+    """Score a run on test data with the metrics of its task.
 
-    evaluate_run(run, source, target, beam, tokenize, json, quiet, strict=strict, device=device)
+    A translator gets BLEU, chrF and TER with sacrebleu's signatures, exact match, and BLEU by source length.
+    An option that has no meaning for the task of the run is refused.
+    """
+    from qkv.cli.commands.evaluate import evaluate_run
+    from qkv.task.evaluation import EvaluateOptions
+
+    options = EvaluateOptions(source, target, data, beam, tokenize, strict)
+    evaluate_run(run, options, json, quiet, device)
 
 
 @app.command()
 def view(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE.npz", help="what `qkv translate --trace` wrote")],
+    trace: Annotated[Path, typer.Argument(metavar="TRACE.npz", help="a file that an option --trace wrote")],
     png: Annotated[
         Path | None, typer.Option(help="the picture to draw (.png, .svg or .pdf)", show_default="TRACE.png")
     ] = None,
-    example: Annotated[int, typer.Option(min=1, help="which of the traced lines")] = 1,
+    example: Annotated[int, typer.Option(min=1, help="the number of the example in the trace")] = 1,
     layers: Annotated[
         str | None,
-        typer.Option(help="cross, encoder or decoder, or one layer as cross.0", show_default="last cross"),
+        typer.Option(
+            help="a kind of layer (cross, encoder, decoder) or one layer (cross.0)",
+            show_default="last cross",
+        ),
     ] = None,
-    heads: Annotated[str, typer.Option(help="mean, all, or the number of one head")] = "mean",
+    heads: Annotated[str, typer.Option(help="mean, all, or the number of one head from 0")] = "mean",
     merge: Annotated[bool, typer.Option("--merge", help="join word pieces into words")] = False,
-    dark: Annotated[bool, typer.Option("--dark", help="for dark pages")] = False,
+    dark: Annotated[bool, typer.Option("--dark", help="draw for a dark page")] = False,
 ) -> None:
-    """Draw the attention of a trace."""
-    from qkv.cli.viewing import view_trace
+    """Draw the attention weights of a trace."""
+    from qkv.cli.commands.view import view_trace
 
     view_trace(trace, png, example, layers, heads, merge, dark)
 
@@ -183,7 +195,7 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes that ship with qkv, or print one of them: qkv recipes NAME > mine.yaml."""
-    from qkv.cli.listing import list_recipes
+    from qkv.cli.commands.recipes import list_recipes
 
     list_recipes(name)
 
@@ -194,8 +206,8 @@ def parts(
         str | None, typer.Argument(metavar="NAME", help="one part in detail", show_default="all")
     ] = None,
 ) -> None:
-    """List the parts that attention is made of, and which go together."""
-    from qkv.cli.listing import list_parts
+    """List the parts of attention, and which can be combined."""
+    from qkv.cli.commands.parts import list_parts
 
     list_parts(name)
 

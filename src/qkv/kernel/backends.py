@@ -19,8 +19,8 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
     """The first backend that supports these tensors [B,H,N,*] and is faster; None for torch operators.
 
     Args:
-        has_backends: whether the backends know the feature map.
-        tensors: the queries, keys and values of one call.
+        has_backends: Whether the backends know the feature map.
+        tensors: The queries, keys and values of one call.
     """
     for backend in BACKENDS if has_backends else ():
         if any(always(x.shape[2] >= backend.FEWEST) for x in tensors) and not backend.why_not(*tensors):

@@ -84,9 +84,9 @@ def causal_average(
     Args:
         query_features: φ(q) [B,H,T,F].  T is a multiple of `chunks.TILE`, or smaller than it; in a program
             that is being recorded it is any number.
-        keys: the T keys of the same positions.
-        carry: the sums over all earlier keys.
-        floor: see `sums`.
+        keys: The T keys of the same positions.
+        carry: The sums over all earlier keys.
+        floor: See `sums`.
 
     Returns:
         The averages [B,H,T,E], and the sums after the last key.

@@ -30,7 +30,7 @@ def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, A
     Args:
         step: `step(state, positions, *chunks) -> (out, state)`, where `positions` is the slice of the chunk.
             A chunk is a number of whole tiles, or shorter than one tile.
-        state: the state before the first chunk.
+        state: The state before the first chunk.
         tensors: [B,H,N,...], which are split along N; None stays None.
 
     Returns:

@@ -54,11 +54,11 @@ class BackendOptions(NamedTuple):
     """The numbers of a backend's call.
 
     Args:
-        map: the number of the feature map in `feature_map.MAP_NUMBERS`.
-        unit: as in `feature_map.Kind`.
-        causal: whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
-        square: as in `feature_map.Kind`.
-        floor: see `sums`.
+        map: The number of the feature map in `feature_map.MAP_NUMBERS`.
+        unit: As in `feature_map.Kind`.
+        causal: Whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
+        square: As in `feature_map.Kind`.
+        floor: See `sums`.
     """
 
     map: int
@@ -84,9 +84,9 @@ def compute_gradients(
     """The gradients of `inputs`, computed with operators that autograd can differentiate.
 
     Args:
-        inputs: the tensors of the forward pass.
-        options: the numbers of the forward pass.
-        grads: the gradients of out, feature sums and plain sums; None for zeros.
+        inputs: The tensors of the forward pass.
+        options: The numbers of the forward pass.
+        grads: The gradients of out, feature sums and plain sums; None for zeros.
 
     Returns:
         One gradient for every tensor of `inputs`; None where a tensor has none.

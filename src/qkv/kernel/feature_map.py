@@ -41,11 +41,11 @@ class Kind(NamedTuple):
     """A feature map as the backends know it.
 
     Args:
-        map: a name in `MAP_NUMBERS`.
-        matrix: the projections W [H,R,D] in float32, with everything that scales them; None for a map
+        map: A name in `MAP_NUMBERS`.
+        matrix: The projections W [H,R,D] in float32, with everything that scales them; None for a map
             without.
-        unit: whether vectors are scaled to length 1 first.
-        square: the factor of |k|² that is subtracted from a key's log weight.
+        unit: Whether vectors are scaled to length 1 first.
+        square: The factor of |k|² that is subtracted from a key's log weight.
     """
 
     map: str
@@ -62,7 +62,7 @@ class BackendMap(nn.Module, ABC):
         """The same map for the backends.
 
         Args:
-            projections: what `choose_projections` returned.
+            projections: What `choose_projections` returned.
         """
 
     @abstractmethod

@@ -45,11 +45,11 @@ class Linear(Core):
     """Attention through a feature map, which never forms the T×S weights unless they are asked for.
 
     Args:
-        dims: heads, and the widths per head of queries, keys and values.
-        features: the feature map, with the members of `feature_map.FeatureMap`.
-        floor: the smallest denominator, in multiples of sqrt(Σ m²); see `sums`.
-        causal: whether query t sees keys up to t + S - T only.
-        is_gated: whether calls pass the logits of a forget gate (`Masking.gate`).
+        dims: Heads, and the widths per head of queries, keys and values.
+        features: The feature map, with the members of `feature_map.FeatureMap`.
+        floor: The smallest denominator, in multiples of sqrt(Σ m²); see `sums`.
+        causal: Whether query t sees keys up to t + S - T only.
+        is_gated: Whether calls pass the logits of a forget gate (`Masking.gate`).
     """
 
     has_layer_step: ClassVar[bool] = True
@@ -110,7 +110,7 @@ class Linear(Core):
             k: [B,Hk,S,D].
             v: [B,Hk,S,E].
             masking: `keep` and `gate` of these keys.
-            remember: whether to keep φ(k), from which `read` and `extend` compute weights.
+            remember: Whether to keep φ(k), from which `read` and `extend` compute weights.
         """
         self._check_masking(masking)
         backend = None if remember else select_backend(self.has_backends, k, v)
@@ -134,7 +134,7 @@ class Linear(Core):
         """Read further positions in order; each query sees the keys up to its own.
 
         Args:
-            state: what `start` or `extend` returned.
+            state: What `start` or `extend` returned.
             q: [B,H,t,D] of the new positions.
             k: [B,Hk,t,D] of the new positions.
             v: [B,Hk,t,E] of the new positions.
@@ -145,7 +145,7 @@ class Linear(Core):
             position.
 
         Raises:
-            BadShape: the state comes from an attention of other sizes.
+            BadShape: The state comes from an attention of other sizes.
         """
         self._check_masking(masking)
         self._check_state(state)
@@ -172,9 +172,9 @@ class Linear(Core):
         """A decoding step of a complete attention layer in one native call; None where that is not possible.
 
         Args:
-            layers: the projections to queries, to keys and values, and to the output.
+            layers: The projections to queries, to keys and values, and to the output.
             x: [B,t,M], the new positions.
-            state: what `start` or a step returned.
+            state: What `start` or a step returned.
 
         Returns:
             The output [B,t,M] of the layer, and the state after it.
@@ -197,13 +197,13 @@ class Linear(Core):
 
         Args:
             q: [B,H,T,D].
-            state: what `start` or `extend` returned.
+            state: What `start` or `extend` returned.
 
         Returns:
             The output [B,H,T,E] with weights if the state has a history, and the same state.
 
         Raises:
-            BadShape: the state comes from an attention of other sizes.
+            BadShape: The state comes from an attention of other sizes.
         """
         self._check_state(state)
         backend = None if state.history is not None else select_backend(self.has_backends, q)

@@ -72,13 +72,13 @@ def average_causally(
     """Causal linear attention of a sequence that follows the keys in `carry`.
 
     Args:
-        feature_map: maps queries and keys.
+        feature_map: Maps queries and keys.
         heads: H, the number of query heads.
-        floor: see `sums`.
+        floor: See `sums`.
         tensors: q [B,H,T,D], k and v [B,Hk,T,*] of the same T positions.
-        masking: of these keys.
-        projections: what the feature map chose for the sequence.
-        carry: the sums over all earlier keys.
+        masking: Of these keys.
+        projections: What the feature map chose for the sequence.
+        carry: The sums over all earlier keys.
 
     Returns:
         out [B,H,T,E] in the dtype of v, and the sums after the last key.
@@ -124,8 +124,8 @@ def compute_weights(
         key_features: φ(k) [B,H,S,F].
         keep: [B,1 or H,1,S], True for real keys; ignored where key_weights are passed, which include it.
         key_weights: None where every real key has the weight 1.
-        causal: whether query t sees keys up to t + S - T only.
-        floor: see `sums`.
+        causal: Whether query t sees keys up to t + S - T only.
+        floor: See `sums`.
     """
     queries, keys = query_features.shape[2], key_features.shape[2]
     if key_weights is None:

@@ -18,8 +18,8 @@ class LinearState(NamedTuple):
         feature_sums: [B,H,F,E+1], as in `sums.Sums`.
         plain_sums: [B,H,1,E+2], as in `sums.Sums`.
         log_scale: [B,H,1,1] or None, as in `sums.Sums`.
-        projections: those of the first call, so that all keys and queries of one sequence are mapped alike.
-        history: all keys that have been read, where steps return their weights; None otherwise.
+        projections: Those of the first call, so that all keys and queries of one sequence are mapped alike.
+        history: All keys that have been read, where steps return their weights; None otherwise.
     """
 
     feature_sums: Tensor

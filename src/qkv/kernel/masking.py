@@ -16,7 +16,7 @@ class Masking(NamedTuple):
         keep: [B,S] bool, True for real keys; None where all are real.
         allow: [B or 1,H or 1,T,S] bool, True where a query may attend to a key; None for everywhere.
         bias: [B or 1,H or 1,T,S], added to the scores; None for 0.
-        is_self: whether the queries are the keys (self-attention), so that both share one count of positions.
+        is_self: Whether the queries are the keys (self-attention), so that both share one count of positions.
         gate: [B,H,S], the logits of a forget gate at every key; None without a gate.
     """
 
@@ -68,7 +68,7 @@ def repeat_heads(x: Tensor, heads: int) -> Tensor:
     """[B,Hkv,S,*] -> [B,H,S,*]: query heads h·H/Hkv … share key head h, as in torch and Hugging Face.
 
     Args:
-        x: keys or values with Hkv heads.
+        x: Keys or values with Hkv heads.
         heads: H, a multiple of Hkv.
     """
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)

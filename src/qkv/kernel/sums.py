@@ -73,7 +73,7 @@ def compute_implied_weights(
         key_features: φ(k) [B,H,S,F].
         key_weights: m of every key at every query, 0 (or False) where the query may not attend to the key;
             None for 1 everywhere.
-        floor: see the module's docstring.
+        floor: See the module's docstring.
     """
     scores = query_features @ key_features.mT  # [B,H,T,F] @ [B,H,F,S] -> [B,H,T,S]
     m = torch.ones_like(scores) if key_weights is None else key_weights.to(scores.dtype).expand_as(scores)
@@ -135,8 +135,8 @@ def combine_sums(earlier: Sums, later: Sums, log_decay: Tensor | None) -> Sums:
     """The sums over earlier and later keys together.
 
     Args:
-        earlier: the sums over the earlier keys, as they stood after the last of these.
-        later: the sums over the later keys alone.
+        earlier: The sums over the earlier keys, as they stood after the last of these.
+        later: The sums over the later keys alone.
         log_decay: [B,H,1,1], how much the later keys let the earlier sums decay; None for not at all.
     """
     if later.log_scale is None:

@@ -1,4 +1,4 @@
-"""What a task is: the kind of work a run is for, from its recipe to the object that `load` returns."""
+"""What a task is: the kind of work of a run, from its recipe to the runner that `load` returns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -6,28 +6,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import yaml
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from torch import nn
 
 from qkv.progress import Progress
 from qkv.strict import Strict
+from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.runner import Runner
 from qkv.train import Batches, Objective, TrainConfig
 from qkv.train.config import MAY_CHANGE, changed_keys
 
-EPOCHS = 20  # until `Task.complete` sets them, where a recipe names neither epochs nor steps
+EPOCHS = 20  # until `Task.complete_recipe` sets them, if a recipe names neither epochs nor steps
 
 
 class Recipe(Strict):
-    """What the recipes of all tasks share.  A task's recipe adds its sections, `train` among them."""
+    """What the recipes of all tasks share.  A task's recipe adds its sections, `train` among them.
+
+    Args:
+        task: the name of the task.
+        description: what the recipe trains, in words; `qkv recipes` lists its first line.
+    """
 
     task: str
     description: str = ""
     if TYPE_CHECKING:  # declared by each task's recipe, in the order in which it is written to a file
         train: TrainConfig
 
+    @model_validator(mode="before")
+    @classmethod
+    def _assume_default_kinds(cls, raw: Any) -> Any:
+        """Give a section that has several kinds, and does not name one, the kind of its default value."""
+        if not isinstance(raw, dict):
+            return raw
+        sections = {}
+        for name, field in cls.model_fields.items():
+            key, section = field.discriminator, raw.get(name)
+            if isinstance(key, str) and isinstance(section, dict) and key not in section:
+                sections[name] = {key: getattr(field.default, key), **section}
+        return {**raw, **sections}
+
     @field_validator("train", mode="wrap", check_fields=False)
     @classmethod
-    def _has_an_end(cls, value: Any, build: Callable[[Any], TrainConfig]) -> TrainConfig:
+    def _assume_epochs(cls, value: Any, build: Callable[[Any], TrainConfig]) -> TrainConfig:
+        """Let a recipe leave out both epochs and steps; neither counts as set then."""
         if not isinstance(value, dict) or {"epochs", "steps"} & value.keys():
             return build(value)
         train = build({**value, "epochs": EPOCHS})
@@ -39,9 +60,13 @@ class Recipe(Strict):
 
 
 class Training(NamedTuple):
-    """What the training loop needs: the loss, where batches come from, and the scores on held-out data.
+    """What the training loop needs.
 
-    monitor: the name of the score that decides which weights are best.
+    Args:
+        objective: computes the loss of a batch.
+        batches: gives the batches of every update.
+        validate: computes the scores on held-out data.
+        monitor: the name of the score that decides which weights are best.
     """
 
     objective: Objective
@@ -53,12 +78,14 @@ class Training(NamedTuple):
 class Task(ABC):
     """A kind of work.  `qkv.task.registry.TASKS` holds one value of each kind.
 
-    name: the value of `task:` in a recipe.
-    recipe: the pydantic model of a recipe of this task.
-    files: names of the files, such as a vocabulary, that stand beside the weights in a run directory.
-    label_sections: sections of the recipe that determine the weights; `load` refuses weights that were
-        trained with others.
-    resume_keys: `section` or `section.key` of the recipe that resuming may not change, `train` aside.
+    Args:
+        name: the value of `task:` in a recipe.
+        recipe: the pydantic model of the task's recipes.
+        files: names of the files beside the weights in a run directory, such as a vocabulary.
+        label_sections: sections of the recipe that determine the weights; `load` refuses weights that were
+            trained with others.
+        resume_keys: `section` or `section.key` of the recipe that resuming may not change, `train` aside.
+        evaluate_options: names of the fields of `EvaluateOptions` that `qkv evaluate` takes for this task.
     """
 
     name: ClassVar[str]
@@ -66,62 +93,142 @@ class Task(ABC):
     files: ClassVar[tuple[str, ...]] = ()
     label_sections: ClassVar[tuple[str, ...]] = ("model", "train")
     resume_keys: ClassVar[tuple[str, ...]] = ("model",)
+    evaluate_options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def read_data(self, recipe: Any) -> Any:
-        """The training and held-out data that the recipe names.  Raises BadData where it cannot be used."""
+        """The training and held-out data that the recipe names.
 
-    @abstractmethod
-    def fingerprint(self, data: Any) -> dict[str, dict[str, Any]]:
-        """Part of the data -> {"lines": how many, "digest": of their content}; resuming compares it.
+        Args:
+            recipe: a recipe of this task.
 
-        The names of the parts begin with "train." or "valid.".
+        Raises:
+            BadData: the data cannot be read or used.
         """
 
     @abstractmethod
-    def data_name(self, part: str, recipe: Any) -> str:
-        """What a user calls this part of the fingerprint, such as `data.train.source`."""
+    def compute_fingerprint(self, data: Any) -> dict[str, dict[str, Any]]:
+        """What resuming compares: part of the data -> {"lines": their number, "digest": of their content}.
 
-    def complete(self, recipe: Any, data: Any, report: Progress) -> Any:
-        """The recipe with the keys that it leaves out set for this data; reports each with its reason."""
+        The names of the parts begin with "train." or "valid.".
+
+        Args:
+            data: what `read_data` returns.
+        """
+
+    @abstractmethod
+    def name_data_part(self, part: str, recipe: Any) -> str:
+        """The key of the recipe where a part of the fingerprint comes from, such as `data.train.source`.
+
+        Args:
+            part: the name of a part in the fingerprint.
+            recipe: the recipe.
+        """
+
+    def complete_recipe(self, recipe: Any, data: Any, report: Progress) -> Any:
+        """The recipe with values for the keys that it leaves out.
+
+        Args:
+            recipe: a recipe of this task.
+            data: what `read_data` returns.
+            report: where each value is printed with its reason.
+        """
         return recipe
 
-    def complete_as(self, recipe: Any, trained: Any) -> Any:
-        """The recipe with the keys that it leaves out as in the complete recipe of the run to resume."""
+    def complete_recipe_from(self, recipe: Any, trained: Any) -> Any:
+        """The recipe with the values of another one for the keys that it leaves out.
+
+        Args:
+            recipe: a recipe of this task.
+            trained: the complete recipe of the run to resume.
+        """
         return recipe
 
     def learn_files(self, recipe: Any, data: Any) -> dict[str, bytes]:
-        """Name -> content of `files`; the same data and recipe give the same content."""
+        """Name -> content of `files`.  The same data and recipe must give the same content.
+
+        Args:
+            recipe: the complete recipe.
+            data: what `read_data` returns.
+        """
         return {}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> Any:
-        """The value that the files hold, such as tokenizers; `run` is named in the error.
+        """The values that the files hold, such as tokenizers.
 
-        Raises BadRun where a file is damaged.
+        Args:
+            contents: name -> content of `files`.
+            run: the run directory, for error messages.
+
+        Raises:
+            BadRun: a file is damaged.
         """
         return None
 
     @abstractmethod
-    def build(self, recipe: Any, data: Any, parsed: Any, report: Progress) -> Training:
-        """Wire the objective, the batches and the validation; reports sizes and what is left out.
+    def build_training(self, recipe: Any, data: Any, parsed: Any, report: Progress) -> Training:
+        """Build the objective, the batches and the validation.
 
-        parsed: what `parse_files` returns.
+        Args:
+            recipe: the complete recipe.
+            data: what `read_data` returns.
+            parsed: what `parse_files` returns.
+            report: where sizes are printed, and which examples are left out.
         """
 
     @abstractmethod
     def build_model(self, recipe: Any, parsed: Any) -> nn.Module:
-        """The model of a recipe, with random weights."""
+        """The model of a recipe, with random weights.
+
+        Args:
+            recipe: the complete recipe.
+            parsed: what `parse_files` returns.
+        """
 
     @abstractmethod
-    def runner(self, recipe: Any, parsed: Any, model: nn.Module) -> Any:
-        """What `load` returns: a trained model, ready for its task."""
+    def build_runner(self, recipe: Any, parsed: Any, model: nn.Module) -> Runner:
+        """What `load` returns: a trained model, ready for its task.
 
-    def next_commands(self, run: Path) -> str:
+        Args:
+            recipe: the complete recipe.
+            parsed: what `parse_files` returns.
+            model: the trained model, in eval mode.
+        """
+
+    @abstractmethod
+    def read_test_data(self, recipe: Any, options: EvaluateOptions) -> Any:
+        """The examples to score: those that the options name, or else the recipe's test data.
+
+        Args:
+            recipe: the recipe of the run.
+            options: the options of `qkv evaluate`; those that the task does not have are not set.
+
+        Raises:
+            BadData: there are none, or they cannot be read.
+        """
+
+    @abstractmethod
+    def evaluate(self, runner: Any, data: Any, options: EvaluateOptions, quiet: bool) -> Evaluation:
+        """Score a trained model.
+
+        Args:
+            runner: what `build_runner` returns.
+            data: what `read_test_data` returns.
+            options: the options of `qkv evaluate`.
+            quiet: show no progress.
+        """
+
+    def suggest_commands(self, run: Path) -> str:
         """What to try with a finished run, for the end of `qkv train`."""
         return f"qkv evaluate {run}"
 
-    def changed_keys(self, old: Recipe, new: Recipe) -> Iterator[str]:
-        """The keys that differ between the recipe of a training to resume and this one, and may not."""
+    def find_changed_keys(self, old: Recipe, new: Recipe) -> Iterator[str]:
+        """The keys that differ between two recipes, and that resuming may not change.
+
+        Args:
+            old: the recipe of the training to resume.
+            new: the recipe to resume it with.
+        """
         before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
         for key in self.resume_keys:
             section, _, name = key.partition(".")
@@ -129,8 +236,8 @@ class Task(ABC):
                 yield key
         yield from (f"train.{key}" for key in changed_keys(new.train, before["train"]))
 
-    def label(self, recipe: Recipe) -> dict[str, Any]:
+    def build_label(self, recipe: Recipe) -> dict[str, Any]:
         """The sections of the recipe that determine the weights, as plain data."""
         sections = recipe.model_dump(mode="json", include=set(self.label_sections))
-        kept = {key: value for key, value in sections["train"].items() if key not in MAY_CHANGE}
-        return {**sections, "train": kept}
+        train = {key: value for key, value in sections["train"].items() if key not in MAY_CHANGE}
+        return {**sections, "train": train}

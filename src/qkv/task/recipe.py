@@ -1,4 +1,4 @@
-"""Recipes: read from files and built-in names, changed by `--set`, checked by the model of their task."""
+"""Reads recipes: from files or by built-in names, changed by `--set`, checked by the model of their task."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from qkv.errors import BadRecipe, did_you_mean
 from qkv.files import expand_home
 from qkv.strict import describe_errors
-from qkv.task.registry import DEFAULT, find_task
+from qkv.task.registry import DEFAULT_TASK, find_task
 from qkv.yaml_input import load_yaml, read_yaml_text
 
 
-def builtin_recipes() -> dict[str, str]:
-    """name -> first line of description, of the recipes that ship with the package."""
+def list_builtin_recipes() -> dict[str, str]:
+    """Name -> first line of the description of every recipe that ships with the package."""
     folder = files("qkv") / "recipes"
     recipes = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
@@ -25,50 +25,67 @@ def builtin_recipes() -> dict[str, str]:
     return recipes
 
 
-def recipe_text(name: str) -> str:
-    """The text of a built-in recipe, as its author wrote it.
+def read_builtin_text(name: str) -> str:
+    """The text of a built-in recipe, comments included.
 
-    Raises BadRecipe, with the nearest known name, where there is none of that name.
+    Args:
+        name: the name of the recipe.
+
+    Raises:
+        BadRecipe: there is no such recipe; the message offers the nearest name.
     """
-    known = builtin_recipes()
-    if name not in known:
-        raise BadRecipe(f"no built-in recipe {name!r}. {did_you_mean(name, known)}")
+    recipes = list_builtin_recipes()
+    if name not in recipes:
+        raise BadRecipe(f"no built-in recipe {name!r}. {did_you_mean(name, recipes)}")
     return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Any:
-    """The recipe in a file, or the built-in one of that name, with `a.b=value` changes applied; a string is
-    one change.
+    """Read a recipe, apply changes and check it.
 
-    Raises BadRecipe: no such recipe, not YAML, an unknown key ("did you mean"), a value out of range.
+    Args:
+        name: the path of a file, or the name of a built-in recipe.
+        changes: `key.key=value`, as `--set` takes it; a string is one change.
+
+    Raises:
+        BadRecipe: there is no such recipe, it is not YAML, a key is unknown, or a value is out of range.
     """
-    text, where = _recipe_text(name)
+    text, origin = _read_text(name)
     try:
         raw = load_yaml(text)
     except ValueError as error:
-        raise BadRecipe(f"{where} is not valid YAML: {error}") from None
+        raise BadRecipe(f"{origin} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise BadRecipe(f"{where} must hold keys and values, such as `data:`, got {type(raw).__name__}")
+        raise BadRecipe(f"{origin} must hold keys and values, such as `data:`, got {type(raw).__name__}")
     for change in [changes] if isinstance(changes, str) else changes:
-        _apply(raw, change)
-    return parse_recipe(raw, where)
+        _apply_change(raw, change)
+    return parse_recipe(raw, origin)
 
 
-def parse_recipe(raw: dict[str, Any], where: str) -> Any:
-    """A recipe from plain data, of the model of its task; `where` is named in the error."""
+def parse_recipe(raw: dict[str, Any], origin: str) -> Any:
+    """Check plain data against the recipe model of its task.
+
+    Args:
+        raw: the recipe as plain data.
+        origin: where it comes from, for error messages.
+
+    Raises:
+        BadRecipe: the task or a key is unknown, a required key is missing, or a value is out of range.
+    """
     try:
-        model = find_task(raw.get("task", DEFAULT)).recipe
+        model = find_task(raw.get("task", DEFAULT_TASK)).recipe
     except BadRecipe as error:
-        raise BadRecipe(f"{where}: {error}") from None
+        raise BadRecipe(f"{origin}: {error}") from None
     try:
         return model(**raw)
     except ValidationError as error:
-        raise BadRecipe(f"{where}: {describe_errors(error, model)}") from None
+        raise BadRecipe(f"{origin}: {describe_errors(error, model)}") from None
     except TypeError as error:
-        raise BadRecipe(f"{where}: keys must be words ({error})") from None
+        raise BadRecipe(f"{origin}: keys must be words ({error})") from None
 
 
-def _recipe_text(name: str | Path) -> tuple[str, str]:
+def _read_text(name: str | Path) -> tuple[str, str]:
+    """The text of a recipe, and where it comes from."""
     path = expand_home(name)
     if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         try:
@@ -76,23 +93,24 @@ def _recipe_text(name: str | Path) -> tuple[str, str]:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BadRecipe(f"cannot read the recipe {path}: {reason}") from None
-    known = builtin_recipes()
-    if str(name) not in known:
-        raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), known)}")
-    return recipe_text(str(name)), f"recipe {name}"
+    recipes = list_builtin_recipes()
+    if str(name) not in recipes:
+        raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), recipes)}")
+    return read_builtin_text(str(name)), f"recipe {name}"
 
 
-def _apply(raw: dict[str, Any], change: str) -> None:
+def _apply_change(raw: dict[str, Any], change: str) -> None:
+    """Set one key of a recipe; sections on the way are created."""
     path, equals, value = change.partition("=")
     if not equals or not path:
         raise BadRecipe(f"--set takes key.key=value, as in --set train.epochs=3, got {change!r}")
-    *above, last = path.split(".")
-    place = raw
-    for key in above:
-        if not isinstance(place.get(key), dict):
-            place[key] = {}
-        place = place[key]
+    *sections, last = path.split(".")
+    section = raw
+    for key in sections:
+        if not isinstance(section.get(key), dict):
+            section[key] = {}
+        section = section[key]
     try:
-        place[last] = load_yaml(value)
+        section[last] = load_yaml(value)
     except ValueError as error:
         raise BadRecipe(f"--set {change[:200]}: {value[:100]!r} is not a YAML value: {error}") from None

@@ -1,4 +1,4 @@
-"""The tasks: `task:` in a recipe names one of them.  A new task is one folder and one entry here."""
+"""All tasks.  `task:` in a recipe names one of them; a new task is one folder and one entry here."""
 
 from typing import Any
 
@@ -6,12 +6,19 @@ from qkv.errors import BadRecipe, did_you_mean
 from qkv.task.base import Task
 from qkv.task.translate.task import TRANSLATE
 
-DEFAULT = TRANSLATE.name
+DEFAULT_TASK = TRANSLATE.name
 TASKS: dict[str, Task] = {task.name: task for task in (TRANSLATE,)}
 
 
 def find_task(name: Any) -> Task:
-    """The task of that name.  Raises BadRecipe, with the known names, where there is none."""
+    """The task of that name.
+
+    Args:
+        name: the value of `task:`.
+
+    Raises:
+        BadRecipe: there is no such task; the message lists the known ones.
+    """
     task = TASKS.get(name) if isinstance(name, str) else None
     if task is None:
         raise BadRecipe(f"unknown task: {name!r}. {did_you_mean(str(name), TASKS)}")

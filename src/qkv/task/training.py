@@ -9,18 +9,18 @@ from qkv.errors import BadRun
 from qkv.files import expand_home
 from qkv.progress import progress
 from qkv.task.base import Recipe, Training
-from qkv.task.lock import hold
-from qkv.task.origin import refuse_other_data
+from qkv.task.directory_lock import lock_directory
 from qkv.task.recipe import read_recipe
 from qkv.task.registry import find_task
-from qkv.task.runs import (
+from qkv.task.resume_checks import refuse_other_data
+from qkv.task.run_directory import (
     RECIPE,
+    build_label,
     check_start,
     complete_as_trained,
-    contents_of,
-    file_digests,
-    label_of,
-    leads,
+    compute_file_digests,
+    is_first_process,
+    prepare_files,
     refuse_other_files,
     refuse_unstarted,
 )
@@ -36,26 +36,36 @@ def fit(
     resume: bool = False,
     quiet: bool = False,
 ) -> Result:
-    """Train `recipe` (a value, a file or a built-in name, with `a.b=value` changes) into the run directory
-    `out`.
+    """Train a recipe into a run directory.
 
-    Keys that the recipe leaves out follow from the data: each is printed with its reason, and the recipe in
-    `out` holds them all.
+    Keys that the recipe leaves out get values that follow from the data: each is printed with its reason, and
+    the recipe in `out` holds them all.
 
-    `resume` goes on where an interrupted training stopped, and ends with the same weights. Raises a QKVError
-    for bad recipes, data and run directories; KeyboardInterrupt after Ctrl-C, with all saved.
+    Args:
+        recipe: a recipe, the path of a recipe file, or the name of a built-in recipe.
+        out: the run directory.
+        changes: changes of a recipe that is read, such as "train.epochs=3".
+        resume: go on where an interrupted training stopped; the final weights are the same.
+        quiet: print no progress.
+
+    Returns:
+        The best scores on held-out data, the number of updates and the time.
+
+    Raises:
+        QKVError: the recipe, the data or the run directory cannot be used.
+        KeyboardInterrupt: after Ctrl-C, once everything is saved.
     """
-    leading = leads()
-    chosen: Recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
+    is_first = is_first_process()
+    full_recipe: Recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
     run = expand_home(out)
-    if leading and resume:
+    if is_first and resume:
         refuse_unstarted(run)
-    with hold(run) if leading else nullcontext():
+    with lock_directory(run) if is_first else nullcontext():
         if resume:
-            chosen = complete_as_trained(run, chosen)
-        before = check_start(run, chosen, resume) if leading else {}
-        quiet = quiet or not leading
-        prepared = _prepare(run, chosen, before, resume, quiet)
+            full_recipe = complete_as_trained(run, full_recipe)
+        before = check_start(run, full_recipe, resume) if is_first else {}
+        quiet = quiet or not is_first
+        prepared = _prepare(run, full_recipe, before, resume, quiet)
         training = prepared.training
         return train(
             training.objective,
@@ -76,7 +86,7 @@ class _Prepared(NamedTuple):
 
 
 def _prepare(run: Path, recipe: Recipe, before: dict[str, Any], resume: bool, quiet: bool) -> _Prepared:
-    """Read the data, complete the recipe, wire the training; refuse what the run was not started with."""
+    """Read the data, complete the recipe and build the training; on resuming, refuse other data."""
     task = find_task(recipe.task)
     with progress("prepare", quiet=quiet) as report:
         report.say(f"writing to {run}")
@@ -84,16 +94,16 @@ def _prepare(run: Path, recipe: Recipe, before: dict[str, Any], resume: bool, qu
         if before:
             refuse_other_data(run, before.get("data"), data, recipe)
             refuse_other_files(run, recipe, before)
-        recipe = task.complete(recipe, data, report)
-        contents = contents_of(run, recipe, data, resume)
-        digests = file_digests(contents)
+        recipe = task.complete_recipe(recipe, data, report)
+        contents = prepare_files(run, recipe, data, resume)
+        digests = compute_file_digests(contents)
         for name in task.files if before else ():
             if digests[Path(name).stem] != before.get(Path(name).stem):
                 raise BadRun(
                     f"{run / name} is missing, and learning it again gives another: restore it from a copy"
                 )
-        origin = {"recipe": recipe.model_dump(mode="json"), "data": task.fingerprint(data), **digests}
+        origin = {"recipe": recipe.model_dump(mode="json"), "data": task.compute_fingerprint(data), **digests}
         files = {**contents, RECIPE: recipe.to_yaml().encode()}
-        directory = RunDirectory(run, files, origin, label_of(task, recipe, contents))
+        directory = RunDirectory(run, files, origin, build_label(task, recipe, contents))
         parsed = task.parse_files(contents, run)
-        return _Prepared(recipe, directory, task.build(recipe, data, parsed, report))
+        return _Prepared(recipe, directory, task.build_training(recipe, data, parsed, report))

@@ -1,4 +1,4 @@
-"""The `.npz` archive of a trace: a JSON header and arrays of numbers, read with a check of every entry."""
+"""The `.npz` archive of a trace: a JSON header and arrays of numbers, checked when they are read."""
 
 import io
 import json
@@ -18,24 +18,29 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_archive(path: str | Path, header: Header, arrays: Arrays) -> None:
-    """Write the archive atomically: a failure leaves the file that was there.
+    """Write the archive atomically: after a failure the old file is unchanged.
+
+    Args:
+        path: the file to write.
+        header: JSON values.
+        arrays: name of the entry -> array.
 
     Raises:
         BadData: if it cannot be written to the path.
     """
     encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     entries: dict[str, Any] = {"header": encoded, **arrays}
-    content = io.BytesIO()  # pipes cannot seek, as writing an archive must
+    content = io.BytesIO()  # writing an archive seeks, and `path` may be a pipe
     with write_errors(path, "the trace "), open_output(path) as file:
         np.savez_compressed(content, **entries)
         file.write(content.getbuffer())
 
 
 def read_archive(path: Path) -> tuple[Header, Arrays]:
-    """The header and the floating-point arrays of an archive; nothing in it is unpickled.
+    """The header and the floating-point arrays of an archive. Nothing is unpickled.
 
     Raises:
-        BadData: if the file is missing, damaged, too large or no archive with a header.
+        BadData: if the file is missing, damaged, too large, or not an archive with a header.
     """
     try:
         with open(path, "rb") as file:
@@ -44,7 +49,7 @@ def read_archive(path: Path) -> tuple[Header, Arrays]:
         raise
     except FileNotFoundError:
         raise BadData("there is no such file") from None
-    except Exception as error:  # zip and array readers report damage with a dozen types of errors
+    except Exception as error:  # the zip and array readers report damage with many types of errors
         raise BadData(f"cannot be read, it is damaged or cut short ({error})") from None
 
 

@@ -15,8 +15,8 @@ class Grid:
     Args:
         height: rows of cells, at least 1.
         width: columns of cells, at least 1.
-        picture: path or file name of the picture that the cells divide; None if there is none. It is kept as
-            text and never opened.
+        picture: path or file name of the picture that the cells divide; None if there is none. It is stored
+            as text and never opened.
 
     Raises:
         BadData: for a height or width outside the limits.
@@ -44,10 +44,11 @@ Axis = tuple[str, ...] | Grid
 class WeightAxes(NamedTuple):
     """The axes of one array of weights [H, rows, columns].
 
-    rows: name of the axis of the queries.
-    columns: name of the axis of the keys.
-    causal: whether a query attends to no later key, the last query aligned with the last key: weights are
-        0 above that diagonal.
+    Args:
+        rows: name of the axis of the queries.
+        columns: name of the axis of the keys.
+        causal: whether a query attends to no later key. The last query is aligned with the last key, and
+            weights above that diagonal are 0.
     """
 
     rows: str

@@ -12,7 +12,7 @@ from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.trace.axes import Axis, Grid, WeightAxes
 
 LOG_PROBS = "log_probs"  # the name of an array in the file that no weights may have
-TOLERANCE = 5e-3  # of a row's sum: float16 on disk costs up to 2^-11, a bfloat16 model up to 2^-8
+TOLERANCE = 5e-3  # of a row's sum: float16 in the file adds up to 2^-11, a bfloat16 model up to 2^-8
 
 _WEIGHT_NAME = re.compile(
     r"(?!.*\.npy$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
@@ -26,16 +26,16 @@ class Example:
     """One example: named axes, and arrays of attention weights that lie between two of them.
 
     Args:
-        named_axes: name -> axis: a sequence of tokens as the model reads them, special ones included, or a
-            `Grid`. A translation has "source" and "target".
+        named_axes: name -> axis: the tokens as the model reads them, special tokens included, or a `Grid`.
+            A translation has "source" and "target".
         weights: name -> [H, rows, columns], as "cross.0" for layer 0. Copied as float32 and read-only.
         weight_axes: the axes of the rows and columns of every array in `weights`, by the same names.
-        log_probs: log-probability of every token on one axis; None where unknown.
-        log_probs_axis: the name of that axis, with `log_probs` only.
+        log_probs: log-probability of every token on one axis; None if unknown.
+        log_probs_axis: the name of that axis; None without `log_probs`.
         meta: any further facts, as plain JSON values.
 
     Raises:
-        BadData: where names, axes, shapes and values do not fit each other.
+        BadData: if names, axes, shapes and values contradict each other.
     """
 
     named_axes: Mapping[str, Axis]
@@ -47,11 +47,11 @@ class Example:
 
     def __post_init__(self) -> None:
         values = {
-            "named_axes": {name: _checked_axis(name, axis) for name, axis in self.named_axes.items()},
-            "weights": {name: _read_only(weight) for name, weight in self.weights.items()},
+            "named_axes": {name: _validate_axis(name, axis) for name, axis in self.named_axes.items()},
+            "weights": {name: _copy_read_only(weight) for name, weight in self.weights.items()},
             "weight_axes": {name: WeightAxes(*pair) for name, pair in self.weight_axes.items()},
-            "log_probs": None if self.log_probs is None else _read_only(self.log_probs),
-            "meta": json_values(self.meta),
+            "log_probs": None if self.log_probs is None else _copy_read_only(self.log_probs),
+            "meta": copy_json(self.meta),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -92,14 +92,18 @@ class Example:
         return axis
 
 
-def stack(steps: Sequence[np.ndarray]) -> np.ndarray:
-    """The weights [H, S_t] of T decoding steps as one [H, T, S]; zeros where a step had fewer keys."""
+def stack_steps(steps: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack the weights [H, S_t] of T decoding steps to one array [H, T, S], padded with zeros."""
     width = max(step.shape[1] for step in steps)
     return np.stack([np.pad(step, ((0, 0), (0, width - step.shape[1]))) for step in steps], axis=1)
 
 
-def json_values(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `meta` with plain JSON values; BadData if it has others."""
+def copy_json(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy `meta` as plain JSON values.
+
+    Raises:
+        BadData: if it holds other values.
+    """
     try:
         return json.loads(json.dumps(dict(meta), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -127,22 +131,24 @@ def check_distributions(label: str, weight: np.ndarray) -> None:
             f"{_UNNORMALISED_HINT}"
         )
     sums = weight.sum(axis=-1, dtype=np.float64)
-    wrong = sums[(np.abs(sums - 1) > TOLERANCE) & weight.any(axis=-1)]
-    if wrong.size:
+    invalid = sums[(np.abs(sums - 1) > TOLERANCE) & weight.any(axis=-1)]
+    if invalid.size:
         raise BadData(
-            f"{label} has {wrong.size} of {sums.size} rows that do not sum to 1 (the first: {wrong[0]:.4g}); "
-            f"rows sum to 1, or are all 0 where there was no key to attend to; {_UNNORMALISED_HINT}"
+            f"{label} has {invalid.size} of {sums.size} rows that do not sum to 1 (the first: "
+            f"{invalid[0]:.4g}); rows must sum to 1, or be all 0 if there is no key to attend to; "
+            f"{_UNNORMALISED_HINT}"
         )
 
 
-def _read_only(values: Any) -> np.ndarray:
+def _copy_read_only(values: Any) -> np.ndarray:
+    """A read-only copy as float32; values that are too large become infinite and fail a later check."""
     with np.errstate(over="ignore"):
         array = np.array(values, dtype=np.float32)
     array.setflags(write=False)
     return array
 
 
-def _checked_axis(name: Any, axis: Any) -> Axis:
+def _validate_axis(name: Any, axis: Any) -> Axis:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _LONGEST_AXIS_NAME:
         raise BadData(
             f"an axis has a name of 1 to {_LONGEST_AXIS_NAME} printable characters, not {str(name)[:40]!r}"

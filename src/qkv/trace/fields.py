@@ -1,4 +1,4 @@
-"""Reads typed values out of a parsed JSON header; every mismatch is a BadData that names the place."""
+"""Reads typed values from a parsed JSON header; a mismatch raises BadData and names the field."""
 
 from typing import Any
 
@@ -6,17 +6,34 @@ from qkv.errors import BadData, did_you_mean
 
 
 def read_strings(value: Any, label: str) -> tuple[str, ...]:
-    """A list of strings as a tuple."""
+    """Read a list of strings.
+
+    Args:
+        value: the parsed value.
+        label: names the field in the message.
+
+    Raises:
+        BadData: for any other value.
+    """
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise BadData(f"{label} is not a list of strings")
     return tuple(value)
 
 
-def read_mapping(value: Any, label: str, known: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A JSON object; where `known` keys are listed, it may have no others."""
+def read_mapping(value: Any, label: str, allowed_keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        value: the parsed value.
+        label: names the field in the message.
+        allowed_keys: the keys that it may have; all keys if empty.
+
+    Raises:
+        BadData: for any other value, and for an unknown key.
+    """
     if not isinstance(value, dict):
         raise BadData(f"{label} is not a mapping")
     for key in value:
-        if known and key not in known:
-            raise BadData(f"{label} has an unknown key {key!r}. {did_you_mean(key, known)}")
+        if allowed_keys and key not in allowed_keys:
+            raise BadData(f"{label} has an unknown key {key!r}. {did_you_mean(key, allowed_keys)}")
     return value

@@ -1,4 +1,4 @@
-"""The schema of a trace file: which header and arrays stand for which examples.  Version 2."""
+"""The schema of a trace file, version 2: converts examples to a header and arrays, and back."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,14 @@ _GRID_KEYS = ("height", "width", "picture")
 
 
 class Content(NamedTuple):
-    """The fields of a `Trace`, as a file holds them."""
+    """The fields of a `Trace`, as a file holds them.
+
+    Args:
+        examples: the examples.
+        kind: the task of the model.
+        unnormalised: names of weights whose rows need not be distributions.
+        meta: further facts.
+    """
 
     examples: tuple[Example, ...]
     kind: str
@@ -31,7 +38,10 @@ class Content(NamedTuple):
 
 
 def encode(content: Content) -> tuple[Header, Arrays]:
-    """The header and the arrays of a file of version 2: float32 if unnormalised, float16 otherwise."""
+    """The header and the arrays of a file of version 2.
+
+    Weights are float16, unnormalised ones float32.
+    """
     examples = [_encode_example(example) for example in content.examples]
     values = (f"qkv-trace/{VERSION}", content.kind, content.unnormalised, content.meta, examples)
     arrays: Arrays = {}
@@ -45,23 +55,27 @@ def encode(content: Content) -> tuple[Header, Arrays]:
 
 
 def decode(header: Header, arrays: Arrays) -> Content:
-    """The examples in a header and arrays of any known version.
+    """Read the examples in a header and arrays of version 1 or 2.
+
+    Args:
+        header: the parsed header.
+        arrays: name of the entry -> array.
 
     Raises:
-        BadData: where they do not follow the schema, or contradict each other.
+        BadData: if they do not follow the schema or contradict each other.
     """
-    version = _version_of(header)
+    version = _read_version(header)
     read_mapping(header, "its header", _HEADER_KEYS)
     entries = header.get("examples")
     if not isinstance(entries, list):
         raise BadData("its header lists no examples")
     read_example = read_example_1 if version == 1 else _read_example
     examples = []
-    for number, (entry, own_arrays) in enumerate(
-        zip(entries, _arrays_by_example(arrays, len(entries)), strict=True)
+    for number, (entry, example_arrays) in enumerate(
+        zip(entries, _group_by_example(arrays, len(entries)), strict=True)
     ):
         try:
-            examples.append(read_example(entry, own_arrays))
+            examples.append(read_example(entry, example_arrays))
         except BadData as error:
             raise BadData(f"example {number}: {error}") from None
     unnormalised = read_strings(header.get("unnormalised", []), "unnormalised")
@@ -71,7 +85,7 @@ def decode(header: Header, arrays: Arrays) -> Content:
     return Content(tuple(examples), kind, unnormalised, read_mapping(header.get("meta", {}), "meta"))
 
 
-def _version_of(header: Header) -> int:
+def _read_version(header: Header) -> int:
     schema = header.get("schema")
     match = re.fullmatch(r"qkv-trace/([0-9]{1,9})", str(schema))
     if match is None or int(match[1]) == 0:
@@ -84,7 +98,8 @@ def _version_of(header: Header) -> int:
     return int(match[1])
 
 
-def _arrays_by_example(arrays: Arrays, count: int) -> list[Arrays]:
+def _group_by_example(arrays: Arrays, count: int) -> list[Arrays]:
+    """Split the arrays by example; the keys lose the number of the example."""
     by_example: list[Arrays] = [{} for _ in range(count)]
     for entry, array in arrays.items():
         number, _, name = entry.partition("/")
@@ -126,6 +141,7 @@ def _read_example(entry: Any, arrays: Arrays) -> Example:
 
 
 def _check_entries(described: Iterable[str], arrays: Arrays) -> None:
+    """Check that the header describes every array and no other."""
     for name in sorted(set(described) ^ set(arrays)):
         if name in arrays:
             raise BadData(f"the header does not describe its entry {name[:80]!r}: name its axes there")

@@ -1,4 +1,4 @@
-"""A trace: examples with the attention weights of one model, which saves to and loads from a file."""
+"""A trace: examples with the attention weights of one model, which can be saved to a file and loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 from qkv.errors import BadData
 from qkv.trace.archive import read_archive, write_archive
-from qkv.trace.example import Example, check_distributions, json_values
+from qkv.trace.example import Example, check_distributions, copy_json
 from qkv.trace.schema import Content, decode, encode
 
 
@@ -23,7 +23,7 @@ class Trace:
         meta: the model's name, the digest of its recipe, the search settings: plain JSON values.
 
     Raises:
-        BadData: where the values do not fit each other.
+        BadData: if the values contradict each other.
     """
 
     examples: tuple[Example, ...]
@@ -33,7 +33,7 @@ class Trace:
 
     def __post_init__(self) -> None:
         values = {"examples": tuple(self.examples), "unnormalised": tuple(self.unnormalised)}
-        for name, value in (values | {"meta": json_values(self.meta)}).items():
+        for name, value in (values | {"meta": copy_json(self.meta)}).items():
             object.__setattr__(self, name, value)
         if not self.examples:
             raise BadData("a trace holds at least one example")
@@ -54,10 +54,17 @@ class Trace:
 
     @staticmethod
     def load(path: str | Path) -> "Trace":
-        """Read a file of version 1 or 2 that `save` or another program wrote; weights become float32.
+        """Read a file of version 1 or 2, from `save` or from another program.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The trace, with weights as float32.
 
         Raises:
-            BadData: naming the file, if it is missing, damaged, no trace, too new, or contradicts itself.
+            BadData: if the file is missing, damaged, too new, not a trace, or contradicts itself. The message
+                names the file.
         """
         path = Path(path)
         try:

@@ -1,4 +1,4 @@
-"""Reads examples of version 1, which knew translation only: the name of the weights implied their axes."""
+"""Reads examples of version 1, which holds translations only: the name of the weights implies their axes."""
 
 import re
 from typing import Any
@@ -19,7 +19,15 @@ _EXAMPLE_KEYS = ("source", "target", "meta")
 
 
 def read_example(entry: Any, arrays: Arrays) -> Example:
-    """The example of an entry in the header and its arrays, as version 2 holds it."""
+    """Convert an example of version 1 to the value that version 2 holds.
+
+    Args:
+        entry: the example in the header.
+        arrays: name -> array.
+
+    Raises:
+        BadData: if they do not follow the schema.
+    """
     read_mapping(entry, "its entry in the header", _EXAMPLE_KEYS)
     source, target = (read_strings(entry.get(side), side) for side in ("source", "target"))
     weights = {name: array for name, array in arrays.items() if name != LOG_PROBS}
@@ -27,14 +35,14 @@ def read_example(entry: Any, arrays: Arrays) -> Example:
     return Example(
         named_axes={"source": source, "target": target, "target so far": ("<s>", *target)[: len(target)]},
         weights=weights,
-        weight_axes={name: _axes_of(name) for name in weights},
+        weight_axes={name: _infer_axes(name) for name in weights},
         log_probs=log_probs,
         log_probs_axis=None if log_probs is None else "target",
         meta=read_mapping(entry.get("meta", {}), "meta"),
     )
 
 
-def _axes_of(name: str) -> WeightAxes:
+def _infer_axes(name: str) -> WeightAxes:
     place, _, layer = name.partition(".")
     if place not in _AXES or not _LAYER.fullmatch(layer):
         expected = ", ".join(f'"{place}.N"' for place in _AXES)

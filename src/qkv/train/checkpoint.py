@@ -1,4 +1,4 @@
-"""Files that are either the old version or the new one, never half of each; the state that resume needs."""
+"""Writing files of a run completely or not at all; the file with the state that resuming needs."""
 
 import os
 import zipfile
@@ -18,9 +18,14 @@ WEIGHTS = Path("model.safetensors")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a draft of `path`, force it to disk, then move it over `path`.
+    """Write a file through a draft, which is synced to disk and then moved to the file's path.
 
-    Raises BadRun where that fails (a full disk, no permission): `path` is as it was, the draft gone.
+    Args:
+        path: the file; its folder is created.
+        write: writes the content into the open draft.
+
+    Raises:
+        BadRun: that fails (a full disk, no permission).  The file is as it was, and the draft is removed.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,15 +36,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         sync_directory(path.parent)
     # torch.save turns the OSError of a full disk into a RuntimeError
     except (OSError, RuntimeError) as error:
-        raise _cannot_write(path, error) from error
+        raise _write_error(path, error) from error
 
 
 @contextmanager
 def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
-    """Have drafts of these files on disk before the block, and move them into place after it.
+    """Write drafts of files before the block, and move them into place after it.
 
-    So a full disk shows before the block commits to anything.  Where the block raises, no draft is left.
-    Raises BadRun where a file cannot be written.
+    So a full disk is noticed before the block commits to anything.  Where the block raises, no draft is left.
+
+    Args:
+        run: the folder of the files, which is created.
+        files: name -> content.
+
+    Raises:
+        BadRun: a file cannot be written.
     """
     path, drafts = run, []
     try:
@@ -55,30 +66,53 @@ def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                 draft.move()
         sync_directory(run)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise _write_error(path, error) from error
 
 
 def remove_drafts(run: Path, names: Iterable[str]) -> None:
-    """Remove what writes of these files left half done when their process was killed."""
+    """Remove the drafts that a killed process left behind.
+
+    Args:
+        run: the run directory.
+        names: the files whose drafts are removed, relative to `run`.
+    """
     for path in (run / name for name in names):
         remove_abandoned_files(path.parent)
         path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)  # as version 0.1.0 named them
 
 
 def save_state(run: Path, state: dict[str, Any]) -> None:
-    """Write the training state: one dict of tensors and plain values."""
+    """Write the training state of a run.
+
+    Args:
+        run: the run directory.
+        state: tensors and plain values.
+
+    Raises:
+        BadRun: the file cannot be written.
+    """
     write_atomically(run / STATE, lambda file: torch.save(state, file))
 
 
 def load_state(run: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote.  Raises BadRun where there is none or it is damaged."""
+    """Read the training state that `save_state` wrote.
+
+    Args:
+        run: the run directory.
+
+    Returns:
+        Tensors on the CPU and plain values.
+
+    Raises:
+        BadRun: the file is missing or damaged.
+    """
     path = run / STATE
     if not path.exists():
         raise BadRun(
             f"there is no training to resume in {run}: {path} is missing. Leave out --resume to start one."
         )
     try:
-        _check_sums(path)
+        _check_checksums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise half a dozen kinds, and which one depends on the damage
         raise damaged_error(path, str(error)) from error
@@ -88,7 +122,15 @@ def load_state(run: Path) -> dict[str, Any]:
 
 
 def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
-    """Raise BadRun where `run` already holds a training, or anything that one would overwrite."""
+    """Check that a training can be started in a directory without overwriting anything.
+
+    Args:
+        run: the run directory, which may be missing.
+        files: names of further files that the training would write.
+
+    Raises:
+        BadRun: the directory holds a training, or one of the files.
+    """
     if (run / STATE).exists():
         raise BadRun(
             f"{run} already holds a training ({run / STATE} exists). Continue it with --resume, "
@@ -103,12 +145,17 @@ def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
 
 
 def damaged_error(path: Path, reason: str) -> BadRun:
-    """The error for a file of a run that cannot be right."""
+    """The error for a file of a run whose content is wrong.
+
+    Args:
+        path: the file.
+        reason: what is wrong; the first line is quoted.
+    """
     first = (reason.splitlines() or [""])[0][:160]
     return BadRun(f"{path} is damaged ({first}). Restore it from a copy, or train anew in another directory.")
 
 
-def _check_sums(path: Path) -> None:
+def _check_checksums(path: Path) -> None:
     """Compare every entry of the archive with its checksum, which torch.load does not."""
     with zipfile.ZipFile(path) as archive:
         name = archive.testzip()
@@ -116,13 +163,17 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"the checksum of {name} is wrong")
 
 
-def _cannot_write(path: Path, error: BaseException) -> BadRun:
-    kept = "the previous version is intact" if path.exists() else "nothing was written"
-    return BadRun(f"cannot write {path}: {_reason(error)}; {kept}. Free some space or choose another --out.")
+def _write_error(path: Path, error: BaseException) -> BadRun:
+    """The error for a file that cannot be written."""
+    outcome = "the previous version is intact" if path.exists() else "nothing was written"
+    return BadRun(
+        f"cannot write {path}: {_find_reason(error)}; {outcome}. Free some space or choose another --out."
+    )
 
 
-def _reason(error: BaseException) -> str:
+def _find_reason(error: BaseException) -> str:
+    """What the operating system said, where an OSError is behind the error; else its first line."""
     cause = error.__cause__ or error.__context__
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return _reason(cause) if cause else str(error).splitlines()[0]
+    return _find_reason(cause) if cause else str(error).splitlines()[0]

@@ -8,8 +8,8 @@ from qkv.strict import Strict
 from qkv.train.schedule import ScheduleName
 
 
-def _as_text(value: Any) -> Any:
-    """YAML reads `precision: 32` as a number."""
+def _number_to_text(value: Any) -> Any:
+    """The text of a number, for YAML reads `precision: 32` as one; any other value as it is."""
     return str(value) if type(value) is int else value
 
 
@@ -17,7 +17,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Strict):
-    """How to train: AdamW on a warmed-up schedule, for `steps` updates or `epochs` passes (set one)."""
+    """How to train: AdamW with a warm-up and a schedule, for `steps` updates or `epochs` passes (set one)."""
 
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
     schedule: ScheduleName = Field(
@@ -28,7 +28,7 @@ class TrainConfig(Strict):
         default=None, ge=1, description="updates to train for; with `epochs` too, whichever is first"
     )
     epochs: int | None = Field(default=None, ge=1, description="passes over the training data")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), description="decay of AdamW's two running means")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), description="decay of AdamW's two moments")
     weight_decay: float = Field(
         default=0.0, ge=0, description="decoupled decay of matrices; vectors are not decayed"
     )
@@ -36,7 +36,7 @@ class TrainConfig(Strict):
         default=(), description="names of matrices that are not decayed either, such as '*embedding*'"
     )
     eps: float = Field(
-        default=1e-9, gt=0, description="AdamW's epsilon, added to the root of the second mean"
+        default=1e-9, gt=0, description="AdamW's epsilon, added to the root of the second moment"
     )
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={}, description="peak learning rates by name, such as {'encoder.*': 1e-4}; others have `lr`"
@@ -47,7 +47,7 @@ class TrainConfig(Strict):
     clip: float | None = Field(
         default=1.0, gt=0, description="largest L2 norm of the gradient per token; null: no clipping"
     )
-    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_as_text)] = Field(
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_number_to_text)] = Field(
         default="auto",
         description="number format of matrix products; auto: bf16 where the device is good at it, else 32",
     )
@@ -59,7 +59,7 @@ class TrainConfig(Strict):
         description="with several processes: ddp, all weights in each of them; fsdp, a shard in each",
     )
     threads: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="CPU threads; null: as many as torch takes, which OMP_NUM_THREADS sets"
+        default=None, description="CPU threads; null: as many as OMP_NUM_THREADS says"
     )
     validate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
         default="epoch", description="validate after this many updates, or after every epoch"
@@ -74,7 +74,7 @@ class TrainConfig(Strict):
         default=1, ge=0, description="seed of dropout and sampling; each update draws from (seed, step, rank)"
     )
     save_every_seconds: float = Field(
-        default=300.0, ge=0, description="longest stretch of work that a crash can cost"
+        default=300.0, ge=0, description="seconds between saves; a crash loses no more"
     )
     log_every: int = Field(default=50, ge=1, description="updates per line of metrics.jsonl")
     tensorboard: bool = Field(
@@ -82,7 +82,7 @@ class TrainConfig(Strict):
     )
 
     @model_validator(mode="after")
-    def _has_an_end(self) -> "TrainConfig":
+    def _check_end(self) -> "TrainConfig":
         if self.steps is None and self.epochs is None:
             raise ValueError(
                 "training needs an end: set `steps` (updates), `epochs` (passes over the data), or both"
@@ -103,14 +103,21 @@ MAY_CHANGE = frozenset(
         "tensorboard",
     }
 )
-MOVED = frozenset({"smoothing"})  # keys of version 0.1 that are now in another section of the recipe
+MOVED_KEYS = frozenset({"smoothing"})  # keys of version 0.1 that are now in another section of the recipe
 
 
-def changed_keys(config: TrainConfig, before: dict[str, object]) -> list[str]:
-    """Keys that differ from the configuration of the training to resume, apart from those in `MAY_CHANGE`.
+def changed_keys(config: TrainConfig, saved: dict[str, object]) -> list[str]:
+    """The keys that differ from the configuration of a saved training, apart from those in `MAY_CHANGE`.
 
-    A key that was unknown then had its default value.
+    Args:
+        config: the present configuration.
+        saved: the configuration of the training to resume, as plain values.  A key that it lacks had its
+            default value.
+
+    Returns:
+        The keys in alphabetical order.
     """
-    now = config.model_dump(mode="json")
-    before = {**TrainConfig(steps=1).model_dump(mode="json"), **before}
-    return sorted(key for key in {*now, *before} - MAY_CHANGE - MOVED if now.get(key) != before.get(key))
+    present = config.model_dump(mode="json")
+    saved = {**TrainConfig(steps=1).model_dump(mode="json"), **saved}
+    keys = {*present, *saved} - MAY_CHANGE - MOVED_KEYS
+    return sorted(key for key in keys if present.get(key) != saved.get(key))

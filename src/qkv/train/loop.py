@@ -100,7 +100,7 @@ class TrainingLoop:
         state = state_check.read_state(path)
         objective, precision = self.validation.objective, self.fabric.strategy.precision.state_dict()
         optimizers = {name: wrapped.optimizer for name, wrapped in self.updater.optimizers.items()}
-        state_check.check_fit(path, state, self.config, objective, optimizers, precision)
+        state_check.check_state_fits(path, state, self.config, objective, optimizers, precision)
         self.validation.load_weights(state.pop("kept"), state.pop("last"))
         return state
 

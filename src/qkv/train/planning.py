@@ -1,19 +1,22 @@
-"""Where updates come from, and how many there will be."""
+"""Where updates come from, and how many a training will make."""
 
 from typing import Any, Protocol, runtime_checkable
 
 from qkv.errors import BadData
 from qkv.train.config import TrainConfig
 
-COUNTED_EPOCHS = 50  # planning one takes up to seconds
+COUNTED_EPOCHS = 50  # planning an epoch takes up to seconds
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """Where updates come from: pure functions of the position, so only the position needs saving."""
+    """Where updates come from: pure functions of the position, so only the position needs saving.
+
+    `epoch` and `index` count from 0; `index` is the position of the update in its epoch.
+    """
 
     def steps(self, epoch: int) -> int:
-        """Updates in this epoch."""
+        """The number of updates in this epoch."""
         ...
 
     def window(self, epoch: int, index: int, rank: int, world: int) -> Any:
@@ -26,9 +29,20 @@ class Batches(Protocol):
 
 
 def planned_steps(batches: Batches, config: TrainConfig) -> int:
-    """Updates until `steps` or `epochs`, whichever is first.  Raises BadData where an epoch has none.
+    """The number of updates until `steps` or `epochs`, whichever is first.
 
-    Epochs differ by a few updates; those beyond COUNTED_EPOCHS are taken to be as long as those before.
+    Epochs differ by a few updates; those after the first COUNTED_EPOCHS are assumed to be as long as they are
+    on average.
+
+    Args:
+        batches: where updates come from.
+        config: the section `train` of the recipe.
+
+    Returns:
+        The number of updates of the training, from its beginning.
+
+    Raises:
+        BadData: an epoch has no update.
     """
     limit = config.steps or 10**12
     if config.epochs is None:
@@ -37,9 +51,9 @@ def planned_steps(batches: Batches, config: TrainConfig) -> int:
     for epoch in range(min(config.epochs, COUNTED_EPOCHS)):
         steps = batches.steps(epoch)
         if steps < 1:
-            raise BadData("the training data gives no batch at all")
+            raise BadData("the training data gives no batch: add data, or allow longer rows")
         total += steps
         if total >= limit:
             return limit
-    further = max(0, config.epochs - COUNTED_EPOCHS)
-    return min(limit, total + total * further // COUNTED_EPOCHS)
+    uncounted = max(0, config.epochs - COUNTED_EPOCHS)
+    return min(limit, total + total * uncounted // COUNTED_EPOCHS)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules in closed form: a factor on the peak rate, by the update's number."""
+"""Learning-rate schedules in closed form: a factor on the peak rate, by the number of the update."""
 
 import math
 from collections.abc import Callable
@@ -8,24 +8,41 @@ ScheduleName = Literal["constant", "inverse_sqrt", "cosine"]
 
 
 def constant(step: int, warmup: int, total: int) -> float:
-    """Linear warm-up to 1, then 1.  `step` counts updates from 1; `total` is not used."""
-    return _ramp(step, warmup)
+    """Linear warm-up to 1, then 1.
+
+    Args:
+        step: the number of the update, from 1.
+        warmup: the number of updates of warm-up.
+        total: not used.
+    """
+    return _warm_up(step, warmup)
 
 
 def inverse_sqrt(step: int, warmup: int, total: int) -> float:
     """min(step / warmup, sqrt(warmup / step)): Vaswani et al. 2017, eq. 3, with its peak scaled to 1.
 
-    Without warm-up it is 1 / sqrt(step).  `total` is not used.
+    Without warm-up it is 1 / sqrt(step).
+
+    Args:
+        step: the number of the update, from 1.
+        warmup: the number of updates of warm-up.
+        total: not used.
     """
-    return min(_ramp(step, warmup), math.sqrt(max(warmup, 1) / step))
+    return min(_warm_up(step, warmup), math.sqrt(max(warmup, 1) / step))
 
 
 def cosine(step: int, warmup: int, total: int) -> float:
-    """Linear warm-up to 1, then (1 + cos(pi * done)) / 2; 0 at `total` (Loshchilov, Hutter 2017, eq. 5)."""
+    """Linear warm-up to 1, then (1 + cos(pi * progress)) / 2: Loshchilov, Hutter 2017, eq. 5.
+
+    Args:
+        step: the number of the update, from 1.
+        warmup: the number of updates of warm-up.
+        total: the number of the last update, at which the factor is 0.
+    """
     if step <= warmup:
-        return _ramp(step, warmup)
-    done = min(1.0, (step - warmup) / max(total - warmup, 1))
-    return (1 + math.cos(math.pi * done)) / 2
+        return _warm_up(step, warmup)
+    progress = min(1.0, (step - warmup) / max(total - warmup, 1))
+    return (1 + math.cos(math.pi * progress)) / 2
 
 
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
@@ -35,5 +52,5 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
 }
 
 
-def _ramp(step: int, warmup: int) -> float:
+def _warm_up(step: int, warmup: int) -> float:
     return min(1.0, step / warmup) if warmup else 1.0

@@ -170,7 +170,7 @@ class Updater:
         The options of the optimizers' groups, the learning rate aside, are those of the configuration.
 
         Args:
-            state: a saved state that `state_check.check_fit` accepted.
+            state: a saved state that `state_check.check_state_fits` accepted.
         """
         for name, wrapped in self.optimizers.items():
             saved = state["optimizer"] if len(self.optimizers) == 1 else state["optimizer"][name]

@@ -1,7 +1,7 @@
-"""Weights as values and as safetensors files.  A tensor that several names share is kept once.
+"""Weights as values and as safetensors files.  A tensor that several names share is saved once.
 
-A file carries a digest of its tensors and a label, plain values that say what the weights belong to: bytes
-that changed on disk, and files of two runs that were mixed, are noticed when they are loaded.
+A file holds a digest of its tensors and a label, plain values that say what the weights belong to.  So
+loading notices bytes that changed on disk, and files of two runs that were mixed.
 """
 
 import hashlib
@@ -21,23 +21,35 @@ LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
 
 
 def shared_names(module: nn.Module) -> list[list[str]]:
-    """The names in the module's state dict, those of one and the same tensor together."""
+    """The names in the module's state dict, in one list for every tensor.
+
+    Args:
+        module: the module, in which several names may share a tensor.
+    """
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in module.state_dict().items():
-        alone = name if tensor.numel() == 0 else None
-        key = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride(), alone)
+        unique = name if tensor.numel() == 0 else None  # empty tensors have no address
+        key = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride(), unique)
         groups.setdefault(key, []).append(name)
     return list(groups.values())
 
 
 def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The module's weights and buffers themselves, shared ones under their first name only."""
+    """The module's weights and buffers themselves, shared ones under their first name only.
+
+    Args:
+        module: the module, in which several names may share a tensor.
+    """
     state = module.state_dict()
     return {names[0]: state[names[0]] for names in shared_names(module)}
 
 
 def copy_weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU of what `distinct_tensors` gives."""
+    """A copy on the CPU of the tensors that `distinct_tensors` returns.
+
+    Args:
+        module: the module, in which several names may share a tensor.
+    """
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in distinct_tensors(module).items()
@@ -45,26 +57,43 @@ def copy_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def restore_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy a snapshot back in place; every shared name sees it."""
+    """Copy weights into a module, in place; every name that shares a tensor gets them.
+
+    Args:
+        module: the module to change.
+        weights: name -> value, as `copy_weights` returns them; other tensors of the module stay.
+    """
     state = module.state_dict()
     with torch.no_grad():
         for name, value in weights.items():
             state[name].copy_(value)
 
 
-def average_weights(snapshots: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of floating-point weights, summed in float64; everything else is the last snapshot's."""
-    shots = list(snapshots)
-    return {name: _mean([shot[name] for shot in shots]) for name in shots[-1]}
+def average_weights(copies: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of floating-point weights, summed in float64; other tensors are those of the last copy.
+
+    Args:
+        copies: what `copy_weights` returned at several times; at least one.
+    """
+    copies = list(copies)
+    return {name: _average_tensors([weights[name] for weights in copies]) for name in copies[-1]}
 
 
 def are_finite(weights: Mapping[str, Tensor]) -> bool:
-    """Whether no floating-point number among the weights is infinite or NaN."""
+    """Whether no floating-point number among the weights is infinite or NaN.
+
+    Args:
+        weights: name -> tensor.
+    """
     return all(bool(value.isfinite().all()) for value in weights.values() if value.is_floating_point())
 
 
-def digest(weights: Mapping[str, Tensor]) -> str:
-    """A digest of the names, types, shapes and bytes of tensors on the CPU."""
+def compute_digest(weights: Mapping[str, Tensor]) -> str:
+    """A digest of the names, dtypes, shapes and bytes of tensors.
+
+    Args:
+        weights: name -> tensor on the CPU.
+    """
     state = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):
         value = weights[name].contiguous()
@@ -74,28 +103,54 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def save_weights(model: nn.Module, path: Path, label: Mapping[str, Any] | None = None) -> None:
-    """Write the model's weights to a safetensors file, atomically.  Raises BadRun where that fails."""
+    """Write the model's weights to a safetensors file, completely or not at all.
+
+    Args:
+        model: the model.
+        path: the file.
+        label: plain values that say what the weights belong to; None for none.
+
+    Raises:
+        BadRun: the file cannot be written.
+    """
     write_weights(copy_weights(model), path, label or {})
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path, label: Mapping[str, Any]) -> None:
-    """Write a snapshot and its label to a safetensors file, atomically.  Raises BadRun where that fails."""
+    """Write weights and their label to a safetensors file, completely or not at all.
+
+    Args:
+        weights: name -> tensor, as `copy_weights` returns them.
+        path: the file.
+        label: plain values that say what the weights belong to.
+
+    Raises:
+        BadRun: the file cannot be written.
+    """
     import safetensors.torch
 
-    content = json.dumps({**label, "weights": digest(weights)}, sort_keys=True)
+    content = json.dumps({**label, "weights": compute_digest(weights)}, sort_keys=True)
     # one entry: safetensors writes several in an order that changes from process to process
     packed = safetensors.torch.save(dict(weights), {METADATA: content})
     write_atomically(path, lambda file: file.write(packed))
 
 
 def read_label(path: Path) -> dict[str, Any]:
-    """The label of a safetensors file; empty for one that was written without.  Raises BadRun as
-    `load_weights`.
+    """Read the label of a safetensors file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The label; empty for a file that was written without one.
+
+    Raises:
+        BadRun: the file is missing or damaged.
     """
     if not path.is_file():
         raise BadRun(f"{path} is missing: no weights were saved there")
     try:
-        label = json.loads(_metadata(path).get(METADATA, "{}"))
+        label = json.loads(_read_metadata(path).get(METADATA, "{}"))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
     if not isinstance(label, dict):
@@ -103,8 +158,8 @@ def read_label(path: Path) -> dict[str, Any]:
     return label
 
 
-def _metadata(path: Path) -> Any:
-    """What stands in the header beside the tensors; safetensors' own reader refuses paths not in UTF-8."""
+def _read_metadata(path: Path) -> Any:
+    """What the header holds beside the tensors; safetensors' own reader refuses paths not in UTF-8."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(size, LONGEST_HEADER)))
@@ -114,71 +169,74 @@ def _metadata(path: Path) -> Any:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill the model in place from a file that `save_weights` wrote for the same model; ties stay tied.
 
-    Raises BadRun, with the file and what is wrong, where it is missing, truncated, changed since it was
-    written, of another model, or holds numbers that are not finite.
+    Args:
+        model: the model to fill.
+        path: the safetensors file.
+
+    Raises:
+        BadRun: the file is missing, truncated, changed since it was written, of another model, or holds
+            numbers that are not finite.
     """
-    found = _read(path)
+    saved = _read_tensors(path)
     state = model.state_dict()
-    wanted: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     missing = []
     for names in shared_names(model):
-        name = next((name for name in names if name in found), None)
+        name = next((name for name in names if name in saved), None)
         if name is None:
             missing.append(names[0])
         else:
-            wanted[name] = found[name]
-    unexpected = sorted(set(found) - set(state))
+            weights[name] = saved[name]
+    unexpected = sorted(set(saved) - set(state))
     if missing or unexpected:
-        raise BadRun(f"{path} belongs to another model: {_differences(missing, unexpected)}")
-    for name, value in wanted.items():
-        _check_kind(path, name, value, state[name])
-    if not are_finite(wanted):
+        raise BadRun(f"{path} belongs to another model: {_list_differences(missing, unexpected)}")
+    for name, value in weights.items():
+        _check_shape_and_dtype(path, name, value, state[name])
+    if not are_finite(weights):
         raise BadRun(f"{path} holds weights that are not finite: the training diverged. Lower train.lr")
-    restore_weights(model, wanted)
+    restore_weights(model, weights)
 
 
-def _check_kind(path: Path, name: str, value: Tensor, like: Tensor) -> None:
+def _check_shape_and_dtype(path: Path, name: str, value: Tensor, like: Tensor) -> None:
     if value.shape != like.shape:
         raise BadRun(
             f"{path} belongs to another model: {name} has shape {list(value.shape)}, "
             f"the model expects {list(like.shape)}"
         )
-    both_floating = value.is_floating_point() and like.is_floating_point()
-    if value.dtype != like.dtype and not both_floating:
+    are_floating = value.is_floating_point() and like.is_floating_point()
+    if value.dtype != like.dtype and not are_floating:
         raise BadRun(
             f"{path} belongs to another model: {name} is of {value.dtype}, the model expects {like.dtype}"
         )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, compared with its digest."""
     import safetensors.torch
     from safetensors import SafetensorError
 
     label = read_label(path)
     try:
-        found = safetensors.torch.load(path.read_bytes())  # load_file refuses paths that are not UTF-8
+        tensors = safetensors.torch.load(path.read_bytes())  # load_file refuses paths that are not UTF-8
     except (SafetensorError, OSError) as error:
         raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
-    if "weights" in label and label["weights"] != digest(found):
+    if "weights" in label and label["weights"] != compute_digest(tensors):
         raise BadRun(f"{path} is damaged: its weights are not those that were saved. Restore it from a copy")
-    return found
+    return tensors
 
 
-def _differences(missing: list[str], unexpected: list[str]) -> str:
+def _list_differences(missing: list[str], unexpected: list[str]) -> str:
     kinds = (("lacks", missing), ("has the unknown", unexpected))
-    return "; ".join(f"it {verb} {_shorten(names)}" for verb, names in kinds if names)
+    return "; ".join(f"it {verb} {_shorten_list(names)}" for verb, names in kinds if names)
 
 
-def _shorten(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+def _shorten_list(names: list[str]) -> str:
+    remainder = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + remainder
 
 
-def _mean(values: list[Tensor]) -> Tensor:
+def _average_tensors(values: list[Tensor]) -> Tensor:
     if not values[-1].is_floating_point():
         return values[-1]
-    return (
-        sum((value.double() for value in values[1:]), values[0].double())
-        .div(len(values))
-        .to(values[-1].dtype)
-    )
+    total = sum((value.double() for value in values[1:]), values[0].double())
+    return total.div(len(values)).to(values[-1].dtype)

@@ -1,4 +1,4 @@
-"""Traces as pictures.  Needs numpy, and matplotlib only when something is drawn."""
+"""Pictures of traces. This folder needs numpy, and matplotlib only when something is drawn."""
 
 from qkv.view.fonts import MissingGlyphs as MissingGlyphs
 from qkv.view.heatmap import draw as draw

@@ -10,10 +10,17 @@ import numpy as np
 class Theme(NamedTuple):
     """The colours of a picture.
 
-    paper: the background and weight 0.  ink: text.
-    frame, word, cell: lines around a matrix, between words and between cells.
-    rising, falling: from above 0 to the highest weight, and from below 0 to the lowest if some are negative.
-    Lightness changes steadily along both, and blue and orange stay apart for every kind of colour blindness.
+    Lightness changes steadily along `rising` and along `falling`. Blue and orange remain distinct for every
+    kind of colour blindness.
+
+    Args:
+        paper: the background, and weight 0.
+        ink: text.
+        frame: the line around a matrix.
+        word: lines between words.
+        cell: lines between cells.
+        rising: from just above 0 to the highest weight.
+        falling: from just below 0 to the lowest weight, where some weights are negative.
     """
 
     paper: str
@@ -46,41 +53,49 @@ DARK = Theme(
 
 
 class Scale(NamedTuple):
-    """From weights to colours.
+    """The map from weights to colours.
 
-    lowest, highest: the weights between which the picture's lie, and what the bar shows.
-    ends: the weights of the first and the last colour.  colours: matplotlib's colour map between them.
+    Args:
+        lowest: the lowest weight that the colour bar shows.
+        highest: the highest weight that the colour bar shows.
+        limits: the weights of the first and the last colour of the map.
+        colour_map: matplotlib's colour map between the limits.
     """
 
     lowest: float
     highest: float
-    ends: tuple[float, float]
-    colours: Any
+    limits: tuple[float, float]
+    colour_map: Any
 
 
-def scale_of(weights: Sequence[np.ndarray], theme: Theme) -> Scale:
-    """From 0 to the largest weight, from the lowest one if some are negative, both to two digits.
+def make_scale(weights: Sequence[np.ndarray], theme: Theme) -> Scale:
+    """A scale from 0, or from the lowest weight if some are negative, to the highest weight.
 
-    A negative weight is as strong in colour as a positive one of the same size.
+    Both ends are rounded up to two digits. Weights of equal size and opposite sign have colours of equal
+    strength.
+
+    Args:
+        weights: all matrices of the picture.
+        theme: the colours.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    high = max(float(weight.max()) for weight in weights)
-    low = min(float(weight.min()) for weight in weights)
-    signed = low < -1e-3 * high
-    lowest, highest = (-_rounded_up(-low) if signed else 0.0), _rounded_up(high)
+    maximum = max(float(weight.max()) for weight in weights)
+    minimum = min(float(weight.min()) for weight in weights)
+    is_signed = minimum < -1e-3 * maximum
+    lowest, highest = (-_round_up(-minimum) if is_signed else 0.0), _round_up(maximum)
     limit = max(highest, -lowest) or 1.0
     stops = list(zip(np.linspace(0, 1, len(theme.rising) + 1), (theme.paper, *theme.rising), strict=True))
-    if signed:
+    if is_signed:
         falling = np.linspace(-1, 0, len(theme.falling) + 1)[:-1]
         stops = [*zip(falling, reversed(theme.falling), strict=True), *stops]
-        stops = [((place + 1) / 2, colour) for place, colour in stops]
-    colours = LinearSegmentedColormap.from_list("qkv", stops, N=512)
-    return Scale(lowest, highest or float(not signed), (-limit if signed else 0.0, limit), colours)
+        stops = [((position + 1) / 2, colour) for position, colour in stops]
+    colour_map = LinearSegmentedColormap.from_list("qkv", stops, N=512)
+    return Scale(lowest, highest or float(not is_signed), (-limit if is_signed else 0.0, limit), colour_map)
 
 
-def _rounded_up(value: float) -> float:
-    """To two digits; 0 for what is not positive."""
+def _round_up(value: float) -> float:
+    """Round up to two significant digits; 0 for values that are not positive."""
     if value <= 0:
         return 0.0
     digit = 10.0 ** (math.floor(math.log10(value)) - 1)

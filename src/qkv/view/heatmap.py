@@ -1,4 +1,4 @@
-"""Attention weights as a picture for print: keys above, queries at the left, zero is white."""
+"""Pictures of attention weights: keys above, queries at the left, zero in the colour of the paper."""
 
 import itertools
 import re
@@ -11,11 +11,11 @@ import numpy as np
 from qkv.errors import BadData, BadShape, UnknownName, did_you_mean
 from qkv.view.figure import draw_grid
 from qkv.view.layout import Panel
-from qkv.view.strip import frames
-from qkv.view.traced import ExampleLike, GridLike, TraceLike, labels_of
-from qkv.view.words import merge_words, side
+from qkv.view.strip import make_frames
+from qkv.view.traced import ExampleLike, GridLike, TraceLike, list_labels
+from qkv.view.words import label_tokens, merge_words
 
-WRAP = 4  # panels side by side where they are not layers x heads
+PANELS_PER_ROW = 4  # where the grid is not layers x heads
 
 
 def heatmap(
@@ -41,18 +41,19 @@ def heatmap(
         layers: names ("cross.1"), or the first part of names ("cross": all its layers). None is the last
             layer between two different axes that is not causal, or the last of all; with heads="all", every
             one of them.
-        heads: the mean over heads, the number of one head from 0, or all: a panel for every layer and head.
-        merge: combine the pieces of a word: the sum over keys, the mean over queries. In scripts without
-            spaces pieces stay separate, except for syllables, numbers and Katakana.
+        heads: "mean" for the mean over heads, the number of one head from 0, or "all" for one panel for
+            every layer and head.
+        merge: merge the pieces of a word: the sum over keys, the mean over queries. In scripts without spaces
+            pieces stay separate, except for syllables, numbers and Katakana.
         title: a line above everything.
         dark: use colours for dark backgrounds.
 
-    The picture names the layer, the head (or the mean of how many), and what rows and columns are.
-    Without `merge`, "␣" and darker lines mark where words begin if some have several pieces.
-    Colours run from 0 to the largest weight of the picture, in all panels alike; the bar beside it names it.
-    Beyond some hundred tokens not every one is labelled; a film strip shows at most 48 queries and says so.
-    Words in right-to-left scripts are shaped and ordered by matplotlib >= 3.11; an older one leaves their
-    letters unjoined and from left to right.
+    The picture names the layer, the head (or the number of heads in the mean), the rows and the columns.
+    Without `merge`, "␣" and darker lines mark the beginnings of words if some words have several pieces.
+    Colours run from 0 to the largest weight of the picture, in all panels alike; the colour bar shows them.
+    From some hundred tokens on, only some have labels. A film strip shows at most 48 queries and says so.
+    matplotlib >= 3.11 shapes and orders words in right-to-left scripts; older versions draw their letters
+    unjoined and from left to right.
 
     Raises:
         UnknownName: for a layer, head or example that the trace does not have.
@@ -65,8 +66,8 @@ def heatmap(
     if example not in range(len(trace.examples)):
         raise UnknownName(f"no example {example}: the trace has {len(trace.examples)}, counted from 0")
     selected = trace.examples[example]
-    names = _layers(selected, layers, every=heads == "all")
-    panels = [_panels(selected, name, heads, merge) for name in names]
+    names = _select_layers(selected, layers, select_all=heads == "all")
+    panels = [_make_panels(selected, name, heads, merge) for name in names]
     has_strips = any(isinstance(selected.axes(name)[1], GridLike) for name in names)
     if heads == "all" and len(names) > 1 and not has_strips:
         return draw_grid(_title_heads(panels), path, sides=names, title=title, dark=dark)
@@ -103,24 +104,28 @@ def draw(
     weights = np.asarray(weights, dtype=np.float32)
     if weights.shape != (len(rows), len(columns)) or not weights.size:
         raise BadShape(
-            f"weights of shape {weights.shape} for {len(rows)} row and {len(columns)} column tokens"
+            f"weights have shape {weights.shape} for {len(rows)} row and {len(columns)} column tokens: "
+            f"pass one token for each row and column, and at least one of each"
         )
-    panel = Panel(weights, side(rows, row_name), side(columns, column_name))
+    panel = Panel(weights, label_tokens(rows, row_name), label_tokens(columns, column_name))
     return draw_grid([[panel]], path, title=title, dark=dark)
 
 
-def _layers(example: ExampleLike, layers: str | Sequence[str] | None, *, every: bool) -> list[str]:
-    known = sorted(example.weights, key=_natural_order)
-    if not known:
-        raise BadData("this example has no weights to draw")
+def _select_layers(
+    example: ExampleLike, layers: str | Sequence[str] | None, *, select_all: bool
+) -> list[str]:
+    """The names of the weights to draw, in natural order."""
+    all_names = sorted(example.weights, key=_natural_order)
+    if not all_names:
+        raise BadData("this example has no weights to draw: its trace was written without them")
     if layers is None:
-        names = [name for name in known if _is_cross(example, name)] or known
-        return names if every else names[-1:]
+        names = [name for name in all_names if _is_cross(example, name)] or all_names
+        return names if select_all else names[-1:]
     selected = []
     for layer in [layers] if isinstance(layers, str) else layers:
-        matches = [name for name in known if f"{name}.".startswith(f"{layer}.")]
+        matches = [name for name in all_names if f"{name}.".startswith(f"{layer}.")]
         if not matches:
-            raise UnknownName(f"no layer {layer!r} in this trace. {did_you_mean(layer, known)}")
+            raise UnknownName(f"no layer {layer!r} in this trace. {did_you_mean(layer, all_names)}")
         selected += matches
     return selected
 
@@ -132,32 +137,34 @@ def _natural_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def _is_cross(example: ExampleLike, name: str) -> bool:
+    """Whether weights lie between two different axes and are not causal."""
     axes = example.weight_axes[name]
     return axes.rows != axes.columns and not axes.causal
 
 
-def _panels(example: ExampleLike, name: str, heads: int | str, merge: bool) -> list[Panel]:
+def _make_panels(example: ExampleLike, name: str, heads: int | str, merge: bool) -> list[Panel]:
     weights = example.weights[name]
     if not weights.size:
         raise BadData(f"{name} has no weights to draw: its shape is {weights.shape}")
     if isinstance(heads, int) and heads not in range(len(weights)):
         raise UnknownName(f"no head {heads} in {name}: it has {len(weights)}, counted from 0")
     axes, keys = example.weight_axes[name], example.axes(name)[1]
-    rows, columns = map(labels_of, example.axes(name))
+    rows, columns = map(list_labels, example.axes(name))
     if merge:
         weights, rows, columns = merge_words(weights, rows, columns)
-    row_side, column_side = side(rows, f"{axes.rows} (queries)"), side(columns, f"{axes.columns} (keys)")
+    row_side = label_tokens(rows, f"{axes.rows} (queries)")
+    column_side = label_tokens(columns, f"{axes.columns} (keys)")
     panels = []
     for matrix, head in _select_heads(weights, heads):
         if isinstance(keys, GridLike):
-            panels += frames(matrix, row_side, keys, column_side.name, f"{name}, {head}")
+            panels += make_frames(matrix, row_side, keys, column_side.name, f"{name}, {head}")
         else:
             panels.append(Panel(matrix, row_side, column_side, f"{name}, {head}"))
     return panels
 
 
 def _select_heads(weights: np.ndarray, heads: int | str) -> list[tuple[np.ndarray, str]]:
-    """The matrices [rows, columns] to draw, each with the words that name it."""
+    """The matrices [rows, columns] to draw, each with the name of its head."""
     if heads == "mean" and len(weights) > 1:
         return [(weights.mean(0), f"mean of {len(weights)} heads")]
     numbers = [int(heads)] if isinstance(heads, int) else range(len(weights))
@@ -165,14 +172,18 @@ def _select_heads(weights: np.ndarray, heads: int | str) -> list[tuple[np.ndarra
 
 
 def _wrap(panels: list[Panel]) -> list[list[Panel]]:
-    """Rows of a few panels with the same axes."""
+    """Split panels into rows; the panels of a row have the same axes."""
     groups = [
         list(group) for _, group in itertools.groupby(panels, key=lambda panel: (panel.rows, panel.columns))
     ]
-    return [group[start : start + WRAP] for group in groups for start in range(0, len(group), WRAP)]
+    return [
+        group[start : start + PANELS_PER_ROW]
+        for group in groups
+        for start in range(0, len(group), PANELS_PER_ROW)
+    ]
 
 
 def _title_heads(panels: list[list[Panel]]) -> list[list[Panel]]:
-    """The grid of layers x heads: heads are named above the first layer only."""
+    """The grid of layers x heads, with the number of the head above the first layer only."""
     first = [panel._replace(title=f"head {h}") for h, panel in enumerate(panels[0])]
     return [first, *([panel._replace(title="") for panel in row] for row in panels[1:])]

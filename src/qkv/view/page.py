@@ -1,4 +1,4 @@
-"""A page to draw on.  All lengths are inches, all text sizes points, y grows upwards."""
+"""A page to draw on. All lengths are inches, all text sizes points, y grows upwards."""
 
 import io
 from pathlib import Path
@@ -12,12 +12,20 @@ from qkv.view.fonts import Fonts
 
 DPI = 200
 SUFFIXES = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-LINE = 1.25 / 72  # a line of text of one point
+LINE = 1.25 / 72  # height of a line of text of one point
 BASELINE, MIDDLE = "baseline", "center_baseline"
 
 
-def check(path: Path) -> None:
-    """BadData for a suffix that cannot be drawn, QKVError where matplotlib is missing: before any work."""
+def check_output(path: Path) -> None:
+    """Check that a picture can be drawn, before any work starts.
+
+    Args:
+        path: where the picture will be written.
+
+    Raises:
+        BadData: for a suffix that names no known format.
+        QKVError: if matplotlib is not installed.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise BadData(
             f"pictures are written as {', '.join(SUFFIXES)}, not as {path.name!r}: change the suffix"
@@ -30,7 +38,12 @@ def check(path: Path) -> None:
 
 
 class Page:
-    """A matplotlib figure on which text is measured and written in inches."""
+    """A matplotlib figure with text and axes at positions in inches.
+
+    Args:
+        theme: the colours.
+        fonts: fonts for all texts of the page.
+    """
 
     def __init__(self, theme: Theme, fonts: Fonts) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,7 +54,7 @@ class Page:
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
 
     def measure(self, text: str, size: float) -> tuple[float, float]:
-        """Width and height of a written text."""
+        """The width and height that a text of this size (in points) takes."""
         artist = self.write(text, 0.0, 0.0, size)
         box = artist.get_window_extent(self.renderer)
         artist.remove()
@@ -57,30 +70,49 @@ class Page:
         angle: int = 0,
         level: str = BASELINE,
     ) -> Any:
-        """Write a text at (x, y), turned about that point."""
-        artist = self.figure.text(x, y, self.fonts.writable(text), parse_math=False, usetex=False)
+        """Write a text.
+
+        Args:
+            text: one line.
+            x: position of the anchor.
+            y: position of the anchor.
+            size: in points.
+            align: "left", "center" or "right": which part of the text is at the anchor.
+            angle: rotation about the anchor, in degrees.
+            level: vertical alignment, as matplotlib names it.
+
+        Returns:
+            matplotlib's text object.
+        """
+        artist = self.figure.text(x, y, self.fonts.replace_missing(text), parse_math=False, usetex=False)
         artist.set(transform=self.figure.dpi_scale_trans, rotation=angle, rotation_mode="anchor")
         artist.set(family=self.fonts.families, size=size, color=self.theme.ink, ha=align, va=level)
         return artist
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
-        """Empty axes with a thin frame; the page has its size by now."""
-        across, down = self.figure.get_size_inches()
-        axes = self.figure.add_axes((x / across, y / down, width / across, height / down))
+        """Add empty axes with a thin frame. The size of the page must be set before."""
+        page_width, page_height = self.figure.get_size_inches()
+        axes = self.figure.add_axes(
+            (x / page_width, y / page_height, width / page_width, height / page_height)
+        )
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(color=self.theme.frame, linewidth=0.6)
         return axes
 
     def save(self, path: Path) -> None:
-        """Write the page, the same bytes for the same drawing; BadData where it cannot be written."""
+        """Write the page. The same drawing gives the same bytes.
+
+        Raises:
+            BadData: if the file cannot be written.
+        """
         import matplotlib
 
-        plain: Any = {"savefig.bbox": None, "svg.fonttype": "path", "svg.hashsalt": "qkv"}
+        settings: Any = {"savefig.bbox": None, "svg.fonttype": "path", "svg.hashsalt": "qkv"}
         suffix = path.suffix.lower()
         metadata: Any = SUFFIXES[suffix]
         content = io.BytesIO()
-        with matplotlib.rc_context(plain):
+        with matplotlib.rc_context(settings):
             self.figure.savefig(
                 content,
                 format=suffix.removeprefix("."),

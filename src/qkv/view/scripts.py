@@ -1,8 +1,8 @@
-"""Scripts that write no spaces between words, and where a word may begin inside their text."""
+"""Scripts without spaces between words, and the places inside their text at which a word may begin."""
 
 import unicodedata
 
-# Script names with which Unicode's character names begin.
+# The names of the characters of these scripts begin with these words in Unicode.
 UNSPACED = (
     "CJK",
     "HIRAGANA",
@@ -40,8 +40,13 @@ def is_unspaced(character: str) -> bool:
 def may_begin_word(before: str, after: str) -> bool:
     """Whether a word may begin at `after`, which directly follows `before` in a text without a space.
 
-    Both are characters.  Without a dictionary the answer is coarse: wherever one of them is unspaced, except
-    inside a syllable and inside a run of Katakana, which is mostly one foreign word.
+    There is no dictionary, so the answer is coarse: a word may begin wherever one of the two characters
+    belongs to a script without spaces, except inside a syllable and inside a run of Katakana, which mostly
+    writes one foreign word.
+
+    Args:
+        before: one character.
+        after: one character.
 
     >>> may_begin_word("日", "本"), may_begin_word("タ", "ー"), may_begin_word("1", "2")
     (True, False, False)
@@ -54,10 +59,10 @@ def may_begin_word(before: str, after: str) -> bool:
 
 
 def _continues_syllable(character: str) -> bool:
-    """Combining marks, and the small letters and sound marks of Japanese."""
+    """Whether a character is a combining mark, or a small letter or sound mark of Japanese."""
     name = unicodedata.name(character, "")
-    small = name.startswith(("HIRAGANA LETTER SMALL", "KATAKANA LETTER SMALL"))
-    return small or "SOUND MARK" in name or unicodedata.category(character).startswith("M")
+    is_small = name.startswith(("HIRAGANA LETTER SMALL", "KATAKANA LETTER SMALL"))
+    return is_small or "SOUND MARK" in name or unicodedata.category(character).startswith("M")
 
 
 def _is_katakana(character: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a picture needs of a trace, as protocols: this folder does not import `qkv.trace`."""
+"""Protocols for the parts of a trace that a picture reads. This folder does not import `qkv.trace`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ import numpy as np
 
 @runtime_checkable
 class GridLike(Protocol):
-    """What a picture needs of a `qkv.trace.Grid`."""
+    """The attributes of a `qkv.trace.Grid` that a picture reads."""
 
     @property
     def height(self) -> int:
@@ -28,7 +28,7 @@ class GridLike(Protocol):
 
 @runtime_checkable
 class WeightAxesLike(Protocol):
-    """What a picture needs of a `qkv.trace.WeightAxes`."""
+    """The attributes of a `qkv.trace.WeightAxes` that a picture reads."""
 
     @property
     def rows(self) -> str:
@@ -48,7 +48,7 @@ class WeightAxesLike(Protocol):
 
 @runtime_checkable
 class ExampleLike(Protocol):
-    """What a picture needs of a `qkv.trace.Example`."""
+    """The attributes of a `qkv.trace.Example` that a picture reads."""
 
     @property
     def weights(self) -> Mapping[str, np.ndarray]:
@@ -67,7 +67,7 @@ class ExampleLike(Protocol):
 
 @runtime_checkable
 class TraceLike(Protocol):
-    """What a picture needs of a `qkv.trace.Trace`."""
+    """The attributes of a `qkv.trace.Trace` that a picture reads."""
 
     @property
     def examples(self) -> Sequence[ExampleLike]:
@@ -75,8 +75,8 @@ class TraceLike(Protocol):
         ...
 
 
-def labels_of(axis: Sequence[str] | GridLike) -> Sequence[str]:
-    """The tokens of an axis, or "row,column" for every cell of a grid, counted from 0."""
+def list_labels(axis: Sequence[str] | GridLike) -> Sequence[str]:
+    """The labels along an axis: its tokens, or "row,column" from 0 for every cell of a grid."""
     if isinstance(axis, GridLike):
         return [f"{row},{column}" for row in range(axis.height) for column in range(axis.width)]
     return axis

@@ -98,7 +98,7 @@ def _visible(line: str) -> str:
     return line if line.strip() else ""
 
 
-def batches_of(
+def build_batches(
     pairs: Lines, tokens: TokenizerPair, recipe: TranslationRecipe, report: Progress
 ) -> BatchPlan[Pairs]:
     """The training batches; says what had to be left out."""

@@ -11,11 +11,13 @@ from torch import nn
 from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted, longest_text, train_tokenizers
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
-from qkv.task.digests import digest_of_lines
+from qkv.task.checksums import digest_lines
+from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.translate.decoding import build_model, start_at_frequencies
 from qkv.task.translate.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
-from qkv.task.translate.pairs import Splits, batches_of, read_splits
+from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
+from qkv.task.translate.pairs import Lines, Splits, build_batches, read_splits
 from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
-from qkv.task.translate.translation import build_model, start_at_frequencies
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
 from qkv.train import TrainConfig, Translation
@@ -36,19 +38,21 @@ class Translate(Task):
         *(f"objective.{name}" for name in ObjectiveConfig.model_fields),
     )
 
+    evaluate_options = EvaluateOptions._fields
+
     def read_data(self, recipe: TranslationRecipe) -> Splits:
         """The training and held-out pairs."""
         return read_splits(recipe.data, recipe.train.seed)
 
-    def fingerprint(self, data: Splits) -> dict[str, dict[str, Any]]:
+    def compute_fingerprint(self, data: Splits) -> dict[str, dict[str, Any]]:
         """The number and a digest of the lines of both sides of the training and the held-out pairs."""
         return {
-            f"{split}.{side}": {"lines": len(pairs), "digest": digest_of_lines(pair[i] for pair in pairs)}
+            f"{split}.{side}": {"lines": len(pairs), "digest": digest_lines(pair[i] for pair in pairs)}
             for split, pairs in data._asdict().items()
             for i, side in enumerate(("source", "target"))
         }
 
-    def data_name(self, part: str, recipe: TranslationRecipe) -> str:
+    def name_data_part(self, part: str, recipe: TranslationRecipe) -> str:
         """What a user calls the lines of this side of a split."""
         data = recipe.data
         if data.phrases is not None:
@@ -59,7 +63,7 @@ class Translate(Task):
         name = "file" if files is not None and files.file is not None else side
         return f"data.train.{name}, of which some is held out," if is_held_out else f"data.{split}.{name}"
 
-    def complete(self, recipe: TranslationRecipe, data: Splits, report: Progress) -> TranslationRecipe:
+    def complete_recipe(self, recipe: TranslationRecipe, data: Splits, report: Progress) -> TranslationRecipe:
         """The recipe with its defaults for these pairs, after saying which they are and why."""
         recipe, defaults = fill_defaults(recipe, measure(data.train), _machine(recipe.train))
         if defaults:
@@ -69,7 +73,9 @@ class Translate(Task):
             report.say(f"    {default.setting:<{width}}  {default.reason}")
         return recipe
 
-    def complete_as(self, recipe: TranslationRecipe, trained: TranslationRecipe) -> TranslationRecipe:
+    def complete_recipe_from(
+        self, recipe: TranslationRecipe, trained: TranslationRecipe
+    ) -> TranslationRecipe:
         """The recipe with the keys that it leaves out as in the recipe of the run to resume."""
         return take_defaults(recipe, trained)
 
@@ -82,11 +88,11 @@ class Translate(Task):
         """The tokenizers of both sides."""
         return TokenizerPair.from_json(contents[TOKENIZER], run / TOKENIZER)
 
-    def build(
+    def build_training(
         self, recipe: TranslationRecipe, data: Splits, tokens: TokenizerPair, report: Progress
     ) -> Training:
         """Wire the training; reports the number of pairs, parameters and updates."""
-        batches = batches_of(data.train, tokens, recipe, report)
+        batches = build_batches(data.train, tokens, recipe, report)
         torch.manual_seed(recipe.train.seed)
         model: Any = build_model(recipe.model, tokens)
         targets: Any = batches.dataset.columns[1]
@@ -106,18 +112,26 @@ class Translate(Task):
         """The model for the vocabularies of this run."""
         return build_model(recipe.model, tokens)
 
-    def runner(self, recipe: TranslationRecipe, tokens: TokenizerPair, model: nn.Module) -> Translator:
+    def build_runner(self, recipe: TranslationRecipe, tokens: TokenizerPair, model: nn.Module) -> Translator:
         """A translator."""
         return Translator(recipe, tokens, model)
 
-    def changed_keys(self, old: Any, new: Any) -> Iterator[str]:
+    def read_test_data(self, recipe: TranslationRecipe, options: EvaluateOptions) -> Lines:
+        """The pairs of the files that the options name, or else the recipe's test data."""
+        return choose_test_pairs(recipe.data, options)
+
+    def evaluate(self, runner: Translator, data: Lines, options: EvaluateOptions, quiet: bool) -> Evaluation:
+        """BLEU, chrF, TER and exact match, in total and by source length."""
+        return evaluate_translator(runner, data, options, quiet)
+
+    def find_changed_keys(self, old: Any, new: Any) -> Iterator[str]:
         """The keys that resuming may not change; for a monitored score also those that it depends on."""
-        yield from super().changed_keys(old, new)
+        yield from super().find_changed_keys(old, new)
         for name in ("decode", "tokenize") if new.validation.monitor != "nll" else ():
             if getattr(old.validation, name) != getattr(new.validation, name):
                 yield f"validation.{name}"
 
-    def next_commands(self, run: Path) -> str:
+    def suggest_commands(self, run: Path) -> str:
         """Translate a line, or score the run."""
         return f"echo '...' | qkv translate {run}    or: qkv evaluate {run}"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 from pydantic import ValidationError
 
@@ -10,23 +10,29 @@ from qkv.data import TokenizerPair
 from qkv.decode import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import describe_errors
+from qkv.task.line_problems import LineProblem, OnProblem, raise_problem, select_lines, warn_of_problem
 from qkv.task.translate.capacity import source_limit
+from qkv.task.translate.decoding import decode_ids
+from qkv.task.translate.metric_choice import build_scorer
+from qkv.task.translate.metrics import Report, Scorer
 from qkv.task.translate.pairs import Lines, read_test_pairs
 from qkv.task.translate.recipe import TranslationRecipe
-from qkv.task.translate.score import Report, Scoring
-from qkv.task.translate.scoring import scoring_for
-from qkv.task.translate.sources import OnProblem, Problem, as_lines, encode_line, lines_of, refuse, warn
-from qkv.task.translate.tracing import example_of, unnormalised
-from qkv.task.translate.translation import decode_ids
+from qkv.task.translate.source_lines import TOO_LONG, UNKNOWN, as_lines, encode_line
+from qkv.task.translate.trace_examples import build_example, find_unnormalised
 from qkv.trace import Trace
 
-# Sorted by length within this many lines, so that batches pad little and memory stays bounded.
-BLOCK = 1024
+BLOCK = 1024  # lines that are sorted by length together: batches pad little, and memory stays bounded
+OnProgress = Callable[[int], None]
 
 
 class Translated(NamedTuple):
-    """One translation: its text, its score (log-probability over length penalty), its hypothesis, and the ids
-    of the source it was made from.  A line without ids has no hypothesis.
+    """One translation.
+
+    Args:
+        text: the translation.
+        score: its log-probability over the length penalty.
+        hypothesis: its tokens, probabilities and captured weights; None for a line without token ids.
+        source: the token ids of the source.
     """
 
     text: str
@@ -35,15 +41,22 @@ class Translated(NamedTuple):
     source: Sequence[int] = ()
 
 
-NOTHING = Translated("", 0.0, None)
+EMPTY_TRANSLATION = Translated("", 0.0, None)
 
 
 class Translator:
     """A model with its tokenizers and its recipe.  `qkv.load(run)` makes one.
 
-    A line that is too long is cut, and one of which the model knows nothing has an empty translation; each
-    gives a LineWarning.  With `strict=True` either raises BadData.  A string is one line everywhere.
+    A line that is too long is cut; a line in which the model knows no token has an empty translation.  Each
+    of them issues a LineWarning, or with `strict=True` raises BadData.  A string is one line everywhere.
+
+    Args:
+        recipe: the recipe of the run.
+        tokens: the tokenizers of both sides.
+        model: the translation model, in eval mode.
     """
+
+    commands: ClassVar[tuple[str, ...]] = ("translate",)
 
     def __init__(self, recipe: TranslationRecipe, tokens: TokenizerPair, model: Any) -> None:
         self.recipe, self.tokens, self.model = recipe, tokens, model
@@ -57,13 +70,18 @@ class Translator:
     def translate(
         self, lines: str | Iterable[str], *, beam: int | None = None, strict: bool = False
     ) -> str | list[str]:
-        """The translation of a line, or of every line; an empty line stays empty.  beam=1 is greedy.
+        """The translation of a line, or of every line; an empty line stays empty.
 
-        Raises BadData, where `strict`, for a line that is too long or has nothing the model knows.
+        Args:
+            lines: a line, or any number of lines.
+            beam: the number of hypotheses that the search keeps; 1 is greedy, None takes the recipe's.
+            strict: raise an error for a line that cannot be translated as it is.
+
+        Raises:
+            BadData: `strict`, and a line is too long or holds nothing that the model knows.
         """
-        texts = [
-            best[0].text for best in self.n_best(lines, beam=beam, on_problem=refuse if strict else warn)
-        ]
+        on_problem = raise_problem if strict else warn_of_problem
+        texts = [best[0].text for best in self.n_best(lines, beam=beam, on_problem=on_problem)]
         return texts[0] if isinstance(lines, str) else texts
 
     def n_best(
@@ -74,51 +92,75 @@ class Translator:
         n: int = 1,
         capture: bool = False,
         block: int = BLOCK,
-        done: Callable[[int], None] = lambda count: None,
-        on_problem: OnProblem = warn,
+        on_progress: OnProgress = lambda count: None,
+        on_problem: OnProblem = warn_of_problem,
     ) -> Iterator[list[Translated]]:
-        """For each line its n best translations, best first; reads `block` lines at a time.
+        """For each line its n best translations, best first.
 
-        capture: keep where the model looked, for `trace`.  done: told how many lines are finished.
-        on_problem: is passed every line that cannot be translated as it stands; `refuse` raises BadData.
+        Args:
+            lines: a line, or any number of lines.
+            beam: the number of hypotheses that the search keeps; None takes the recipe's, or n if greater.
+            n: the number of translations of a line.
+            capture: keep the attention weights, for `build_trace`.
+            block: how many lines are read at a time.
+            on_progress: is called with the number of lines that are finished.
+            on_problem: is called with every line that cannot be translated as it is.
+
+        Raises:
+            BadRecipe: the beam is narrower than n.
         """
-        config = self.search_config(beam, n)
+        config = self.build_search_config(beam, n)
         limit = source_limit(self.model.length_limits, self.recipe.batch.max_length)
         remaining, first = iter(as_lines(lines)), 1
-        while some := list(islice(remaining, block)):
+        while block_lines := list(islice(remaining, block)):
             ids = []
-            for number, line in enumerate(some, start=first):
-                known, problems = encode_line(self.tokens.source, line, number, limit)
-                ids.append(known)
+            for number, line in enumerate(block_lines, start=first):
+                line_ids, problems = encode_line(self.tokens.source, line, number, limit)
+                ids.append(line_ids)
                 for problem in problems:
                     on_problem(problem)
             count_before = first - 1
-            yield from self._answers(
-                ids, config, capture, lambda count, before=count_before: done(before + count)
+            yield from self._translate_ids(
+                ids, config, capture, lambda count, before=count_before: on_progress(before + count)
             )
-            first += len(some)
-            done(first - 1)
+            first += len(block_lines)
+            on_progress(first - 1)
 
     def trace(self, lines: str | Iterable[str], *, beam: int | None = None, strict: bool = False) -> Trace:
-        """Translate the lines and keep where the model looked: tokens, probabilities, weights per layer and
-        head.  Every example's meta has the number of its `line`; lines without translation have no example.
+        """Translate the lines and keep tokens, probabilities and the weights of every layer and head.
 
-        Raises BadData where no line has one.
+        Every example's meta has the number of its `line`; lines without translation have no example.
+
+        Args:
+            lines: a line, or any number of lines.
+            beam: the number of hypotheses that the search keeps; None takes the recipe's.
+            strict: raise an error for a line that cannot be translated as it is.
+
+        Raises:
+            BadData: no line has a translation; or `strict`, and a line cannot be translated as it is.
         """
-        on_problem = refuse if strict else warn
-        return self.trace_of(self.n_best(lines, beam=beam, capture=True, on_problem=on_problem), beam=beam)
+        on_problem = raise_problem if strict else warn_of_problem
+        return self.build_trace(self.n_best(lines, beam=beam, capture=True, on_problem=on_problem), beam=beam)
 
-    def trace_of(self, answers: Iterable[list[Translated]], *, beam: int | None = None) -> Trace:
-        """The trace of what `n_best(capture=True)` gave for each line: of the best translations."""
+    def build_trace(self, answers: Iterable[list[Translated]], *, beam: int | None = None) -> Trace:
+        """The trace of the best translations.
+
+        Args:
+            answers: what `n_best(capture=True)` returns for each line.
+            beam: the beam of that search, for the trace's meta.
+
+        Raises:
+            BadData: no line has a translation.
+        """
         examples = [
-            example_of(self.model, self.tokens, best[0].source, best[0].hypothesis, number)
+            build_example(self.model, self.tokens, best[0].source, best[0].hypothesis, number)
             for number, best in enumerate(answers, start=1)
             if best[0].hypothesis is not None
         ]
         if not examples:
             raise BadData("no line was translated, and a trace holds at least one example")
-        meta = {"model": self.recipe.model.kind, "beam": self.search_config(beam).beam}
-        return Trace(tuple(examples), "translation", unnormalised=unnormalised(self.model), meta=meta)
+        meta = {"model": self.recipe.model.kind, "beam": self.build_search_config(beam).beam}
+        return Trace(tuple(examples), "translation", unnormalised=find_unnormalised(self.model), meta=meta)
 
     def evaluate(
         self,
@@ -127,55 +169,85 @@ class Translator:
         beam: int | None = None,
         tokenize: str | None = None,
         strict: bool = False,
-        done: Callable[[int], None] = lambda count: None,
-        on_problem: OnProblem = warn,
+        on_progress: OnProgress = lambda count: None,
+        on_problem: OnProblem = warn_of_problem,
     ) -> Report:
-        """BLEU, chrF, TER and exact match on pairs (by default the recipe's test data), and BLEU by source
-        length.  A line that cannot be translated as it stands counts with what was made of it, and the report
-        names it; where `strict`, it raises BadData.
+        """BLEU, chrF, TER and exact match, in total and by source length.
+
+        A line that cannot be translated as it is counts with its cut or empty translation, and the report
+        lists it.
+
+        Args:
+            pairs: source and target lines; None takes the recipe's test data.
+            beam: the number of hypotheses that the search keeps; None takes the recipe's.
+            tokenize: the name of a tokeniser of sacrebleu; None takes the recipe's.
+            strict: raise an error for a line that cannot be translated as it is.
+            on_progress: is called with the number of lines that are finished.
+            on_problem: is called with every line that cannot be translated as it is.
+
+        Raises:
+            BadData: the recipe names no test data; or `strict`, and a line cannot be translated as it is.
+            BadRecipe: sacrebleu has no such tokeniser, or cannot use it here.
         """
         pairs = read_test_pairs(self.recipe.data) if pairs is None else pairs
         references = [target for _, target in pairs]
-        scoring = self.scoring(references, tokenize)
+        scorer = self.build_scorer(references, tokenize)
         sources = [source for source, _ in pairs]
-        problems: list[Problem] = []
+        problems: list[LineProblem] = []
 
-        def note(problem: Problem) -> None:
+        def collect(problem: LineProblem) -> None:
             problems.append(problem)
-            (refuse if strict else on_problem)(problem)
+            (raise_problem if strict else on_problem)(problem)
 
-        said = [best[0].text for best in self.n_best(sources, beam=beam, done=done, on_problem=note)]
-        report = scoring.report(said, references, sources)
-        return report._replace(truncated=lines_of(problems, "too long"), empty=lines_of(problems, "unknown"))
+        answers = self.n_best(sources, beam=beam, on_progress=on_progress, on_problem=collect)
+        report = scorer.report([best[0].text for best in answers], references, sources)
+        truncated, empty = (select_lines(problems, kind) for kind in (TOO_LONG, UNKNOWN))
+        return report._replace(truncated=truncated, empty=empty)
 
-    def scoring(self, references: Sequence[str], tokenize: str | None = None) -> Scoring:
-        """How this run's translations are compared with references: with the recipe's tokeniser, or another.
+    def build_scorer(self, references: Sequence[str], tokenize: str | None = None) -> Scorer:
+        """The scorer that compares this run's translations with references.
 
-        Raises BadRecipe for a tokeniser that sacrebleu does not have or cannot use here.
+        Args:
+            references: the right translations.
+            tokenize: the name of a tokeniser of sacrebleu; None takes the recipe's.
+
+        Raises:
+            BadRecipe: sacrebleu has no such tokeniser, or cannot use it here.
         """
-        return scoring_for(self.recipe, self.tokens.target, references, tokenize)
+        return build_scorer(self.recipe, self.tokens.target, references, tokenize)
 
-    def search_config(self, beam: int | None = None, n: int = 1) -> SearchConfig:
-        """The recipe's search with another beam width and number of answers."""
-        told = self.recipe.decode.model_dump()
-        told["beam"] = beam if beam is not None else max(told["beam"], n)
-        told["n_best"] = n
-        if n > told["beam"] > 0:
-            raise BadRecipe(f"{n} answers need a beam of at least {n}, got {told['beam']}: raise the beam")
+    def build_search_config(self, beam: int | None = None, n: int = 1) -> SearchConfig:
+        """The recipe's search with another beam width and number of translations.
+
+        Args:
+            beam: the number of hypotheses that the search keeps; None takes the recipe's, or n if greater.
+            n: the number of translations of a line.
+
+        Raises:
+            BadRecipe: the beam is narrower than n, or not positive.
+        """
+        options = self.recipe.decode.model_dump()
+        options["beam"] = beam if beam is not None else max(options["beam"], n)
+        options["n_best"] = n
+        if n > options["beam"] > 0:
+            raise BadRecipe(f"{n} answers need a beam of at least {n}, got {options['beam']}: raise the beam")
         try:
-            return SearchConfig(**told)
+            return SearchConfig(**options)
         except ValidationError as error:
             raise BadRecipe(describe_errors(error, SearchConfig)) from None
 
-    def _answers(
-        self, ids: list[list[int]], config: SearchConfig, capture: bool, done: Callable[[int], None]
+    def _translate_ids(
+        self, ids: list[list[int]], config: SearchConfig, capture: bool, on_progress: OnProgress
     ) -> Iterator[list[Translated]]:
+        """The translations of every line of a block; a line without token ids has an empty one."""
         rows = [row for row, line in enumerate(ids) if line]
-        hypotheses = decode_ids(self.model, [ids[row] for row in rows], config, capture=capture, done=done)
+        hypotheses = decode_ids(
+            self.model, [ids[row] for row in rows], config, capture=capture, on_progress=on_progress
+        )
         answers = dict(zip(rows, hypotheses, strict=True))
         for row, line in enumerate(ids):
             best = [
                 Translated(self.tokens.target.decode(h.tokens), h.score, h, line)
                 for h in answers.get(row, [])
             ]
-            yield best or [NOTHING]
+            yield best or [EMPTY_TRANSLATION]

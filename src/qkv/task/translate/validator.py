@@ -10,10 +10,10 @@ from qkv.decode import SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
 from qkv.task.translate.capacity import fitting_pairs
+from qkv.task.translate.decoding import decode_ids
+from qkv.task.translate.metric_choice import build_scorer
 from qkv.task.translate.pairs import Encoded, Lines, encode
 from qkv.task.translate.recipe import TranslationRecipe
-from qkv.task.translate.scoring import scoring_for
-from qkv.task.translate.translation import decode_ids
 
 TRANSLATED = ("bleu", "chrf", "exact")  # scores of translations
 
@@ -30,7 +30,7 @@ class Validator:
         report: Progress,
     ) -> None:
         _check_monitor(recipe)
-        self.scoring = scoring_for(recipe, tokens.target, [target for _, target in pairs])
+        self.scorer = build_scorer(recipe, tokens.target, [target for _, target in pairs])
         encoded = encode(pairs, tokens, recipe.batch.max_length)
         kept = _usable(encoded, recipe, report)
         self.encoded = Encoded([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
@@ -38,7 +38,7 @@ class Validator:
         self.pairs = [pairs[i] for i in kept]
         self.objective, self.tokens, self.recipe, self.report = objective, tokens, recipe, report
         if recipe.validation.decode:
-            report.say(f"held-out scores: {self.scoring.description}")
+            report.say(f"held-out scores: {self.scorer.description}")
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model as it is now."""
@@ -69,7 +69,7 @@ class Validator:
         ]:
             self.report.say(f"    {source}\n  → {text}\n  = {target}")
         references = [target for _, target in self.pairs[:count]]
-        return self.scoring.scores(said, references, ter=False)
+        return self.scorer.compute_scores(said, references, ter=False)
 
 
 def _check_monitor(recipe: TranslationRecipe) -> None:

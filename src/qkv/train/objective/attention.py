@@ -1,4 +1,4 @@
-"""Objectives that add terms for the sake of the attention: coverage, entropy, REINFORCE with a baseline."""
+"""Objectives that add terms for their attentions: coverage, entropy, REINFORCE with a baseline."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from qkv.train.objective.terms import AttentionTerms
 
 
 class Observed(NamedTuple):
-    """What one attention did in a batch.
+    """What one attention returned for a batch, and what the terms must know about it.
 
     Args:
         attended: its weights [B,H,T,S] and, where it samples, its log_prob [B,H,T].
@@ -36,7 +36,11 @@ class Observed(NamedTuple):
 class AttentionObjective(Objective):
     """Base class of objectives with attention terms.
 
-    `forward` passes what every attention did to `attention_loss`, where `needs_weights` is True.
+    Where `needs_weights` is True, `forward` passes to `attention_loss` what every attention returned.
+
+    Attributes:
+        samples: whether an attention samples, so that REINFORCE is needed.
+        needs_weights: whether `attention_loss` must be called.
     """
 
     baseline: Tensor
@@ -46,11 +50,11 @@ class AttentionObjective(Objective):
         """Choose the terms.
 
         Args:
-            attention_terms: how much each term weighs.
+            attention_terms: the factor of each term.
             attentions: the attention layers of the model.
 
         Raises:
-            BadRecipe: a term has a weight, but there is no attention.
+            BadRecipe: a term has a factor, but there is no attention.
         """
         super().__init__()
         self.terms = attention_terms
@@ -72,23 +76,27 @@ class AttentionObjective(Objective):
         log_likelihood: Float[Tensor, "B T"],
         real: Bool[Tensor, "B T"],
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """What is added to the loss, summed over the batch, and the terms by name, unweighted.
+        """What is added to the loss, and the terms by name.
 
         Args:
-            observed: name -> what that attention did; at least one.
-            log_likelihood: of every output, 0 where it is not real.
+            observed: name -> what that attention returned; at least one.
+            log_likelihood: log p(y_t) of every output, 0 where it is not real.
             real: True at real outputs.
+
+        Returns:
+            (total, metrics): the sum of the terms times their factors, summed over the batch; name -> term
+            without its factor, detached.
         """
         total, metrics = log_likelihood.new_zeros(()), {}
         if self.terms.coverage:
             covered = [
-                terms.coverage(each.attended.weights, each.queries, each.keys)
-                for each in observed.values()
-                if each.is_covering and each.attended.weights is not None
+                terms.coverage(item.attended.weights, item.queries, item.keys)
+                for item in observed.values()
+                if item.is_covering and item.attended.weights is not None
             ]
             metrics["coverage"] = torch.stack(covered).mean()
             total = total + self.terms.coverage * metrics["coverage"]
-        pairs = [terms.entropy(each.attended, each.queries) for each in observed.values()]
+        pairs = [terms.entropy(item.attended, item.queries) for item in observed.values()]
         surrogate, metrics["entropy"] = (torch.stack(values).mean() for values in zip(*pairs, strict=True))
         total = total - self.terms.entropy * surrogate
         if self.samples:
@@ -100,17 +108,21 @@ class AttentionObjective(Objective):
         self, observed: Mapping[str, Observed], log_likelihood: Tensor, real: Tensor
     ) -> Float[Tensor, ""]:
         self.reward += torch.stack([log_likelihood.sum(), real.sum()]).detach()
-        reward_to_come = terms.reward_to_come(log_likelihood, real, self.baseline.nan_to_num(0))
+        reward_to_go = terms.reward_to_go(log_likelihood, real, self.baseline.nan_to_num(0))
         total = log_likelihood.new_zeros(())
-        for each in observed.values():
-            if each.attended.log_prob is not None:
-                of_sequence = reward_to_come[:, :1].expand(each.queries.shape)
-                reward = of_sequence if each.is_before_outputs else reward_to_come
-                total = total + terms.reinforce(each.attended.log_prob, reward, each.queries)
+        for item in observed.values():
+            if item.attended.log_prob is not None:
+                sequence_reward = reward_to_go[:, :1].expand(item.queries.shape)
+                reward = sequence_reward if item.is_before_outputs else reward_to_go
+                total = total + terms.reinforce(item.attended.log_prob, reward, item.queries)
         return total
 
     def update_statistics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
-        """Move the baseline towards the mean reward of an update, over all its batches and processes."""
+        """Move the baseline towards the mean reward of an update, over all its batches and processes.
+
+        Args:
+            sum_over_processes: adds up a tensor over all processes, in place, and returns it.
+        """
         if self.samples:
             reward, count = sum_over_processes(self.reward)
             mean = (reward / count).to(self.baseline)

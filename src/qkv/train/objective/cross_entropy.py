@@ -1,13 +1,13 @@
-"""Cross-entropy straight from hidden states: the [N,V] logits never exist as a whole.
+"""Cross-entropy of a linear classifier from its inputs, without the [N,V] logits in memory.
 
-The output layer is the largest product of a small model, and its logits the largest tensor.  Here a block of
-rows at a time is multiplied, exponentiated and, while still in cache, multiplied back into the gradients.
+The output layer is the largest product of a small model, and its logits are the largest tensor.  Here a block
+of rows at a time is multiplied, exponentiated and, while still in cache, multiplied into the gradients.
 With e = exp(logit - max) and z = sum(e), the gradient of one row's loss with respect to its logits is
 
     e / z - (1 - smoothing) * onehot(target) - smoothing / V
 
-Its last term is the same for every class, so its products with weight and hidden are sums, taken once outside
-the blocks; and 1 / z scales the thin side of each product.  The block itself is never normalised.
+Its last term is the same for every class, so its products with weight and hidden are sums, computed once
+outside the blocks.  And 1 / z is multiplied into the smaller factor of each product, never into e itself.
 Exponentials are powers of two (logits times log2 e), which take a third of the time of exp on a CPU.
 """
 
@@ -24,7 +24,7 @@ BLOCK_ENTRIES = {
     "cpu": 2**21,
     "cuda": 2**27,
 }  # logits in a block, to stay in a CPU's last cache
-FEWEST_ROWS = 128  # with fewer, adding up the weight's gradient costs as much as its product
+MINIMUM_ROWS = 128  # with fewer, adding to the weight's gradient costs as much as its product
 
 
 class _Sums(NamedTuple):
@@ -48,22 +48,36 @@ def linear_cross_entropy(
     smoothing: float,
     rows: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "N"], Float[Tensor, ""]]:
-    """(total, nll, correct) of the linear classifier hidden @ weight.T + bias over the N rows.
+    """The label-smoothed cross-entropy of the linear classifier hidden @ weight.T + bias, summed over N rows.
 
-    total: (1 - smoothing) * nll + smoothing / V * sum over classes of -log p; equals
-    F.cross_entropy(..., label_smoothing=smoothing, reduction="sum").  It alone has a gradient, of first
-    order: create_graph=True raises RuntimeError.
-    nll: -log p(target) of every row.  correct: how many rows have no class above their target.
-    rows: rows per block; by default as many as keep a block in cache.  Under autocast the products run in
-    bfloat16 where it says so; float16 lacks the range, so for it they run in float32, as exponentials and
-    sums always do.
+    total = (1 - smoothing) * nll + smoothing / V * sum over classes of -log p
+
+    It equals F.cross_entropy(..., label_smoothing=smoothing, reduction="sum").  Under autocast the products
+    run in bfloat16 where autocast uses it; float16 lacks the range, so for it they run in float32, as
+    exponentials and sums always do.
+
+    Args:
+        hidden: the classifier's inputs.
+        weight: its weight.
+        bias: its bias, if any.
+        target: the class of every row.
+        smoothing: from 0 to 1; this much of the probability is spread over all classes.
+        rows: rows per block; by default as many as keep a block in cache.
+
+    Returns:
+        (total, nll, correct): the loss, which alone has a gradient, of first order; -log p(target) of every
+        row; how many rows have no class above their target.
+
+    Raises:
+        RuntimeError: the loss is differentiated with create_graph=True.
     """
     entries = BLOCK_ENTRIES.get(hidden.device.type, BLOCK_ENTRIES["cuda"])
-    rows = rows or max(FEWEST_ROWS, entries // weight.shape[0])
+    rows = rows or max(MINIMUM_ROWS, entries // weight.shape[0])
     if torch.is_grad_enabled():
         total, nll, correct = _LinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
     else:
-        total, nll, correct = _sweep(_Head(hidden, weight, bias, smoothing), hidden, target, rows, None)
+        layer = _OutputLayer(hidden, weight, bias, smoothing)
+        total, nll, correct = _sum_over_blocks(layer, hidden, target, rows, None)
     return total, nll, correct
 
 
@@ -78,7 +92,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 None if bias is None else torch.zeros_like(bias),
             )
             ctx.save_for_backward(*gradients)
-        sums = _sweep(_Head(hidden, weight, bias, smoothing), hidden, target, rows, gradients)
+        layer = _OutputLayer(hidden, weight, bias, smoothing)
+        sums = _sum_over_blocks(layer, hidden, target, rows, gradients)
         ctx.mark_non_differentiable(sums.nll, sums.correct)
         return tuple(sums)
 
@@ -94,7 +109,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Block(NamedTuple):
-    """e, z, log2(z) + max, and the target's logit, of one block of rows; logits are in units of log 2."""
+    """What one block of rows gives, with logits in units of log 2 and b rows.
+
+    Args:
+        e: [b,V], 2^(logit - max).
+        z: [b,1], the sum of e over the classes.
+        log_z: [b,1], log2 of the sum of 2^logit.
+        at_target: [b,1], the logit of the target.
+        correct: [b,1], whether no class is above the target.
+    """
 
     e: Tensor
     z: Tensor
@@ -103,88 +126,98 @@ class _Block(NamedTuple):
     correct: Tensor
 
 
-class _Head:
-    """The output layer in the number formats of the sweep, with its sums over classes."""
+class _OutputLayer:
+    """The classifier in the number formats of its products and sums, with its sums over classes."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, smoothing: float) -> None:
-        self.dtype = _product_dtype(hidden)
-        self.wide = torch.promote_types(hidden.dtype, torch.float32)
+        self.product_dtype = _choose_product_dtype(hidden)
+        self.sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.classes, self.smoothing = weight.shape[0], smoothing
-        self.thin = weight.detach().to(self.dtype)
-        self.bias = None if bias is None else bias.detach().to(self.wide) * LOG2_E
-        self.column_sum = weight.detach().sum(0, dtype=self.wide)
-        self.bias_sum = 0.0 if bias is None else bias.detach().sum(dtype=self.wide)
+        self.weight = weight.detach().to(self.product_dtype)
+        self.bias = None if bias is None else bias.detach().to(self.sum_dtype) * LOG2_E
+        self.weight_sum = weight.detach().sum(0, dtype=self.sum_dtype)
+        self.bias_sum = 0.0 if bias is None else bias.detach().sum(dtype=self.sum_dtype)
 
-    def exponentials(self, h: Tensor, target: Tensor) -> _Block:
-        """One pass to widen, one to scale and add the bias, one each for max, minus, power and sum."""
-        e = (h @ self.thin.T).to(self.wide)
+    def exponentiate(self, hidden: Tensor, target: Tensor) -> _Block:
+        """The block of rows `hidden` [b,M] with targets [b,1].
+
+        One pass each to convert, to scale and add the bias, for the maximum, difference, power and sum.
+        """
+        e = (hidden @ self.weight.T).to(self.sum_dtype)  # [b, M] @ [M, V]
         if self.bias is None:
             e *= LOG2_E
         else:
             torch.add(self.bias, e, alpha=LOG2_E, out=e)
-        at_target, top = e.gather(1, target), e.amax(1, keepdim=True)
-        z = e.sub_(top).exp2_().sum(1, keepdim=True)
-        return _Block(e, z, z.log2() + top, at_target, at_target >= top)
+        at_target, maximum = e.gather(1, target), e.amax(1, keepdim=True)
+        z = e.sub_(maximum).exp2_().sum(1, keepdim=True)
+        return _Block(e, z, z.log2() + maximum, at_target, at_target >= maximum)
 
-    def sums(self, h: Tensor, block: _Block) -> _Sums:
+    def sum_block(self, hidden: Tensor, block: _Block) -> _Sums:
         """The sums of a block; a row's logits add up to hidden times the sum of weights."""
         nll = (block.log_z - block.at_target) / LOG2_E
-        logits = (h.to(self.wide) @ self.column_sum)[:, None] + self.bias_sum
-        spread = block.log_z / LOG2_E - logits / self.classes
-        total = (1 - self.smoothing) * nll + self.smoothing * spread
-        return _Sums(total.sum(), nll[:, 0], block.correct.sum().to(self.wide))
+        logit_sum = (hidden.to(self.sum_dtype) @ self.weight_sum)[:, None] + self.bias_sum
+        mean_nll = block.log_z / LOG2_E - logit_sum / self.classes  # over the classes
+        total = (1 - self.smoothing) * nll + self.smoothing * mean_nll
+        return _Sums(total.sum(), nll[:, 0], block.correct.sum().to(self.sum_dtype))
 
 
-def _sweep(head: _Head, hidden: Tensor, target: Tensor, rows: int, gradients: _Gradients | None) -> _Sums:
-    """The sums over all rows; fills `gradients` on the way where they are wanted."""
+def _sum_over_blocks(
+    layer: _OutputLayer, hidden: Tensor, target: Tensor, rows: int, gradients: _Gradients | None
+) -> _Sums:
+    """The sums over all rows; also fills `gradients`, where they are given."""
     blocks = []
     with torch.autocast(hidden.device.type, enabled=False):
-        for piece in _pieces(len(hidden), rows):
-            h, t = hidden[piece].to(head.dtype), target[piece, None]
-            block = head.exponentials(h, t)
-            blocks.append(head.sums(h, block))
+        for block_rows in _split_rows(len(hidden), rows):
+            block_hidden = hidden[block_rows].to(layer.product_dtype)
+            block_target = target[block_rows, None]
+            block = layer.exponentiate(block_hidden, block_target)
+            blocks.append(layer.sum_block(block_hidden, block))
             if gradients is not None:
-                _add_gradients(head, h, t, block, piece, gradients)
+                _add_gradients(layer, block_hidden, block_target, block, block_rows, gradients)
         if gradients is not None:
-            _subtract_smoothing(head, hidden, gradients)
+            _subtract_smoothing(layer, hidden, gradients)
     if not blocks:
-        return _Sums(*(hidden.new_zeros(size, dtype=head.wide) for size in ((), (0,), ())))
+        return _Sums(*(hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,), ())))
     totals, nlls, corrects = zip(*blocks, strict=True)
     return _Sums(torch.stack(totals).sum(), torch.cat(nlls), torch.stack(corrects).sum())
 
 
 def _add_gradients(
-    head: _Head, h: Tensor, t: Tensor, block: _Block, piece: slice, gradients: _Gradients
+    layer: _OutputLayer, hidden: Tensor, target: Tensor, block: _Block, rows: slice, gradients: _Gradients
 ) -> None:
+    """Add a block's gradients, all terms but smoothing / V."""
     inverse = 1 / block.z
-    # subtracted in the wide format: after rounding, a confident row's small difference would be lost
-    e = block.e.scatter_add_(1, t, (head.smoothing - 1) * block.z).to(head.dtype)
-    gradients.hidden[piece] = (e @ head.thin).to(head.wide) * inverse
-    _add_product(gradients.weight, e.T, (h * inverse).to(head.dtype))
+    # subtracted before rounding to the product's format, which would lose a confident row's small difference
+    e = block.e.scatter_add_(1, target, (layer.smoothing - 1) * block.z).to(layer.product_dtype)
+    gradients.hidden[rows] = (e @ layer.weight).to(layer.sum_dtype) * inverse  # [b, V] @ [V, M]
+    _add_product(gradients.weight, e.T, (hidden * inverse).to(layer.product_dtype))  # [V, b] @ [b, M]
     if gradients.bias is not None:
-        _add_product(gradients.bias[:, None], e.T, inverse.to(head.dtype))
+        _add_product(gradients.bias[:, None], e.T, inverse.to(layer.product_dtype))  # [V, b] @ [b, 1]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to total, in place."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:
         total.add_(a @ b)
 
 
-def _subtract_smoothing(head: _Head, hidden: Tensor, gradients: _Gradients) -> None:
-    share = head.smoothing / head.classes
-    gradients.hidden.sub_(share * head.column_sum)
-    gradients.weight.sub_(share * hidden.sum(0, dtype=head.wide))
+def _subtract_smoothing(layer: _OutputLayer, hidden: Tensor, gradients: _Gradients) -> None:
+    """Subtract the term smoothing / V of all rows' gradients."""
+    per_class = layer.smoothing / layer.classes
+    gradients.hidden.sub_(per_class * layer.weight_sum)
+    gradients.weight.sub_(per_class * hidden.sum(0, dtype=layer.sum_dtype))
     if gradients.bias is not None:
-        gradients.bias.sub_(share * len(hidden))
+        gradients.bias.sub_(per_class * len(hidden))
 
 
-def _pieces(length: int, rows: int) -> Iterator[slice]:
+def _split_rows(length: int, rows: int) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, length, rows))
 
 
-def _product_dtype(hidden: Tensor) -> torch.dtype:
+def _choose_product_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype of products: that of the input, or under autocast bfloat16 or float32."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device) or hidden.dtype == torch.float64:
         return hidden.dtype

@@ -1,6 +1,6 @@
-"""Terms that an objective adds for the sake of the attention: coverage, entropy, and REINFORCE.
+"""Terms that an objective adds for its attentions: coverage, entropy, and REINFORCE.
 
-They read what an attention shows of itself: weights [B,H,T,S], and log_prob [B,H,T] of what it sampled.
+They read what an attention returns: weights [B,H,T,S], and log_prob [B,H,T] of what it sampled.
 """
 
 import torch
@@ -13,10 +13,10 @@ from qkv.strict import Strict
 
 
 class AttentionTerms(Strict):
-    """How much each term weighs beside the cross-entropy."""
+    """The factor of each term beside the cross-entropy."""
 
     coverage: float = Field(
-        default=0.0, ge=0, description="of (1 - Σ_t weight)² per source position: look at everything once"
+        default=0.0, ge=0, description="of (1 - Σ_t weight)² per source position: attend to each once"
     )
     entropy: float = Field(default=0.0, ge=0, description="of the weights' entropy, which is rewarded")
     reinforce: float = Field(
@@ -34,39 +34,58 @@ def coverage(
 
     The sum runs over real positions.  Xu's code averages over locations instead; T steps can cover at most T
     of them.
+
+    Args:
+        weights: the weights of an attention.
+        queries: True at real queries.
+        keys: True at real keys.
     """
-    looked = (weights * queries[:, None, :, None]).sum(2)
-    return ((1 - looked).square() * keys[:, None]).sum() / weights.shape[1]
+    weight_per_key = (weights * queries[:, None, :, None]).sum(2)
+    return ((1 - weight_per_key).square() * keys[:, None]).sum() / weights.shape[1]
 
 
-def entropy(seen: Attended, queries: Bool[Tensor, "B T"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(surrogate, value) of Σ_t H[w_t], averaged over heads; the surrogate has the gradient.
+def entropy(attended: Attended, queries: Bool[Tensor, "B T"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Σ_t H[w_t] summed over the batch, averaged over heads, and a surrogate that has its gradient.
 
     Of soft weights the entropy is exact.  Of a sample it is -log p(s), whose expectation it is, and
     ∇H = -E[log p(s) ∇ log p(s)].
+
+    Args:
+        attended: what an attention returned, with weights.
+        queries: True at real queries.
+
+    Returns:
+        (surrogate, value): a scalar to differentiate, and the entropy, detached.
     """
     real = queries[:, None]
-    assert seen.weights is not None
-    some = torch.where(seen.weights > 0, seen.weights, 1)  # the slope of -w log w at 0 is infinite
-    value = surrogate = (torch.special.entr(some).sum(-1) * real).sum()
-    if seen.log_prob is not None:
-        sampled = seen.log_prob * real
-        value = value - sampled.sum()
-        surrogate = surrogate - (sampled.detach() * sampled).sum()
-    heads = seen.weights.shape[1]
+    assert attended.weights is not None
+    positive = torch.where(
+        attended.weights > 0, attended.weights, 1
+    )  # the slope of -w log w at 0 is infinite
+    value = surrogate = (torch.special.entr(positive).sum(-1) * real).sum()
+    if attended.log_prob is not None:
+        log_prob = attended.log_prob * real
+        value = value - log_prob.sum()
+        surrogate = surrogate - (log_prob.detach() * log_prob).sum()
+    heads = attended.weights.shape[1]
     return surrogate / heads, value.detach() / heads
 
 
-def reward_to_come(
+def reward_to_go(
     log_likelihood: Float[Tensor, "B T"], real: Bool[Tensor, "B T"], baseline: Float[Tensor, ""]
 ) -> Float[Tensor, "B T"]:
     """Σ_{u>=t} (log p(y_u) - b) over real positions: what a choice at t can still change.
 
-    Xu et al. 2015, section 4.1, reward every choice with the whole sentence instead; the words before it only
-    add variance.
+    Xu et al. 2015, section 4.1, reward every choice with the sum over the complete sentence instead; the
+    words before it only add variance.
+
+    Args:
+        log_likelihood: log p(y_t) of every output.
+        real: True at real outputs.
+        baseline: b, the mean reward per output so far.
     """
-    surplus = (log_likelihood - baseline) * real
-    return surplus.flip(1).cumsum(1).flip(1)
+    advantage = (log_likelihood - baseline) * real
+    return advantage.flip(1).cumsum(1).flip(1)
 
 
 def reinforce(
@@ -74,5 +93,10 @@ def reinforce(
 ) -> Float[Tensor, ""]:
     """-Σ reward · log p(s), whose gradient estimates that of the expected reward.  Williams 1992; Xu et al.
     2015, eq. 12.
+
+    Args:
+        log_prob: log p(s) of the sampled keys.
+        reward: the reward of each choice, without a gradient.
+        real: True at real queries.
     """
     return -(log_prob * (reward * real)[:, None]).sum()

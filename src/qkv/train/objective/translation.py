@@ -47,9 +47,9 @@ class Translation(AttentionObjective):
     """Label-smoothed cross-entropy of the target given the source, by teacher forcing, and attention's terms.
 
     `model(source, source_keep, target_in)` gives hidden states [B,T,M'], and `model.output` is a Linear(M',
-    V). Only the positions with a real label reach the output layer.  In training, where a term of the
-    attention has a weight or an attention samples, `model.attended(...)` is called instead, which also
-    returns what every attention did; `model.attention_places()` says where each of them is.
+    V).  Only the positions with a real label reach the output layer.  In training, where a term of the
+    attention has a factor or an attention samples, `model.attended(...)` is called instead, which also
+    returns weights and log-probabilities; `model.attention_places()` says where each attention is.
     """
 
     def __init__(
@@ -60,17 +60,22 @@ class Translation(AttentionObjective):
         Args:
             model: the model to train, a `TranslationModel`.
             smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
-            attention_terms: how much the attention's terms weigh.
+            attention_terms: the factors of the attention's terms.
 
         Raises:
-            BadRecipe: a term has a weight, but the model has no attention.
+            BadRecipe: a term has a factor, but the model has no attention.
         """
         declared: TranslationModel = model  # pyright: ignore[reportAssignmentType]
         super().__init__(attention_terms, declared.attentions().values())
         self.model, self.smoothing = model, smoothing
 
     def forward(self, batch: Any) -> Loss:
-        """The loss of a batch of pairs, whose targets are BOS ... EOS PAD."""
+        """The loss of a batch of pairs.
+
+        Args:
+            batch: source [B,S], source_keep [B,S], target [B,T+1], target_keep [B,T+1]; the targets are
+                BOS ... EOS PAD.
+        """
         real = batch.target_keep[:, 1:]
         inputs = (batch.source, batch.source_keep, batch.target[:, :-1])
         model: Any = self.model
@@ -87,22 +92,25 @@ class Translation(AttentionObjective):
         if not attended:
             return loss
         log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
-        observed = self._observed(attended, real, batch.source_keep)
-        added, metrics = self.attention_loss(observed, log_likelihood, real)
-        return Loss(total + added, loss.count, {**loss.metrics, **metrics})
+        observed = self._add_masks(attended, real, batch.source_keep)
+        terms_total, metrics = self.attention_loss(observed, log_likelihood, real)
+        return Loss(total + terms_total, loss.count, {**loss.metrics, **metrics})
 
-    def _observed(self, attended: dict[str, Attended], target: Tensor, source: Tensor) -> dict[str, Observed]:
+    def _add_masks(
+        self, attended: dict[str, Attended], target: Tensor, source: Tensor
+    ) -> dict[str, Observed]:
+        """What every attention returned, with the masks of its queries and keys."""
         model: Any = self.model
         places = model.attention_places()
         masks = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
         return {
             name: Observed(
-                each,
+                returned,
                 *masks[places[name]],
                 is_covering=places[name] == "cross",
                 is_before_outputs=places[name] == "encoder",
             )
-            for name, each in attended.items()
+            for name, returned in attended.items()
         }
 
     def layers(self) -> Sequence[nn.Module]:

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qkv.cli.output import STANDARD, opened
-from qkv.cli.problems import Problems
+from qkv.cli.output_stream import STANDARD, open_output
 from qkv.data import decode_lines, decode_stream, read_lines
 from qkv.errors import BadData
 from qkv.progress import progress
-from qkv.task.runs import load
+from qkv.task.line_problems import ProblemReporter
+from qkv.task.run_directory import load_for_command
 from qkv.task.translate.translator import BLOCK, Translated
 
-MOST_TRACED = 100
+MAX_TRACED = 100
 
 
 def translate_lines(  # noqa: PLR0913 -- one for each option
@@ -28,35 +28,35 @@ def translate_lines(  # noqa: PLR0913 -- one for each option
     strict: bool = False,
     device: str = "cpu",
 ) -> None:
-    """Translate, and write what was asked for."""
-    translator = load(run, device=device)
+    """Translate every line, and write the translations and the trace."""
+    translator = load_for_command("translate", run, device)
     file = None if file == STANDARD else file
-    interactive = file is None and sys.stdin is not None and sys.stdin.isatty()
-    lines = list(read_lines(file)) if file else _stdin(interactive)
+    is_interactive = file is None and sys.stdin is not None and sys.stdin.isatty()
+    lines = list(read_lines(file)) if file else _read_stdin(is_interactive)
     if trace is not None:
-        lines = _few(list(lines))
+        lines = _limit_lines(list(lines))
     total = len(lines) if isinstance(lines, list) else None
-    with progress("translate", total, quiet=quiet or interactive) as report:
-        problems = Problems(report, strict)
+    with progress("translate", total, quiet=quiet or is_interactive) as report:
+        problems = ProblemReporter(report, strict, "translated")
         answers = translator.n_best(
             lines,
             beam=beam,
             n=n_best,
             capture=trace is not None,
-            block=1 if interactive else BLOCK,
-            done=lambda n: report.update(n),
+            block=1 if is_interactive else BLOCK,
+            on_progress=lambda n: report.update(n),
             on_problem=problems,
         )
         if trace is not None:
             answers = list(answers)
-            translator.trace_of(answers, beam=beam).save(trace)
-        with opened(output) as out:
-            count = _write(out, answers, n_best, flush=interactive)
-        problems.summarise(count)
+            translator.build_trace(answers, beam=beam).save(trace)
+        with open_output(output) as out:
+            count = _write(out, answers, n_best, flush=is_interactive)
+        problems.print_summary(count)
 
 
 def _write(out: Any, answers: Iterable[list[Translated]], n_best: int, *, flush: bool) -> int:
-    """Write the answers of every line; the number of lines."""
+    """Write the translations of every line; returns the number of lines."""
     number = 0
     for number, best in enumerate(answers, start=1):
         for one in best[:n_best]:
@@ -66,16 +66,17 @@ def _write(out: Any, answers: Iterable[list[Translated]], n_best: int, *, flush:
     return number
 
 
-def _stdin(interactive: bool) -> Iterator[str]:
-    """The lines of stdin; those of a terminal as they come."""
+def _read_stdin(is_interactive: bool) -> Iterator[str]:
+    """The lines of stdin; those of a terminal one at a time, as they are typed."""
     if sys.stdin is None:
         raise BadData("stdin is closed: name a file, or pipe lines in")
     binary = sys.stdin.buffer
-    lines = decode_lines(binary, "stdin") if interactive else decode_stream(binary, "stdin")
+    lines = decode_lines(binary, "stdin") if is_interactive else decode_stream(binary, "stdin")
     return (line.text for line in lines)
 
 
-def _few(lines: list[str]) -> list[str]:
-    if len(lines) > MOST_TRACED:
-        raise BadData(f"--trace keeps every weight: give it at most {MOST_TRACED} lines, got {len(lines):,}")
+def _limit_lines(lines: list[str]) -> list[str]:
+    """The lines; BadData if there are too many for a trace."""
+    if len(lines) > MAX_TRACED:
+        raise BadData(f"--trace keeps every weight: pass at most {MAX_TRACED} lines, got {len(lines):,}")
     return lines

@@ -65,7 +65,7 @@ def bench(  # noqa: PLR0913, PLR0917 -- one for each option
     Ctrl-C ends it, and prints what was measured by then.
     """
     from qkv.bench import Setting
-    from qkv.cli.benching import Output, run_bench
+    from qkv.cli.commands.bench import Output, run_bench
 
     setting = Setting(
         width=width,

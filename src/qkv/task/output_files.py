@@ -1,4 +1,4 @@
-"""Text files that commands write, in folders that are made where they are missing."""
+"""Writes the text files of commands; missing folders are created."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,16 @@ from qkv.files import check_output, open_text_output, write_errors
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that appears at `path` when the block ends without error; else what was there stays.
+def open_output_file(path: Path) -> Iterator[TextIO]:
+    """Open a text file that replaces `path` once the block ends without an error.
 
-    Devices, pipes and sockets are written into.  Raises BadData where it cannot be written.
+    Devices, pipes and sockets are written directly.
+
+    Args:
+        path: where to write.
+
+    Raises:
+        BadData: the file cannot be written.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,13 +27,13 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 
 def check_writable(path: Path) -> None:
-    """BadData for a file that cannot be written there: before the work whose result it is to hold."""
+    """Raise BadData if no file can be written there; called before long work whose result goes there."""
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         check_output(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the text to `path`, wholly or not at all."""
-    with whole_file(path) as file:
+    """Write a text file completely, or leave what was there."""
+    with open_output_file(path) as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""A run directory belongs to one training at a time: a lock that its process holds until it ends or dies."""
+"""Locks a run directory for one training at a time, until its process ends or dies."""
 
 import errno
 import os
@@ -10,26 +10,31 @@ from qkv.errors import BadRun
 from qkv.train import STATE
 
 LOCK = STATE.with_name("lock")
-ATTEMPTS = 10  # another process that leaves the directory may remove it between two steps of ours
+ATTEMPTS = 10  # another process may remove the directory between two of our steps
 UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 @contextmanager
-def hold(run: Path) -> Iterator[None]:
-    """Hold the directory's lock within the block; make the directory where there is none.
+def lock_directory(run: Path) -> Iterator[None]:
+    """Hold the lock of a run directory within the block; create the directory if it is missing.
 
-    The lock file goes at the end, and so do directories that were made and stayed empty.  On a file system
-    without locks nothing is locked.  Raises BadRun where another process holds the lock, or the directory
-    cannot be written.
+    At the end the lock file is removed, and so are directories that were created and are still empty.  On a
+    file system without locks nothing is locked.
+
+    Args:
+        run: the run directory.
+
+    Raises:
+        BadRun: another process holds the lock, or the directory cannot be written.
     """
-    new = [path for path in (run / LOCK.parent, run) if not path.exists()]
+    created = [path for path in (run / LOCK.parent, run) if not path.exists()]
     handle = _acquire(run)
     try:
         yield
     finally:
         _release(run, handle)
-        for path in new:
-            with suppress(OSError):  # it is not empty, or in use by now
+        for path in created:
+            with suppress(OSError):  # it is not empty, or another process uses it
                 path.rmdir()
 
 
@@ -45,19 +50,21 @@ def _acquire(run: Path) -> int:
             raise BadRun(
                 f"cannot write the run directory {run}: {error.strerror}; choose another --out"
             ) from None
-        if not _lock(handle):
+        if not _try_lock(handle):
             os.close(handle)
             raise BadRun(
                 f"{run} is in use: another process is training into it. Wait until it ends, or choose "
                 "another --out"
             )
-        if _is_at(handle, path):
+        if _is_same_file(handle, path):
             return handle
         os.close(handle)
-    raise BadRun(f"cannot lock the run directory {run}: it is removed again and again; choose another --out")
+    raise BadRun(
+        f"cannot lock the run directory {run}: another process keeps removing it; choose another --out"
+    )
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def _is_same_file(handle: int, path: Path) -> bool:
     """Whether the open file is still the one at `path`: its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
@@ -66,7 +73,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _release(run: Path, handle: int) -> None:
-    if os.name == "posix":  # removed first: once it is unlocked, it may be another's
+    if os.name == "posix":  # removed before it is unlocked: then another process may own it
         (run / LOCK).unlink(missing_ok=True)
         os.close(handle)
     else:
@@ -75,7 +82,7 @@ def _release(run: Path, handle: int) -> None:
             (run / LOCK).unlink(missing_ok=True)
 
 
-def _lock(handle: int) -> bool:
+def _try_lock(handle: int) -> bool:
     """Lock the file without waiting; False where another process holds it."""
     try:
         if os.name == "posix":

@@ -1,4 +1,4 @@
-"""`qkv parts` and `qkv recipes`: what there is, or one of them in detail, for any width of terminal."""
+"""`qkv parts`: lists the parts of attention, or prints one in detail, for any width of terminal."""
 
 import shutil
 import textwrap
@@ -18,22 +18,8 @@ from qkv.catalogue import (
 from qkv.compatibility import LEGEND, build_matrix, find_clashes, list_variants
 from qkv.part import Part, list_options
 from qkv.rules import AXES, RULES
-from qkv.task.recipe import builtin_recipes, recipe_text
 
 INDENT, NAMES = "  ", 14
-
-
-def list_recipes(name: str | None) -> None:
-    """Print what built-in recipes there are, or the text of the one of that name.  Raises BadRecipe."""
-    if name is not None:
-        print(recipe_text(name), end="")
-        return
-    recipes = builtin_recipes()
-    width = max(map(len, recipes))
-    for recipe, description in recipes.items():
-        print(f"{recipe:<{width}}  {description}")
-    print("\nTrain one: qkv train NAME --out runs/NAME    Change a setting: --set train.epochs=3")
-    print("Copy one: qkv recipes NAME > mine.yaml")
 
 
 def list_parts(name: str | None) -> None:

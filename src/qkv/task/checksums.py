@@ -1,15 +1,15 @@
-"""Digests by which a changed file or changed data is noticed."""
+"""Digests of files and of lines of text, which show that a file or the data changed."""
 
 import hashlib
 from collections.abc import Iterable
 
 
-def digest_of(content: bytes) -> str:
+def digest_bytes(content: bytes) -> str:
     """A digest of a file's content."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def digest_of_lines(lines: Iterable[str]) -> str:
+def digest_lines(lines: Iterable[str]) -> str:
     """A digest of lines of text, in their order."""
     state = hashlib.blake2b(digest_size=16)
     for line in lines:

@@ -56,20 +56,20 @@ def decode_ids(
     *,
     batch_tokens: int = 4096,
     capture: bool = False,
-    done: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[list[Hypothesis]]:
     """Search every source (ids without EOS), in batches of like length; the answers in the order of the
     sources.
     """
-    found: list[list[Hypothesis]] = [[] for _ in source]
+    answers: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device
     finished = 0
     for rows, (ids, keep) in batches_by_length(source_dataset(source), max(1, batch_tokens // config.beam)):
         ids, keep = ids.to(device), keep.to(device)
         limits = length_limits(keep, config, model.length_limits)
-        answers = search(model, ids, keep, max_length=limits, config=config, capture=capture)
-        for row, answer in zip(rows, answers, strict=True):
-            found[row] = answer
+        hypotheses = search(model, ids, keep, max_length=limits, config=config, capture=capture)
+        for row, best in zip(rows, hypotheses, strict=True):
+            answers[row] = best
         finished += len(rows)
-        done(finished)
-    return found
+        on_progress(finished)
+    return answers

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 import typer
 
-from qkv.bench import Cell, Comparison, Contender, Setting, measure, read, this_machine
+from qkv.bench import Cell, Comparison, Contender, Setting, describe_machine, measure, read_contenders
 from qkv.bench import plot as picture
-from qkv.bench.table import lines_of
+from qkv.bench.table import format_comparison
 from qkv.errors import BadRecipe
 from qkv.progress import progress
-from qkv.task.files import check_writable, write_text
-from qkv.view.page import check
+from qkv.task.output_files import check_writable, write_text
+from qkv.view.page import check_output
 
 LONGEST = 9  # digits of a number of tokens
 
@@ -33,7 +33,7 @@ class Output(NamedTuple):
     def check(self) -> None:
         """BadData for what could not be written in the end."""
         if self.plot is not None:
-            check(self.plot)
+            check_output(self.plot)
         for path in filter(None, (self.json, self.plot)):
             check_writable(path)
 
@@ -48,16 +48,16 @@ def run_bench(
 ) -> None:
     """Measure and print.  Raises QKVError for what cannot be read, built or drawn, before measuring."""
     counts = _lengths(lengths)
-    contenders = read(written, setting)
+    contenders = read_contenders(written, setting)
     _check_device(setting.device)
     to.check()
     if threads is not None:
         torch.set_num_threads(threads)
-    machine = this_machine()
+    machine = describe_machine()
     print(f"{machine}\n{setting}", flush=True)
     cells, whole = _measured(contenders, counts, whats, setting, to)
     comparison = Comparison(machine, setting, contenders, cells)
-    for line in lines_of(comparison, shutil.get_terminal_size((120, 24)).columns):
+    for line in format_comparison(comparison, shutil.get_terminal_size((120, 24)).columns):
         print(line)
     if to.json is not None:
         write_text(to.json, json.dumps(comparison.to_dict(), indent=2) + "\n")

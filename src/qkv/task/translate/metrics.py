@@ -1,7 +1,7 @@
-"""How good are translations?  BLEU, chrF and TER by sacrebleu, exact match, and BLEU by source length.
+"""Metrics of translations: BLEU, chrF and TER by sacrebleu, exact match, and BLEU by source length.
 
-A model writes text as its tokenizer normalises it, so references are normalised the same way before anything
-is compared: otherwise another Unicode form or a trailing space would count against a right translation.
+A model writes text as its tokenizer normalises it.  References are normalised in the same way before they are
+compared; otherwise another Unicode form or a trailing space would make a right translation count as wrong.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,17 +9,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qkv.errors import BadRecipe, did_you_mean
-from qkv.task.translate.script import script_of
+from qkv.task.translate.writing_system import find_writing_system
 
-BUCKETS = {"words": (5, 10, 15, 20, 30), "characters": (10, 20, 30, 40, 60)}
+# The longest source of every bucket but the last one.
+BUCKET_LIMITS = {"words": (5, 10, 15, 20, 30), "characters": (10, 20, 30, 40, 60)}
 Lines = Sequence[str]
 
 
 class Report(NamedTuple):
-    """scores: name -> value in percent.  signatures: how sacrebleu computed them.  buckets: one per source
-    length, which is counted in `unit`, words or characters.  comparison: how BLEU was tokenised, and what was
-    done to translations and references before they were compared.
-    truncated, empty: numbers of the source lines that were cut, and of those left without a translation.
+    """Scores of translations.
+
+    Args:
+        scores: name -> value in percent.
+        signatures: name of a score -> how sacrebleu computed it.
+        buckets: scores by source length, shortest first.
+        comparison: how BLEU splits text into tokens, and how both sides are normalised, in words.
+        unit: what source length is counted in, "words" or "characters".
+        truncated: numbers of the source lines that were cut.
+        empty: numbers of the source lines that were left without a translation.
     """
 
     scores: dict[str, float]
@@ -32,7 +39,7 @@ class Report(NamedTuple):
 
 
 def check_tokenize(name: str) -> None:
-    """Raise BadRecipe where sacrebleu has no tokeniser of that name, or lacks what it needs."""
+    """Raise BadRecipe if sacrebleu has no tokeniser of that name, or lacks a package that it needs."""
     from sacrebleu.metrics.bleu import BLEU
 
     if name not in BLEU.TOKENIZERS:
@@ -46,12 +53,18 @@ def check_tokenize(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How translations are compared with references; `scoring_for` makes one for a run.
+class Scorer:
+    """Compares translations with references; `build_scorer` makes one for a run.
 
-    tokenize: sacrebleu's tokeniser for BLEU.  normalise: what is done to both sides first.  description: both
-    in words.  lowercase: whether letter case is ignored.  asian: whether TER cuts East Asian text into
-    characters.  Raises BadRecipe where sacrebleu cannot use the tokeniser here.
+    Args:
+        tokenize: sacrebleu's tokeniser for BLEU.
+        normalise: maps a text to the form that is compared.
+        description: both of them in words.
+        lowercase: whether letter case is ignored.
+        asian: whether TER splits East Asian text into characters.
+
+    Raises:
+        BadRecipe: sacrebleu cannot use the tokeniser here.
     """
 
     tokenize: str
@@ -67,34 +80,36 @@ class Scoring:
         """Whether the two are the same text once both are normalised."""
         return self.normalise(translation) == self.normalise(reference)
 
-    def scores(self, translations: Lines, references: Lines, *, ter: bool = True) -> dict[str, float]:
+    def compute_scores(self, translations: Lines, references: Lines, *, ter: bool = True) -> dict[str, float]:
         """BLEU, chrF, TER (lower is better) and the share of exact matches, all in percent."""
-        return self._scored(*self._normalised(translations, references), ter=ter)[0]
+        return self._score(*self._normalise_all(translations, references), ter=ter)[0]
 
     def report(self, translations: Lines, references: Lines, sources: Lines) -> Report:
-        """All scores with sacrebleu's signatures, and BLEU by the number of words in the source, or of
-        characters where its script has no spaces.
+        """All scores with sacrebleu's signatures, in total and by source length.
+
+        The length is the number of words, or of characters if the writing system has no spaces.
         """
-        translations, references = self._normalised(translations, references)
-        scores, signatures = self._scored(translations, references, ter=True)
-        unit = "words" if script_of(sources).spaced else "characters"
-        buckets = self._by_length(translations, references, sources, unit)
+        translations, references = self._normalise_all(translations, references)
+        scores, signatures = self._score(translations, references, ter=True)
+        unit = "words" if find_writing_system(sources).is_spaced else "characters"
+        buckets = self._score_by_length(translations, references, sources, unit)
         return Report(scores, signatures, buckets, self.description, unit)
 
-    def _normalised(self, *sides: Lines) -> list[list[str]]:
+    def _normalise_all(self, *sides: Lines) -> list[list[str]]:
         return [[self.normalise(line) for line in side] for side in sides]
 
-    def _scored(
+    def _score(
         self, translations: Lines, references: Lines, *, ter: bool
     ) -> tuple[dict[str, float], dict[str, str]]:
+        """The scores and the signatures of normalised lines."""
         scores, signatures = {}, {}
-        for name, metric in self._metrics(ter).items():
+        for name, metric in self._build_metrics(ter).items():
             scores[name] = metric.corpus_score(translations, [references]).score
             signatures[name] = str(metric.get_signature())
         exact = sum(a == b for a, b in zip(translations, references, strict=True))
         return {**scores, "exact": 100 * exact / max(len(translations), 1)}, signatures
 
-    def _metrics(self, ter: bool) -> dict[str, Any]:
+    def _build_metrics(self, ter: bool) -> dict[str, Any]:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
         from sacrebleu.metrics.ter import TER
@@ -103,16 +118,17 @@ class Scoring:
         metrics: dict[str, Any] = {"bleu": bleu, "chrf": CHRF(lowercase=self.lowercase)}
         return {**metrics, "ter": TER(normalized=self.asian, asian_support=self.asian)} if ter else metrics
 
-    def _by_length(
+    def _score_by_length(
         self, translations: Lines, references: Lines, sources: Lines, unit: str
     ) -> list[dict[str, Any]]:
+        """The scores of every bucket that has lines."""
         lengths = [len(source.split() if unit == "words" else "".join(source.split())) for source in sources]
         buckets, shortest = [], 1
-        for longest in (*BUCKETS[unit], None):
+        for longest in (*BUCKET_LIMITS[unit], None):
             rows = [i for i, n in enumerate(lengths) if n >= shortest and (longest is None or n <= longest)]
             if rows:
                 sides = [[side[i] for i in rows] for side in (translations, references)]
                 span = f"{shortest}–{longest}" if longest else f"{shortest}+"
-                buckets.append({unit: span, "sentences": len(rows), **self._scored(*sides, ter=False)[0]})
+                buckets.append({unit: span, "sentences": len(rows), **self._score(*sides, ter=False)[0]})
             shortest = (longest or 0) + 1
         return buckets

@@ -1,6 +1,5 @@
-"""Examples of a trace from decoded translations: tokens, probabilities, and the weights of every layer."""
+"""Builds the examples of a trace from decoded translations: tokens, probabilities, weights of every layer."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +8,10 @@ import torch
 
 from qkv.data import TokenizerPair, collate_source
 from qkv.decode import Hypothesis
-from qkv.errors import BadData, did_you_mean
-from qkv.trace import Example, WeightAxes, stack
+from qkv.trace import Example, WeightAxes, stack_steps
 
 BEGIN, END = "<s>", "</s>"
-# By the first part of a layer's name. A decoding step attends to the tokens before the one that it emits.
+# By the place of an attention. A decoding step attends to the tokens before the one that it emits.
 AXES = {
     "encoder": WeightAxes("source", "source"),
     "cross": WeightAxes("target", "source"),
@@ -21,10 +19,10 @@ AXES = {
 }
 
 
-def example_of(
+def build_example(
     model: Any, tokens: TokenizerPair, ids: Sequence[int], hypothesis: Hypothesis, line: int
 ) -> Example:
-    """The example of one translated line, for a trace.
+    """The example of one translated line.
 
     Decoder weights come from the hypothesis; encoder weights are computed again from the source.
 
@@ -39,15 +37,18 @@ def example_of(
     device = next(model.parameters()).device
     with torch.inference_mode():
         encoder_weights = model.encoder_weights(source.to(device), keep.to(device))
+    axes = {name: AXES[place] for name, place in model.attention_places().items()}
     weights = {name: weight[0].float().cpu().numpy() for name, weight in encoder_weights.items()}
     for name, steps in hypothesis.weights.items():
-        stacked = stack([step.numpy() for step in steps])
-        weights[name] = stacked[:, :, : source.shape[1]] if axes_of(name).columns == "source" else stacked
+        stacked = stack_steps([step.numpy() for step in steps])
+        is_padded = axes[name].columns == "source"  # to the longest source of the batch
+        weights[name] = stacked[:, :, : source.shape[1]] if is_padded else stacked
     end = (END,) if hypothesis.finished else ()
     return translation_example(
         source=(*tokens.source.pieces(ids), END),
         target=(*tokens.target.pieces(hypothesis.tokens), *end),
         weights=weights,
+        weight_axes={name: axes[name] for name in weights},
         log_probs=np.array(hypothesis.log_probs, dtype=np.float32),
         meta={"line": line, "score": hypothesis.score, "text": tokens.target.decode(hypothesis.tokens)},
     )
@@ -57,6 +58,7 @@ def translation_example(
     source: Sequence[str],
     target: Sequence[str],
     weights: Mapping[str, np.ndarray],
+    weight_axes: Mapping[str, WeightAxes],
     log_probs: np.ndarray | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Example:
@@ -65,39 +67,31 @@ def translation_example(
     Args:
         source: tokens of the source, special ones included.
         target: emitted tokens: those of the target without the begin symbol.
-        weights: name -> [H, rows, columns]; "encoder.N", "cross.N" and "decoder.N" name layer N.
-        log_probs: [T], log-probability of every target token; None where unknown.
+        weights: name -> [H, rows, columns].
+        weight_axes: name -> the axes of these weights, such as `AXES["cross"]`.
+        log_probs: [T], log-probability of every target token; None if unknown.
         meta: further facts, as plain JSON values.
 
     Raises:
-        BadData: where they do not fit each other.
+        BadData: the sizes of tokens, weights and log_probs do not fit each other.
     """
     previous = (BEGIN, *target)[: len(target)]
     return Example(
         named_axes={"source": tuple(source), "target": tuple(target), "target so far": previous},
         weights=weights,
-        weight_axes={name: axes_of(name) for name in weights},
+        weight_axes=weight_axes,
         log_probs=log_probs,
         log_probs_axis=None if log_probs is None else "target",
         meta=meta or {},
     )
 
 
-def unnormalised(model: Any) -> tuple[str, ...]:
-    """Names of weights that are no distributions: those of a feature map may be negative, and some scopes do
-    not normalise.
+def find_unnormalised(model: Any) -> tuple[str, ...]:
+    """Names of weights whose rows may not sum to 1 or may be negative.
+
+    Those are the implied weights of a feature map, and the weights of scopes that do not normalise.
     """
     specs = {name: layer.spec for name, layer in model.attentions().items()}
     return tuple(
         name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
     )
-
-
-def axes_of(name: str) -> WeightAxes:
-    """The axes of a translator's weights with this name; BadData for a name that no layer has."""
-    place, _, layer = name.partition(".")
-    if place not in AXES:
-        raise BadData(f"{name!r} is no layer of a translator. {did_you_mean(place, AXES)}")
-    if not re.fullmatch("0|[1-9][0-9]*", layer):
-        raise BadData(f"{name!r} is no layer of a translator: the number of a layer follows, as in {place}.0")
-    return AXES[place]

@@ -1,0 +1,83 @@
+"""How runs of every task are evaluated: the options of `qkv evaluate`, and the form of its result."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from qkv.errors import UnknownName
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class EvaluateOptions(NamedTuple):
+    """The options of `qkv evaluate`; a task names those that it has in `Task.evaluate_options`.
+
+    Args:
+        source: a file of source lines; None scores the recipe's test data.
+        target: a file of their translations, line by line.
+        data: a file of test examples, where a task reads each example from one place.
+        beam: the number of hypotheses that the search keeps; None takes the recipe's.
+        tokenize: how a metric splits text into tokens; None takes the recipe's.
+        strict: stop at an example that cannot be used as it is.
+    """
+
+    source: Path | None = None
+    target: Path | None = None
+    data: Path | None = None
+    beam: int | None = None
+    tokenize: str | None = None
+    strict: bool = False
+
+
+class Evaluation(NamedTuple):
+    """The scores of a run on test data, in the form that all tasks share.
+
+    Args:
+        scores: name -> value.
+        examples: how many examples were scored.
+        unit: what an example is, in the plural: "sentences", "documents", "images".
+        titles: name of a score -> what is printed in its place.
+        remarks: name of a score -> what is printed behind its value, such as how it was computed.
+        notes: lines that are printed below the scores.
+        details: further results by name, as plain JSON values.
+    """
+
+    scores: Mapping[str, float]
+    examples: int
+    unit: str
+    titles: Mapping[str, str] = NOTHING
+    remarks: Mapping[str, str] = NOTHING
+    notes: Sequence[str] = ()
+    details: Mapping[str, Any] = NOTHING
+
+    def describe(self) -> Iterator[str]:
+        """The lines that `qkv evaluate` prints."""
+        yield f"{self.examples:,} {self.unit}"
+        for name, value in self.scores.items():
+            yield f"  {self.titles.get(name, name):<22} {value:6.2f}   {self.remarks.get(name, '')}".rstrip()
+        yield from self.notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The number of examples, the scores and the details, as plain JSON values."""
+        return {"examples": self.examples, "scores": dict(self.scores), **self.details}
+
+
+def refuse_unused_options(options: EvaluateOptions, task: str, used: Sequence[str]) -> None:
+    """Check that every option that was passed means something to the task.
+
+    Args:
+        options: the options.
+        task: the name of the task.
+        used: the names of the options that the task has.
+
+    Raises:
+        UnknownName: an option was passed that the task does not have.
+    """
+    for name, default in EvaluateOptions()._asdict().items():
+        if name not in used and getattr(options, name) != default:
+            known = ", ".join(f"--{option}" for option in used) or "none"
+            raise UnknownName(
+                f"--{name} has no meaning for a run of the task {task!r}: leave it out. Options of this "
+                f"task: {known}"
+            )

@@ -1,0 +1,249 @@
+"""Run directories: what a training writes, and how a trained model is loaded from it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qkv.errors import BadRecipe, BadRun
+from qkv.files import expand_home
+from qkv.task.base import Recipe, Task
+from qkv.task.checksums import digest_bytes
+from qkv.task.devices import find_device
+from qkv.task.recipe import parse_recipe
+from qkv.task.registry import TASKS, find_task
+from qkv.task.resume_checks import refuse_another_recipe
+from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
+from qkv.train.checkpoint import refuse_started
+from qkv.train.ranks import detect_ranks
+from qkv.yaml_input import load_yaml, read_yaml_text
+
+RECIPE = "recipe.yaml"
+
+
+def read_run_recipe(run: Path) -> Any:
+    """The recipe that a run was trained with.
+
+    Raises:
+        BadRun: the recipe is missing or damaged.
+    """
+    path = run / RECIPE
+    try:
+        raw = load_yaml(read_yaml_text(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadRun(_describe_missing_run(run, f"{path.name}: {error.strerror}")) from None
+    except OSError as error:
+        raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
+    if not isinstance(raw, dict):
+        raise BadRun(f"{path} is damaged: it holds no keys and values")
+    task = TASKS.get(str(raw.get("task")))
+    missing = [name for name in (task.recipe.model_fields if task else ("task",)) if name not in raw]
+    if missing:
+        raise BadRun(
+            f"{path} is damaged: it lacks {', '.join(missing)}, and a run's recipe is complete. Restore it "
+            "from a copy"
+        )
+    return parse_recipe(raw, str(path))
+
+
+def load(run: str | Path, *, device: Any = "cpu") -> Any:
+    """A trained model, ready for its task: that of a translation run has `.translate`.
+
+    Args:
+        run: the run directory.
+        device: where to compute, as torch names it, or "auto": a GPU if there is one.
+
+    Raises:
+        BadRun: the directory is not a run, or a file of it is missing, damaged or from another run.
+        UnknownName: the device does not exist on this machine.
+    """
+    torch_device = find_device(device)
+    folder = expand_home(run)
+    recipe = read_run_recipe(folder)
+    task = find_task(recipe.task)
+    for name in (*task.files, str(WEIGHTS)):
+        if not (folder / name).exists():
+            raise BadRun(_describe_missing_run(folder, f"{name} is missing"))
+    contents = {name: _read(folder / name) for name in task.files}
+    _check_label(folder, recipe, contents, read_label(folder / WEIGHTS))
+    parsed = task.parse_files(contents, folder)
+    model = task.build_model(recipe, parsed)
+    load_weights(model, folder / WEIGHTS)
+    return task.build_runner(recipe, parsed, model.to(torch_device).eval())
+
+
+def load_for_command(command: str, run: Path, device: str) -> Any:
+    """A trained model whose task has a command.
+
+    Args:
+        command: the name of the command, such as "translate".
+        run: the run directory.
+        device: where to compute.
+
+    Raises:
+        BadRun: the run cannot be loaded, or is of a task without this command.
+        UnknownName: the device does not exist on this machine.
+    """
+    runner = load(run, device=device)
+    if command not in runner.commands:
+        usable = " or ".join(f"`qkv {name} {run}`" for name in (*runner.commands, "evaluate"))
+        task = read_run_recipe(expand_home(run)).task
+        raise BadRun(f"qkv {command} cannot use {run}, a run of the task {task!r}: use {usable}")
+    return runner
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the first of those that train together: it alone writes."""
+    return detect_ranks().rank == 0
+
+
+def build_label(task: Task, recipe: Recipe, contents: Mapping[str, bytes]) -> dict[str, Any]:
+    """What is saved with the weights, for `load` to compare with the files beside them.
+
+    Args:
+        task: the task of the run.
+        recipe: its complete recipe.
+        contents: name -> content of the task's files.
+    """
+    return {**task.build_label(recipe), **compute_file_digests(contents)}
+
+
+def compute_file_digests(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """Name of a task's file without suffix -> digest of its content."""
+    return {Path(name).stem: digest_bytes(content) for name, content in contents.items()}
+
+
+def refuse_unstarted(run: Path) -> None:
+    """Raise BadRun if there is no training to resume."""
+    if not (run / STATE).exists():
+        raise BadRun(
+            f"there is no training to resume in {run}: {run / STATE} is missing. "
+            "Leave out --resume to start one"
+        )
+
+
+def complete_as_trained(run: Path, recipe: Recipe) -> Recipe:
+    """The recipe; the keys that it leaves out are as in the training to resume in `run`, if there is one."""
+    if not (run / STATE).is_file():
+        return recipe
+    raw = read_state(run)["origin"].get("recipe")
+    trained = parse_recipe(raw, str(run / STATE)) if raw else read_run_recipe(run)
+    if trained.task != recipe.task:
+        return recipe
+    return find_task(recipe.task).complete_recipe_from(recipe, trained)
+
+
+def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
+    """Check that a training can start or go on in a directory; nothing is written.
+
+    Args:
+        run: the run directory.
+        recipe: the recipe to train.
+        resume: whether to resume the training there.
+
+    Returns:
+        What the training to resume was started from; empty without `resume`.
+
+    Raises:
+        BadRun: the training cannot be started, or resumed, with this recipe.
+    """
+    if not resume:
+        refuse_started(run, (RECIPE, *find_task(recipe.task).files))
+        return {}
+    refuse_unstarted(run)
+    if (run / RECIPE).exists():
+        read_run_recipe(run)  # raises if it is damaged
+    origin = read_state(run)["origin"]
+    refuse_another_recipe(run, origin.get("recipe"), recipe)
+    return origin
+
+
+def prepare_files(run: Path, recipe: Recipe, data: Any, resume: bool) -> dict[str, bytes]:
+    """Name -> content of the task's files: those of the run to resume, or else learnt from the data.
+
+    Args:
+        run: the run directory.
+        recipe: the complete recipe.
+        data: what the task's `read_data` returns.
+        resume: whether a training is resumed.
+    """
+    task = find_task(recipe.task)
+    if resume and all((run / name).exists() for name in task.files):
+        return {name: _read(run / name) for name in task.files}
+    return task.learn_files(recipe, data)
+
+
+def refuse_other_files(run: Path, recipe: Recipe, before: Mapping[str, Any]) -> None:
+    """Raise BadRun if the files beside a training to resume are not those that it was started with.
+
+    Args:
+        run: the run directory.
+        recipe: the recipe.
+        before: what the training was started from.
+    """
+    for name in find_task(recipe.task).files:
+        path = run / name
+        if path.exists() and digest_bytes(_read(path)) != before.get(path.stem):
+            raise BadRun(
+                f"{path} is damaged, or belongs to another run. Restore it from a copy, or delete it: then "
+                "--resume learns it again from the same data"
+            )
+
+
+def _check_label(run: Path, recipe: Recipe, contents: Mapping[str, bytes], label: dict[str, Any]) -> None:
+    """Raise BadRun if the files beside the weights are not those that the weights were trained with.
+
+    Weights of earlier versions have no label and are not checked.
+    """
+    now = recipe.model_dump(mode="json")
+    sections = {name: label[name] for name in find_task(recipe.task).label_sections if name in label}
+    if isinstance(sections.get("train"), dict):
+        sections["train"] = {**now["train"], **sections["train"]}
+    try:
+        trained = parse_recipe({**now, **sections}, str(run / WEIGHTS))
+    except BadRecipe as error:
+        raise BadRun(f"{run / WEIGHTS} is damaged: {error}") from None
+    changed = list(_list_differences("", now, trained.model_dump(mode="json")))
+    if changed:
+        raise BadRun(
+            f"{run / WEIGHTS} belongs to another model: {run / RECIPE} says {'; '.join(changed[:3])}. Put "
+            "the recipe back, or restore both from a copy"
+        )
+    for name, content in contents.items():
+        path = run / name
+        if path.stem in label and digest_bytes(content) != label[path.stem]:
+            raise BadRun(
+                f"{path} is damaged, or not the one that {run / WEIGHTS} was trained with: restore both from "
+                "a copy"
+            )
+
+
+def _list_differences(path: str, now: Any, before: Any) -> Iterator[str]:
+    """The keys below `path` whose values differ, each with both values."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        for key in sorted({*now, *before}):
+            yield from _list_differences(f"{path}.{key}" if path else key, now.get(key), before.get(key))
+    elif now != before:
+        yield f"{path} = {now!r:.60}, but it was trained with {before!r:.60}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _describe_missing_run(run: Path, reason: str) -> str:
+    if not run.exists():
+        return f"there is no run directory {run}: train one with `qkv train RECIPE --out {run}`"
+    problem = f"{run} is not a finished run ({reason})"
+    if (run / STATE).exists():
+        recipe = run / RECIPE if (run / RECIPE).exists() else "RECIPE"
+        return f"{problem}: finish it with `qkv train {recipe} --out {run} --resume`"
+    if any((run / name).exists() for name in (RECIPE, WEIGHTS)):
+        return (
+            f"{problem}, and {STATE}, which could finish it, is missing too: copy the whole directory again"
+        )
+    return f"{problem}: train one with `qkv train RECIPE --out {run}`"
