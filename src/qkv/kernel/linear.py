@@ -260,10 +260,10 @@ class Linear(Core):
         """Causal attention of T queries and S keys, whose ends are aligned."""
         extra = k.shape[2] - q.shape[2]
         queries_without_keys, keys_before = max(-extra, 0), max(extra, 0)
-        first, rest = slice(keys_before), slice(keys_before, None)
-        state = self.start(k[:, :, first], v[:, :, first], slice_keys(masking, first))
+        before, after = slice(keys_before), slice(keys_before, None)
+        state = self.start(k[:, :, before], v[:, :, before], slice_keys(masking, before))
         q = q[:, :, queries_without_keys:]
-        attended, _ = self.extend(state, q, k[:, :, rest], v[:, :, rest], slice_keys(masking, rest))
+        attended, _ = self.extend(state, q, k[:, :, after], v[:, :, after], slice_keys(masking, after))
         return F.pad(attended.out, (0, 0, queries_without_keys, 0)) if queries_without_keys else attended.out
 
     def _compute_history_weights(
