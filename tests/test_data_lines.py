@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from qkv.data import ParallelData, TokenizerConfig, longest_text, read_lines, read_pairs, train_tokenizers
+from qkv.data import ParallelData, TokenizerConfig, max_characters, read_lines, read_pairs, train_tokenizers
 from qkv.data import lines as module
 from qkv.data.lines import LONGEST_LINE, decode_stream
 from qkv.errors import BadData
@@ -34,9 +34,9 @@ def test_a_long_line_is_cut_and_the_rest_is_read(tmp_path: Path, character: str)
 
 
 def test_the_longest_line_is_longer_than_any_text_worth_tokenising() -> None:
-    assert longest_text(1) == 10_000
-    assert longest_text(250) == 25_000
-    assert longest_text(10**9) == LONGEST_LINE
+    assert max_characters(1) == 10_000
+    assert max_characters(250) == 25_000
+    assert max_characters(10**9) == LONGEST_LINE
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -109,7 +109,7 @@ def test_a_stream_is_answered_line_by_line() -> None:
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
 def test_names_that_no_file_has(name: str) -> None:
-    with pytest.raises(BadData, match="characters that no file name has"):
+    with pytest.raises(BadData, match="characters that no file name can have"):
         list(read_lines(name))
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from qkv.data import ParallelData, clean_pairs, read_lines, read_pairs, resolve
+from qkv.data import ParallelData, expand_path, find_usable_pairs, read_lines, read_pairs
 from qkv.errors import BadData
 
 
@@ -72,7 +72,7 @@ def test_variables_and_home_in_paths(write, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_DATA", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in ("$SOME_DATA/x.txt", "${SOME_DATA}/x.txt", "~/x.txt"):
-        assert resolve(path) == tmp_path / "x.txt"
+        assert expand_path(path) == tmp_path / "x.txt"
         assert list(read_lines(path)) == ["one"]
 
 
@@ -164,10 +164,16 @@ def test_row_without_a_tab(write, row, shown):
             '{"source": "a", "cible": "b"}',
             r"line 2: no key 'target' \(keys here: source, cible\); set source_key",
         ),
-        ('{"source": "a", "target": 3}', r"line 2: 'target' is 3, expected text on one line"),
-        ('{"source": "a", "target": null}', r"line 2: 'target' is None, expected text on one line"),
-        (r'{"source": "a", "target": "b\nc"}', r"line 2: 'target' is 'b\\nc', expected text on one line"),
-        (r'{"source": "a", "target": "\ud800"}', r"line 2: 'target' holds half a surrogate pair"),
+        ('{"source": "a", "target": 3}', r"line 2: 'target' is 3, expected a string without line breaks"),
+        (
+            '{"source": "a", "target": null}',
+            r"line 2: 'target' is None, expected a string without line breaks",
+        ),
+        (
+            r'{"source": "a", "target": "b\nc"}',
+            r"line 2: 'target' is 'b\\nc', expected a string without line breaks",
+        ),
+        (r'{"source": "a", "target": "\ud800"}', r"line 2: 'target' contains half of a surrogate pair"),
     ],
 )
 def test_bad_json_row(write, row, message):
@@ -187,7 +193,7 @@ def test_missing_nested_key(write, key, known):
 def test_cleaning_counts_what_it_drops():
     source = [[5], [], [5] * 3, [5] * 4, [5], [5] * 9]
     target = [[6], [6], [6] * 3, [6], [6] * 4, []]
-    keep, dropped = clean_pairs(source, target, max_length=3)
+    keep, dropped = find_usable_pairs(source, target, max_length=3)
     assert keep == [0, 2]
     assert dropped == (6, 2, 2, 3, 2)
     assert str(dropped) == (
@@ -196,12 +202,12 @@ def test_cleaning_counts_what_it_drops():
 
 
 def test_cleaning_tells_only_the_reasons_there_are():
-    assert str(clean_pairs([[5]], [[6]], 1)[1]) == "dropped 0 of 1 pairs"
-    assert str(clean_pairs([[5]] * 1234, [[6]] * 1233 + [[6, 6]], 1)[1]) == (
+    assert str(find_usable_pairs([[5]], [[6]], 1)[1]) == "dropped 0 of 1 pairs"
+    assert str(find_usable_pairs([[5]] * 1234, [[6]] * 1233 + [[6, 6]], 1)[1]) == (
         "dropped 1 of 1,234 pairs: 1 longer than 1 tokens (first: line 1234)"
     )
 
 
 def test_nothing_left_after_cleaning():
     with pytest.raises(BadData, match=r"no pair is left .*dropped 2 of 2 pairs.* or raise max_length"):
-        clean_pairs([[], [5, 5]], [[6], [6]], max_length=1)
+        find_usable_pairs([[], [5, 5]], [[6], [6]], max_length=1)

@@ -138,8 +138,8 @@ def test_digits_and_punctuation_stand_alone_in_bpe():
 def test_entirely_unknown_lines_are_recognised(kind):
     tokenizer = trained(kind, ["the cat . \u00a0", "a b"]).source
     rows = tokenizer.encode(["ЖЖ ФФ", "Ж", "the ЖЖ", "the cat", "", " "])
-    assert [tokenizer.unknown(ids) for ids in rows] == [True, True, False, False, False, False]
-    assert tokenizer.unknown([BOS, UNK, EOS, PAD])
+    assert [tokenizer.is_unknown(ids) for ids in rows] == [True, True, False, False, False, False]
+    assert tokenizer.is_unknown([BOS, UNK, EOS, PAD])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,9 +179,9 @@ def test_vocabulary_has_at_most_the_size_asked_for_and_keeps_the_frequent(kind, 
 
 def test_joint_is_one_vocabulary_and_separate_are_two():
     joint, separate = trained(joint=True), trained(joint=False)
-    assert joint.joint
+    assert joint.is_joint
     assert joint.source is joint.target
-    assert not separate.joint
+    assert not separate.is_joint
     assert UNK not in joint.source.encode(["'"])[0]
     assert UNK in separate.source.encode(["'"])[0]
     assert there_and_back(separate.target, "le chat s'est assis") == "le chat s'est assis"

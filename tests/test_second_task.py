@@ -199,7 +199,7 @@ def test_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     expected = {"run": str(run), "task": "reverse", "examples": 2, "scores": {"reversed": 100}}
     assert json.loads(result.read_text()) == expected
     assert tiny.call("evaluate", run) == 0
-    assert capsys.readouterr().out.startswith("64 words\n")
+    assert capsys.readouterr().out.startswith("400 words\n")
 
 
 @pytest.mark.parametrize("option", [("--beam", 3), ("--source", "a"), ("--tokenize", "char"), ("--strict",)])

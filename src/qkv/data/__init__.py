@@ -1,4 +1,4 @@
-"""Text and pairs: reading, tokenising, batching."""
+"""Training data: text, pairs and token streams, read or generated, tokenised and cut into batches."""
 
 from qkv.data.batching import BatchConfig as BatchConfig
 from qkv.data.batching import BatchPlan as BatchPlan
@@ -7,9 +7,9 @@ from qkv.data.batching import Ragged as Ragged
 from qkv.data.batching import batches_by_length as batches_by_length
 from qkv.data.lines import decode_lines as decode_lines
 from qkv.data.lines import decode_stream as decode_stream
-from qkv.data.lines import longest_text as longest_text
+from qkv.data.lines import expand_path as expand_path
+from qkv.data.lines import max_characters as max_characters
 from qkv.data.lines import read_lines as read_lines
-from qkv.data.lines import resolve as resolve
 from qkv.data.pairs import Pairs as Pairs
 from qkv.data.pairs import Sources as Sources
 from qkv.data.pairs import collate_pairs as collate_pairs
@@ -20,9 +20,9 @@ from qkv.data.pairs import source_dataset as source_dataset
 from qkv.data.streams import Segment as Segment
 from qkv.data.streams import StreamConfig as StreamConfig
 from qkv.data.streams import StreamPlan as StreamPlan
-from qkv.data.text import Dropped as Dropped
+from qkv.data.text import DroppedPairs as DroppedPairs
 from qkv.data.text import ParallelData as ParallelData
-from qkv.data.text import clean_pairs as clean_pairs
+from qkv.data.text import find_usable_pairs as find_usable_pairs
 from qkv.data.text import read_pairs as read_pairs
 from qkv.data.tokens import BOS as BOS
 from qkv.data.tokens import EOS as EOS
@@ -31,5 +31,5 @@ from qkv.data.tokens import UNK as UNK
 from qkv.data.tokens import Tokenizer as Tokenizer
 from qkv.data.tokens import TokenizerConfig as TokenizerConfig
 from qkv.data.tokens import TokenizerPair as TokenizerPair
-from qkv.data.tokens import train_tokenizer as train_tokenizer
-from qkv.data.tokens import train_tokenizers as train_tokenizers
+from qkv.data.vocabularies import train_tokenizer as train_tokenizer
+from qkv.data.vocabularies import train_tokenizers as train_tokenizers

@@ -6,6 +6,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import numpy as np
 from pydantic import PositiveInt
 
+from qkv.data.randomness import epoch_random
 from qkv.errors import BadData
 from qkv.strict import Strict
 
@@ -174,8 +175,7 @@ class BatchPlan(Generic[Batch]):
         return self._planned.updates
 
     def _plan_updates(self, epoch: int) -> list[list[np.ndarray]]:
-        # RandomState's stream, unlike Generator's, is promised never to change between versions of numpy.
-        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
+        random = epoch_random(self.seed, epoch)
         order = random.permutation(len(self.dataset))
         batches: list[np.ndarray] = []
         for start in range(0, len(order), self._pool_rows()):

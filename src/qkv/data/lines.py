@@ -1,4 +1,4 @@
-"""The lines of text files and streams, plain or gzipped, in bounded memory whatever they hold."""
+"""Reads the lines of text files and streams, plain or gzipped, in bounded memory for any content."""
 
 import codecs
 import gzip
@@ -14,83 +14,112 @@ from typing import Any, NamedTuple
 from qkv.errors import BadData
 from qkv.files import expand_home
 
-LONGEST_LINE = 250_000  # characters; what follows in a line is dropped
-CHARACTERS_PER_TOKEN = 100  # more than any text has on average
-ALWAYS_TOKENISED = 10_000  # characters of a line that is tokenised, however few tokens are wanted
+LONGEST_LINE = 250_000  # characters; the rest of a longer line is dropped
+CHARACTERS_PER_TOKEN = 100  # more than the average of any text
+SMALLEST_LIMIT = 10_000  # characters; lines up to this length are always tokenised
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_LONGEST_BYTES = 4 * (LONGEST_LINE + 1)  # more than LONGEST_LINE characters, whatever these are
+_LONGEST_BYTES = 4 * (LONGEST_LINE + 1)  # more than LONGEST_LINE characters of any kind
 _ENDLESS_BYTES = 2**30
 _PIECE_BYTES = 2**20
-# Text shrinks to a fifth, at best to a fiftieth; a bomb to a thousandth.
+# Gzip compresses text to a fifth, at best to a fiftieth, and a decompression bomb to a thousandth.
 _UNPACKED_BYTES, _UNPACKED_RATIO = 2**22, 200
 
 
 class Line(NamedTuple):
-    """A line without its end, cut where it had more than LONGEST_LINE characters."""
+    """One line.
+
+    Args:
+        text: its characters without the line end, at most LONGEST_LINE + 1.
+        is_cut: whether characters were dropped.
+    """
 
     text: str
     is_cut: bool
 
 
-def longest_text(max_length: int) -> int:
-    """The characters of the longest line that may have as few as `max_length` tokens."""
-    return min(max(CHARACTERS_PER_TOKEN * max_length, ALWAYS_TOKENISED), LONGEST_LINE)
+def max_characters(max_tokens: int) -> int:
+    """The number of characters above which a line has surely more than `max_tokens` tokens."""
+    return min(max(CHARACTERS_PER_TOKEN * max_tokens, SMALLEST_LIMIT), LONGEST_LINE)
 
 
-def resolve(path: str | Path) -> Path:
-    """The path with `~`, `$NAME` and `${NAME}` filled in; taken literally where a file of that name exists.
+def expand_path(path: str | Path) -> Path:
+    """The path with `~`, `$NAME` and `${NAME}` replaced; unchanged if a file of that name exists.
 
-    Raises BadData for an unset or empty variable.
+    Args:
+        path: as a user writes it.
+
+    Raises:
+        BadData: an environment variable is not set, or is empty.
     """
     if os.path.lexists(path):
         return Path(path)
 
-    def value(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
+    def read_variable(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
         if not os.environ.get(name):
             raise BadData(
-                f"{path}: the environment variable {name} is not set; set it to the folder it stands for "
+                f"{path}: the environment variable {name} is not set; set it to a folder "
                 f"(`export {name}=/path/to/folder`), or write the path without it"
             )
         return os.environ[name]
 
-    return expand_home(_VARIABLE.sub(value, str(path)))
+    return expand_home(_VARIABLE.sub(read_variable, str(path)))
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
     r"""The lines of a UTF-8 file or pipe, plain or gzipped, without `\n` or `\r\n`; nothing else ends a line.
 
-    A byte-order mark at the start is dropped, and so is what a line has beyond LONGEST_LINE characters; such
-    a line is still longer than `longest_text` of any length.  Raises BadData for a file that cannot be read,
-    is truncated, or holds bytes that are not UTF-8.
+    A byte-order mark at the start is dropped. So are the characters of a line beyond LONGEST_LINE + 1, which
+    keeps it longer than every limit of `max_characters`.
+
+    Args:
+        path: the file, see `expand_path`.
+
+    Raises:
+        BadData: the file cannot be read, is truncated, or contains bytes that are not UTF-8.
     """
-    return (line.text for line in read_limited(path))
+    return (line.text for line in read_marked_lines(path))
 
 
-def read_limited(path: str | Path) -> Iterator[Line]:
-    """The same, telling which lines were cut."""
-    place = resolve(path)
-    with _explained(str(place)):
+def read_marked_lines(path: str | Path) -> Iterator[Line]:
+    """The lines of a file as `read_lines` reads them, each with a mark if it was cut."""
+    file = expand_path(path)
+    with _explain_read_errors(str(file)):
         try:
-            stream = place.open("rb")
+            stream = file.open("rb")
         except FileNotFoundError:
-            raise BadData(f"{place}: no such file; relative paths start at {_here()}") from None
+            raise BadData(
+                f"{file}: no such file; relative paths start at {_describe_working_folder()}"
+            ) from None
         except ValueError:
-            raise BadData(f"{str(place)!r} holds characters that no file name has") from None
+            raise BadData(f"{str(file)!r} contains characters that no file name can have") from None
     with stream:
-        yield from decode_stream(stream, str(place))
+        yield from decode_stream(stream, str(file))
 
 
 def decode_stream(stream: Any, name: str) -> Iterator[Line]:
-    """The lines of an open stream, which is called `name` in messages; see `read_lines`."""
-    with _explained(name):
-        yield from decode_lines(_limited(stream, name), name)
+    """The lines of an open binary stream, plain or gzipped; see `read_lines`.
+
+    Args:
+        stream: an object with `read1`.
+        name: what error messages call it.
+    """
+    with _explain_read_errors(name):
+        yield from decode_lines(_read_bounded(stream, name), name)
 
 
 def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[Line]:
-    """Decode lines of at most `_LONGEST_BYTES` bytes; longer ones are cut."""
+    """Decode lines of UTF-8; those of more than `_LONGEST_BYTES` bytes are cut.
+
+    Args:
+        lines: raw lines with their ends.
+        name: what error messages call their file.
+
+    Raises:
+        BadData: a line is not UTF-8.
+    """
     for number, raw in enumerate(lines, start=1):
         if number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
@@ -109,63 +138,65 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[Line]:
             ) from None
 
 
-def _limited(stream: Any, name: str) -> Iterator[bytes]:
-    """Raw lines; of a line too long only a part that shows it."""
-    counted = _Counted(stream)
-    packed = counted.head == _GZIP_MAGIC
+def _read_bounded(stream: Any, name: str) -> Iterator[bytes]:
+    """Raw lines; of an overlong line only its beginning, with more than `_LONGEST_BYTES` bytes."""
+    counted = _CountingStream(stream)
+    is_gzip = counted.head == _GZIP_MAGIC
     buffered = io.BufferedReader(counted)
-    unpacked: Any = gzip.GzipFile(fileobj=buffered)
-    source = io.BufferedReader(unpacked) if packed else buffered
+    unis_gzip: Any = gzip.GzipFile(fileobj=buffered)
+    source = io.BufferedReader(unis_gzip) if is_gzip else buffered
     size, number = 0, 0
     while raw := source.readline(_LONGEST_BYTES + 2):
         number += 1
         size += len(raw)
         if len(raw) > _LONGEST_BYTES and not raw.endswith(b"\n"):
             size += _skip_rest(source, f"{name}, line {number}")
-        if packed and size > max(_UNPACKED_BYTES, _UNPACKED_RATIO * counted.count):
+        if is_gzip and size > max(_UNPACKED_BYTES, _UNPACKED_RATIO * counted.count):
             raise BadData(
-                f"{name}: by line {number:,} it unpacks to {size / counted.count:,.0f} times its size, as no "
-                "text does; if it is text, unpack it first"
+                f"{name}: by line {number:,} it unpacks to {size / counted.count:,.0f} times its size, "
+                "more than text does; if it is text, unpack it first"
             )
         yield raw
 
 
-def _skip_rest(source: Any, where: str) -> int:
+def _skip_rest(source: Any, location: str) -> int:
+    """Skip the rest of an overlong line; returns its number of bytes."""
     size = 0
     while piece := source.readline(_PIECE_BYTES):
         size += len(piece)
         if size > _ENDLESS_BYTES:
-            raise BadData(f"{where}: more than 1 GiB without an end of line, which is no text")
+            raise BadData(f"{location}: more than 1 GiB without an end of line; pass a text file")
         if piece.endswith(b"\n"):
             break
     return size
 
 
-class _Counted(io.RawIOBase):
-    """A stream that may be a pipe, with the bytes read to recognise it put back; counts what is read."""
+class _CountingStream(io.RawIOBase):
+    """A stream that counts the bytes read; its first bytes can be examined even if it is a pipe."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.count = stream, 0
         self.head = stream.read1(len(_GZIP_MAGIC))
         if len(self.head) == 1 and _GZIP_MAGIC.startswith(self.head):
             self.head += stream.read(1)
-        self.waiting = self.head
+        self.buffered = self.head
 
     def readable(self) -> bool:
         """True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read at least a byte where there is one, and no more than is there already."""
-        data = self.waiting or self.stream.read1(len(buffer))
-        data, self.waiting = data[: len(buffer)], data[len(buffer) :] if self.waiting else b""
+        """Read the bytes that are available, at least one unless the stream has ended."""
+        data = self.buffered or self.stream.read1(len(buffer))
+        data, self.buffered = data[: len(buffer)], data[len(buffer) :] if self.buffered else b""
         buffer[: len(data)] = data
         self.count += len(data)
         return len(data)
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explain_read_errors(name: str) -> Iterator[None]:
+    """Turn errors of reading into BadData that names the file."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -176,8 +207,8 @@ def _explained(name: str) -> Iterator[None]:
         raise BadData(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
-def _here() -> str:
+def _describe_working_folder() -> str:
     try:
         return os.getcwd()
     except OSError:
-        return "a folder that was removed"
+        return "the working folder, which was removed"

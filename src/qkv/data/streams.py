@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int64
 from pydantic import PositiveInt
 from torch import Tensor
 
+from qkv.data.randomness import epoch_random
 from qkv.errors import BadData
 from qkv.strict import Strict
 from qkv.symbols import PAD
@@ -44,10 +45,10 @@ class Segment(NamedTuple):
     is_start: bool
 
 
-class _Epoch(NamedTuple):
+class _SegmentOrder(NamedTuple):
     """Independent segments: the end of the first one, and the order in which they are read."""
 
-    number: int
+    epoch: int
     first_end: int
     order: np.ndarray
 
@@ -91,14 +92,14 @@ class StreamPlan:
                 f"the text has {len(self.ids):,} tokens, but {config.streams:,} streams need at least "
                 f"{needed:,}: give more text, or lower the number of streams"
             )
-        self._drawn: _Epoch | None = None
+        self._order: _SegmentOrder | None = None
 
     def steps(self, epoch: int) -> int:
         """The number of updates in this epoch."""
         if self.config.carry:
             borders = self._stream_borders()
             return -(-int(np.diff(borders).max()) // self.config.length)
-        return -(-len(self._draw(epoch).order) // self.config.streams)
+        return -(-len(self._order_segments(epoch).order) // self.config.streams)
 
     def window(self, epoch: int, index: int, rank: int, world: int) -> list[Segment]:
         """The segment of one update on one process, as a list; empty where no row is left for it.
@@ -126,24 +127,23 @@ class StreamPlan:
             borders = self._stream_borders()
             starts = np.minimum(borders[:-1] + index * length, borders[1:])
             return starts, np.minimum(starts + length, borders[1:])
-        drawn = self._draw(epoch)
-        rows = drawn.order[index * self.config.streams : (index + 1) * self.config.streams]
-        ends = drawn.first_end + rows * length
+        segments = self._order_segments(epoch)
+        rows = segments.order[index * self.config.streams : (index + 1) * self.config.streams]
+        ends = segments.first_end + rows * length
         return np.maximum(ends - length, 0), np.minimum(ends, inputs)
 
     def _stream_borders(self) -> np.ndarray:
         """Where the inputs of the streams begin and end: int64 [B+1]."""
         return np.arange(self.config.streams + 1) * (len(self.ids) - 1) // self.config.streams
 
-    def _draw(self, epoch: int) -> _Epoch:
-        if self._drawn is None or self._drawn.number != epoch:
-            # RandomState's stream, unlike Generator's, is promised never to change between versions of numpy.
-            random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
+    def _order_segments(self, epoch: int) -> _SegmentOrder:
+        if self._order is None or self._order.epoch != epoch:
+            random = epoch_random(self.seed, epoch)
             length, inputs = self.config.length, len(self.ids) - 1
             first_end = int(random.randint(1, length + 1))
             count = 1 + max(0, -(-(inputs - first_end) // length))
-            self._drawn = _Epoch(epoch, first_end, random.permutation(count))
-        return self._drawn
+            self._order = _SegmentOrder(epoch, first_end, random.permutation(count))
+        return self._order
 
     def _read(self, starts: np.ndarray, ends: np.ndarray, is_start: bool) -> Segment:
         lengths = ends - starts
@@ -152,5 +152,5 @@ class StreamPlan:
         for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
             tokens = self.ids[start : end + 1]
             inputs[row, : end - start], targets[row, : end - start] = tokens[:-1], tokens[1:]
-        tensors = (torch.from_numpy(each) for each in (inputs, targets, keep))
+        tensors = (torch.from_numpy(array) for array in (inputs, targets, keep))
         return Segment(*tensors, is_start=is_start)

@@ -1,4 +1,4 @@
-"""Parallel text on disk: two line-aligned files, or one of tab-separated or JSON rows, plain or gzipped."""
+"""Reads parallel text: two line-aligned files, or one of tab-separated or JSON rows, plain or gzipped."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,20 +7,27 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
 
-from qkv.data.lines import read_limited, read_lines
+from qkv.data.lines import read_lines, read_marked_lines
 from qkv.errors import BadData
 from qkv.strict import Strict
 
-_BY_NAME = {".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_FORMATS = {".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 class ParallelData(Strict):
-    """Where pairs come from: either `source` and `target`, two line-aligned files, or `file`, one of rows.
+    """Where pairs come from: either `source` and `target`, or `file`.
 
-    A row of a TSV file is `source<tab>target`, further columns are ignored; a row of a JSONL file is an
-    object with `source_key` and `target_key`, where a dot reaches into a nested object (`translation.en`).
-    `format: auto` goes by the name (.tsv, .jsonl) and else by the first line.  Gzip is recognised by content.
-    Paths may hold `~`, `$NAME` and `${NAME}`; a file of exactly that name comes first.
+    Gzip is recognised by content. Paths may contain `~`, `$NAME` and `${NAME}`, unless a file has exactly
+    that name.
+
+    Args:
+        source: a file of source lines.
+        target: a file of target lines; line i is the translation of line i of `source`.
+        file: a file of rows. A row of a TSV file is `source<tab>target`, further columns are ignored. A row
+            of a JSONL file is an object.
+        format: of `file`; auto: by its name (.tsv, .jsonl), or else by its first line.
+        source_key: key of the source in a JSONL row; a dot reaches into nested objects (`translation.en`).
+        target_key: key of the target in a JSONL row.
     """
 
     source: str | None = None
@@ -31,7 +38,7 @@ class ParallelData(Strict):
     target_key: str = "target"
 
     @model_validator(mode="after")
-    def _one_way_to_name_the_data(self) -> "ParallelData":
+    def _check_one_source(self) -> "ParallelData":
         aligned = self.source is not None and self.target is not None
         if aligned == (self.file is not None) or (self.source is None) != (self.target is None):
             raise ValueError("give either both 'source' and 'target', or 'file' alone")
@@ -39,12 +46,16 @@ class ParallelData(Strict):
 
 
 def read_pairs(data: ParallelData) -> list[tuple[str, str]]:
-    """All (source, target) lines, in the order of the files, so that pair i stands on line i + 1.
+    """All (source, target) lines in the order of the files: pair i is line i + 1.
 
-    Raises BadData, naming the file and the line, for whatever cannot be read as pairs.
+    Args:
+        data: where the pairs are.
+
+    Raises:
+        BadData: the files cannot be read as pairs; the message names the file and the line.
     """
     if data.file is not None:
-        pairs = list(_rows(data, data.file))
+        pairs = list(_read_rows(data, data.file))
         _refuse_empty(data.file, pairs)
         return pairs
     source, target = list(read_lines(str(data.source))), list(read_lines(str(data.target)))
@@ -63,76 +74,83 @@ def _refuse_empty(path: str | None, lines: Sequence[object]) -> None:
         raise BadData(f"{path} is empty: at least one line is needed")
 
 
-def _rows(data: ParallelData, path: str) -> Iterator[tuple[str, str]]:
-    layout: str | None = None if data.format == "auto" else data.format
-    for number, (line, is_cut) in enumerate(read_limited(path), start=1):
-        layout = layout or _layout(path, line)
-        where = f"{path}, line {number}"
+def _read_rows(data: ParallelData, path: str) -> Iterator[tuple[str, str]]:
+    row_format: str | None = None if data.format == "auto" else data.format
+    for number, (line, is_cut) in enumerate(read_marked_lines(path), start=1):
+        row_format = row_format or _detect_format(path, line)
+        location = f"{path}, line {number}"
         if is_cut:
-            yield line, line  # too long for any use, on whichever side
-        elif layout == "jsonl":
-            row = _json_row(where, line)
-            yield _field(where, row, data.source_key), _field(where, row, data.target_key)
+            yield line, line  # longer than every limit, whichever side it is
+        elif row_format == "jsonl":
+            row = _parse_json_row(location, line)
+            yield _read_field(location, row, data.source_key), _read_field(location, row, data.target_key)
         else:
-            yield _columns(where, line)
+            yield _split_columns(location, line)
 
 
-def _layout(path: str, first_line: str) -> str:
+def _detect_format(path: str, first_line: str) -> str:
     name = Path(path.removesuffix(".gz")).suffix.lower()
-    return _BY_NAME.get(name) or ("jsonl" if first_line.lstrip().startswith("{") else "tsv")
+    return _FORMATS.get(name) or ("jsonl" if first_line.lstrip().startswith("{") else "tsv")
 
 
-def _columns(where: str, line: str) -> tuple[str, str]:
+def _split_columns(location: str, line: str) -> tuple[str, str]:
     columns = line.split("\t")
     if len(columns) < 2:
-        raise BadData(f"{where}: no tab in {_shown(line)}; a row is source<tab>target")
+        raise BadData(f"{location}: no tab in {_shorten_repr(line)}; a row is source<tab>target")
     return columns[0], columns[1]
 
 
-def _json_row(where: str, line: str) -> dict[str, Any]:
+def _parse_json_row(location: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise BadData(
-            f"{where}: {_shown(line)} is not JSON ({error}); each line is one JSON object"
+            f"{location}: {_shorten_repr(line)} is not JSON ({error}); each line is one JSON object"
         ) from None
     if not isinstance(row, dict):
         raise BadData(
-            f'{where}: {_shown(line)} is not a JSON object; a row looks like {{"source": ..., ...}}'
+            f'{location}: {_shorten_repr(line)} is not a JSON object; a row looks like {{"source": ..., ...}}'
         )
     return row
 
 
-def _field(where: str, row: dict[str, Any], key: str) -> str:
-    value = row[key] if key in row else _nested(where, row, key)
+def _read_field(location: str, row: dict[str, Any], key: str) -> str:
+    value = row[key] if key in row else _find_nested(location, row, key)
     if not isinstance(value, str) or "\n" in value:
-        raise BadData(f"{where}: '{key}' is {_shown(value)}, expected text on one line")
+        raise BadData(f"{location}: '{key}' is {_shorten_repr(value)}, expected a string without line breaks")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise BadData(f"{where}: '{key}' holds half a surrogate pair, which is no character") from None
+        raise BadData(
+            f"{location}: '{key}' contains half of a surrogate pair; expected complete characters"
+        ) from None
     return value
 
 
-def _nested(where: str, row: dict[str, Any], key: str) -> Any:
+def _find_nested(location: str, row: dict[str, Any], key: str) -> Any:
     value: Any = row
     for step in key.split("."):
         if not isinstance(value, dict) or step not in value:
-            known = ", ".join(value) if isinstance(value, dict) else "none"
-            raise BadData(f"{where}: no key '{key}' (keys here: {known}); set source_key or target_key")
+            keys = ", ".join(value) if isinstance(value, dict) else "none"
+            raise BadData(f"{location}: no key '{key}' (keys here: {keys}); set source_key or target_key")
         value = value[step]
     return value
 
 
-def _shown(value: object) -> str:
+def _shorten_repr(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class Dropped(NamedTuple):
-    """How many of `total` pairs were left out, why, and the line of the first of them (None: none was).
+class DroppedPairs(NamedTuple):
+    """Counts of pairs that were left out; `str()` makes one line of it, for the log.
 
-    `str()` makes one line of it, for the log.
+    Args:
+        total: all pairs.
+        empty: those with an empty side.
+        long: those longer than `max_length`.
+        max_length: the limit in tokens.
+        first: the line of the first pair that was left out; None: none was.
     """
 
     total: int
@@ -145,17 +163,24 @@ class Dropped(NamedTuple):
         """`dropped 3 of 29,000 pairs: 2 with an empty side, 1 longer than 250 tokens (first: line 17)`."""
         reasons = [f"{self.empty:,} with an empty side"] if self.empty else []
         reasons += [f"{self.long:,} longer than {self.max_length:,} tokens"] if self.long else []
-        told = f": {', '.join(reasons)} (first: line {self.first})" if reasons else ""
-        return f"dropped {self.empty + self.long:,} of {self.total:,} pairs{told}"
+        details = f": {', '.join(reasons)} (first: line {self.first})" if reasons else ""
+        return f"dropped {self.empty + self.long:,} of {self.total:,} pairs{details}"
 
 
-def clean_pairs(
+def find_usable_pairs(
     source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], max_length: int
-) -> tuple[list[int], Dropped]:
-    """The numbers of the pairs fit for training, in order, and an account of the others.
+) -> tuple[list[int], DroppedPairs]:
+    """The numbers of the pairs to train on, in order, and the counts of the others.
 
-    A pair is left out when a side has no token, or more than `max_length` (BOS and EOS not counted).
-    Raises BadData when no pair remains.
+    A pair is left out if a side has no token, or more than `max_length`.
+
+    Args:
+        source: token ids of every source, without special tokens.
+        target: token ids of every target.
+        max_length: most tokens of a side.
+
+    Raises:
+        BadData: no pair remains.
     """
     keep, empty, long, first = [], 0, 0, None
     for number, sides in enumerate(zip(source, target, strict=True)):
@@ -166,9 +191,9 @@ def clean_pairs(
             keep.append(number)
         elif first is None:
             first = number + 1
-    dropped = Dropped(len(source), empty, long, max_length, first)
+    dropped = DroppedPairs(len(source), empty, long, max_length, first)
     if not keep:
         raise BadData(
-            f"no pair is left to train on ({dropped}); check that both sides hold text, or raise max_length"
+            f"no pair is left to train on ({dropped}); check that both sides have text, or raise max_length"
         )
     return keep, dropped

@@ -35,8 +35,8 @@ class Constraints(NamedTuple):
             step: number of this step after the tokens that all entries share, from 1.
         """
         log_probs.index_fill_(1, self.forbidden, -math.inf)
-        if step <= self.min_length + self.prompts.longest_rest:
-            is_short = step - self.prompts.rest_lengths[entries] <= self.min_length
+        if step <= self.min_length + self.prompts.longest_remaining:
+            is_short = step - self.prompts.remaining_lengths[entries] <= self.min_length
             is_short = is_short.repeat_interleave(len(log_probs) // len(entries))
             log_probs[:, self.eos].masked_fill_(is_short, -math.inf)
         return self.prompts.force(log_probs, entries, step)

@@ -17,15 +17,15 @@ class Prompts(NamedTuple):
 
     Args:
         shared: [B,P] the first tokens of every entry.
-        rest: [B,Q] the tokens beyond, padded on the right.
-        rest_lengths: [B] how many of them are real.
-        longest_rest: Q.
+        remaining: [B,Q] the tokens beyond, padded on the right.
+        remaining_lengths: [B] how many of them are real.
+        longest_remaining: Q.
     """
 
     shared: Int[Tensor, "B P"]
-    rest: Int[Tensor, "B Q"]
-    rest_lengths: Int[Tensor, "B"]
-    longest_rest: int
+    remaining: Int[Tensor, "B Q"]
+    remaining_lengths: Int[Tensor, "B"]
+    longest_remaining: int
 
     def force(
         self, log_probs: Float[Tensor, "N V"], entries: Int[Tensor, "A"], step: int
@@ -37,11 +37,11 @@ class Prompts(NamedTuple):
             entries: the number of each entry in the batch.
             step: number of this step after the shared tokens, from 1.
         """
-        if step > self.longest_rest:
+        if step > self.longest_remaining:
             return log_probs
         beams = len(log_probs) // len(entries)
-        is_forced = (self.rest_lengths[entries] >= step).repeat_interleave(beams)
-        tokens = self.rest[entries, step - 1].repeat_interleave(beams)
+        is_forced = (self.remaining_lengths[entries] >= step).repeat_interleave(beams)
+        tokens = self.remaining[entries, step - 1].repeat_interleave(beams)
         forced = torch.full_like(log_probs, -math.inf).scatter_(1, tokens[:, None], 0.0)
         return torch.where(is_forced[:, None], forced, log_probs)
 
@@ -73,8 +73,8 @@ def split_prompts(
             "give every entry a prompt of at least one token"
         )
     padded = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-    rest_lengths = torch.tensor(lengths, device=device) - shortest
-    return Prompts(padded[:, :shortest], padded[:, shortest:], rest_lengths, longest - shortest)
+    remaining_lengths = torch.tensor(lengths, device=device) - shortest
+    return Prompts(padded[:, :shortest], padded[:, shortest:], remaining_lengths, longest - shortest)
 
 
 def read_tokens(model: Stepper, tokens: Int[Tensor, "B P"], state: Any, *, capture: bool) -> Step:

@@ -29,7 +29,7 @@ from torch import Tensor
 from qkv.decode.config import SearchConfig
 from qkv.decode.constraints import Constraints
 from qkv.decode.hypotheses import Candidates, Emitted, Hypothesis, NBestLists
-from qkv.decode.largest import largest
+from qkv.decode.largest import find_largest
 from qkv.decode.prompts import read_tokens, split_prompts
 from qkv.errors import BadData, BadRecipe, BadRun
 from qkv.model.stepper import Step, Stepper
@@ -91,7 +91,7 @@ def search(  # noqa: PLR0913 -- three of them name the control symbols
     never = [pad, bos, UNK if config.forbid_unknown else None]
     forbidden = torch.tensor([symbol for symbol in never if symbol is not None], device=device)
     constraints = Constraints(forbidden, eos, config.min_length, forced)
-    n_best = NBestLists(config, eos, limits, forced.rest_lengths)
+    n_best = NBestLists(config, eos, limits, forced.remaining_lengths)
     step = read_tokens(model, forced.shared, state, capture=capture)
     return _search(model, step, constraints, n_best, capture)
 
@@ -148,12 +148,12 @@ def _length_limits(
 
 def _log_probs(logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
     log_probs = logits.float().log_softmax(-1)
-    bad = int(log_probs[:, 0].isnan().sum())
-    if bad:
+    nan_count = int(log_probs[:, 0].isnan().sum())
+    if nan_count:
         raise BadRun(
-            f"the model's scores of symbol {step} are not numbers in {bad} of {len(log_probs)} hypotheses: "
-            "its training diverged or its weights are damaged; use an earlier checkpoint, or train again "
-            "with a lower learning rate"
+            f"the model's scores of symbol {step} are not numbers in {nan_count} of {len(log_probs)} "
+            "hypotheses: its training diverged or its weights are damaged; use an earlier checkpoint, or "
+            "train again with a lower learning rate"
         )
     return log_probs
 
@@ -161,9 +161,9 @@ def _log_probs(logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
 def _extend(totals: Float[Tensor, "A K"], log_probs: Float[Tensor, "N V"], count: int) -> Candidates:
     """The `count` best extensions of every entry's beams by one symbol."""
     entries, beams = totals.shape
-    symbol_log_probs, tokens = largest(log_probs, count)
+    symbol_log_probs, tokens = find_largest(log_probs, count)
     sums = (totals.view(-1, 1) + symbol_log_probs).view(entries, -1)
-    best, index = largest(sums, count)
+    best, index = find_largest(sums, count)
     first = torch.arange(entries, device=totals.device)[:, None] * beams
     rows = first + index // symbol_log_probs.shape[1]
     symbol_log_probs, tokens = (

@@ -11,8 +11,8 @@ from qkv.data import (
     Pairs,
     Tokenizer,
     TokenizerPair,
-    clean_pairs,
-    longest_text,
+    find_usable_pairs,
+    max_characters,
     pair_dataset,
     read_pairs,
 )
@@ -89,7 +89,7 @@ def encode(pairs: Lines, tokens: TokenizerPair, max_length: int) -> Encoded:
 
 
 def _encode_side(lines: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
-    longest, too_long = longest_text(max_length), [UNK] * (max_length + 1)
+    longest, too_long = max_characters(max_length), [UNK] * (max_length + 1)
     rows = iter(tokenizer.encode([_visible(line) for line in lines if len(line) <= longest]))
     return [next(rows) if len(line) <= longest else too_long for line in lines]
 
@@ -103,7 +103,7 @@ def build_batches(
 ) -> BatchPlan[Pairs]:
     """The training batches; says what had to be left out."""
     encoded = encode(pairs, tokens, recipe.batch.max_length)
-    kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
+    kept, dropped = find_usable_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
         report.say(str(dropped))
     check_capacity(recipe.model.length_limits, *encoded, kept)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from qkv.data import Tokenizer, longest_text
+from qkv.data import Tokenizer, max_characters
 from qkv.model.length_limits import LengthLimit
 from qkv.task.line_problems import LineProblem
 from qkv.task.translate.capacity import TRAINED
@@ -31,13 +31,13 @@ def encode_line(
     """
     if not line.strip():
         return [], []
-    max_characters = longest_text(limit.positions)
-    if len(line) > max_characters and tokenizer.kind != "char":  # the tokenizer drops these spaces
+    longest = max_characters(limit.positions)
+    if len(line) > longest and tokenizer.kind != "char":  # the tokenizer drops these spaces
         line = re.sub(" +", " ", line).strip(" ")
-    beginning = line[:max_characters]
+    beginning = line[:longest]
     ids = tokenizer.encode([beginning])[0]
     cut_ids = ids[: limit.positions]
-    if tokenizer.unknown(cut_ids):
+    if tokenizer.is_unknown(cut_ids):
         return [], [_unknown_problem(line, number)]
     if len(beginning) < len(line):
         size = f"{len(line):,} characters, too many for"

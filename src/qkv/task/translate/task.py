@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted, longest_text, train_tokenizers
+from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted, max_characters, train_tokenizers
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
@@ -81,7 +81,7 @@ class Translate(Task):
 
     def learn_files(self, recipe: TranslationRecipe, data: Splits) -> dict[str, bytes]:
         """The tokenizers of both sides, learnt from the training pairs."""
-        tokens = train_tokenizers(data.train, recipe.tokens, longest_text(recipe.batch.max_length))
+        tokens = train_tokenizers(data.train, recipe.tokens, max_characters(recipe.batch.max_length))
         return {TOKENIZER: tokens.to_json().encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> TokenizerPair:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from qkv.data import TokenizerPair, batches_by_length, clean_pairs, pair_dataset
+from qkv.data import TokenizerPair, batches_by_length, find_usable_pairs, pair_dataset
 from qkv.decode import SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
@@ -83,7 +83,7 @@ def _check_monitor(recipe: TranslationRecipe) -> None:
 def _usable(encoded: Encoded, recipe: TranslationRecipe, report: Progress) -> list[int]:
     """The numbers of the held-out pairs that can be measured; says which are left out, and why."""
     try:
-        kept, dropped = clean_pairs(encoded.source, encoded.target, recipe.batch.max_length)
+        kept, dropped = find_usable_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     except BadData as error:
         raise BadData(f"the held-out pairs: {error}") from None
     if dropped.first is not None:
