@@ -58,8 +58,8 @@ MUTANTS = (
     Mutant(
         "the fused route drops keep",
         "kernel/exact.py",
-        "if masking.keep is None and not _may_differ(q, k):",
-        "if not _may_differ(q, k):",
+        "if masking.keep is None and not _may_differ_in_length(q, k):",
+        "if not _may_differ_in_length(q, k):",
         FORMULA,
     ),
     Mutant(
@@ -387,8 +387,8 @@ MUTANTS = (
     Mutant(
         "tiles of a recorded program do not decay",
         "kernel/causal_average.py",
-        "log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
-        "log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
+        "compute_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
+        "compute_log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
         TRACED,
     ),
     Mutant(

@@ -129,7 +129,7 @@ def test_a_window_never_makes_a_tensor_of_all_pairs() -> None:
         attention = layer(scope=Window(half_width), causal=True)
         with Largest() as largest:
             attention(torch.randn(1, length, WIDTH).double()).sum().backward()
-        reach = bands.compute_block_size(half_width, 0) + half_width
+        reach = bands.compute_band_size(half_width, 0) + half_width
         assert largest.elements <= H * length * 2 * reach
         assert largest.elements < length**2 / 4
 

@@ -39,7 +39,7 @@ def attended(
 ) -> tuple[Tensor, Sums]:
     """The float32 core's attention by the kernels."""
     q, k, v, given = inputs
-    masses = compute_key_weights(core.features.key_log_factor(k.float()), given.gate, given.keep)
+    masses = compute_key_weights(core.features.compute_key_log_factor(k.float()), given.gate, given.keep)
     kind = core.features.describe_for_backends(core.features.choose_projections())
     return triton.attend(kind, (q, k, v), (masses, given.keep), before, causal, core.floor)
 

@@ -51,20 +51,20 @@ class Bands(NamedTuple):
     first_slot: int | None
 
 
-def compute_block_size(left: int, right: int) -> int:
+def compute_band_size(left: int, right: int) -> int:
     """C, the number of queries in a block, for windows that reach so many positions back and ahead."""
     return min(max((left + right) // 2, MIN_BLOCK), MAX_BLOCK)
 
 
-def has_fewer_pairs(queries: int, keys: int, left: int, right: int) -> bool:
+def are_bands_cheaper(queries: int, keys: int, left: int, right: int) -> bool:
     """Whether bands have fewer pairs than half of all pairs, which a causal mask leaves."""
-    size = compute_block_size(left, right)
+    size = compute_band_size(left, right)
     return always(queries > size) and always(2 * (size + left + right) < keys)
 
 
 def describe_bands(queries: int, left: int, right: int) -> str:
     """The blocks of T queries in words, for `explain`."""
-    size = compute_block_size(left, right)
+    size = compute_band_size(left, right)
     return (
         f"in bands: {-(-queries // size)} blocks of {size} queries with {size + left + right} keys in reach"
     )
@@ -80,7 +80,7 @@ def build_bands(positions: TokenPositions, keep: Keep | None, left: int, right: 
         right: How many positions a window reaches ahead.
         is_self: Whether the queries are keys too, so that without padding their positions grow by exactly 1.
     """
-    size, queries, keys = compute_block_size(left, right), positions.queries.shape[1], positions.keys.shape[1]
+    size, queries, keys = compute_band_size(left, right), positions.queries.shape[1], positions.keys.shape[1]
     query_positions = F.pad(positions.queries, (0, -queries % size)).unflatten(1, (-1, size))
     offsets = torch.arange(size + left + right, device=positions.keys.device)
     slots = query_positions[:, :, :1] - left + offsets

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qkv import masks
 from qkv.kernel import native
-from qkv.kernel.bands import Bands, attend_in_bands, build_bands, describe_bands, has_fewer_pairs
+from qkv.kernel.bands import Bands, are_bands_cheaper, attend_in_bands, build_bands, describe_bands
 from qkv.kernel.cache import Cache
 from qkv.kernel.core import Core
 from qkv.kernel.exact_state import ExactState, append_keys, drop_unreachable_keys
@@ -28,7 +28,7 @@ from qkv.kernel.query_blocks import (
     AttentionInputs,
     attend_in_blocks,
     check_weights_fit,
-    compute_block_size,
+    compute_queries_per_block,
     pad_weights,
     slice_queries,
 )
@@ -74,9 +74,10 @@ class Exact(Core):
             out [B,H,T,E]; 0 for a query that may attend to no key.
         """
         # The common case first, before any mask is created: small inputs are sensitive to overhead.
-        unmasked = masking.keep is None and masking.allow is None and masking.bias is None
-        if self.is_fused and unmasked and not self.positional and not (self.causal and _may_differ(q, k)):
-            return self._fused_attention(q, k, v, None, self.causal)
+        is_masked = masking.keep is not None or masking.allow is not None or masking.bias is not None
+        is_plain = self.is_fused and not is_masked and not self.positional
+        if is_plain and not (self.causal and _may_differ_in_length(q, k)):
+            return self._run_fused_attention(q, k, v, None, self.causal)
         positions = self._build_positions(q, k.shape[2], masking)
         bands = self._build_bands(q, k, masking, positions)
         if bands is not None:
@@ -146,15 +147,12 @@ class Exact(Core):
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
-        operator = (
-            "torch.nn.functional.scaled_dot_product_attention, because it is the softmax of a dot product"
-        )
-        if self.reach is not None and has_fewer_pairs(queries, keys, *self._window()):
+        operator = "torch.nn.functional.scaled_dot_product_attention, as softmax of a dot product"
+        reach = self._get_window_reach()
+        if self.reach is not None and are_bands_cheaper(queries, keys, *reach):
             route = f"each through {operator}" if self.is_fused else "each explicitly"
-            return (
-                f"exact, {describe_bands(queries, *self._window())}, {route}. Returning weights, and passing "
-                "allow= or bias=, take all pairs."
-            )
+            exceptions = "Returning weights, and passing allow= or bias=, take all pairs."
+            return f"exact, {describe_bands(queries, *reach)}, {route}. {exceptions}"
         if self.is_fused:
             mask = f", with a mask of {queries}×{keys} for the window" if self.positional else ""
             return (
@@ -162,8 +160,8 @@ class Exact(Core):
                 "Returning weights and passing bias= take the explicit route."
             )
         is_native = self.has_native_scores and native.available()
-        block_size = compute_block_size(1, self.heads, keys, 1 if is_native else self.score.numbers_per_pair)
-        details = ""
+        numbers = 1 if is_native else self.score.numbers_per_pair
+        block_size, details = compute_queries_per_block(1, self.heads, keys, numbers), ""
         if block_size < queries:
             details += f", {block_size} queries at a time (batch size 1), recomputed for gradients"
         if is_native:
@@ -171,7 +169,7 @@ class Exact(Core):
         weights = f"forms {queries}×{keys} weights per head{details}"
         return f"exact, explicit: {weights}, because no fused operator computes these parts"
 
-    def _window(self) -> tuple[int, int]:
+    def _get_window_reach(self) -> tuple[int, int]:
         """How many positions a window reaches back and ahead."""
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
@@ -183,13 +181,15 @@ class Exact(Core):
         has_pair_masks = masking.allow is not None or masking.bias is not None
         if self.reach is None or positions is None or has_pair_masks:
             return None
-        if not has_fewer_pairs(q.shape[2], k.shape[2], *self._window()):
+        reach = self._get_window_reach()
+        if not are_bands_cheaper(q.shape[2], k.shape[2], *reach):
             return None
-        return build_bands(positions, masking.keep, *self._window(), is_self=self.causal or masking.is_self)
+        return build_bands(positions, masking.keep, *reach, is_self=self.causal or masking.is_self)
 
     def _attend_band_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
+        """The output of a batch of blocks of queries, each with its own keys."""
         if self.is_fused:
-            return self._fused_attention(q, k, v, allow)
+            return self._run_fused_attention(q, k, v, allow)
         inputs = AttentionInputs(q, k, v, Masking(allow=allow), None, causal=False)
         return self._attend_explicitly(inputs, return_weights=False).out
 
@@ -198,21 +198,23 @@ class Exact(Core):
         (q, k, v, masking, positions, causal), queries = inputs, inputs.q.shape[2]
         if masking.allow is None and positions is None:
             if not causal:
-                return self._fused_attention(q, k, v, masks.over_keys(masking.keep))
-            if masking.keep is None and not _may_differ(q, k):
-                return self._fused_attention(q, k, v, None, causal=True)
-        block_size = compute_block_size(q.shape[0], 1, k.shape[2], 1)
+                return self._run_fused_attention(q, k, v, masks.over_keys(masking.keep))
+            if masking.keep is None and not _may_differ_in_length(q, k):
+                return self._run_fused_attention(q, k, v, None, causal=True)
+        block_size = compute_queries_per_block(q.shape[0], 1, k.shape[2], 1)
         return attend_in_blocks(partial(self._attend_fused_block, inputs), queries, block_size).out
 
     def _attend_fused_block(self, inputs: AttentionInputs, rows: slice) -> Attended:
+        """The output of a slice of the queries, through the fused operator."""
         q, k, v, masking, positions, causal = slice_queries(inputs, rows)
         reach, _ = self.scope(q, positions)
         allow = combine_masks(q, k.shape[2], masking, causal, reach)
-        return Attended(self._fused_attention(q, k, v, allow), None)
+        return Attended(self._run_fused_attention(q, k, v, allow), None)
 
-    def _fused_attention(
+    def _run_fused_attention(
         self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False
     ) -> Tensor:
+        """Call the fused operator with the scale and dropout of this module."""
         return fused_attention(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
 
     def _attend_state(self, q: Query, state: ExactState, masking: Masking, causal: bool) -> Attended:
@@ -231,7 +233,7 @@ class Exact(Core):
         """The explicit route: blocks of queries, whose weights are formed."""
         batch, heads, queries, _ = inputs.q.shape
         numbers = 1 if self._uses_native_scores(inputs.q, inputs.keys) else self.score.numbers_per_pair
-        block_size = compute_block_size(batch, heads, inputs.values.shape[2], numbers)
+        block_size = compute_queries_per_block(batch, heads, inputs.values.shape[2], numbers)
         inputs = inputs._replace(
             keys=repeat_heads(inputs.keys, self.heads), values=repeat_heads(inputs.values, self.heads)
         )
@@ -241,10 +243,12 @@ class Exact(Core):
         return attend_in_blocks(attend, queries, block_size)
 
     def _attend_explicit_block(self, inputs: AttentionInputs, return_weights: bool, rows: slice) -> Attended:
+        """The output and weights of a slice of the queries, over all keys."""
         attended = self._form_weights_and_average(slice_queries(inputs, rows), return_weights)
         return pad_weights(attended, inputs.values.shape[2])
 
     def _form_weights_and_average(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
+        """Score all pairs, mask, select, and average the values."""
         q, keys, v, masking, positions, causal = inputs
         logits = self._score_pairs(q, keys, positions)
         reach, reweight = (None, None) if positions is None else self.scope(q, positions)
@@ -261,11 +265,13 @@ class Exact(Core):
         return Attended(out, weights if return_weights else None, log_prob)
 
     def _score_pairs(self, q: Query, keys: Tensor, positions: TokenPositions | None) -> Logits:
+        """Scores [B,H,T,S] of queries and prepared keys, by the native backend where it supports them."""
         if self._uses_native_scores(q, keys):
             return native.additive(self.score.project(q), keys, self.score.v)
         return self.score(q, keys, positions)
 
     def _uses_native_scores(self, *tensors: Tensor) -> bool:
+        """Whether the native backend computes this score for these tensors."""
         return self.has_native_scores and not native.why_not(*tensors)
 
     def _build_positions(
@@ -279,6 +285,6 @@ class Exact(Core):
         return build_memory_positions(q.shape[2], keys, masking.keep, first, q.device)
 
 
-def _may_differ(q: Query, k: Key) -> bool:
+def _may_differ_in_length(q: Query, k: Key) -> bool:
     """Whether the numbers of queries and keys may differ."""
     return not always(q.shape[2] == k.shape[2])

@@ -69,7 +69,7 @@ class PositiveMap(RandomFeatureMap):
         """φ(k) [B,H,S,R] and the log factors log m [B,H,S]."""
         return positive_features(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
 
-    def key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
+    def compute_key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: the backends compute the factors together with the features."""
 
     def describe_for_backends(self, projections: Projections) -> Kind:

@@ -66,5 +66,5 @@ class BackendMap(nn.Module, ABC):
         """
 
     @abstractmethod
-    def key_log_factor(self, x: Tensor) -> Tensor | None:
+    def compute_key_log_factor(self, x: Tensor) -> Tensor | None:
         """log m [B,H,S] of keys [B,H,S,D], without what a backend computes with the features; None for 0."""

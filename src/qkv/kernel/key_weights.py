@@ -73,7 +73,7 @@ def split_key_weights(key_weights: KeyWeights, size: int) -> KeyWeights:
     return _map_fields(lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), key_weights)
 
 
-def log_weights_at_end(key_weights: KeyWeights) -> PairLogs:
+def compute_log_weights_at_end(key_weights: KeyWeights) -> PairLogs:
     """Log weights [B,H,1,S] of all keys after the last key."""
     logs = key_weights.log_weights
     if key_weights.log_decay is not None:
@@ -81,7 +81,7 @@ def log_weights_at_end(key_weights: KeyWeights) -> PairLogs:
     return logs[:, :, None]
 
 
-def log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
+def compute_log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
     """Log weights [B,H,T,S] of all keys at each of the last T positions; -inf for later keys.
 
     Every Σ log g runs over exactly the gates between key and query.  Differences of one long prefix sum would
@@ -99,14 +99,14 @@ def log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
     return logs.masked_fill(~masks.causal(queries, keys, logs.device), LOG_ZERO)
 
 
-def row_max(logs: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T 1"]:
+def compute_row_max(logs: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T 1"]:
     """The largest log weight of every row; -inf for a row without keys.  Detached, because it cancels."""
     if logs.shape[-1] == 0:
         return logs.new_full((*logs.shape[:-1], 1), LOG_ZERO)
     return logs.detach().amax(-1, keepdim=True)
 
 
-def exp_minus_max(
+def subtract_max_and_exp(
     logs: Float[Tensor, "B H #T S"], maximum: Float[Tensor, "B H T 1"]
 ) -> Float[Tensor, "B H T S"]:
     """exp(logs - maximum); 0 where both are -inf, instead of NaN."""

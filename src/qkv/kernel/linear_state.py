@@ -43,7 +43,7 @@ class KeyHistory(NamedTuple):
     key_weights: KeyWeights | None
 
 
-def read_sums(state: LinearState, q: Query) -> Sums:
+def cast_state_sums(state: LinearState, q: Query) -> Sums:
     """The sums of a state in float64 for float64 queries, in float32 otherwise.
 
     An empty state is float32 even if float64 keys follow: it is created before any input is known.
@@ -53,7 +53,7 @@ def read_sums(state: LinearState, q: Query) -> Sums:
     return Sums(state.feature_sums.to(dtype), state.plain_sums.to(dtype), log_scale)
 
 
-def append_keys(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
+def extend_history(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
     """The history with further keys."""
     key_weights = None
     if history.key_weights is not None and keys.key_weights is not None:

@@ -30,12 +30,13 @@ class Masking(NamedTuple):
 def slice_keys(masking: Masking, positions: slice) -> Masking:
     """The masking of a range of keys: `keep` and `gate` are sliced, `allow` and `bias` stay as they are."""
     gate = None if masking.gate is None else masking.gate[:, :, positions]
-    return slice_keep(masking, positions, gate)
+    return slice_chunk(masking, positions, gate)
 
 
-def slice_keep(masking: Masking, positions: slice, gate: Tensor | None) -> Masking:
-    """The masking of a range of keys whose gate is already sliced."""
-    return masking._replace(keep=None if masking.keep is None else masking.keep[:, positions], gate=gate)
+def slice_chunk(masking: Masking, positions: slice, chunk_gate: Tensor | None) -> Masking:
+    """The masking of a chunk of keys whose gate is already sliced."""
+    keep = None if masking.keep is None else masking.keep[:, positions]
+    return masking._replace(keep=keep, gate=chunk_gate)
 
 
 def combine_masks(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
@@ -74,6 +75,6 @@ def repeat_heads(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def at_least_float32(x: Tensor) -> Tensor:
+def promote_to_float32(x: Tensor) -> Tensor:
     """x in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()

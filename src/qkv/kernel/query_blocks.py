@@ -44,7 +44,7 @@ class AttentionInputs(NamedTuple):
     causal: bool
 
 
-def compute_block_size(batch: int, heads: int, keys: int, numbers_per_pair: int) -> int:
+def compute_queries_per_block(batch: int, heads: int, keys: int, numbers_per_pair: int) -> int:
     """The number of queries of every row and head in a block.
 
     Args:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from qkv.kernel.feature_map import Kind
 from qkv.kernel.linear import Linear
-from qkv.kernel.masking import at_least_float32
+from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -98,13 +98,13 @@ class GaussianMap(RandomFeatureMap):
 
     def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
         """φ(k) [B,H,S,2R] and the log factors [B,H,S]."""
-        return self.map_queries(x, projections), self.key_log_factor(x)
+        return self.map_queries(x, projections), self.compute_key_log_factor(x)
 
-    def key_log_factor(self, x: Vectors) -> KeyLogs | None:
+    def compute_key_log_factor(self, x: Vectors) -> KeyLogs | None:
         """|σ∘k|² / 2τ² [B,H,S]; None for normalised keys, which all have the same."""
         if self.normalise:
             return None
-        x = at_least_float32(x)
+        x = promote_to_float32(x)
         return _clamp_to_finite((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
 
     def describe_for_backends(self, projections: Projections) -> Kind:
@@ -145,13 +145,13 @@ class ArccosMap(RandomFeatureMap):
 
     def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
         """φ(k) [B,H,S,R] of unit vectors, and the log factors [B,H,S]."""
-        return self.map_queries(x, projections), self.key_log_factor(x)
+        return self.map_queries(x, projections), self.compute_key_log_factor(x)
 
-    def key_log_factor(self, x: Vectors) -> KeyLogs | None:
+    def compute_key_log_factor(self, x: Vectors) -> KeyLogs | None:
         """log |k| [B,H,S]; None for normalised keys."""
         if self.normalise:
             return None
-        return _clamp_to_finite(at_least_float32(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
+        return _clamp_to_finite(promote_to_float32(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
 
     def describe_for_backends(self, projections: Projections) -> Kind:
         """The same map for the backends."""
@@ -230,6 +230,7 @@ class RFA(Part):
 
     @model_validator(mode="after")
     def _check_temperature(self) -> "RFA":
+        """Reject a temperature for the arc-cosine kernel."""
         if self.kernel == "arccos" and self.temperature != 1.0:
             raise ValueError(
                 f"kernel='arccos' has no temperature, got temperature={self.temperature}: leave it out"

@@ -23,7 +23,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qkv.kernel.key_weights import LOG_ZERO, KeyWeights, exp_minus_max, log_weights_at_end, row_max
+from qkv.kernel.key_weights import (
+    LOG_ZERO,
+    KeyWeights,
+    compute_log_weights_at_end,
+    compute_row_max,
+    subtract_max_and_exp,
+)
 from qkv.shapes import Weights
 
 Features = Float[Tensor, "B H N F"]
@@ -113,7 +119,7 @@ def empty_sums(keys: MappedKeys) -> Sums:
 
 def accumulate_keys(keys: MappedKeys, carry: Sums) -> Sums:
     """The sums over the keys in `carry` and over all of `keys`, which follow them."""
-    return combine_sums(carry, sum_keys(keys), total_log_decay(keys.key_weights))
+    return combine_sums(carry, sum_keys(keys), sum_log_decay(keys.key_weights))
 
 
 def sum_keys(keys: MappedKeys) -> Sums:
@@ -123,9 +129,9 @@ def sum_keys(keys: MappedKeys) -> Sums:
         plain_sums = values.sum(2, keepdim=True)
         # [B,H,F,S] @ [B,H,S,E+1] -> [B,H,F,E+1]
         return Sums(features.mT @ values, torch.cat([plain_sums, plain_sums[..., -1:]], -1), None)
-    logs = log_weights_at_end(key_weights)
-    log_scale = row_max(logs)
-    m = exp_minus_max(logs, log_scale)
+    logs = compute_log_weights_at_end(key_weights)
+    log_scale = compute_row_max(logs)
+    m = subtract_max_and_exp(logs, log_scale)
     # [B,H,1,S] @ [B,H,S,E+1] -> [B,H,1,E+1]
     plain_sums = torch.cat([m @ values, m.square().sum(-1, keepdim=True)], -1)
     return Sums((features.mT * m) @ values, plain_sums, log_scale)  # [B,H,F,S] @ [B,H,S,E+1] -> [B,H,F,E+1]
@@ -143,13 +149,13 @@ def combine_sums(earlier: Sums, later: Sums, log_decay: Tensor | None) -> Sums:
         return Sums(earlier.feature_sums + later.feature_sums, earlier.plain_sums + later.plain_sums, None)
     decayed = earlier.log_scale if log_decay is None else earlier.log_scale + log_decay
     log_scale = torch.maximum(later.log_scale, decayed.detach())
-    old, new = exp_minus_max(decayed, log_scale), exp_minus_max(later.log_scale, log_scale)
+    old, new = subtract_max_and_exp(decayed, log_scale), subtract_max_and_exp(later.log_scale, log_scale)
     feature_sums = old * earlier.feature_sums + new * later.feature_sums
     plain_sums = _scale_plain_sums(earlier.plain_sums, old) + _scale_plain_sums(later.plain_sums, new)
     return Sums(feature_sums, plain_sums, log_scale)
 
 
-def total_log_decay(key_weights: KeyWeights | None) -> Tensor | None:
+def sum_log_decay(key_weights: KeyWeights | None) -> Tensor | None:
     """The log [B,H,1,1] of the factor by which these keys let all earlier sums decay; None for 0."""
     if key_weights is None or key_weights.log_decay is None:
         return None

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from qkv.errors import BadShape
 from qkv.kernel import double_backward
 from qkv.kernel.native.library import call, rows
-from qkv.kernel.query_blocks import compute_block_size
+from qkv.kernel.query_blocks import compute_queries_per_block
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
@@ -70,7 +70,7 @@ def _differentiable(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tens
     """The same gradients by torch's operators: block after block of queries, recomputed when they are
     differentiated.
     """
-    rows = compute_block_size(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
+    rows = compute_queries_per_block(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
     with torch.autocast("cpu", enabled=False):
         blocks = [
             checkpoint(_gradients_of_pairs, *block, k, v, use_reentrant=False, preserve_rng_state=False)
