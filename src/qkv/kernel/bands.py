@@ -52,12 +52,30 @@ class Bands(NamedTuple):
 
 
 def compute_band_size(left: int, right: int) -> int:
-    """C, the number of queries in a block, for windows that reach so many positions back and ahead."""
+    """C, the number of queries in a block, for windows that reach so many positions back and ahead.
+
+    Args:
+        left: How many positions a window reaches back.
+        right: How many positions a window reaches ahead.
+
+    Returns:
+        C.
+    """
     return min(max((left + right) // 2, MIN_BLOCK), MAX_BLOCK)
 
 
 def are_bands_cheaper(queries: int, keys: int, left: int, right: int) -> bool:
-    """Whether bands have fewer pairs than half of all pairs, which a causal mask leaves."""
+    """Whether bands have fewer pairs than half of all pairs, which a causal mask leaves.
+
+    Args:
+        queries: T.
+        keys: S.
+        left: How many positions a window reaches back.
+        right: How many positions a window reaches ahead.
+
+    Returns:
+        True if so; in a recorded program, only if it is so for all lengths.
+    """
     size = compute_band_size(left, right)
     return always(queries > size) and always(2 * (size + left + right) < keys)
 
@@ -79,6 +97,9 @@ def build_bands(positions: TokenPositions, keep: Keep | None, left: int, right: 
         left: How many positions a window reaches back.
         right: How many positions a window reaches ahead.
         is_self: Whether the queries are keys too, so that without padding their positions grow by exactly 1.
+
+    Returns:
+        The blocks, their keys and masks.
     """
     size, queries, keys = compute_band_size(left, right), positions.queries.shape[1], positions.keys.shape[1]
     query_positions = F.pad(positions.queries, (0, -queries % size)).unflatten(1, (-1, size))
@@ -107,6 +128,9 @@ def attend_in_bands(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands
         k: Keys [B,Hk,S,D].
         v: Values [B,Hk,S,E].
         bands: What `build_bands` returned for them.
+
+    Returns:
+        out [B,H,T,E].
     """
     if bands.first_slot is None or not can_bypass_dispatcher((q, k, v)) or q.device.type != "cpu":
         return _attend_blocks(attend, q, k, v, bands)

@@ -32,6 +32,10 @@ class CacheBuffer:
     def reserve(self, entries: Tensor, new: Tensor) -> slice | None:
         """Reserve the positions behind `entries` for `new`; of several threads, one gets them.
 
+        Args:
+            entries: [B,H,S,D] of the cache that grows.
+            new: [B,H,t,D], its new entries.
+
         Returns:
             The positions; None where they have been written to, are too few, or the tensors do not match.
         """
@@ -67,7 +71,14 @@ class Cache(NamedTuple):
     buffer: Shared = Shared(None)
 
     def keep_last(self, count: int) -> "Cache":
-        """The cache of the last `count` positions; it copies them where that frees much memory."""
+        """The cache of the last `count` positions; it copies them where that frees much memory.
+
+        Args:
+            count: How many positions to keep.
+
+        Returns:
+            A cache of at most `count` positions.
+        """
         dropped = self.entries.shape[2] - count
         if dropped <= 0:
             return self
@@ -77,7 +88,14 @@ class Cache(NamedTuple):
         return self._replace(entries=entries)
 
     def append(self, new: Tensor) -> "Cache":
-        """The cache with further entries [B,H,t,D], in amortised O(t) time if no gradient is recorded."""
+        """The cache with further entries [B,H,t,D], in amortised O(t) time if no gradient is recorded.
+
+        Args:
+            new: Entries [B,H,t,D] that follow; the cache takes their dtype.
+
+        Returns:
+            A cache of S + t positions; this one does not change.
+        """
         # A layer without parameters does not know, when it starts, the dtype of its inputs.
         entries, buffer = self.entries.to(new), self.buffer.value
         if torch.is_grad_enabled() or is_transformed() or not can_read(new):

@@ -1,8 +1,7 @@
 """Causal linear attention of one chunk: every query averages over the keys up to its own.
 
 A sequence is processed in chunks of `chunks.CHUNK` positions, one after the other (`chunks.scan_chunks`).
-The carry, which is the sums over all earlier keys, is passed from chunk to chunk.  A chunk is divided into
-tiles of
+The carry (the sums over all earlier keys) is passed from chunk to chunk.  A chunk is divided into tiles of
 C = `chunks.TILE` positions:
 
                         one chunk of n = 4 tiles

@@ -70,7 +70,12 @@ class ChunkOutputs:
         self.length, self.parts, self.buffer = length, [], None
 
     def append(self, positions: slice, out: Any) -> None:
-        """Add the output of the next chunk."""
+        """Add the output of the next chunk.
+
+        Args:
+            positions: The slice of the chunk.
+            out: [B,H,size,...], or None.
+        """
         if out is None or not can_bypass_dispatcher((out,)) or out.device.type != "cpu":
             self.parts.append(out)
             return

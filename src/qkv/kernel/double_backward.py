@@ -108,7 +108,15 @@ def compute_gradients(
 
 
 def attend_with_operators(inputs: BackendInputs, options: BackendOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """out [B,H,T,E] in the dtype of q, and the feature sums and plain sums after the last key."""
+    """out [B,H,T,E] in the dtype of q, and the feature sums and plain sums after the last key.
+
+    Args:
+        inputs: The tensors of the call.
+        options: The numbers of the call.
+
+    Returns:
+        The output, the feature sums and the plain sums.
+    """
     q, k, v, log_weights, log_decay = inputs.q, inputs.k, inputs.v, inputs.log_weights, inputs.log_decay
     carry = _initial_sums(inputs, options)
     if options.causal:

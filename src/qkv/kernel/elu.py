@@ -59,7 +59,14 @@ class EluMap(BackendMap):
         """None: every key has the weight 1."""
 
     def describe_for_backends(self, projections: None) -> Kind:
-        """The same map for the backends."""
+        """The same map for the backends.
+
+        Args:
+            projections: None.
+
+        Returns:
+            The name of the map.
+        """
         return Kind("elu")
 
 
@@ -92,5 +99,8 @@ class Elu(Part):
             dims: Heads, and the widths per head.
             parts: The other choices of the attention; only `causal` is read.
             generator: Not used, because nothing is random.
+
+        Returns:
+            The evaluator.
         """
         return Linear(dims, EluMap(dims), FLOOR, parts.causal)

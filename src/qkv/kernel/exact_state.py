@@ -29,7 +29,17 @@ class ExactState(NamedTuple):
 
 
 def append_keys(state: ExactState, prepared_keys: Tensor, v: Value, keep: Tensor | None) -> ExactState:
-    """The state with further keys and values, of which `keep` [B,t] marks the real ones; None for all."""
+    """The state with further keys and values, of which `keep` [B,t] marks the real ones; None for all.
+
+    Args:
+        state: The state before.
+        prepared_keys: The keys as the score prepared them, [B,Hk,t,...].
+        v: Values [B,Hk,t,E].
+        keep: [B,t], True for real keys; None where all are real.
+
+    Returns:
+        The state that holds them too.
+    """
     merged = state.keep
     if merged is not None or keep is not None:
         old = merged if merged is not None else _keep_all(state.values.entries)
@@ -43,6 +53,9 @@ def drop_unreachable_keys(state: ExactState, reach: tuple[int, int] | None) -> E
     Args:
         state: The state after a step.
         reach: How many positions a window reaches back and ahead; None for no limit.
+
+    Returns:
+        The state, perhaps with fewer keys.
     """
     if reach is None or state.remember or is_transformed() or not can_read(state.values.entries):
         return state

@@ -112,6 +112,9 @@ class Linear(Core):
             v: [B,Hk,S,E].
             masking: `keep` and `gate` of these keys.
             remember: Whether to keep φ(k), from which `read` and `extend` compute weights.
+
+        Returns:
+            The state after the last key.
         """
         check_masking(masking, self.is_gated)
         backend = None if remember else select_backend(self.has_backends, k, v)

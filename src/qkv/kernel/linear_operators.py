@@ -60,7 +60,19 @@ def check_masking(masking: Masking, is_gated: bool) -> None:
 def map_keys(
     feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
 ) -> MappedKeys:
-    """φ(k), [v, 1] and the key weights, with shared key heads repeated and padding set to 0."""
+    """φ(k), [v, 1] and the key weights, with shared key heads repeated and padding set to 0.
+
+    Args:
+        feature_map: Maps the keys.
+        heads: H, the number of query heads.
+        k: Keys [B,Hk,S,D].
+        v: Values [B,Hk,S,E].
+        masking: `keep` and `gate` of these keys.
+        projections: What the feature map chose for the sequence.
+
+    Returns:
+        Keys that are ready to be summed.
+    """
     features, log_factor = feature_map.map_keys(promote_to_float32(repeat_heads(k, heads)), projections)
     values = F.pad(promote_to_float32(repeat_heads(v, heads)), (0, 1), value=1.0)
     if masking.keep is not None:
@@ -72,7 +84,19 @@ def map_keys(
 def sum_sequence(
     feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
 ) -> Sums:
-    """The sums over all keys of a sequence."""
+    """The sums over all keys of a sequence.
+
+    Args:
+        feature_map: Maps the keys.
+        heads: H, the number of query heads.
+        k: Keys [B,Hk,S,D].
+        v: Values [B,Hk,S,E].
+        masking: `keep` and `gate` of these keys.
+        projections: What the feature map chose for the sequence.
+
+    Returns:
+        The sums after the last key.
+    """
 
     def step(carry: Sums, positions: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
         chunk = slice_chunk(masking, positions, gate)
@@ -122,7 +146,18 @@ def average_causally(
 def average_over_sums(
     feature_map: FeatureMap, floor: float, q: Query, projections: Any, sums: Sums
 ) -> Tensor:
-    """out [B,H,T,E] in the dtype of q, where every query averages over all keys in the sums."""
+    """out [B,H,T,E] in the dtype of q, where every query averages over all keys in the sums.
+
+    Args:
+        feature_map: Maps the queries.
+        floor: See `sums`.
+        q: Queries [B,H,T,D].
+        projections: What the feature map chose for the sequence.
+        sums: The sums over the keys.
+
+    Returns:
+        out [B,H,T,E].
+    """
 
     def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
         query_features = feature_map.map_queries(promote_to_float32(q), projections)
@@ -149,6 +184,9 @@ def compute_weights(
         key_weights: None where every real key has the weight 1.
         causal: Whether query t sees keys up to t + S - T only.
         floor: See `sums`.
+
+    Returns:
+        Weights [B,H,T,S].
     """
     queries, keys = query_features.shape[2], key_features.shape[2]
     if key_weights is None:

@@ -47,6 +47,13 @@ def cast_state_sums(state: LinearState, q: Query) -> Sums:
     """The sums of a state in float64 for float64 queries, in float32 otherwise.
 
     An empty state is float32 even if float64 keys follow: it is created before any input is known.
+
+    Args:
+        state: A decode state.
+        q: The queries that follow.
+
+    Returns:
+        The sums in the dtype in which they are continued.
     """
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     log_scale = None if state.log_scale is None else state.log_scale.to(dtype)
@@ -54,7 +61,15 @@ def cast_state_sums(state: LinearState, q: Query) -> Sums:
 
 
 def extend_history(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
-    """The history with further keys."""
+    """The history with further keys.
+
+    Args:
+        history: The keys so far.
+        keys: The keys that follow.
+
+    Returns:
+        The history of all these keys.
+    """
     key_weights = None
     if history.key_weights is not None and keys.key_weights is not None:
         key_weights = concat_key_weights(history.key_weights, keys.key_weights)

@@ -28,13 +28,30 @@ class Masking(NamedTuple):
 
 
 def slice_keys(masking: Masking, positions: slice) -> Masking:
-    """The masking of a range of keys: `keep` and `gate` are sliced, `allow` and `bias` stay as they are."""
+    """The masking of a range of keys: `keep` and `gate` are sliced, `allow` and `bias` stay as they are.
+
+    Args:
+        masking: Of all keys.
+        positions: Which keys.
+
+    Returns:
+        The masking of these keys.
+    """
     gate = None if masking.gate is None else masking.gate[:, :, positions]
     return slice_chunk(masking, positions, gate)
 
 
 def slice_chunk(masking: Masking, positions: slice, chunk_gate: Tensor | None) -> Masking:
-    """The masking of a chunk of keys whose gate is already sliced."""
+    """The masking of a chunk of keys whose gate is already sliced.
+
+    Args:
+        masking: Of all keys.
+        positions: Which keys.
+        chunk_gate: The gate logits of these keys; None without a gate.
+
+    Returns:
+        The masking of these keys.
+    """
     keep = None if masking.keep is None else masking.keep[:, positions]
     return masking._replace(keep=keep, gate=chunk_gate)
 
@@ -60,6 +77,13 @@ def add_bias(logits: Logits, bias: Tensor) -> Logits:
     """logits + bias, clamped to finite numbers in float16, where -inf would mask the key.
 
     The most negative float16 bias and a score of -16 would add up to -inf.
+
+    Args:
+        logits: Scores [B,H,T,S].
+        bias: [B or 1,H or 1,T,S].
+
+    Returns:
+        Scores [B,H,T,S].
     """
     total = logits + bias
     return total.clamp_min(torch.finfo(total.dtype).min) if total.dtype == torch.float16 else total
@@ -71,6 +95,9 @@ def repeat_heads(x: Tensor, heads: int) -> Tensor:
     Args:
         x: Keys or values with Hkv heads.
         heads: H, a multiple of Hkv.
+
+    Returns:
+        Keys or values with H heads.
     """
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 

@@ -37,6 +37,9 @@ def pooled_empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         shape: The shape of the tensor.
         dtype: The type of its numbers.
 
+    Returns:
+        An uninitialised tensor on the CPU.
+
     Raises:
         MemoryError: There is not enough memory.
     """

@@ -52,6 +52,9 @@ def compute_queries_per_block(batch: int, heads: int, keys: int, numbers_per_pai
         heads: H.
         keys: S.
         numbers_per_pair: How many numbers the score holds for each pair.
+
+    Returns:
+        The number, at least 1.
     """
     size = batch * heads * keys * numbers_per_pair
     if is_recording(size):
@@ -67,6 +70,9 @@ def attend_in_blocks(attend: Callable[[slice], Attended], queries: int, block_si
             every block, with the same random numbers, so that only inputs and outputs are kept.
         queries: T.
         block_size: The number of queries in a block.
+
+    Returns:
+        The outputs, weights and log-probabilities of all queries.
     """
     if is_recording(queries) or queries <= block_size:
         return attend(slice(0, queries))
@@ -81,6 +87,9 @@ def attend_in_blocks(attend: Callable[[slice], Attended], queries: int, block_si
 
 def check_weights_fit(inputs: AttentionInputs) -> None:
     """Check that the weights of all pairs fit into memory, before any block is computed.
+
+    Args:
+        inputs: The inputs of the call.
 
     Raises:
         TooLarge: They do not.
@@ -97,7 +106,15 @@ def check_weights_fit(inputs: AttentionInputs) -> None:
 
 
 def slice_queries(inputs: AttentionInputs, rows: slice) -> AttentionInputs:
-    """The inputs of these queries; under a causal order, with the keys up to that of the last of them."""
+    """The inputs of these queries; under a causal order, with the keys up to that of the last of them.
+
+    Args:
+        inputs: Of all queries.
+        rows: Which queries.
+
+    Returns:
+        The inputs of these queries.
+    """
     q, keys, values, (keep, allow, bias, is_self, gate), positions, causal = inputs
     count = keys.shape[2]
     if rows == slice(0, q.shape[2]):
@@ -115,7 +132,15 @@ def slice_queries(inputs: AttentionInputs, rows: slice) -> AttentionInputs:
 
 
 def pad_weights(attended: Attended, keys: int) -> Attended:
-    """Append weights of 0 for the keys that a block left out, up to `keys` keys."""
+    """Append weights of 0 for the keys that a block left out, up to `keys` keys.
+
+    Args:
+        attended: The output of a block, with weights [B,H,T,S'] or None.
+        keys: S.
+
+    Returns:
+        The same with weights [B,H,T,S].
+    """
     weights = attended.weights
     if weights is None or weights.shape[-1] == keys:
         return attended
