@@ -11,7 +11,7 @@ from qkv.errors import BadData, BadRecipe, QKVError
 from qkv.train import engine, fit, load_weights
 from qkv.train.loop_state import LoopState, is_better
 from qkv.train.metrics import MetricSums
-from qkv.train.planning import planned_steps
+from qkv.train.planning import count_planned_updates
 from qkv.train.update import SKIPPED_IN_A_ROW, Updater
 from qkv.train.weights import average_weights, copy_weights
 from test_train_toy import ToyBatches, ToyModel, collate, config_of, scores_of, toy
@@ -193,11 +193,11 @@ def test_validation_sees_no_dropout_and_no_gradient(tmp_path):
 def test_ends_after_whole_epochs_or_steps_whichever_is_first(tmp_path):
     result = fit(toy(), ToyBatches(length=5), config_of(steps=None, epochs=2), run=tmp_path, quiet=True)
     assert (result.stopped, result.steps, result.epochs) == ("epochs", 10, 2)
-    assert planned_steps(ToyBatches(length=5), config_of(steps=7, epochs=2)) == 7
-    assert planned_steps(ToyBatches(length=5), config_of(steps=70, epochs=2)) == 10
-    assert planned_steps(ToyBatches(length=5), config_of(steps=None, epochs=60)) == 300
+    assert count_planned_updates(ToyBatches(length=5), config_of(steps=7, epochs=2)) == 7
+    assert count_planned_updates(ToyBatches(length=5), config_of(steps=70, epochs=2)) == 10
+    assert count_planned_updates(ToyBatches(length=5), config_of(steps=None, epochs=60)) == 300
     with pytest.raises(BadData, match="no batch"):
-        planned_steps(ToyBatches(length=0), config_of(epochs=2))
+        count_planned_updates(ToyBatches(length=0), config_of(epochs=2))
 
 
 def test_a_million_epochs_are_not_planned_one_by_one() -> None:
@@ -208,8 +208,8 @@ def test_a_million_epochs_are_not_planned_one_by_one() -> None:
             planned.append(epoch)
             return 5
 
-    assert planned_steps(Counted(length=5), config_of(steps=None, epochs=1_000_000)) == 5_000_000
-    assert planned_steps(Counted(length=5), config_of(epochs=2**62, steps=7)) == 7
+    assert count_planned_updates(Counted(length=5), config_of(steps=None, epochs=1_000_000)) == 5_000_000
+    assert count_planned_updates(Counted(length=5), config_of(epochs=2**62, steps=7)) == 7
     assert len(planned) <= 60
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, BadRun
+from qkv.layer import Attention
+from qkv.score import Additive
 from qkv.train import Loss, Objective, TrainConfig, fit
 from qkv.train.checkpoint import load_state
 from qkv.train.optimizers import freeze, make_adamw
@@ -133,6 +135,26 @@ def test_groups_have_their_own_rate_and_decay() -> None:
         "model.output.bias": (0.05, 0.0),
     }
     assert optimizer.defaults["eps"] == 1e-6
+
+
+class WithEvaluator(Objective):
+    """An evaluator of attention under a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluator = Attention(8, heads=2, score=Additive(hidden=4)).core
+
+
+def test_a_vector_for_each_head_is_not_decayed() -> None:
+    objective = WithEvaluator()
+    rates = rates_of(make_adamw(objective, config_of(weight_decay=0.1), "cpu"), objective)
+    assert objective.evaluator.score.v.shape == (2, 4)
+    assert {name: decay for name, (_, decay) in rates.items()} == {
+        "evaluator.score.w": 0.1,
+        "evaluator.score.u": 0.1,
+        "evaluator.score.v": 0.0,
+        "evaluator.score.b": 0.0,
+    }
 
 
 def test_patterns_apply_to_the_parts_of_an_objective() -> None:

@@ -128,7 +128,7 @@ def test_hard_attention_learns_where_to_look_and_tracks_its_reward() -> None:
     first = objective(BATCH)
     objective.update_statistics(lambda numbers: numbers)
     torch.testing.assert_close(objective.baseline, -first.metrics["nll"] / first.count)
-    attention: Any = objective.model.attentions()["cross.0"]
+    attention: Any = objective.model.attention_layers()["cross.0"]
     first.total.backward()
     assert attention.core.score.v.grad.abs().sum() > 0, "no reward reaches the scores"
     second, third = objective(BATCH), objective(BATCH)  # two batches of one update

@@ -34,7 +34,7 @@ class ToyModel(nn.Module):
         self.output.weight = self.embedding.weight
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
-    def attentions(self) -> dict[str, Any]:
+    def attention_layers(self) -> dict[str, Any]:
         return {}
 
     def layers(self) -> list[nn.Module]:

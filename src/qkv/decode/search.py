@@ -33,7 +33,7 @@ from qkv.decode.largest import find_largest
 from qkv.decode.prompts import read_tokens, split_prompts
 from qkv.errors import BadData, BadRecipe, BadRun
 from qkv.model.stepper import Step, Stepper
-from qkv.state import batch_of, first_tensor, select_rows
+from qkv.state import batch_size, first_tensor, select_rows
 from qkv.symbols import BOS, EOS, PAD, UNK
 
 DEFAULT = SearchConfig()
@@ -120,7 +120,7 @@ def _batch_size(source: Any, prompts: Sequence[Sequence[int]] | None, batch: int
     if batch is not None:
         return batch
     if source:
-        return batch_of(source)
+        return batch_size(source)
     if prompts is not None:
         return len(prompts)
     raise BadData("the number of sequences to decode is unknown: pass a source, prompts or batch")

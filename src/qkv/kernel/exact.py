@@ -198,7 +198,7 @@ class Exact(Core):
         (q, k, v, masking, positions, causal), queries = inputs, inputs.q.shape[2]
         if masking.allow is None and positions is None:
             if not causal:
-                return self._run_fused_attention(q, k, v, masks.over_keys(masking.keep))
+                return self._run_fused_attention(q, k, v, masks.expand_keep(masking.keep))
             if masking.keep is None and not _may_differ_in_length(q, k):
                 return self._run_fused_attention(q, k, v, None, causal=True)
         block_size = compute_queries_per_block(q.shape[0], 1, k.shape[2], 1)

@@ -97,7 +97,7 @@ class Linear(Core):
             projections = self.features.choose_projections()
             query_features = self.features.map_queries(promote_to_float32(q), projections)
             keys = self._map_keys(k, v, masking, projections)
-            keep = masks.over_keys(masking.keep)
+            keep = masks.expand_keep(masking.keep)
             weights = compute_weights(
                 query_features, keys.features, keep, keys.key_weights, self.causal, self.floor
             )

@@ -70,7 +70,7 @@ def combine_masks(q: Query, keys: int, masking: Masking, causal: bool, reach: Al
         The mask [B or 1,H or 1,T or 1,S]; None where every query may attend to every key.
     """
     triangle = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
-    return masks.intersect(triangle, masks.over_keys(masking.keep), masking.allow, reach)
+    return masks.intersect(triangle, masks.expand_keep(masking.keep), masking.allow, reach)
 
 
 def add_bias(logits: Logits, bias: Tensor) -> Logits:
