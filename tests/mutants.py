@@ -313,8 +313,8 @@ MUTANTS = (
     Mutant(
         "a repeated batch moves the statistics",
         "train/update.py",
-        "with keep_buffers(self.objective), self.strategy.accumulate():",
-        "with self.strategy.accumulate():",
+        "with keep_buffers(self.objective), self.strategy.backward_context():",
+        "with self.strategy.backward_context():",
         SHARDS,
     ),
     Mutant(
@@ -327,7 +327,7 @@ MUTANTS = (
     Mutant(
         "shards start from other weights than those saved",
         "train/sharded.py",
-        "trained[name].copy_(_shard_like(value, trained[name]))",
+        "trained[name].copy_(_shard_tensor(value, trained[name]))",
         "pass",
         SHARDS,
     ),

@@ -189,11 +189,11 @@ def test_a_stale_page_or_picture_is_found(
 def test_a_picture_of_other_weights_is_stale(mechanisms: ModuleType) -> None:
     with Image.open(mechanisms.picture_of("score")) as image:
         known = json.loads(image.info["Weights"])
-    assert mechanisms._same(known, known)
+    assert mechanisms._match(known, known)
     other = json.loads(json.dumps(known))
     other[0][2][3] += 0.004
-    assert not mechanisms._same(known, other)
-    assert not mechanisms._same(known, known[:-1])
+    assert not mechanisms._match(known, other)
+    assert not mechanisms._match(known, known[:-1])
 
 
 @every_kind

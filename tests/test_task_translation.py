@@ -197,7 +197,7 @@ def test_training_needs_another_directory_or_resume(run: Path) -> None:
 def test_a_recipe_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
     recipe = tiny.recipe_in(tmp_path).rename(tmp_path / "recipe.yaml")
     before = tiny.tree(tmp_path)
-    with pytest.raises(BadRun, match="is not that of a run, and would be overwritten"):
+    with pytest.raises(BadRun, match="does not belong to a training, and would be overwritten"):
         fit(recipe, tmp_path, quiet=True)
     assert tiny.tree(tmp_path) == before
 

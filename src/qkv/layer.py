@@ -11,7 +11,7 @@ from qkv import layer_inputs, masks, nan
 from qkv.errors import BadMask
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
-from qkv.kernel.native import few
+from qkv.kernel.native.small_linear import apply_linear
 from qkv.kernel.reset import reset_children
 from qkv.layer_inputs import MemoryState, SelfState, check_width, split_heads, zero_padding
 from qkv.scope import Global
@@ -282,13 +282,13 @@ class Attention(nn.Module):
 
     def _project_queries(self, x: Tensor) -> Query:
         check_width(x, self.spec.width, "x")
-        return split_heads(few.linear(self.to_q, x), self.dims.heads) if self.spec.project else x[:, None]
+        return split_heads(apply_linear(self.to_q, x), self.dims.heads) if self.spec.project else x[:, None]
 
     def _project_keys_values(self, memory: Tensor) -> tuple[Key, Value]:
         check_width(memory, self.memory_width, "memory")
         if not self.spec.project:
             return memory[:, None], memory[:, None]
-        k, v = few.linear(self.to_kv, memory).chunk(2, -1)
+        k, v = apply_linear(self.to_kv, memory).chunk(2, -1)
         heads = self.spec.kv_heads or self.dims.heads
         return split_heads(k, heads), split_heads(v, heads)
 
@@ -297,4 +297,4 @@ class Attention(nn.Module):
 
     def _merge(self, out: Tensor) -> Tensor:
         merged = out.transpose(1, 2).flatten(2)
-        return few.linear(self.to_out, merged) if self.spec.project else merged
+        return apply_linear(self.to_out, merged) if self.spec.project else merged

@@ -36,22 +36,17 @@ class TransformerConfig(Strict):
     kind: Literal["transformer"] = "transformer"
     encoder_layers: PositiveInt = Field(default=4, le=1000)
     decoder_layers: PositiveInt = Field(default=4, le=1000)
-    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
+    width: PositiveInt = 128
     heads: PositiveInt = 4
-    feedforward: PositiveInt = Field(default=256, description="inner width of the feed-forward nets")
+    feedforward: PositiveInt = 256
     dropout: float = Field(default=0.1, ge=0, lt=1)
     norm: Literal["pre", "post"] = "pre"
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
-    embeddings: Literal["shared", "target", "separate"] = Field(
-        default="shared",
-        description="shared: source, target and output are one matrix; target: two of them; separate: none",
-    )
-    encoder: SpecField = Field(default=AttentionSpec(), description="the encoder's self-attention")
-    decoder: CausalSpecField = Field(
-        default=AttentionSpec(causal=True), description="the decoder's causal self-attention"
-    )
-    cross: SpecField = Field(default=AttentionSpec(), description="the decoder's attention to the source")
+    max_length: PositiveInt = 512
+    embeddings: Literal["shared", "target", "separate"] = "shared"
+    encoder: SpecField = AttentionSpec()
+    decoder: CausalSpecField = AttentionSpec(causal=True)
+    cross: SpecField = AttentionSpec()
 
     @property
     def length_limits(self) -> LengthLimits:
