@@ -159,9 +159,8 @@ def _format_axis(axis: str) -> Iterator[str]:
 def _format_part(kind: type[Part]) -> Iterator[str]:
     about, options = describe(kind)
     yield f"- **{kind.__name__}**: {about}"
-    for names, meaning in options:
-        if meaning not in about:
-            yield f"  - `{format_options(kind, names)}`: {meaning}"
+    for name, meaning in options.items():
+        yield f"  - `{format_options(kind, [name])}`: {meaning}"
 
 
 def _format_combinations() -> Iterator[str]:
