@@ -99,13 +99,13 @@ def tensors(state: Any) -> list[Tensor]:
 
 def test_weights_do_not_change_the_output() -> None:
     model, ids = build("rfa"), tokens()
-    hidden, attended = model.attended(ids)
+    hidden, attended = model.forward_with_weights(ids)
     torch.testing.assert_close(hidden, model(ids), rtol=0, atol=1e-10)
-    assert list(attended) == ["layer.0", "layer.1"] == list(model.attentions())
+    assert list(attended) == ["layer.0", "layer.1"] == list(model.attention_layers())
     weights = attended["layer.0"].weights
     assert weights is not None
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, N, dtype=torch.float64))
-    assert build("gru").attended(ids)[1] == {}
+    assert build("gru").forward_with_weights(ids)[1] == {}
 
 
 @pytest.mark.parametrize(("separable", "dilation"), [(True, 1), (True, 3), (False, 2)])
@@ -123,7 +123,7 @@ def test_convolution_equals_its_loop(separable: bool, dilation: int) -> None:
                 expected[:, t] += (
                     u[:, past] * kernel[:, 0, j] if separable else u[:, past] @ kernel[:, :, j].T
                 )
-    expected = mixer.to_out(expected + mixer.convolution.bias)
+    expected = mixer.to_out(expected + mixer.convolution.get_parameter("bias"))
     torch.testing.assert_close(mixer(x), expected, rtol=0, atol=1e-12)
 
 

@@ -1,6 +1,7 @@
 """Sampling from a language model: the distribution, prompts in batches, and long continuations."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,18 +14,25 @@ from qkv.model.language import LanguageModel, LanguageModelConfig
 V = 11
 
 
-def model_of(**options: object) -> LanguageModel:
+def model_of(**options: Any) -> LanguageModel:
     torch.manual_seed(0)
-    config = {"layers": 1, "width": 8, "heads": 2, "feedforward": 8, "positions": "none", **options}
-    return LanguageModel(LanguageModelConfig(**config), V).eval()  # pyright: ignore[reportArgumentType]
+    config: dict[str, Any] = {
+        "layers": 1,
+        "width": 8,
+        "heads": 2,
+        "feedforward": 8,
+        "positions": "none",
+        **options,
+    }
+    return LanguageModel(LanguageModelConfig(**config), V).eval()
 
 
-def continue_all(model: LanguageModel, prompts: list[list[int]], **options: object) -> list[list[Emitted]]:
+def continue_all(model: LanguageModel, prompts: list[list[int]], **options: Any) -> list[list[Emitted]]:
     names = SampleConfig.model_fields
-    config = SampleConfig(**{k: v for k, v in options.items() if k in names})  # pyright: ignore[reportArgumentType]
+    config = SampleConfig(**{k: v for k, v in options.items() if k in names})
     others = {k: v for k, v in options.items() if k not in names}
     rows: list[list[Emitted]] = [[] for _ in prompts]
-    for each in sample(model, prompts, config, **others):  # pyright: ignore[reportArgumentType]
+    for each in sample(model, prompts, config, **others):
         rows[each.row].append(each)
     return rows
 
@@ -73,7 +81,7 @@ def test_frequencies_approach_the_distribution() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"mixer": "gru"}, {"attention": {"kernel": "elu"}}])
-def test_a_row_does_not_depend_on_its_batch(options: dict[str, object]) -> None:
+def test_a_row_does_not_depend_on_its_batch(options: dict[str, Any]) -> None:
     model, prompts = model_of(**options), [[1, 2, 3], [4], [5, 6]]
     together = ids(continue_all(model, prompts, length=9, temperature=1.5))
     alone = [
@@ -139,7 +147,7 @@ def test_a_prompt_that_cannot_be_read(prompts: list[list[int]], context: int | N
 
 def test_scores_that_are_no_numbers() -> None:
     model = model_of()
-    model.norm.weight.data.fill_(math.nan)
+    model.embedding.weight.data.fill_(math.nan)
     with pytest.raises(QKVError, match="are not numbers"):
         continue_all(model, [[1]])
 

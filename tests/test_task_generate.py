@@ -12,8 +12,8 @@ import qkv
 from qkv.errors import QKVError
 from qkv.model.language import LanguageModel, LanguageModelConfig
 from qkv.task.generate.scoring import Windows, score_ids
-from qkv.task.generate.text import decode_text, encode_prompt, encode_text, learn_tokenizer
 from qkv.task.recipe import parse_recipe
+from qkv.task.texts import decode_text, encode_prompt, encode_text, learn_tokenizer
 from qkv.trace import Trace
 from tiny_text import language_recipe, sentences
 

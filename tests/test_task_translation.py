@@ -26,8 +26,8 @@ from qkv.task.recipe import read_recipe
 from qkv.task.training import fit
 from qkv.task.translate.decoding import build_model, start_at_frequencies
 from qkv.task.translate.recipe import TranslationRecipe
-from qkv.task.translate.trace_examples import find_unnormalised
 from qkv.task.translate.translator import Translator
+from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Trace, stack_steps
 
 PAIRS = tiny.pairs_of(40, seed=3)

@@ -19,20 +19,17 @@ class ClassifierConfig(EncoderConfig):
     """An encoder with a pooling.
 
     Args:
+        kind: the value that selects this model.
         pool: mean, first or attention: how the states of all tokens become one vector.
         sentences: read sentences on their own, pool each, and read the sequence of sentences with a second
             encoder and pooling (Yang et al. 2016).
         sentence_layers: layers of the second encoder.
     """
 
-    kind: Literal["classifier"] = "classifier"  # pyright: ignore[reportIncompatibleVariableOverride]
-    pool: PoolKind = Field(default="mean", description="how token states become one vector")
-    sentences: bool = Field(
-        default=False, description="read sentences on their own, then the sequence of sentences"
-    )
-    sentence_layers: int = Field(
-        default=1, ge=1, le=1000, description="sentences: layers over the sequence of sentences"
-    )
+    kind: Literal["classifier"] = "classifier"
+    pool: PoolKind = "mean"
+    sentences: bool = False
+    sentence_layers: int = Field(default=1, ge=1, le=1000)
 
 
 class Classified(NamedTuple):
@@ -77,9 +74,9 @@ class Classifier(nn.Module):
         vectors = [self.pool(self.encoder(*text), text[1]).out for text in zip(tokens, keep, strict=True)]
         return self._score(vectors)
 
-    def attended(self, tokens: list[Tokens], keep: list[Real]) -> Classified:
+    def forward_with_weights(self, tokens: list[Tokens], keep: list[Real]) -> Classified:
         """`forward`, and what the attentions did on the first text."""
-        hidden, attended = self.encoder.attended(tokens[0], keep[0])
+        hidden, attended = self.encoder.forward_with_weights(tokens[0], keep[0])
         pooled = self.pool(hidden, keep[0])
         if pooled.weights is not None:
             attended["pool"] = pooled
@@ -88,10 +85,10 @@ class Classifier(nn.Module):
         ]
         return Classified(self._score([pooled.out, *further]), attended)
 
-    def attentions(self) -> dict[str, Attention]:
+    def attention_layers(self) -> dict[str, Attention]:
         """Every attention by the name of its weights."""
         pool = {"pool": self.pool.attention} if self.config.pool == "attention" else {}
-        return {**self.encoder.attentions(), **pool}  # pyright: ignore[reportReturnType]
+        return {**self.encoder.attention_layers(), **pool}  # pyright: ignore[reportReturnType]
 
     @property
     def length_limits(self) -> LengthLimits:

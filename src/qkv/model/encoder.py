@@ -29,18 +29,32 @@ Hidden = Float[Tensor, "B N M"]
 
 
 class EncoderConfig(Strict):
-    """A stack of self-attention layers over the whole text, each followed by a feed-forward network."""
+    """A stack of self-attention layers over the whole text, each followed by a feed-forward network.
+
+    Args:
+        kind: the value that selects this model.
+        layers: number of layers.
+        width: M, the width of the residual stream.
+        heads: heads of an attention that names none.
+        feedforward: inner width of the feed-forward networks.
+        activation: of the feed-forward networks: relu, gelu or swiglu.
+        norm: layer (LayerNorm) or rms (RMSNorm), before every sublayer.
+        dropout: rate of dropout on embeddings, sublayers and hidden units.
+        positions: sinusoidal or learned.
+        max_length: size of the table of learned positions.
+        attention: the self-attention of every layer.
+    """
 
     kind: Literal["encoder"] = "encoder"
     layers: PositiveInt = Field(default=4, le=1000)
-    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
-    heads: PositiveInt = Field(default=4, description="heads of an attention that names none")
-    feedforward: PositiveInt = Field(default=512, description="inner width of the feed-forward networks")
+    width: PositiveInt = 128
+    heads: PositiveInt = 4
+    feedforward: PositiveInt = 512
     activation: Activation = "gelu"
     norm: Normalisation = "layer"
     dropout: float = Field(default=0.1, ge=0, lt=1)
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
+    max_length: PositiveInt = 512
     attention: SpecField = AttentionSpec()
 
     @property
@@ -128,11 +142,11 @@ class Encoder(nn.Module):
         """Hidden states [B,N,M] of the tokens; `keep` is True at real ones."""
         return self._encode(tokens, keep, capture=False)[0]
 
-    def attended(self, tokens: Tokens, keep: Real) -> tuple[Hidden, dict[str, Attended]]:
+    def forward_with_weights(self, tokens: Tokens, keep: Real) -> tuple[Hidden, dict[str, Attended]]:
         """`forward`, and the attention of every layer: "layer.i" -> Attended."""
         return self._encode(tokens, keep, capture=True)
 
-    def attentions(self) -> dict[str, Attention]:
+    def attention_layers(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "layer.i"."""
         return {f"layer.{i}": layer.attention for i, layer in enumerate(self.layers)}
 
@@ -185,14 +199,14 @@ class MaskedLanguageModel(nn.Module):
         """Hidden states [B,N,M] before the output layer."""
         return self._transform(self.encoder(tokens, keep))
 
-    def attended(self, tokens: Tokens, keep: Real) -> tuple[Hidden, dict[str, Attended]]:
+    def forward_with_weights(self, tokens: Tokens, keep: Real) -> tuple[Hidden, dict[str, Attended]]:
         """`forward`, and the attention of every layer."""
-        hidden, attended = self.encoder.attended(tokens, keep)
+        hidden, attended = self.encoder.forward_with_weights(tokens, keep)
         return self._transform(hidden), attended
 
-    def attentions(self) -> dict[str, Attention]:
+    def attention_layers(self) -> dict[str, Attention]:
         """Every attention by the name of its weights."""
-        return self.encoder.attentions()
+        return self.encoder.attention_layers()
 
     @property
     def length_limits(self) -> LengthLimits:

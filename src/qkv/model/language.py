@@ -23,37 +23,48 @@ from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
 
+INITIAL_STD = 0.02
 Tokens = Int[Tensor, "B N"]
 
 
 class LanguageModelConfig(Strict):
-    """A stack of causal sequence mixers, each followed by a feed-forward network."""
+    """A stack of causal sequence mixers, each followed by a feed-forward network.
+
+    Args:
+        kind: the value that selects this model.
+        mixer: what lets positions exchange information: attention, gru, lstm or convolution.
+        layers: number of layers.
+        width: M, the width of the residual stream.
+        heads: heads of an attention that names none.
+        feedforward: inner width of the feed-forward networks; 0 leaves them out.
+        activation: of the feed-forward networks: relu, gelu or swiglu.
+        norm: layer (LayerNorm) or rms (RMSNorm), before every sublayer.
+        dropout: rate of dropout on embeddings, sublayers and hidden units.
+        positions: sinusoidal, learned or none; null is learned for attention, none for the other mixers.
+        max_length: size of the table of learned positions.
+        attention: mixer attention: its parts; it is causal.
+        kernel_size: mixer convolution: positions that one output reads.
+        dilation: mixer convolution: layer i reads positions dilation^i apart; 1 reads neighbours.
+        separable: mixer convolution: one filter per channel; false has one per pair of channels.
+        tied: the output layer shares the weight of the embedding.
+    """
 
     kind: Literal["language"] = "language"
-    mixer: Literal["attention", "gru", "lstm", "convolution"] = Field(
-        default="attention", description="what lets positions exchange information"
-    )
+    mixer: Literal["attention", "gru", "lstm", "convolution"] = "attention"
     layers: PositiveInt = Field(default=4, le=1000)
-    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
-    heads: PositiveInt = Field(default=4, description="heads of an attention that names none")
-    feedforward: NonNegativeInt = Field(
-        default=512, description="inner width of the feed-forward networks; 0 leaves them out"
-    )
+    width: PositiveInt = 128
+    heads: PositiveInt = 4
+    feedforward: NonNegativeInt = 512
     activation: Activation = "gelu"
     norm: Normalisation = "layer"
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    positions: Literal["sinusoidal", "learned", "none"] | None = Field(
-        default=None, description="null: learned for attention, none for the other mixers"
-    )
-    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
-    attention: CausalSpecField = Field(default=AttentionSpec(causal=True), description="mixer: attention")
-    kernel_size: PositiveInt = Field(default=7, description="mixer: convolution; positions that it reads")
-    dilation: PositiveInt = Field(
-        default=2,
-        description="mixer: convolution; layer i reads positions dilation^i apart (1: neighbours)",
-    )
-    separable: bool = Field(default=True, description="mixer: convolution; one filter per channel")
-    tied: bool = Field(default=True, description="the output layer shares the weight of the embedding")
+    positions: Literal["sinusoidal", "learned", "none"] | None = None
+    max_length: PositiveInt = 512
+    attention: CausalSpecField = AttentionSpec(causal=True)
+    kernel_size: PositiveInt = 7
+    dilation: PositiveInt = 2
+    separable: bool = True
+    tied: bool = True
 
     @property
     def position_kind(self) -> Literal["sinusoidal", "learned", "none"]:
@@ -189,7 +200,7 @@ class LanguageModel(nn.Module):
             x = block(x)
         return self.norm(x)
 
-    def attended(self, tokens: Tokens) -> tuple[Hidden, dict[str, Attended]]:
+    def forward_with_weights(self, tokens: Tokens) -> tuple[Hidden, dict[str, Attended]]:
         """`forward`, and the attention of every layer: "layer.i" -> Attended; empty without attention."""
         x, attended = self._embed(tokens, 0), {}
         for i, block in enumerate(self.blocks):
@@ -224,7 +235,7 @@ class LanguageModel(nn.Module):
         """How many tokens the model can read."""
         return self.config.length_limits
 
-    def attentions(self) -> dict[str, Attention]:
+    def attention_layers(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "layer.i"; empty for the other mixers."""
         if self.config.mixer != "attention":
             return {}
@@ -239,14 +250,22 @@ class LanguageModel(nn.Module):
         return self.norm(x), attended, State(state.position + tokens.shape[1], tuple(layers))
 
     def _embed(self, tokens: Tokens, first: int) -> Hidden:
-        x = self.embedding(tokens) * self.config.width**0.5
-        return dropout(self.positions(x, first), self.config.dropout, self.training)
+        x = self.positions(self.embedding(tokens), first)
+        return dropout(x, self.config.dropout, self.training)
 
     def _initialise(self) -> None:
-        std = self.config.width**-0.5
-        nn.init.normal_(self.embedding.weight, std=std)
-        if not self.config.tied:
-            nn.init.normal_(self.output.weight, std=std)
+        """N(0, 0.02²) for embeddings and matrices, as in GPT-2; zeros for biases.
+
+        Matrices that write into the residual stream have 1/sqrt(2·layers) of that, so that its variance does
+        not grow with depth (Radford et al. 2019, section 2.3).  Cells of a recurrence keep torch's values.
+        """
+        residual = INITIAL_STD / (2 * self.config.layers) ** 0.5
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+            elif isinstance(module, nn.Linear):
+                writes = module.out_features == self.config.width and module is not self.output
+                nn.init.normal_(module.weight, std=residual if writes else INITIAL_STD)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)  # to_empty makes two weights of one

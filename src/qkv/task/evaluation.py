@@ -20,6 +20,8 @@ class EvaluateOptions(NamedTuple):
         beam: the number of hypotheses that the search keeps; None takes the recipe's.
         tokenize: how a metric splits text into tokens; None takes the recipe's.
         strict: stop at an example that cannot be used as it is.
+        mode: how a text is read: segments, sliding or carry; None takes the recipe's.
+        stride: tokens that a sliding window moves by; None takes the recipe's.
     """
 
     source: Path | None = None
@@ -28,6 +30,8 @@ class EvaluateOptions(NamedTuple):
     beam: int | None = None
     tokenize: str | None = None
     strict: bool = False
+    mode: Any = None
+    stride: int | None = None
 
 
 class Evaluation(NamedTuple):
@@ -41,6 +45,7 @@ class Evaluation(NamedTuple):
         remarks: name of a score -> what is printed behind its value, such as how it was computed.
         notes: lines that are printed below the scores.
         details: further results by name, as plain JSON values.
+        digits: decimal places of the printed scores.
     """
 
     scores: Mapping[str, float]
@@ -50,12 +55,14 @@ class Evaluation(NamedTuple):
     remarks: Mapping[str, str] = NOTHING
     notes: Sequence[str] = ()
     details: Mapping[str, Any] = NOTHING
+    digits: int = 2
 
     def describe(self) -> Iterator[str]:
         """The lines that `qkv evaluate` prints."""
         yield f"{self.examples:,} {self.unit}"
         for name, value in self.scores.items():
-            yield f"  {self.titles.get(name, name):<22} {value:6.2f}   {self.remarks.get(name, '')}".rstrip()
+            title, remark = self.titles.get(name, name), self.remarks.get(name, "")
+            yield f"  {title:<22} {value:6.{self.digits}f}   {remark}".rstrip()
         yield from self.notes
 
     def to_dict(self) -> dict[str, Any]:

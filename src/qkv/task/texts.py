@@ -32,17 +32,11 @@ class TextConfig(Strict):
         phrases: generate phrases instead of reading files; the source language alone is used.
     """
 
-    train: str | list[str] | None = Field(default=None, description="text files, plain or gzipped")
-    valid: str | list[str] | None = Field(
-        default=None, description="held-out text; null takes the end of the training text"
-    )
-    test: str | list[str] | None = Field(
-        default=None, description="what `qkv evaluate` takes when no file is named; null: the held-out text"
-    )
-    holdout: float = Field(
-        default=0.1, gt=0, lt=1, description="share of the training text to hold out where valid is null"
-    )
-    phrases: PhraseData | None = Field(default=None, description="generate phrases instead of reading files")
+    train: str | list[str] | None = None
+    valid: str | list[str] | None = None
+    test: str | list[str] | None = None
+    holdout: float = Field(default=0.1, gt=0, lt=1)
+    phrases: PhraseData | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "TextConfig":
@@ -62,10 +56,10 @@ class VocabularyConfig(Strict):
         min_count: leave out words seen less often (word).
     """
 
-    kind: Literal["byte", "char", "word", "bpe"] = Field(default="bpe", description="what a token is")
-    vocab: PositiveInt = Field(default=8000, description="largest vocabulary (char, word and bpe)")
-    lowercase: bool = Field(default=False, description="read all text in lower case")
-    min_count: PositiveInt = Field(default=1, description="leave out words seen less often (word)")
+    kind: Literal["byte", "char", "word", "bpe"] = "bpe"
+    vocab: PositiveInt = 8000
+    lowercase: bool = False
+    min_count: PositiveInt = 1
 
 
 class Texts(NamedTuple):

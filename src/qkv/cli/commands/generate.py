@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from qkv.cli.output_stream import STANDARD, open_output
-from qkv.data import read_lines
-from qkv.errors import BadData
-from qkv.progress import progress
+from qkv.data import decode_stream, read_lines
+from qkv.errors import BadData, BadRun
+from qkv.progress import show_progress
 
 MOST_TRACED = 20
 
@@ -35,6 +35,8 @@ def generate_text(
         *(read_lines(sys.stdin.buffer) if file == STANDARD else read_lines(file) if file else ()),
     ]
     texts = texts or [""]
+    if not isinstance(generator, Generator):
+        raise BadRun(f"{run} fills blanks: use `qkv generate {run} --fill '... [MASK] ...'`")
     stop = [text.replace("\\n", "\n") for text in stop]
     generator.sample_config(**options)  # refuses bad options before the output is opened
     with open_output(output) as out:
@@ -48,6 +50,24 @@ def generate_text(
                 f"--trace keeps every weight: give at most {MOST_TRACED} prompts, got {len(texts):,}"
             )
         generator.trace(written).save(trace)
+
+
+def fill_text(run: Path, text: str, count: int, *, device: str = "cpu") -> None:
+    """Print the likeliest words for every blank of a text, with their probabilities."""
+    filler = load_for_command("generate", run, device)
+    if not isinstance(filler, Filler):
+        raise BadRun(f"--fill needs a masked language model, a run of the task 'fill'; {run} continues text")
+    for number, guesses in enumerate(filler.fill(text, count), start=1):
+        print(f"blank {number}: " + "  ".join(f"{word} {probability:.3f}" for word, probability in guesses))
+
+
+def read_texts(file: Path | None) -> list[str]:
+    """The lines of a file; of stdin where there is none."""
+    if file is not None and file != STANDARD:
+        return list(read_lines(file))
+    if sys.stdin is None:
+        raise BadData("stdin is closed: name a file, or pipe lines in")
+    return [line.text for line in decode_stream(sys.stdin.buffer, "stdin")]
 
 
 def _stream(generator: Any, prompt: str, stop: list[str], out: Any, options: dict[str, Any]) -> list[str]:
@@ -68,13 +88,13 @@ def _write_all(
 ) -> list[str]:
     texts = list(prompts)
     length = generator.sample_config(**options).length
-    with progress("generate", len(prompts) * length, quiet=quiet) as report:
+    with show_progress("generate", len(prompts) * length, quiet=quiet) as report:
         for count, piece in enumerate(generator.stream(prompts, stop=stop, **options), start=1):
             texts[piece.prompt] += piece.text
             report.update(count)
-    out.write(_joined(texts))
+    out.write(_join_texts(texts))
     return texts
 
 
-def _joined(texts: Iterable[str]) -> str:
+def _join_texts(texts: Iterable[str]) -> str:
     return "\n\n".join(texts) + "\n"

@@ -11,10 +11,9 @@ from qkv.errors import BadData
 from qkv.task.classify.documents import (
     Document,
     Encoded,
-    dataset_of,
     encode_documents,
-    read_documents,
-    read_splits,
+    make_dataset,
+    read_test_documents,
 )
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.texts import AnyTokenizer
@@ -54,6 +53,16 @@ class TextClassifier:
     ) -> None:
         self.recipe, self.tokenizer, self.classes, self.model = recipe, tokenizer, list(classes), model
 
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The command for a classifier."""
+        return ("classify",)
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether it compares two texts at a time."""
+        return self.model.output.in_features == 4 * self.model.config.width
+
     def classify(self, texts: str | Iterable[Text]) -> Label | list[Label]:
         """The label of a text, or of every text; a pair of texts is a tuple.
 
@@ -83,12 +92,12 @@ class TextClassifier:
         Raises:
             BadData: a label is not one of the classes.
         """
-        documents = self._test_documents() if documents is None else documents
+        documents = read_test_documents(self.recipe) if documents is None else documents
         encoded = encode_documents(documents, self.tokenizer, self.classes, self.recipe.batch.max_length)
         unknown = sorted({d.label for d, number in zip(documents, encoded.labels, strict=True) if number < 0})
         if unknown:
             raise BadData(f"no text of the training has the label {unknown[0]!r}; known: {self.classes}")
-        return scores_of(self._scores(encoded, on_progress), np.asarray(encoded.labels)) | {
+        return compute_scores(self._scores(encoded, on_progress), np.asarray(encoded.labels)) | {
             "cut": float(len(encoded.cut))
         }
 
@@ -108,7 +117,7 @@ class TextClassifier:
     ) -> np.ndarray:
         """log-probabilities [N,C] in the order of the documents."""
         device = next(self.model.parameters()).device
-        dataset, finished = dataset_of(encoded), 0
+        dataset, finished = make_dataset(encoded), 0
         scores = np.zeros((len(dataset), len(self.classes)), np.float64)
         for rows, batch in iterate_by_length(dataset, self.recipe.batch.batch_tokens):
             scores[rows] = self.model(*batch.to(device).texts).double().log_softmax(-1).cpu().numpy()
@@ -119,7 +128,7 @@ class TextClassifier:
     def _encode(self, texts: Sequence[Text]) -> Encoded:
         documents = [Document((text,) if isinstance(text, str) else tuple(text), "") for text in texts]
         widths = {len(document.texts) for document in documents}
-        expected = 2 if self.model.output.in_features == 4 * self.model.config.width else 1
+        expected = 2 if self.reads_pairs else 1
         if widths - {expected}:
             raise BadData(f"this classifier reads {expected} text(s) at a time, got {sorted(widths)}")
         return encode_documents(documents, self.tokenizer, self.classes, self.recipe.batch.max_length)
@@ -132,8 +141,8 @@ class TextClassifier:
     @torch.inference_mode()
     def _example(self, encoded: Encoded, number: int) -> Example:
         one = Encoded([[column[number]] for column in encoded.texts], [-1], [])
-        batch = dataset_of(one).make_batch([0]).to(next(self.model.parameters()).device)
-        classified = self.model.attended(*batch.texts)
+        batch = make_dataset(one).make_batch([0]).to(next(self.model.parameters()).device)
+        classified = self.model.forward_with_weights(*batch.texts)
         label = self._label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
         tokens = (START, *self.tokenizer.pieces(one.texts[0][0]))
         weights = {
@@ -149,14 +158,8 @@ class TextClassifier:
             meta={"line": number + 1, "label": label.label, "probability": label.probability},
         )
 
-    def _test_documents(self) -> list[Document]:
-        data = self.recipe.data
-        if data.test is not None:
-            return read_documents(data.test)
-        return read_splits(data, self.recipe.train.seed).valid
 
-
-def scores_of(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def compute_scores(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, nll, macro-averaged F1, and the accuracy of always guessing the commonest class.
 
     Args:

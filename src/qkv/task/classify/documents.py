@@ -15,7 +15,7 @@ from qkv.data import read_lines
 from qkv.data.batching import Dataset, Ragged
 from qkv.errors import BadData
 from qkv.symbols import BOS, PAD
-from qkv.task.classify.recipe import LabelledConfig, LabelledData
+from qkv.task.classify.recipe import ClassificationRecipe, LabelledConfig, LabelledData
 from qkv.task.texts import AnyTokenizer
 
 MOST_CLASSES = 1000
@@ -86,7 +86,15 @@ def read_splits(config: LabelledConfig, seed: int) -> Documents:
     return Documents([train[i] for i in sorted(chosen)], valid)
 
 
-def classes_of(documents: Sequence[Document]) -> list[str]:
+def read_test_documents(recipe: ClassificationRecipe, file: Path | None = None) -> list[Document]:
+    """The documents of a file, of the recipe's test data, or the held-out ones where there is no test."""
+    data = recipe.data
+    if file is not None:
+        return read_documents(data.train.model_copy(update={"file": str(file), "format": "auto"}))
+    return read_documents(data.test) if data.test is not None else read_splits(data, recipe.train.seed).valid
+
+
+def list_classes(documents: Sequence[Document]) -> list[str]:
     """The names of the classes, sorted.
 
     Raises:
@@ -131,7 +139,7 @@ def encode_documents(
     return Encoded(columns, labels, sorted(cut))
 
 
-def dataset_of(encoded: Encoded) -> Dataset[LabelledBatch]:
+def make_dataset(encoded: Encoded) -> Dataset[LabelledBatch]:
     """The rows of training and evaluation batches."""
     columns = [Ragged(column) for column in encoded.texts]
     positions = np.maximum.reduce([column.lengths for column in columns]) + 1
@@ -204,10 +212,12 @@ def _json_row(where: str, line: str, data: LabelledData) -> Document:
     if not isinstance(row, dict):
         raise BadData(f"{where}: {line[:SHOWN]!r} is not a JSON object")
     keys = [data.text_key, *([data.second_key] if data.second_key else [])]
-    texts = [row.get(key) for key in keys]
-    for key, text in zip(keys, texts, strict=True):
+    texts: list[str] = []
+    for key in keys:
+        text = row.get(key)
         if not isinstance(text, str):
             raise BadData(f"{where}: '{key}' is {str(text)[:SHOWN]!r}, expected text; keys are {sorted(row)}")
+        texts.append(text)
     label = row.get(data.label_key)
     if not isinstance(label, str | int) or isinstance(label, bool):
         raise BadData(

@@ -23,13 +23,11 @@ class LabelledData(Strict):
         label_key: jsonl: the key of the label, a string or a number.
     """
 
-    file: str = Field(description="the path; gzip is recognised by content")
-    format: Literal["auto", "jsonl", "tsv"] = Field(
-        default="auto", description="jsonl, tsv (label, text, perhaps a second text), or auto: by the name"
-    )
-    text_key: str = Field(default="text", description="jsonl: key of the text")
-    second_key: str | None = Field(default=None, description="jsonl: key of the second text, for pairs")
-    label_key: str = Field(default="label", description="jsonl: key of the label")
+    file: str
+    format: Literal["auto", "jsonl", "tsv"] = "auto"
+    text_key: str = "text"
+    second_key: str | None = None
+    label_key: str = "label"
 
 
 class LabelledConfig(Strict):
@@ -43,19 +41,11 @@ class LabelledConfig(Strict):
         labels: train on this many texts only, as many of each class; null: on all.
     """
 
-    train: LabelledData = Field(description="the texts to train on")
-    valid: LabelledData | None = Field(
-        default=None, description="held-out texts; null takes some of the training texts"
-    )
-    test: LabelledData | None = Field(
-        default=None, description="what `qkv evaluate` takes when no file is named; null: the held-out texts"
-    )
-    holdout: PositiveInt = Field(
-        default=1000, description="training texts to hold out where valid is null (at most a tenth)"
-    )
-    labels: PositiveInt | None = Field(
-        default=None, description="train on this many texts only, as many of each class; null: on all"
-    )
+    train: LabelledData
+    valid: LabelledData | None = None
+    test: LabelledData | None = None
+    holdout: PositiveInt = 1000
+    labels: PositiveInt | None = None
 
 
 class ClassificationObjectiveConfig(Strict):
@@ -65,7 +55,7 @@ class ClassificationObjectiveConfig(Strict):
         smoothing: label smoothing: this much is spread over all classes.
     """
 
-    smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class ClassificationValidation(Strict):
@@ -75,9 +65,7 @@ class ClassificationValidation(Strict):
         monitor: the score that decides which weights are best.
     """
 
-    monitor: Literal["accuracy", "nll"] = Field(
-        default="accuracy", description="the score that decides which weights are best"
-    )
+    monitor: Literal["accuracy", "nll"] = "accuracy"
 
 
 class ClassificationRecipe(Recipe):

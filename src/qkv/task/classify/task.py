@@ -11,19 +11,21 @@ from torch import nn
 from qkv.data.batching import BatchPlan
 from qkv.errors import BadData, BadRun
 from qkv.model.classifier import Classifier
-from qkv.progress import Progress
+from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.classify.classifier import TextClassifier
 from qkv.task.classify.documents import (
     Document,
     Documents,
-    classes_of,
-    dataset_of,
     encode_documents,
+    list_classes,
+    make_dataset,
     read_splits,
+    read_test_documents,
 )
 from qkv.task.classify.recipe import ClassificationRecipe
+from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.texts import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
 from qkv.train.objective.classification import Classification
 
@@ -75,7 +77,7 @@ class Classify(Task):
         """The tokenizer and the classes, from the training documents."""
         lines = [line for document in data.train for text in document.texts for line in text.split("\n")]
         tokenizer = learn_tokenizer(lines, recipe.tokens)
-        labels = {"classes": classes_of(data.train), "texts": len(data.train[0].texts)}
+        labels = {"classes": list_classes(data.train), "texts": len(data.train[0].texts)}
         return {TOKENIZER: tokenizer_to_json(tokenizer).encode(), LABELS: json.dumps(labels).encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> Parsed:
@@ -98,11 +100,11 @@ class Classify(Task):
         if min(valid.labels) < 0:
             unknown = data.valid[valid.labels.index(-1)].label
             raise BadData(f"no training text has the label {unknown!r} of a held-out text")
-        batches = BatchPlan(dataset_of(train), recipe.batch, recipe.train.seed)
+        batches = BatchPlan(make_dataset(train), recipe.batch, recipe.train.seed)
         torch.manual_seed(recipe.train.seed)
         model = self.build_model(recipe, parsed)
         size = sum(parameter.numel() for parameter in model.parameters())
-        report.say(
+        report.print_line(
             f"{len(data.train):,} documents to train on, {len(data.valid):,} held out; "
             f"{len(parsed.classes):,} classes; vocabulary {parsed.tokenizer.size:,}; {size:,} parameters; "
             f"{batches.steps(0):,} updates an epoch"
@@ -110,7 +112,7 @@ class Classify(Task):
         for name, encoded in (("training", train), ("held-out", valid)):
             if encoded.cut:
                 share = len(encoded.cut) / len(encoded.labels)
-                report.say(
+                report.print_line(
                     f"{len(encoded.cut):,} {name} documents ({share:.0%}) are cut after "
                     f"{recipe.batch.max_length:,} tokens"
                 )
@@ -127,6 +129,21 @@ class Classify(Task):
     def build_runner(self, recipe: ClassificationRecipe, parsed: Parsed, model: nn.Module) -> TextClassifier:
         """A classifier of texts."""
         return TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
+
+    def read_test_data(self, recipe: ClassificationRecipe, options: EvaluateOptions) -> list[Document]:
+        """The labelled documents to score."""
+        return read_test_documents(recipe, options.data)
+
+    def evaluate(
+        self, runner: TextClassifier, data: list[Document], options: EvaluateOptions, quiet: bool
+    ) -> Evaluation:
+        """Accuracy, nats per label, F1, the share of the commonest class, and how many texts were cut."""
+        with show_progress("evaluate", len(data), quiet=quiet) as bar:
+            scores = runner.evaluate(data, on_progress=bar.update)
+        cut = int(scores.pop("cut"))
+        limit = runner.recipe.batch.max_length
+        notes = (f"{cut:,} documents were cut after {limit:,} tokens",) if cut else ()
+        return Evaluation(scores, len(data), "documents", notes=notes, digits=4)
 
     def suggest_commands(self, run: Path) -> str:
         """Classify a text, or score the run."""

@@ -48,6 +48,11 @@ class Filler:
     def __init__(self, recipe: FillRecipe, tokenizer: AnyTokenizer, model: Any) -> None:
         self.recipe, self.tokenizer, self.model, self.mask = recipe, tokenizer, model, tokenizer.size
 
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands for a masked language model; `qkv generate RUN --fill`."""
+        return ("generate",)
+
     def fill(self, text: str, n: int = 5) -> list[list[Guess]]:
         """The n likeliest words for every [MASK] of a text, best first; blanks are guessed independently.
 
@@ -112,7 +117,7 @@ class Filler:
     def _example(self, text: str, number: int) -> Example:
         ids = self._encode(text)
         tokens = torch.tensor([ids], device=next(self.model.parameters()).device)
-        _, attended = self.model.attended(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        _, attended = self.model.forward_with_weights(tokens, torch.ones_like(tokens, dtype=torch.bool))
         weights = {
             name: each.weights[0].float().cpu().numpy()
             for name, each in attended.items()

@@ -21,9 +21,9 @@ class MaskingConfig(Strict):
         smoothing: label smoothing: this much is spread over all classes.
     """
 
-    rate: float = Field(default=0.15, gt=0, lt=1, description="probability of a token, or word, to be chosen")
-    whole_words: bool = Field(default=False, description="choose all pieces of a word together (bpe)")
-    smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    whole_words: bool = False
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class FillRecipe(Recipe):

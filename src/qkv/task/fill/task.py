@@ -9,8 +9,9 @@ from torch import nn
 
 from qkv.data.streams import StreamPlan
 from qkv.model.encoder import MaskedLanguageModel
-from qkv.progress import Progress
+from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
+from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill.filler import Filler, masked_plan, score_masked
 from qkv.task.fill.recipe import FillRecipe
 from qkv.task.texts import (
@@ -37,6 +38,7 @@ class Fill(Task):
     recipe = FillRecipe
     files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
+    evaluate_options = ("data",)
     resume_keys = ("data.holdout", "data.phrases", "tokens", "batch", "model", "objective")
 
     def read_data(self, recipe: FillRecipe) -> Texts:
@@ -68,7 +70,7 @@ class Fill(Task):
         torch.manual_seed(seed)
         model: Any = self.build_model(recipe, parsed)
         size = sum(parameter.numel() for parameter in model.parameters())
-        report.say(
+        report.print_line(
             f"{len(ids):,} tokens to train on; vocabulary {parsed.size:,}; {size:,} parameters; "
             f"{batches.steps(0):,} updates an epoch; {recipe.objective.rate:.0%} of the tokens are hidden"
         )
@@ -85,6 +87,16 @@ class Fill(Task):
     def build_runner(self, recipe: FillRecipe, parsed: AnyTokenizer, model: nn.Module) -> Filler:
         """A guesser of hidden words."""
         return Filler(recipe, parsed, model)
+
+    def read_test_data(self, recipe: FillRecipe, options: EvaluateOptions) -> list[str]:
+        """The lines of the text to score."""
+        return read_test_text(recipe.data, options.data)
+
+    def evaluate(self, runner: Filler, data: list[str], options: EvaluateOptions, quiet: bool) -> Evaluation:
+        """Nats per hidden token and accuracy; the same tokens are hidden at every call."""
+        with show_progress("evaluate", None, quiet=quiet) as bar:
+            scores = runner.evaluate(data, on_progress=bar.update)
+        return Evaluation(scores, len(data), "lines", digits=4)
 
     def suggest_commands(self, run: Path) -> str:
         """Fill a blank, or score the run."""

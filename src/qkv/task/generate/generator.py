@@ -10,7 +10,7 @@ from qkv.decode.sample import SampleConfig, sample
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import describe_errors
 from qkv.task.generate.recipe import LanguageRecipe, Mode
-from qkv.task.generate.scoring import score_text, windows_of
+from qkv.task.generate.scoring import choose_windows, score_text
 from qkv.task.texts import AnyTokenizer, decode_text, encode_prompt, encode_text, read_test_text
 from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Example, Trace, WeightAxes
@@ -117,7 +117,7 @@ class Generator:
         lines = read_test_text(self.recipe.data) if lines is None else lines
         if not any(lines):
             raise BadData("there is no text to score")
-        windows = windows_of(self.recipe, mode, stride)
+        windows = choose_windows(self.recipe, mode, stride)
         text = encode_text(lines, self.tokenizer)
         return score_text(self.model, text, self.tokenizer, windows, on_progress)
 
@@ -127,7 +127,7 @@ class Generator:
         Raises:
             BadData: there is no text, or the model has no attention.
         """
-        if not self.model.attentions():
+        if not self.model.attention_layers():
             raise BadData(f"this model has no attention: its mixer is {self.recipe.model.mixer}")
         examples = [self._example(text, number) for number, text in enumerate(_as_list(texts), start=1)]
         if not examples:
@@ -135,6 +135,11 @@ class Generator:
         unnormalised = find_unnormalised(self.model)
         meta = {"model": self.recipe.model.mixer}
         return Trace(tuple(examples), "language model", unnormalised=unnormalised, meta=meta)
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands for a language model."""
+        return ("generate",)
 
     @property
     def context(self) -> int | None:
@@ -163,7 +168,7 @@ class Generator:
                 "shorten it"
             )
         tokens = torch.tensor([ids], device=next(self.model.parameters()).device)
-        hidden, attended = self.model.attended(tokens)
+        hidden, attended = self.model.forward_with_weights(tokens)
         log_probs = self.model.output(hidden).float().log_softmax(-1)[0, :-1]
         log_probs = log_probs.gather(1, tokens[0, 1:, None])[:, 0]
         axis = tuple(self.tokenizer.pieces(ids[:-1]))

@@ -22,7 +22,7 @@ class LanguageObjectiveConfig(AttentionTerms):
         smoothing: label smoothing: this much is spread over all classes.
     """
 
-    smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class ScoringConfig(Strict):
@@ -37,16 +37,10 @@ class ScoringConfig(Strict):
         samples: how many continuations are printed at every validation.
     """
 
-    mode: Mode | None = Field(
-        default=None,
-        description="segments: each on its own; sliding: overlapping windows; carry: the state goes on. "
-        "null: carry where training carries the state, else segments",
-    )
-    stride: PositiveInt | None = Field(
-        default=None, description="tokens that a sliding window moves by; null: half a segment"
-    )
-    tokens: int = Field(default=0, ge=0, description="most tokens scored while training; 0: all")
-    samples: int = Field(default=0, ge=0, description="continuations printed at every validation")
+    mode: Mode | None = None
+    stride: PositiveInt | None = None
+    tokens: int = Field(default=0, ge=0)
+    samples: int = Field(default=0, ge=0)
 
 
 class LanguageRecipe(Recipe):

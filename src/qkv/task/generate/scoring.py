@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from qkv.errors import BadData
+from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.task.generate.recipe import LanguageRecipe, Mode
 from qkv.task.texts import AnyTokenizer, EncodedText, start_token
 from qkv.train.objective import linear_cross_entropy
 
+MODES = get_args(Mode)
 POSITIONS_AT_ONCE = 16_384
 
 
@@ -46,17 +47,24 @@ class Total(NamedTuple):
     count: int
 
 
-def windows_of(recipe: LanguageRecipe, mode: Mode | None = None, stride: int | None = None) -> Windows:
-    """How a recipe scores text, with another mode or stride if wanted.
+def choose_windows(recipe: LanguageRecipe, mode: str | None = None, stride: int | None = None) -> Windows:
+    """How a recipe reads text, with another mode or stride if wanted.
 
     Raises:
-        BadData: the stride is longer than the segment.
+        UnknownName: there is no such mode.
+        BadData: the stride is longer than a segment, or the state that is carried grows with the text.
     """
+    if mode is not None and mode not in MODES:
+        raise UnknownName(f"no mode {mode!r}. {did_you_mean(mode, MODES)}")
     segment = recipe.batch.length
     stride = stride or recipe.validation.stride or max(1, segment // 2)
     if stride > segment:
         raise BadData(f"the stride of a sliding window is at most its length, {segment}, got {stride}")
-    return Windows(mode or recipe.scoring_mode, segment, stride)
+    chosen: Any = mode or recipe.scoring_mode
+    if chosen == "carry" and recipe.model.length_limits.target is not None:
+        limit = recipe.model.length_limits.target
+        raise BadData(f"mode carry needs more positions than {limit.key}={limit.positions} holds")
+    return Windows(chosen, segment, stride)
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """The task `generate`: from text to a language model that continues it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ from torch import nn
 from qkv.data.streams import StreamPlan
 from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
-from qkv.progress import Progress
+from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
+from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.generate.generator import Generator
 from qkv.task.generate.recipe import LanguageObjectiveConfig, LanguageRecipe
-from qkv.task.generate.scoring import score_text, windows_of
+from qkv.task.generate.scoring import choose_windows, score_text
 from qkv.task.texts import (
     AnyTokenizer,
     EncodedText,
@@ -40,6 +41,7 @@ class Generate(Task):
     recipe = LanguageRecipe
     files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
+    evaluate_options = ("data", "mode", "stride")
     resume_keys = (
         *("data.holdout", "data.phrases", "tokens", "batch", "model"),
         *(f"objective.{name}" for name in LanguageObjectiveConfig.model_fields),
@@ -76,7 +78,7 @@ class Generate(Task):
         torch.manual_seed(recipe.train.seed)
         model = LanguageModel(recipe.model, parsed.size)
         size = sum(parameter.numel() for parameter in model.parameters())
-        report.say(
+        report.print_line(
             f"{len(train.ids):,} tokens to train on, {len(valid.ids):,} held out; vocabulary "
             f"{parsed.size:,}; {size:,} parameters; {batches.steps(0):,} updates an epoch"
         )
@@ -93,9 +95,19 @@ class Generate(Task):
         """A generator of text."""
         return Generator(recipe, parsed, model)
 
-    def find_changed_keys(self, old: Any, new: Any) -> Iterator[str]:
-        """The keys that resuming may not change."""
-        yield from super().find_changed_keys(old, new)
+    def read_test_data(self, recipe: LanguageRecipe, options: EvaluateOptions) -> list[str]:
+        """The lines of the text to score."""
+        return read_test_text(recipe.data, options.data)
+
+    def evaluate(
+        self, runner: Generator, data: list[str], options: EvaluateOptions, quiet: bool
+    ) -> Evaluation:
+        """Perplexity, nats per token, accuracy, bits per byte, and how the text was read."""
+        windows = choose_windows(runner.recipe, options.mode, options.stride)
+        text = encode_text(data, runner.tokenizer)
+        with show_progress("evaluate", len(text.ids), quiet=quiet) as bar:
+            scores = score_text(runner.model, text, runner.tokenizer, windows, bar.update)
+        return Evaluation(scores, len(text.ids), "tokens", notes=(str(windows),), digits=4)
 
     def suggest_commands(self, run: Path) -> str:
         """Continue a prompt, or score the run."""
@@ -122,18 +134,18 @@ def _validator(
     recipe: LanguageRecipe,
     report: Progress,
 ) -> Callable[[], dict[str, float]]:
-    windows = windows_of(recipe)
+    windows = choose_windows(recipe)
     limit = recipe.validation.tokens
     if limit and limit < len(valid.ids):
         share = limit / len(valid.ids)
         valid = EncodedText(valid.ids[:limit], round(valid.bytes * share), round(valid.words * share))
-    report.say(f"held-out scores: {len(valid.ids):,} tokens, {windows}")
+    report.print_line(f"held-out scores: {len(valid.ids):,} tokens, {windows}")
 
     def validate() -> dict[str, float]:
         scores = score_text(model, valid, tokenizer, windows)
         for _ in range(recipe.validation.samples):
             text = Generator(recipe, tokenizer, model).generate("", length=200)
-            report.say(f"    {text}")
+            report.print_line(f"    {text}")
         return scores
 
     return validate

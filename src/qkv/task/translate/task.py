@@ -46,7 +46,7 @@ class Translate(Task):
     )
 
     keys_from_data = KEYS
-    evaluate_options = EvaluateOptions._fields
+    evaluate_options = ("source", "target", "data", "beam", "tokenize", "strict")
 
     def read_data(self, recipe: TranslationRecipe) -> Splits:
         """The training and held-out pairs."""

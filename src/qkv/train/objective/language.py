@@ -35,8 +35,8 @@ class LanguageModeling(AttentionObjective):
         attention_terms: AttentionTerms = NO_TERMS,
         carries_state: bool = False,
     ) -> None:
-        layers: Any = getattr(model, "attentions", dict)()
-        super().__init__(attention_terms, layers.values())
+        declared: Any = model
+        super().__init__(attention_terms, declared.attention_layers().values())
         self.model, self.smoothing, self.carries_state = model, smoothing, carries_state
         self.state: Any = None
 
@@ -67,7 +67,7 @@ class LanguageModeling(AttentionObjective):
     def _hidden(self, batch: Any) -> tuple[Tensor, dict[str, Attended]]:
         model: Any = self.model
         if self.training and self.needs_weights:
-            return model.attended(batch.inputs)
+            return model.forward_with_weights(batch.inputs)
         if not self.carries_state:
             return model(batch.inputs), {}
         rows = batch.inputs.shape[0]
