@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from qkv.errors import BadData
-from qkv.files import open_output, write_errors
+from qkv.files import convert_write_errors, open_output
 
 _LARGEST = 4 * 2**30  # bytes
 _MAGIC = b"PK\x03\x04"  # the first bytes of every zip archive
@@ -31,7 +31,7 @@ def write_archive(path: str | Path, header: Header, arrays: Arrays) -> None:
     encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     entries: dict[str, Any] = {"header": encoded, **arrays}
     content = io.BytesIO()  # writing an archive seeks, and `path` may be a pipe
-    with write_errors(path, "the trace "), open_output(path) as file:
+    with convert_write_errors(path, "the trace "), open_output(path) as file:
         np.savez_compressed(content, **entries)
         file.write(content.getbuffer())
 
