@@ -278,8 +278,8 @@ MUTANTS = (
     Mutant(
         "reordering forgets a field",
         "state.py",
-        "[inside(part) for part in state]",
-        "[p if len(state) > 2 and i == 1 else inside(p) for i, p in enumerate(state)]",
+        "[map_part(part) for part in state]",
+        "[p if len(state) > 2 and i == 1 else map_part(p) for i, p in enumerate(state)]",
         STEPS,
     ),
     Mutant(
@@ -313,8 +313,8 @@ MUTANTS = (
     Mutant(
         "a repeated batch moves the statistics",
         "train/update.py",
-        "with keep_buffers(self.objective), self.strategy.accumulate():",
-        "with self.strategy.accumulate():",
+        "with keep_buffers(self.objective), self.strategy.backward_context():",
+        "with self.strategy.backward_context():",
         SHARDS,
     ),
     Mutant(
@@ -327,7 +327,7 @@ MUTANTS = (
     Mutant(
         "shards start from other weights than those saved",
         "train/sharded.py",
-        "trained[name].copy_(_shard_like(value, trained[name]))",
+        "trained[name].copy_(_shard_tensor(value, trained[name]))",
         "pass",
         SHARDS,
     ),
@@ -397,15 +397,15 @@ MUTANTS = (
     Mutant(
         "to_empty loses the table of positions",
         "model/positions.py",
-        "# to_empty comes by here\n        self.reset_parameters()",
-        "# to_empty comes by here",
+        "# to_empty calls this\n        self.reset_parameters()",
+        "# to_empty calls this",
         MODELS_MADE_ELSEWHERE,
     ),
     Mutant(
         "to_empty makes two weights of one",
         "model/transformer.py",
-        "# to_empty makes two weights of one\n        self.tie_weights()",
-        "# to_empty makes two weights of one",
+        "# to_empty separates tied weights\n        self.tie_weights()",
+        "# to_empty separates tied weights",
         MODELS_MADE_ELSEWHERE,
     ),
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qkv.errors import BadMask
 from qkv.kernel import RFA
-from qkv.model.recurrent_cell import Cell, _GRUGates
+from qkv.model.recurrent_cell import RecurrentCell, _GRUGates
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.score import Additive
 from qkv.spec import AttentionSpec
@@ -66,7 +66,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def shown(model: RNNTranslator, source: Tensor, keep: Tensor, target: Tensor) -> dict[str, Tensor]:
-    looks = model.attended(source, keep, target)[1]
+    looks = model.forward_with_weights(source, keep, target)[1]
     return {name: look.weights for name, look in looks.items() if look.weights is not None}
 
 
@@ -278,7 +278,7 @@ def test_gru_gates_are_those_of_torch_and_differentiable() -> None:
 
 
 def test_second_derivatives_of_a_gru_step_are_those_of_torch() -> None:
-    cell = Cell("gru", 3, 0, 4).double()
+    cell = RecurrentCell("gru", 3, 0, 4).double()
     x, s = torch.randn(2, 3).double(), torch.randn(2, 4).double()
 
     def step(s: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ def test_second_derivatives_of_a_gru_step_are_those_of_torch() -> None:
 
 
 def test_lstm_step_is_that_of_torch() -> None:
-    cell, twin = Cell("lstm", 3, 2, 4), torch.nn.LSTMCell(5, 4)
+    cell, twin = RecurrentCell("lstm", 3, 2, 4), torch.nn.LSTMCell(5, 4)
     with torch.no_grad():
         twin.weight_ih.copy_(torch.cat([cell.from_word.weight, cell.from_context.weight], 1))
         twin.bias_ih.copy_(cell.from_word.bias)
@@ -419,8 +419,8 @@ def test_config_round_trips() -> None:
         ({"attention": {"d_model": 8}}, "follow from hidden"),
         ({"attention": {"project": False}}, "project=False needs a score for two widths"),
         ({"attention": {"heads": 3}, "hidden": 8}, "cannot be split into heads=3"),
-        ({"input_feeding": True}, "input_feeding belongs to decoder: luong"),
-        ({"decoder": "luong", "attention": None}, "made of its attention"),
+        ({"input_feeding": True}, "input_feeding needs decoder: luong"),
+        ({"decoder": "luong", "attention": None}, "luong needs an attention"),
         ({"decoder": "luong", "tie": True, "hidden": 8}, "set embedding and hidden to one number"),
         ({"cell": "rnn"}, "'cell' is 'rnn'.*'gru' or 'lstm'"),
         ({"hidden": 0}, "'hidden' is 0"),

@@ -121,7 +121,9 @@ def _native(health: Health) -> str:
     if not about["built"]:
         rebuild = requirements.rebuild_command() or "install qkv again from its source"
         effect = "feature maps and additive scores run through torch"
-        return f"not built: {effect}. With a C++17 compiler this builds it: {rebuild}"
+        return (
+            f"not used, because {about['reason']}: {effect}. With a C++17 compiler this builds it: {rebuild}"
+        )
     text = f"built, {about['instruction set']}, {about['compiler']}"
     if health.native_declined:
         return f"{text}: not used, because {health.native_declined}"

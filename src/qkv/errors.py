@@ -17,7 +17,15 @@ from collections.abc import Iterable
 
 
 class QKVError(Exception):
-    """Base of every error that a change in the user's input can heal."""
+    """Base of every error that a change of the user's input can fix.
+
+    Example:
+        >>> try:
+        ...     qkv.Attention(512, heads=7)
+        ... except qkv.QKVError as error:
+        ...     print(error)
+        d_model=512 cannot be split into heads=7 of equal width: use a multiple
+    """
 
 
 class IncompatibleParts(QKVError, ValueError):

@@ -57,7 +57,7 @@ def test_a_missing_engine_is_reported_with_the_command_that_builds_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(requirements, "rebuild_command", lambda: "python -m pip install --no-deps SOURCE")
-    found = replace(doctor.examine(), native={"built": False, "instruction set": "", "compiler": ""})
+    found = replace(doctor.examine(), native={"built": False, "reason": "it is not built here"})
     (line,) = (line for line in doctor.report_lines(found) if line.startswith("native"))
     assert "not built" in line
     assert line.endswith("this builds it: python -m pip install --no-deps SOURCE")

@@ -34,7 +34,7 @@ def describe_backends(has_backends: bool, length: int) -> str:
         return "; no backend knows this feature map"
     text = ""
     if not native.available():
-        text += "; the native CPU backend is not built here"
+        text += f"; the native CPU backend is not used: {native.unavailable_reason()}"
     elif length >= native.FEWEST:
         text += (
             "; if q, k and v are float32 or bfloat16 on a CPU, the native backend "

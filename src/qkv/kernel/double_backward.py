@@ -21,6 +21,14 @@ from qkv.tracing import is_transformed
 
 MAP_NAMES = tuple(MAP_NUMBERS)
 
+# The schema of the forward operators of the backends.  Its names stay, because they are part of exported
+# programs; they stand for the fields of BackendInputs and BackendOptions, in order.
+FORWARD_SCHEMA = (
+    "(Tensor q, Tensor k, Tensor v, Tensor? matrix, Tensor? keep, Tensor? written, Tensor? decay, "
+    "Tensor? sums, Tensor? plain, Tensor? scale, SymInt map, bool unit, bool causal, float square, "
+    "float floor) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
 
 class BackendInputs(NamedTuple):
     """The tensors of a backend's call.

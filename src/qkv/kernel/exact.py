@@ -145,7 +145,7 @@ class Exact(Core):
         (q, k, v, masking, at, causal), queries = met, met.q.shape[2]
         if masking.allow is None and at is None:
             if not causal:
-                return self._fused(q, k, v, masks.over_keys(masking.keep))
+                return self._fused(q, k, v, masks.expand_keep(masking.keep))
             if masking.keep is None and not _differ(q, k):
                 return self._fused(q, k, v, None, causal=True)
         rows = pairs.rows_at_once(q.shape[0], 1, k.shape[2], 1)
@@ -234,7 +234,7 @@ class Exact(Core):
     @staticmethod
     def _allowed(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
         ahead = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
-        return masks.intersect(ahead, masks.over_keys(masking.keep), masking.allow, reach)
+        return masks.intersect(ahead, masks.expand_keep(masking.keep), masking.allow, reach)
 
 
 def _added(logits: Logits, bias: Tensor) -> Logits:
@@ -254,7 +254,15 @@ def _all_real(v: Value) -> Tensor:
 
 @dataclass(frozen=True, config=PART)
 class Softmax(Part):
-    """Exact attention: the weights are formed, from whatever score, scope and selection."""
+    """Exact attention with any score, scope and selection; it forms the T×S weights.
+
+    out = select(score(q, k)) v.  Vaswani et al. 2017, eq. 1.
+
+    >>> import qkv, torch
+    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Softmax())
+    >>> layer(torch.randn(1, 5, 16)).shape
+    torch.Size([1, 5, 16])
+    """
 
     axis: ClassVar[str] = "kernel"
     name: ClassVar[str] = "softmax"
@@ -265,5 +273,14 @@ class Softmax(Part):
     estimates: ClassVar[str] = ""
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
-        """The evaluator for these parts (`parts` has score, scope, select, causal and dropout)."""
+        """Build the evaluator.
+
+        Args:
+            dims: Heads, and the widths per head.
+            parts: The choice: score, scope, select, causal and dropout.
+            generator: Not used: nothing is drawn.
+
+        Returns:
+            The evaluator.
+        """
         return Exact(dims, parts.score, parts.scope, parts.select, parts.causal, parts.dropout)

@@ -34,7 +34,7 @@ from qkv.kernel.linear_operators import (
 )
 from qkv.kernel.linear_state import KeyHistory, LinearState, append_keys, read_sums
 from qkv.kernel.masking import Masking, at_least_float32, repeat_heads, slice_keys
-from qkv.kernel.native import whole
+from qkv.kernel.native import layer_step
 from qkv.kernel.sums import MappedKeys, Sums
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
@@ -96,7 +96,7 @@ class Linear(Core):
             projections = self.features.choose_projections()
             query_features = self.features.map_queries(at_least_float32(q), projections)
             keys = self._map_keys(k, v, masking, projections)
-            keep = masks.over_keys(masking.keep)
+            keep = masks.expand_keep(masking.keep)
             weights = compute_weights(
                 query_features, keys.features, keep, keys.key_weights, self.causal, self.floor
             )
@@ -182,14 +182,14 @@ class Linear(Core):
         float32 = state.feature_sums.dtype == torch.float32
         if self.is_gated or not self.has_backends or state.history is not None or not float32:
             return None
-        if not whole.takes(layers, x):
+        if not layer_step.can_step(layers, x):
             return None
         self._check_state(state)
         kind = self.features.describe_for_backends(state.projections.value)
         if state.log_scale is not None and kind.map not in RESCALING_MAPS:
             return None
         carry = Sums(state.feature_sums, state.plain_sums, state.log_scale)
-        out, after = whole.step(layers, x, self.heads, kind, carry, self.floor)
+        out, after = layer_step.step(layers, x, self.heads, kind, carry, self.floor)
         return out, LinearState(*after, state.projections)
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
@@ -246,7 +246,7 @@ class Linear(Core):
             gate = None if masking.gate is None else at_least_float32(masking.gate)
             key_weights = compute_key_weights(self.features.key_log_factor(k), gate, masking.keep)
             kind = self.features.describe_for_backends(projections)
-            return backend.attend(kind, (q, k, v), (key_weights, masking.keep), carry, causal, self.floor)
+            return backend.attend(kind, (q, k, v), key_weights, masking.keep, carry, causal, self.floor)
 
     def _is_pairwise_cheaper(self, queries: int, keys: int) -> bool:
         """Whether T·S pairs take fewer multiplications than the sums over features."""

@@ -54,6 +54,12 @@ def fit(
     Raises:
         QKVError: the recipe, the data or the run directory cannot be used.
         KeyboardInterrupt: after Ctrl-C, once everything is saved.
+
+    Example:
+        >>> phrases = "data.phrases={source: en, target: fr, size: 300, dev: 20, test: 0}"
+        >>> changes = [phrases, "train={steps: 2}", "model.hidden=8"]
+        >>> qkv.fit("demo-rnn", "run", changes=changes, quiet=True).steps
+        2
     """
     is_first = is_first_process()
     full_recipe: Recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)

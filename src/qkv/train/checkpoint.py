@@ -139,8 +139,8 @@ def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
     for name in (*files, METRICS, WEIGHTS):
         if os.path.lexists(run / name):
             raise BadRun(
-                f"{run / name} is not that of a run, and would be overwritten: choose another --out, or move "
-                "it away"
+                f"{run / name} does not belong to a training, and would be overwritten: choose another "
+                "--out, or move the file away"
             )
 
 

@@ -174,7 +174,7 @@ class TrainingLoop:
     def _save_if_due(self, interrupt: Interrupt, reason: str | None) -> None:
         is_late = time.monotonic() - self.saved_at >= self.config.save_every_seconds
         flags = [interrupt.is_requested, is_late or reason is not None]
-        stop, save = engine.any_process(self.fabric, flags)
+        stop, save = engine.any_over_processes(flags, self.fabric)
         if stop or save:
             self._save()
         if stop:

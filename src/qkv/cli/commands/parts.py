@@ -63,8 +63,8 @@ def format_part(name: str, width: int) -> Iterator[str]:
         yield from _format_row("" if number else "facts", fact, width)
     if options:
         yield from ("", "options")
-    for names, meaning in options:
-        yield from _format_entry(format_options(kind, names), meaning, width)
+    for option, meaning in options.items():
+        yield from _format_entry(format_options(kind, [option]), meaning, width)
     yield from _format_clashes(kind, width)
     yield from ("", "in a Transformer's recipe, under model", INDENT + format_for_recipe(kind))
     yield from ("", "in Python", INDENT + format_for_python(kind))

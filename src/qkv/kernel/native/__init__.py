@@ -1,44 +1,56 @@
-"""The native engine of linear attention and of additive scores on a CPU: C++ behind a plain C interface,
-built where there is a compiler.  It computes what `linear`, `sums` and the additive score compute with torch.
+"""The native backend: linear attention and additive scores on a CPU, in C++ behind a plain C interface.
+
+It is built where there is a compiler, and computes what `linear`, `sums` and the additive score compute with
+torch operators.
 """
 
 import torch
 from torch import Tensor
 
+from qkv.kernel.double_backward import BackendInputs, BackendOptions
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
 from qkv.kernel.key_weights import KeyWeights
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
-from qkv.kernel.native.ops import Inputs, compute, linear_attention
+from qkv.kernel.native.ops import compute, linear_attention
 from qkv.kernel.sums import Sums
 from qkv.torch_internals import MISSING, missing_names
 from qkv.tracing import can_bypass_dispatcher, is_transformed
 
-# There is nothing in an empty sequence to call it for.
+# Positions from which the backend is faster than torch: an empty sequence needs no call.
 FEWEST = 1
 
 
 def available() -> bool:
-    """Whether the native engine is built and loads."""
-    return library.BUILT
+    """Whether the library is built for this package and loads."""
+    return library.IS_LOADED
+
+
+def unavailable_reason() -> str:
+    """Why the library cannot be used, as a clause; empty where it can."""
+    return library.UNAVAILABLE
 
 
 def about() -> dict[str, str | bool]:
-    """Whether it is built, which instruction set runs here and what compiled it."""
-    built = library.LIBRARY
-    if built is None:
-        return {"built": False, "instruction set": "", "compiler": ""}
+    """Describe the library: "built", the "instruction set" that runs here, the "compiler" that built it.
+
+    "reason" says why it cannot be used, or is empty.
+    """
+    loaded = library.LIBRARY
+    if loaded is None:
+        return {"built": False, "instruction set": "", "compiler": "", "reason": library.UNAVAILABLE}
     return {
         "built": True,
-        "instruction set": built.qkv_instruction_set().decode(),
-        "compiler": built.qkv_compiler().decode(),
+        "instruction set": loaded.qkv_instruction_set().decode(),
+        "compiler": loaded.qkv_compiler().decode(),
+        "reason": "",
     }
 
 
 def why_not(*tensors: Tensor) -> str:
-    """Why the native engine cannot take these tensors; empty where it can."""
-    if not library.BUILT:
-        return "it is not built here"
+    """Why the backend does not support these tensors, as a clause; empty where it does."""
+    if not library.IS_LOADED:
+        return library.UNAVAILABLE
     if MISSING:
         return f"it is not used, because {missing_names()}"
     if any(x.device.type != "cpu" for x in tensors):
@@ -51,7 +63,13 @@ def why_not(*tensors: Tensor) -> str:
 
 
 def additive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scores [B,H,T,S] = v·tanh(q + k) in the type of q; projected q [B,H,T,A], k [B,H,S,A], and v [H,A]."""
+    """Additive scores [B,H,T,S] = v·tanh(q + k), in the dtype of q.
+
+    Args:
+        q: [B,H,T,A], projected queries.
+        k: [B,H,S,A], projected keys.
+        v: [H,A].
+    """
     with torch.autocast("cpu", enabled=False):
         return additive_score(q.float(), k.float(), v.float()).to(q.dtype)
 
@@ -59,26 +77,36 @@ def additive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend(
     kind: Kind,
     tensors: tuple[Tensor, Tensor, Tensor],
-    given: tuple[KeyWeights | None, Tensor | None],
-    before: Sums | None,
+    key_weights: KeyWeights | None,
+    keep: Tensor | None,
+    carry: Sums | None,
     causal: bool,
     floor: float,
 ) -> tuple[Tensor, Sums]:
-    """out [B,H,T,E] in the type of v, and the sums after the last key.
+    """Linear attention.
 
-    tensors: q, k, v, all with H heads.  given: the keys' masses and keep [B,S].  before:
-    the sums that the keys follow.  causal: query t sees `before` and keys 0 … t, otherwise all.
+    Args:
+        kind: the feature map.
+        tensors: q [B,H,T,D], k [B,H,S,D] and v [B,H,S,E], all with H heads.
+        key_weights: those of the keys; None where every real key has weight 1.
+        keep: [B,S], True for real keys; None where all are real.
+        carry: the sums over earlier keys; None where there are none.
+        causal: whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
+        floor: the smallest denominator; see `sums`.
+
+    Returns:
+        out [B,H,T,E] in the dtype of v, and the sums after the last key.
     """
     q, k, v = tensors
-    shared = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
-    masses, keep = given
-    written, decay = (None if x is None else x.float() for x in masses or (None, None))
-    given_sums = before or (None, None, None)
-    inputs: Inputs = (*(x.to(shared) for x in tensors), kind.matrix, keep, written, decay, *given_sums)
-    numbers = (MAP_NUMBERS[kind.map], kind.unit, causal, kind.square, floor)
+    dtype = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
+    q, k, v = (x.to(dtype) for x in tensors)
+    log_weights, log_decay = (None if x is None else x.float() for x in key_weights or (None, None))
+    initial_sums = carry or (None, None, None)
+    inputs = BackendInputs(q, k, v, kind.matrix, keep, log_weights, log_decay, *initial_sums)
+    options = BackendOptions(MAP_NUMBERS[kind.map], kind.unit, causal, kind.square, floor)
     if can_bypass_dispatcher(inputs):
-        out, sums, plain, scale = compute(inputs, numbers)
+        out, feature_sums, plain_sums, log_scale = compute(inputs, options)
     else:
-        out, _, sums, plain, scale = linear_attention(*inputs, *numbers)
-    weighed = masses is not None or kind.map in RESCALING_MAPS
-    return out.to(v.dtype), Sums(sums, plain, scale if weighed else None)
+        out, _, feature_sums, plain_sums, log_scale = linear_attention(*inputs, *options)
+    is_scaled = key_weights is not None or kind.map in RESCALING_MAPS
+    return out.to(tensors[2].dtype), Sums(feature_sums, plain_sums, log_scale if is_scaled else None)

@@ -1,4 +1,4 @@
-"""The additive score as a torch operator of the native engine: neither sums nor their tanh are stored."""
+"""The additive score as a torch operator; the native engine stores neither sums of pairs nor their tanh."""
 
 from typing import Any
 
@@ -8,13 +8,22 @@ from torch.utils.checkpoint import checkpoint
 
 from qkv.errors import BadShape
 from qkv.kernel import double_backward
-from qkv.kernel.native.library import call, rows
+from qkv.kernel.native.library import make_strided, run_function
 from qkv.kernel.pairs import rows_at_once
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
 def additive_score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scores [B,H,T,S] = v·tanh(q + k) of projected q [B,H,T,A] and k [B,H,S,A], with v [H,A]; float32."""
+    """scores [B,H,T,S] = v·tanh(q + k), in float32.
+
+    Args:
+        q: [B,H,T,A], projected queries.
+        k: [B,H,S,A], projected keys.
+        v: [H,A].
+
+    Raises:
+        BadShape: the tensors do not fit together or are not float32.
+    """
     (batch, heads, _, width), keys = q.shape, k.shape[2]
     fits = k.shape == (batch, heads, keys, width) and v.shape == (heads, width)
     if not (fits and q.dtype == k.dtype == v.dtype == torch.float32):
@@ -23,7 +32,7 @@ def additive_score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             + ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v))
         )
     scores = q.new_empty(*q.shape[:3], keys)
-    call("qkv_additive", **_fields(q, k, v), scores=scores)
+    run_function("qkv_additive_score", **_make_fields(q, k, v), scores=scores)
     return scores
 
 
@@ -34,56 +43,74 @@ def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @torch.library.custom_op("qkv::additive_score_backward", mutates_args=(), device_types="cpu")
 def additive_score_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and of v [B,H,A], every row's its own."""
-    grads = _grads(q, k, v)
-    of = dict(zip(("grad_q", "grad_k"), [rows(x) for x in grads[:2]], strict=True))
-    call("qkv_additive_backward", **_fields(q, k, v), **of, grad=grad.contiguous(), grad_v=grads[2])
-    return grads
+    """The gradients of q, of k, and of v [B,H,A] for every batch row separately.
+
+    Args:
+        grad: [B,H,T,S], the gradient of the scores.
+        q: as for `additive_score`.
+        k: as for `additive_score`.
+        v: as for `additive_score`.
+    """
+    grad_q, grad_k, grad_v = _allocate_grads(q, k, v)
+    grads = {"grad_q": make_strided(grad_q), "grad_k": make_strided(grad_k), "grad_v": grad_v}
+    fields = _make_fields(q, k, v) | grads
+    run_function("qkv_additive_score_backward", **fields, grad_scores=grad.contiguous())
+    return grad_q, grad_k, grad_v
 
 
 @additive_score_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _grads(q, k, v)
+    return _allocate_grads(q, k, v)
 
 
-def _fields(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
+def _make_fields(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
+    """The fields of `structures.AdditiveScore` that forward and backward pass share."""
     sizes = zip(("batch", "heads", "queries", "width"), q.shape, strict=True)
-    return {**dict(sizes), "keys": k.shape[2], "q": rows(q), "k": rows(k), "v": v.contiguous()}
+    return {
+        **dict(sizes),
+        "keys": k.shape[2],
+        "q": make_strided(q),
+        "k": make_strided(k),
+        "v": v.contiguous(),
+    }
 
 
-def _grads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate_grads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(len(q), *v.shape)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if double_backward.needs_double_backward():
-        return _differentiable(grad, *ctx.saved_tensors)
-    of_q, of_k, of_v = additive_score_backward(grad, *ctx.saved_tensors)
-    return of_q, of_k, of_v.sum(0)
+        return _compute_differentiable_gradients(grad, *ctx.saved_tensors)
+    grad_q, grad_k, grad_v = additive_score_backward(grad, *ctx.saved_tensors)
+    return grad_q, grad_k, grad_v.sum(0)
 
 
-def _differentiable(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same gradients by torch's operators: block after block of queries, recomputed when they are
-    differentiated.
+def _compute_differentiable_gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same gradients with torch operators, for one block of queries after the other.
+
+    A block is computed again when its gradients are differentiated.
     """
     rows = rows_at_once(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
     with torch.autocast("cpu", enabled=False):
         blocks = [
-            checkpoint(_gradients_of_pairs, *block, k, v, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(_compute_block_gradients, *block, k, v, use_reentrant=False, preserve_rng_state=False)
             for block in zip(grad.split(rows, 2), q.split(rows, 2), strict=True)
         ]
-    of_q, of_k, of_v = zip(*blocks, strict=True)
-    return torch.cat(of_q, 2), torch.stack(of_k).sum(0), torch.stack(of_v).sum(0)
+    grad_q, grad_k, grad_v = zip(*blocks, strict=True)
+    return torch.cat(grad_q, 2), torch.stack(grad_k).sum(0), torch.stack(grad_v).sum(0)
 
 
-def _gradients_of_pairs(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    inner = torch.tanh(q[:, :, :, None] + k[:, :, None])
-    slope = grad[..., None] * (1 - inner.square()) * v[:, None, None]
-    return slope.sum(3), slope.sum(2), torch.einsum("bhts,bhtsa->ha", grad, inner)
+def _compute_block_gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    tanh = torch.tanh(q[:, :, :, None] + k[:, :, None])
+    grad_sums = grad[..., None] * (1 - tanh.square()) * v[:, None, None]
+    return grad_sums.sum(3), grad_sums.sum(2), torch.einsum("bhts,bhtsa->ha", grad, tanh)
 
 
-additive_score.register_autograd(_backward, setup_context=_remember)
+additive_score.register_autograd(_backward, setup_context=_save_for_backward)

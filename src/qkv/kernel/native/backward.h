@@ -1,248 +1,279 @@
-// Gradients of one head, recomputed chunk by chunk. With U_t the gradient of query t's sums, and m_ts the mass
-// of key s at query t:
+// The backward pass over the queries of one head.  Features and weights are computed again chunk by chunk (chunks.h),
+// so nothing of size T x F is stored.  With U_t [E+1] the gradient of query t's numerator and denominator, [v_s, 1] in
+// place of v_s throughout, and m_ts the weight of key s at query t:
 //
-//   d phi(q_t) = sum_s m_ts (U_t.v_s) phi(k_s)            along the sequence, with the sums of the forward pass
-//   d phi(k_s) = sum_t m_ts (U_t.v_s) phi(q_t)            back along it, with R = sum_t m phi(q_t) (x) U_t
-//   d v_s      = sum_t m_ts (phi(q_t).phi(k_s) U_t + P_t)
-//   d log m_s  = v_s . d v_s + 2 sum_t m_ts^2 Q_t         [v, 1] for v throughout
+//   d phi(q_t) = sum_s m_ts (U_t . v_s) phi(k_s)           forwards over the chunks, with the forward pass' sums
+//   d phi(k_s) = sum_t m_ts (U_t . v_s) phi(q_t)           backwards over the chunks, with sums of m phi(q) (x) U
+//   d v_s      = sum_t m_ts (phi(q_t) . phi(k_s) U_t + P_t)
+//   d log m_s  = v_s . d v_s + 2 sum_t m_ts^2 Q_t
 //
-// and d log g_l = (all that reaches the final state) - sum_{s >= l} d log m_s, for a query's average does not
-// change when all its masses are scaled alike. P_t and Q_t are the gradients of the plain sums
-// that fill a gap and of the squared masses that say how large it is.
+//          chunk 0     chunk 1     chunk 2
+//   state  S_0 ------> S_1 ------> S_2 ------> S_3     prefix sums of the keys: the gradients of the queries read them
+//   grad   G_0 <------ G_1 <------ G_2 <------ G_3     suffix sums of the queries: the gradients of the keys read them
+//
+// d log g_l = (all gradient that reaches the final state) - sum_{s >= l} d log m_s, because a query's average does not
+// change when all its weights are multiplied by one factor.  P_t and Q_t are the gradients of the weighted value sum
+// that fills a deficit, and of the squared weight sum that the size of the deficit depends on.
 #pragma once
 #include "forward.h"
 
 namespace qkv {
 namespace QKV_ISA {
 
-// What the gradients need of every query, found on the way forward.
-struct Slopes {
-  explicit Slopes(int64_t queries)
-      : inverse(queries), one(queries), count(queries), squares(queries), fill(queries) {}
-  Buffer inverse;  // U_t = inverse * gradient of out
-  Buffer one;      // the last component of U_t
-  Buffer count;    // the last component of P_t
-  Buffer squares;  // Q_t
-  Buffer fill;     // the rest of P_t is fill * U_t
+// What the backward pass of the keys needs of every query.
+struct QueryGradients {
+  explicit QueryGradients(int64_t queries)
+      : inverse_denominators(queries), denominators(queries), weight_sums(queries), squared_weight_sums(queries),
+        fill_factors(queries) {}
+  Buffer inverse_denominators;  // U_t = inverse_denominator * gradient of out
+  Buffer denominators;          // the last component of U_t
+  Buffer weight_sums;           // the last component of P_t
+  Buffer squared_weight_sums;   // Q_t
+  Buffer fill_factors;          // the other components of P_t are fill_factor * U_t
 };
 
-class Backward : Chunks {
+class Backward : ChunkedAttention {
  public:
   explicit Backward(const Call& call)
-      : Chunks(call, true), state(s_), back(s_), u_(C * s_.values), u_turned_(s_.values * C),
-        v_turned_(s_.values * C), pairs_(C * C), scores_(C * C), grad_phi_(s_.rows * C),
-        grad_v_(C * s_.values), out_(s_.values) {}
+      : ChunkedAttention(call, true), state(s_), grad_state(s_), u_(C * s_.padded_value),
+        u_transposed_(s_.padded_value * C), v_transposed_(s_.padded_value * C), grad_scores_(C * C), scores_(C * C),
+        grad_phi_(s_.phi_rows * C), grad_v_(C * s_.padded_value), out_buffer_(s_.padded_value) {}
 
-  void open(int64_t batch, int64_t head, Slopes& slopes) {
-    Chunks::open(batch, head);
-    features.open(head, true);
-    slopes_ = &slopes;
+  void select_head(int64_t batch, int64_t head, QueryGradients& query_gradients) {
+    ChunkedAttention::select_head(batch, head);
+    features.load_projection(head, true);
+    query_gradients_ = &query_gradients;
   }
 
-  // `state` as the queries of the first run meet it.
-  void begin_state() {
-    if (call_.causal) begin(state);
-    else take(state, call_.sums, call_.plain, call_.scale);
+  // `state` becomes what the queries of the first chunk see before it: all keys if not causal.
+  void initialise_state_for_queries() {
+    if (call_.causal) initialise_state(state);
+    else load_state(state, call_.final_feature_sums, call_.final_plain_sums, call_.final_log_scale);
   }
 
-  void clear_back() {
-    std::memset(back.sums, 0, size_t(s_.rows * s_.values) * 4);
-    std::memset(back.ones, 0, size_t(s_.rows) * 4);
-    std::memset(back.plain, 0, size_t(s_.values) * 4);
-    back.count = 0, back.squares = 0;
+  void clear_grad_state() {
+    std::memset(grad_state.feature_sums, 0, size_t(s_.phi_rows * s_.padded_value) * 4);
+    std::memset(grad_state.denominator_sums, 0, size_t(s_.phi_rows) * 4);
+    std::memset(grad_state.value_sums, 0, size_t(s_.padded_value) * 4);
+    grad_state.weight_sum = 0, grad_state.squared_weight_sum = 0;
   }
-  void begin_back();
+  void initialise_grad_state();
 
-  // The gradients of these queries.  `gathers`: what they want of the sums before the run is added to `back`.
-  void run_queries(Part part, bool gathers) {
-    float left = state.scale;
-    for (int64_t at = part.begin; at < part.end; at += C) {
-      const int64_t many = std::min<int64_t>(C, part.end - at);
-      if (call_.causal) forward_chunk(at, many);
-      else query_chunk(at, many);
-      if (gathers) gather_here(many, left);
-      features.unmap(queries, grad_phi_, nullptr, call_.grad_q, b, h, at, many);
+  // Computes the gradients of these queries.  `accumulates`: their gradient of the sums before the segment is added to
+  // grad_state.
+  void process_queries(Range range, bool accumulates) {
+    float carry_log = state.log_scale;
+    for (int64_t first = range.begin; first < range.end; first += C) {
+      const int64_t tokens = std::min<int64_t>(C, range.end - first);
+      if (call_.causal) process_causal_queries(first, tokens);
+      else process_queries_of_all_keys(first, tokens);
+      if (accumulates) accumulate_initial_gradient(tokens, carry_log);
+      features.backpropagate(queries, grad_phi_, nullptr, call_.grad_q, b, h, first, tokens);
     }
   }
 
-  // The gradients of these keys, from the last to the first; `back` becomes that of the sums before them.
-  // written: what reaches the masses of these keys and of those after them.
-  void run_keys(Part part, double& written) {
-    for (int64_t at = part.begin + (part.end - part.begin - 1) / C * C; at >= part.begin && part.end > part.begin; at -= C)
-      key_chunk(at, std::min<int64_t>(C, part.end - at), written);
+  // Computes the gradients of these keys, last chunk first; grad_state becomes the gradient of the sums before them.
+  // grad_log_weight_sum: the sum of the gradients of the log weights of these keys and of the keys after them.
+  void process_keys(Range range, double& grad_log_weight_sum) {
+    if (range.end <= range.begin) return;
+    for (int64_t first = range.begin + (range.end - range.begin - 1) / C * C; first >= range.begin; first -= C)
+      process_key_chunk(first, std::min<int64_t>(C, range.end - first), grad_log_weight_sum);
   }
 
-  // The log of how much the keys from `first` on let fade what came before them.
-  double faded_from(int64_t first) const {
+  // The sum of the decays of the keys from `first` on.
+  double sum_log_decay_from(int64_t first) const {
     double sum = 0;
-    for (int64_t s = first; decay_ && s < call_.keys; ++s) sum += decay_[s];
+    for (int64_t s = first; log_decay_ && s < call_.keys; ++s) sum += log_decay_[s];
     return sum;
   }
 
-  // Keys of the run that is next are faded by those that come after it; not causal.
-  void fade(double by) { faded_ = by; }
-  void finish_state();
-  // Adds this run's gradient of the matrix, where the map has one and its gradient is wanted.
-  void finish_matrix(float* grad) const {
-    if (call_.grad_matrix) features.close(grad);
+  // Not causal: the sum of the decays of the keys that follow those processed next.
+  void set_later_log_decay(double log_decay) { later_log_decay_ = log_decay; }
+  void store_grad_initial_state();
+  // Adds the gradient of the projection, where the map has one and its gradient is needed.
+  void add_grad_projection(float* grad) const {
+    if (call_.grad_projection) features.add_grad_projection(grad);
   }
 
-  State state, back;
+  State state, grad_state;
 
  private:
-  void turn_panels(const float* x, float* turned) const {
-    for (int64_t e = 0; e < s_.values; e += P) turn(x + e * C, P, P, turned + e * C);
+  void transpose_panels(const float* x, float* transposed) const {
+    for (int64_t e = 0; e < s_.padded_value; e += P) transpose_tokens(x + e * C, P, P, transposed + e * C);
   }
 
-  void gather_here(int64_t many, float& left);
-  void load_slopes(int64_t first, int64_t many);
-  void find_slopes(const State& state, int64_t first, int64_t many, bool own);
-  void forward_chunk(int64_t first, int64_t many);
-  void query_chunk(int64_t first, int64_t many);
-  void key_chunk(int64_t first, int64_t many, double& written);
-  void grad_queries(int64_t many, bool own);
-  void pairs_by_key(int64_t many);
-  void pairs_by_query(int64_t many);
-  void weigh_backward(int64_t first, int64_t many);
-  void weigh_at_end_of_all();
-  void grad_keys(int64_t many);
-  void grad_values(int64_t many);
-  void grad_masses(int64_t first, int64_t many, double& written);
-  void gather(int64_t many);
+  void accumulate_initial_gradient(int64_t tokens, float& carry_log);
+  void load_query_gradients(int64_t first, int64_t tokens);
+  void compute_query_gradients(const State& state, int64_t first, int64_t tokens, bool adds_intra_chunk);
+  void process_causal_queries(int64_t first, int64_t tokens);
+  void process_queries_of_all_keys(int64_t first, int64_t tokens);
+  void process_key_chunk(int64_t first, int64_t tokens, double& grad_log_weight_sum);
+  void compute_grad_phi_of_queries(int64_t tokens, bool adds_intra_chunk);
+  void compute_grad_scores_by_key(int64_t tokens);
+  void compute_grad_scores_by_query(int64_t tokens);
+  void recompute_weights(int64_t first, int64_t tokens);
+  void recompute_final_weights();
+  void compute_grad_phi_of_keys(int64_t tokens);
+  void compute_grad_values(int64_t tokens);
+  void compute_grad_log_weights(int64_t first, int64_t tokens, double& grad_log_weight_sum);
+  void accumulate_grad_state(int64_t tokens);
 
-  int64_t at_row(int64_t n) const { return (b * call_.heads + h) * call_.queries + n; }
+  int64_t query_index(int64_t t) const { return (b * call_.heads + h) * call_.queries + t; }
 
-  Slopes* slopes_ = nullptr;
-  Buffer u_, u_turned_, v_turned_, pairs_, scores_, grad_phi_, grad_v_, out_;
-  alignas(64) float one_[C], count_slope_[C], square_slope_[C], fill_slope_[C], grad_square_[C], grad_one_[C];
-  float whole_ = 0;        // the gradient of the final state's sums, times them: what reaches it
-  double faded_ = 0;       // by the keys that come after this chunk; not causal
+  QueryGradients* query_gradients_ = nullptr;
+  Buffer u_, u_transposed_;         // U [C, E] in panels, and [E, C]
+  Buffer v_transposed_;             // the values [E, C]
+  Buffer grad_scores_;              // m_ts U_t . v_s, [C keys, C queries] or the reverse
+  Buffer scores_;                   // m_ts (phi(q_t) . phi(k_s) + fill_t) [C queries, C keys]
+  Buffer grad_phi_;                 // [F, C]
+  Buffer grad_v_, out_buffer_;      // [C, E], [E]
+  // The members of QueryGradients for the queries of this chunk; and of the keys, the gradient of their log weights.
+  alignas(64) float grad_denominators_[C], grad_weight_sums_[C], grad_squared_weight_sums_[C], query_fill_factors_[C],
+      grad_log_weights_[C];
+  float grad_total_log_weight_ = 0;  // the sums of the final state times their gradient: all that reaches it
+  double later_log_decay_ = 0;           // not causal: the sum of the decays of the keys after this chunk
 };
 
-// `back` starts as the gradient of the final state.
-inline void Backward::begin_back() {
-  clear_back();
-  whole_ = 0, faded_ = 0;
-  const int64_t wide = s_.value + 1, at = b * call_.heads + h;
-  double whole = 0;
-  if (call_.grad_sums) {
-    const int64_t many = s_.outside() * wide;
-    for (int64_t f = 0; f < s_.outside(); ++f) {
-      const float* from = call_.grad_sums + at * many + f * wide;
-      for (int64_t e = 0; e < s_.value; ++e) back.sums[in_panels(s_.row_of(f), e, s_.rows)] = from[e];
-      back.ones[s_.row_of(f)] = from[s_.value];
+// Sets grad_state to the gradient of the final state.
+inline void Backward::initialise_grad_state() {
+  clear_grad_state();
+  grad_total_log_weight_ = 0, later_log_decay_ = 0;
+  const int64_t width = s_.value + 1, index = b * call_.heads + h;
+  double total = 0;
+  if (call_.grad_final_feature_sums) {
+    const int64_t size = s_.feature_count() * width;
+    for (int64_t f = 0; f < s_.feature_count(); ++f) {
+      const float* source = call_.grad_final_feature_sums + index * size + f * width;
+      for (int64_t e = 0; e < s_.value; ++e)
+        grad_state.feature_sums[panel_index(s_.phi_row(f), e, s_.phi_rows)] = source[e];
+      grad_state.denominator_sums[s_.phi_row(f)] = source[s_.value];
     }
-    for (int64_t i = 0; i < many; ++i) whole += double(call_.grad_sums[at * many + i]) * call_.sums[at * many + i];
+    for (int64_t i = 0; i < size; ++i)
+      total += double(call_.grad_final_feature_sums[index * size + i]) * call_.final_feature_sums[index * size + i];
   }
-  if (call_.grad_plain) {
-    const float* from = call_.grad_plain + at * (wide + 1);
-    const float* end = call_.plain + at * (wide + 1);
-    std::memcpy(back.plain, from, size_t(s_.value) * 4);
-    back.count = from[s_.value], back.squares = from[wide];
-    for (int64_t e = 0; e < wide; ++e) whole += double(from[e]) * end[e];
-    whole += 2.0 * from[wide] * end[wide];
+  if (call_.grad_final_plain_sums) {
+    const float* source = call_.grad_final_plain_sums + index * (width + 1);
+    const float* final_plain_sums = call_.final_plain_sums + index * (width + 1);
+    std::memcpy(grad_state.value_sums, source, size_t(s_.value) * 4);
+    grad_state.weight_sum = source[s_.value], grad_state.squared_weight_sum = source[width];
+    for (int64_t e = 0; e < width; ++e) total += double(source[e]) * final_plain_sums[e];
+    total += 2.0 * source[width] * final_plain_sums[width];
   }
-  whole_ = float(whole);
-  back.scale = call_.weighed ? call_.scale[at] : 0;
+  grad_total_log_weight_ = float(total);
+  grad_state.log_scale = call_.has_key_weights ? call_.final_log_scale[index] : 0;
 }
 
-// The rows U_t of this chunk, and the same turned.
-inline void Backward::load_slopes(int64_t first, int64_t many) {
+// The rows U_t of this chunk, and their transpose.
+inline void Backward::load_query_gradients(int64_t first, int64_t tokens) {
   for (int64_t t = 0; t < C; ++t) {
-    if (t < many) read_row(row_at(call_.grad_out, b, h, first + t, call_.half), call_.half, out_, s_.value);
-    else std::memset(out_, 0, size_t(s_.values) * 4);
-    const float by = t < many ? slopes_->inverse[first + t] : 0;
-    for (int64_t e = 0; e < s_.values; e += L) store(u_ + in_panels(t, e, C), load(out_ + e) * by);
-    one_[t] = t < many ? slopes_->one[first + t] : 0;
-    count_slope_[t] = t < many ? slopes_->count[first + t] : 0;
-    square_slope_[t] = t < many ? slopes_->squares[first + t] : 0;
-    fill_slope_[t] = t < many ? slopes_->fill[first + t] : 0;
+    if (t < tokens)
+      read_row(row_address(call_.grad_out, b, h, first + t, call_.is_bfloat16), call_.is_bfloat16, out_buffer_,
+               s_.value);
+    else
+      std::memset(out_buffer_, 0, size_t(s_.padded_value) * 4);
+    const float factor = t < tokens ? query_gradients_->inverse_denominators[first + t] : 0;
+    for (int64_t e = 0; e < s_.padded_value; e += L) store(u_ + panel_index(t, e, C), load(out_buffer_ + e) * factor);
+    grad_denominators_[t] = t < tokens ? query_gradients_->denominators[first + t] : 0;
+    grad_weight_sums_[t] = t < tokens ? query_gradients_->weight_sums[first + t] : 0;
+    grad_squared_weight_sums_[t] = t < tokens ? query_gradients_->squared_weight_sums[first + t] : 0;
+    query_fill_factors_[t] = t < tokens ? query_gradients_->fill_factors[first + t] : 0;
   }
-  turn_panels(u_, u_turned_);
+  transpose_panels(u_, u_transposed_);
 }
 
-// One pass over gradient and average of every query: 1 / mass, and the gradients of its sum, its masses and
-// their squares.
-inline void Backward::find_slopes(const State& state, int64_t first, int64_t many, bool own) {
-  for (int64_t t = 0; t < many; ++t) {
-    const float total = call_.total[at_row(first + t)], count = call_.count[at_row(first + t)];
-    const float squares = call_.squares[at_row(first + t)], gap = gap_of(call_.floor, squares, total);
-    const float inverse = count > 0 ? 1 / (total + gap) : 0;
-    read_row(row_at(call_.grad_out, b, h, first + t, call_.half), call_.half, out_, s_.value);
-    read_row(row_at(call_.out, b, h, first + t, call_.half), call_.half, row_, s_.value);
-    float mass = 0, mean = 0;
-    for (int64_t e = 0; e < s_.value; ++e) mass += out_[e] * row_[e];
-    mass *= inverse;
-    if (gap > 0) {
-      sum_plain(state, t, own);
-      for (int64_t e = 0; e < s_.value; ++e) mean += out_[e] * plain_[e];
-      mean *= inverse / count;
+// Fills query_gradients_ from the gradient and the average of every query.
+inline void Backward::compute_query_gradients(const State& state, int64_t first, int64_t tokens,
+                                              bool adds_intra_chunk) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float denominator = call_.denominators[query_index(first + t)];
+    const float weight_sum = call_.weight_sums[query_index(first + t)];
+    const float squared_weight_sum = call_.squared_weight_sums[query_index(first + t)];
+    const float deficit = compute_deficit(call_.floor, squared_weight_sum, denominator);
+    const float inverse = weight_sum > 0 ? 1 / (denominator + deficit) : 0;
+    const char* grad_out = row_address(call_.grad_out, b, h, first + t, call_.is_bfloat16);
+    read_row(grad_out, call_.is_bfloat16, out_buffer_, s_.value);
+    read_row(row_address(call_.out, b, h, first + t, call_.is_bfloat16), call_.is_bfloat16, row_buffer_, s_.value);
+    float grad_dot_out = 0, grad_dot_mean = 0;
+    for (int64_t e = 0; e < s_.value; ++e) grad_dot_out += out_buffer_[e] * row_buffer_[e];
+    grad_dot_out *= inverse;
+    if (deficit > 0) {
+      sum_visible_values(state, t, adds_intra_chunk);
+      for (int64_t e = 0; e < s_.value; ++e) grad_dot_mean += out_buffer_[e] * visible_values_[e];
+      grad_dot_mean *= inverse / weight_sum;
     }
-    const bool filled = gap > 0 && count > 0;
-    slopes_->inverse[first + t] = inverse;
-    slopes_->one[first + t] = filled ? -mean : -mass;
-    slopes_->count[first + t] = filled ? -gap * mean / count : 0;
-    slopes_->squares[first + t] = filled && squares > 0 ? call_.floor * (mean - mass) / (2 * std::sqrt(squares)) : 0;
-    slopes_->fill[first + t] = filled ? gap / count : 0;
+    const bool has_deficit = deficit > 0 && weight_sum > 0;
+    query_gradients_->inverse_denominators[first + t] = inverse;
+    query_gradients_->denominators[first + t] = has_deficit ? -grad_dot_mean : -grad_dot_out;
+    query_gradients_->weight_sums[first + t] = has_deficit ? -deficit * grad_dot_mean / weight_sum : 0;
+    query_gradients_->squared_weight_sums[first + t] =
+        has_deficit && squared_weight_sum > 0
+            ? call_.floor * (grad_dot_mean - grad_dot_out) / (2 * std::sqrt(squared_weight_sum)) : 0;
+    query_gradients_->fill_factors[first + t] = has_deficit ? deficit / weight_sum : 0;
   }
 }
 
-inline void Backward::forward_chunk(int64_t first, int64_t many) {
-  read_both(first, many);
-  weigh(state);
-  weigh_last(many);
-  find_slopes(state, first, many, true);
-  load_slopes(first, many);
-  pairs_by_key(many);
-  grad_queries(many, true);
-  add(state, many);
+// Queries that see the keys up to their own; the state moves on to the next chunk.
+inline void Backward::process_causal_queries(int64_t first, int64_t tokens) {
+  read_queries_and_keys(first, tokens);
+  compute_weights(state);
+  copy_final_weights(tokens);
+  compute_query_gradients(state, first, tokens, true);
+  load_query_gradients(first, tokens);
+  compute_grad_scores_by_key(tokens);
+  compute_grad_phi_of_queries(tokens, true);
+  accumulate(state, tokens);
 }
 
 // Queries that see all keys.
-inline void Backward::query_chunk(int64_t first, int64_t many) {
-  read_queries(first, many);
-  find_slopes(state, first, many, false);
-  load_slopes(first, many);
-  grad_queries(many, false);
+inline void Backward::process_queries_of_all_keys(int64_t first, int64_t tokens) {
+  read_queries(first, tokens);
+  compute_query_gradients(state, first, tokens, false);
+  load_query_gradients(first, tokens);
+  compute_grad_phi_of_queries(tokens, false);
 }
 
-// Adds what this chunk's queries want of the sums before the run; `left` is the log of how much of those is there
-// before this chunk, and becomes the same after it.
-inline void Backward::gather_here(int64_t many, float& left) {
+// Adds the gradient that this chunk's queries give to the sums before the segment.  carry_log: the logarithm of the
+// factor of those sums before this chunk; becomes the same after it.
+inline void Backward::accumulate_initial_gradient(int64_t tokens, float& carry_log) {
   for (int t = 0; t < C; ++t) {
-    if (call_.causal && call_.weighed) left += decay[t], rest[t] = share_of(left, top[t]);
-    else rest[t] = 1;
+    if (call_.causal && call_.has_key_weights)
+      carry_log += log_decay[t], carry_factors[t] = relative_weight(carry_log, max_log_weights[t]);
+    else carry_factors[t] = 1;
   }
-  rest_at_end = 1;
-  gather(many);
+  final_carry_factor = 1;
+  accumulate_grad_state(tokens);
 }
 
-// pairs[s, t] = m_ts U_t.v_s
-inline void Backward::pairs_by_key(int64_t many) {
+// grad_scores_[s, t] = m_ts U_t . v_s
+inline void Backward::compute_grad_scores_by_key(int64_t tokens) {
   for (int t = 0; t < C; t += P)
-    for (int s = 0; s < std::min<int>(t + P, int(many)); s += TALL) {
+    for (int s = 0; s < std::min<int>(t + P, int(tokens)); s += TILE_ROWS) {
       Tile tile;
-      tile.read(one_ + t, 0);
-      for (int64_t e = 0; e < s_.values; e += P)
-        tile.template add<P, 1>(values + e * C + s * P, u_turned_ + e * C + t, C, P);
-      for (int i = 0; i < TALL; ++i)
-        for (int j = 0; j < WIDE; ++j)
-          store(pairs_ + (s + i) * C + t + j * L,
-                s + i < t + (j + 1) * L ? tile.at[i][j] * load(share + (s + i) * C + t + j * L) : Floats{});
+      tile.read(grad_denominators_ + t, 0);
+      // values [C keys, E] @ U^T [E, C queries].
+      for (int64_t e = 0; e < s_.padded_value; e += P)
+        tile.template add_product<P, 1>(values + e * C + s * P, u_transposed_ + e * C + t, C, P);
+      for (int i = 0; i < TILE_ROWS; ++i)
+        for (int j = 0; j < PANEL_VECTORS; ++j)
+          store(grad_scores_ + (s + i) * C + t + j * L,
+                s + i < t + (j + 1) * L ? tile.value[i][j] * load(weights + (s + i) * C + t + j * L) : Floats{});
     }
 }
 
-inline void Backward::grad_queries(int64_t many, bool own) {
-  for (int64_t f = 0; f < s_.rows; f += TALL)
+inline void Backward::compute_grad_phi_of_queries(int64_t tokens, bool adds_intra_chunk) {
+  for (int64_t f = 0; f < s_.phi_rows; f += TILE_ROWS)
     for (int t = 0; t < C; t += P) {
       Tile tile;
-      for (int i = 0; i < TALL; ++i)
-        for (int j = 0; j < WIDE; ++j) tile.at[i][j] = load(one_ + t + j * L) * state.ones[f + i];
-      for (int64_t e = 0; e < s_.values; e += P)
-        tile.template add<P, 1>(state.sums + e * s_.rows + f * P, u_turned_ + e * C + t, C, P);
-      if (own) {
-        if (call_.weighed) tile.scale_columns(rest + t);
-        tile.template add<C, 1>(keys.phi + f * C, pairs_ + t, C, std::min<int64_t>(t + P, many));
+      for (int i = 0; i < TILE_ROWS; ++i)
+        for (int j = 0; j < PANEL_VECTORS; ++j)
+          tile.value[i][j] = load(grad_denominators_ + t + j * L) * state.denominator_sums[f + i];
+      // Inter-chunk: sums [F, E] @ U^T [E, C queries].
+      for (int64_t e = 0; e < s_.padded_value; e += P)
+        tile.template add_product<P, 1>(state.feature_sums + e * s_.phi_rows + f * P, u_transposed_ + e * C + t, C, P);
+      if (adds_intra_chunk) {
+        if (call_.has_key_weights) tile.scale_columns(carry_factors + t);
+        // Intra-chunk: phi(K)^T [F, C keys] @ grad_scores_ [C keys, C queries].
+        tile.template add_product<C, 1>(keys.phi + f * C, grad_scores_ + t, C, std::min<int64_t>(t + P, tokens));
       }
       tile.write(grad_phi_ + f * C + t, C);
     }

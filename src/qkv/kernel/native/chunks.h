@@ -1,284 +1,216 @@
-// What the passes over a sequence have in common: a chunk of queries and keys, and the masses between them.
+// Chunked linear attention of one head.
+//
+// The tokens are processed in chunks of C.  With the feature map phi, key s has the weight m_ts at query t, and
+//
+//   out_t = sum_s m_ts (phi(q_t) . phi(k_s)) v_s / sum_s m_ts (phi(q_t) . phi(k_s))          s = 0 ... t if causal
+//
+//                      keys s                      The T x S matrix of scores is never formed.  For the queries of one
+//             chunk 0  chunk 1  chunk 2            chunk it has two parts:
+//            +--------+
+//   chunk 0  |  \     |                            intra-chunk (triangle on the diagonal): the keys of the same chunk.
+//   queries  | intra\ |        (not visible)       The scores [C, C] are formed, multiplied by the weights, and
+//      t     +--------+--------+                   multiplied by the values [C, E].
+//   chunk 1  | inter  |  \     |
+//            |        | intra\ |                   inter-chunk (all squares to the left): the keys of earlier chunks.
+//            +--------+--------+--------+          They are read from the prefix sums, called the carry:
+//   chunk 2  |      inter      |  \     |             S [F, E] = sum_s m_s phi(k_s) (x) v_s    feature_sums
+//            |   = phi(Q) @ S  | intra\ |             z [F]    = sum_s m_s phi(k_s)            denominator_sums
+//            +-----------------+--------+
+//
+//   one chunk:  1. map the queries and keys      phi(Q), phi(K) [C, F]
+//               2. intra-chunk scores            A [C, C] = weights * (phi(Q) @ phi(K)^T), 0 above the diagonal
+//               3. averages                      O [C, E] = carry_factors * (phi(Q) @ S) + A @ V
+//               4. denominators                  n [C]    = carry_factors * (phi(Q) @ z) + A @ 1;   out = O / n
+//               5. accumulate                    S <- final_carry_factor * S + (final_weights * phi(K))^T @ V, z alike
+//
+// Weights are kept as logarithms.  The log weight of key s at query t is log_weights[s] + log_decay[s+1] + ... +
+// log_decay[t], where log_decay is the logarithm of the forget gate.  All weights that one query uses are divided by
+// the largest of them, exp(max_log_weights[t]); the sums of the state are divided by exp(state.log_scale).
+// carry_factors[t] converts from the scale of the state to the scale of query t, and includes the decay up to t.
+//
+// Without causal order all keys are accumulated first (step 5), then all queries read the sums (steps 3 and 4 without
+// A).
+//
+// Shape letters: C tokens of a chunk, F features, E value width, D width of queries and keys, R rows of the projection,
+// L lanes of a vector, P columns of a panel (tile.h).
 #pragma once
 #include "state.h"
 
 namespace qkv {
 namespace QKV_ISA {
 
-constexpr int64_t DEEP = 64;  // rows of sums that are read and added to at a time
+constexpr int64_t BLOCK_ROWS = 64;  // rows of the sums that are read and then added to while they are in the cache
 
-// A run of tokens, or of rows.
-struct Part {
+// A range of tokens or of rows.
+struct Range {
   int64_t begin, end;
 };
 
-// Run `i` of `parts` runs of whole chunks.
-inline Part part_of(int64_t tokens, int64_t parts, int64_t i) {
+// Segment `i` of `segments` segments of the tokens; each has whole chunks.
+inline Range split_range(int64_t tokens, int64_t segments, int64_t i) {
   const int64_t chunks = (tokens + C - 1) / C;
-  return {std::min(chunks * i / parts * C, tokens), std::min(chunks * (i + 1) / parts * C, tokens)};
+  return {std::min(chunks * i / segments * C, tokens), std::min(chunks * (i + 1) / segments * C, tokens)};
 }
 
-class Chunks {
+class ChunkedAttention {
  public:
-  explicit Chunks(const Call& call, bool backward = false)
-      : call_(call), s_(call), features(call, backward), turned_(2 * up_to(s_.columns, L) * C), queries(s_, turned_),
-        keys(s_, turned_ + up_to(s_.columns, L) * C), values(C * s_.values),
-        row_(s_.values), seen(C * C), share(C * C), average_(C * s_.values), plain_(s_.values),
-        scaled_(PANELS * C * P) {}
+  explicit ChunkedAttention(const Call& call, bool backward = false)
+      : call_(call), s_(call), features(call, backward), transposed_(2 * round_up(s_.padded_width, L) * C),
+        queries(s_, transposed_), keys(s_, transposed_ + round_up(s_.padded_width, L) * C),
+        values(C * s_.padded_value), row_buffer_(s_.padded_value), scores(C * C), weights(C * C),
+        averages_(C * s_.padded_value), visible_values_(s_.padded_value), scaled_values_(PANELS * C * P) {}
 
-  void open(int64_t batch, int64_t head) {
+  void select_head(int64_t batch, int64_t head) {
     b = batch, h = head;
-    const int64_t at = b * call_.heads + h;
+    const int64_t index = b * call_.heads + h;
     keep_ = call_.keep ? call_.keep + b * call_.keys : nullptr;
-    written_ = call_.written ? call_.written + at * call_.keys : nullptr;
-    decay_ = call_.decay ? call_.decay + at * call_.keys : nullptr;
+    log_weights_ = call_.log_weights ? call_.log_weights + index * call_.keys : nullptr;
+    log_decay_ = call_.log_decay ? call_.log_decay + index * call_.keys : nullptr;
   }
 
-  void begin(State& state) const {
-    std::memset(state.sums, 0, size_t(s_.rows * s_.values) * 4);
-    std::memset(state.ones, 0, size_t(s_.rows) * 4);
-    std::memset(state.plain, 0, size_t(s_.values) * 4);
-    state.count = 0, state.squares = 0, state.faded = 0, state.scale = NOTHING;
-    if (call_.sums0) take(state, call_.sums0, call_.plain0, call_.scale0);
+  // The state before the first key: zeros, or the initial sums of the call.
+  void initialise_state(State& state) const {
+    std::memset(state.feature_sums, 0, size_t(s_.phi_rows * s_.padded_value) * 4);
+    std::memset(state.denominator_sums, 0, size_t(s_.phi_rows) * 4);
+    std::memset(state.value_sums, 0, size_t(s_.padded_value) * 4);
+    state.weight_sum = 0, state.squared_weight_sum = 0, state.total_log_decay = 0, state.log_scale = LOG_ZERO;
+    if (call_.initial_feature_sums)
+      load_state(state, call_.initial_feature_sums, call_.initial_plain_sums, call_.initial_log_scale);
   }
 
-  void take(State& state, const float* sums, const float* plain, const float* scale) const {
-    const int64_t wide = s_.value + 1, at = b * call_.heads + h;
-    const float* from = sums + at * s_.outside() * wide;
-    for (int64_t f = 0; f < s_.outside(); ++f, from += wide) {
-      const int64_t row = s_.row_of(f);
+  // Reads feature sums [F, E+1], plain sums [E+2] and log scale [1] of this head into panels.
+  void load_state(State& state, const float* sums, const float* plain, const float* log_scale) const {
+    const int64_t width = s_.value + 1, index = b * call_.heads + h;
+    const float* source = sums + index * s_.feature_count() * width;
+    for (int64_t f = 0; f < s_.feature_count(); ++f, source += width) {
+      const int64_t row = s_.phi_row(f);
       for (int64_t e = 0; e < s_.value; e += P)
-        copy_row(from + e, state.sums + in_panels(row, e, s_.rows), std::min<int64_t>(P, s_.value - e));
-      state.ones[row] = from[s_.value];
+        copy_row(source + e, state.feature_sums + panel_index(row, e, s_.phi_rows), std::min<int64_t>(P, s_.value - e));
+      state.denominator_sums[row] = source[s_.value];
     }
-    const float* own = plain + at * (wide + 1);
-    std::memcpy(state.plain, own, size_t(s_.value) * 4);
-    state.count = own[s_.value], state.squares = own[wide];
-    state.scale = scale ? scale[at] : 0;
+    const float* head_plain = plain + index * (width + 1);
+    std::memcpy(state.value_sums, head_plain, size_t(s_.value) * 4);
+    state.weight_sum = head_plain[s_.value], state.squared_weight_sum = head_plain[width];
+    state.log_scale = log_scale ? log_scale[index] : 0;
   }
 
-  void give(const State& state, float* sums, float* plain, float* scale) const {
-    const int64_t wide = s_.value + 1, at = b * call_.heads + h;
-    float* to = sums + at * s_.outside() * wide;
-    for (int64_t f = 0; f < s_.outside(); ++f, to += wide) {
-      const int64_t row = s_.row_of(f);
+  // The reverse of load_state.
+  void store_state(const State& state, float* sums, float* plain, float* log_scale) const {
+    const int64_t width = s_.value + 1, index = b * call_.heads + h;
+    float* target = sums + index * s_.feature_count() * width;
+    for (int64_t f = 0; f < s_.feature_count(); ++f, target += width) {
+      const int64_t row = s_.phi_row(f);
       for (int64_t e = 0; e < s_.value; e += P)
-        copy_row(state.sums + in_panels(row, e, s_.rows), to + e, std::min<int64_t>(P, s_.value - e));
-      to[s_.value] = state.ones[row];
+        copy_row(state.feature_sums + panel_index(row, e, s_.phi_rows), target + e, std::min<int64_t>(P, s_.value - e));
+      target[s_.value] = state.denominator_sums[row];
     }
-    float* own = plain + at * (wide + 1);
-    std::memcpy(own, state.plain, size_t(s_.value) * 4);
-    own[s_.value] = state.count, own[wide] = state.squares;
-    if (scale) scale[at] = state.scale;
+    float* head_plain = plain + index * (width + 1);
+    std::memcpy(head_plain, state.value_sums, size_t(s_.value) * 4);
+    head_plain[s_.value] = state.weight_sum, head_plain[width] = state.squared_weight_sum;
+    if (log_scale) log_scale[index] = state.log_scale;
   }
 
-  void read_keys(int64_t first, int64_t many) {
-    features.map(call_.k, b, h, first, many, keep_from(first), keys);
-    read_values(first, many);
+  void read_keys(int64_t first, int64_t tokens) {
+    features.map(call_.k, b, h, first, tokens, keep_at(first), keys);
+    read_values(first, tokens);
   }
 
-  void read_queries(int64_t first, int64_t many) {
-    features.map(call_.q, b, h, first, many, nullptr, queries);
+  void read_queries(int64_t first, int64_t tokens) {
+    features.map(call_.q, b, h, first, tokens, nullptr, queries);
   }
 
-  void read_both(int64_t first, int64_t many) {
-    features.map_both(b, h, first, many, keep_from(first), queries, keys);
-    read_values(first, many);
+  void read_queries_and_keys(int64_t first, int64_t tokens) {
+    features.map_queries_and_keys(b, h, first, tokens, keep_at(first), queries, keys);
+    read_values(first, tokens);
   }
 
-  // The share of every key at the last token of the chunk, for `absorb`; without causal queries before it.
-  void weigh_at_end(const State& state) {
-    if (!call_.weighed) return plain_shares(state);
-    alignas(64) float logs[C];
-    float after = 0;
-    for (int s = C - 1; s >= 0; --s) logs[s] = written[s] + after, after += decay[s];
-    const float left = state.scale + after;
-    last = left;
-    for (int s = 0; s < C; ++s) last = std::max(last, logs[s]);
-    for (int s = 0; s < C; ++s) at_end[s] = share_of(logs[s], last);
-    rest_at_end = share_of(left, last);
-  }
+  // key_weights.h
+  void compute_final_weights(const State& state);
+  void compute_weights(const State& state);
+  void copy_final_weights(int64_t tokens);
 
-  // Shares [s, t] of key s at query t, which is 0 for t < s; what is left of the state; and the masses.
-  void weigh(const State& state) {
-    if (!call_.weighed) return weigh_all_alike(state);
-    const Ints lanes = lane_numbers();
-    alignas(64) float so_far[C];
-    float left = state.scale;
-    for (int t = 0; t < C; ++t) so_far[t] = left += decay[t];
-    for (int t = 0; t < C; t += L) {
-      Floats fade{}, peak = load(so_far + t);
-      for (int s = std::min(t + L, C) - 1; s >= 0; --s) {
-        Ints later = all_int(s) < lanes + t;
-        fade = later ? fade + (s + 1 < C ? decay[s + 1] : 0) : Floats{};
-        Floats log = (all_int(s) <= lanes + t) ? fade + written[s] : all(NOTHING);
-        peak = highest(peak, log);
-        store(share + s * C + t, log);
-      }
-      store(top + t, peak);
-      peak = peak == NOTHING ? Floats{} : peak;
-      Floats sum = exponential(load(so_far + t) - peak);
-      store(rest + t, sum);
-      Floats square = sum * sum * state.squares;
-      sum *= state.count;
-      for (int s = 0; s < std::min(t + L, C); ++s) {
-        Floats part = exponential(load(share + s * C + t) - peak);
-        store(share + s * C + t, part);
-        sum += part;
-        square += part * part;
-      }
-      store(count + t, sum), store(squares + t, square);
-    }
-  }
-
-  // The shares after `weigh` at the last of the chunk's tokens.
-  void weigh_last(int64_t many) {
-    if (!call_.weighed) return;
-    for (int s = 0; s < many; ++s) at_end[s] = share[s * C + many - 1];
-    for (int s = int(many); s < C; ++s) at_end[s] = 0;
-    rest_at_end = rest[many - 1], last = top[many - 1];
-  }
-
-  // seen[s, t] = share * phi(k_s).phi(q_t), and the denominators of the queries.
-  void score(const State& state, int64_t many) {
-    for (int t = 0; t < C; t += P)
-      for (int s = 0; s < std::min<int>(t + P, int(many)); s += TALL) {
-        Tile tile;
-        tile.clear();
-        if (s < t + L) tile.template add<1, C>(keys.phi + s, queries.phi + t, C, s_.rows);
-        else tile.template add<1, C, 1>(keys.phi + s, queries.phi + t, C, s_.rows);
-        tile.write(seen + s * C + t, C);
-      }
-    read_ones(state);
-    for (int t = 0; t < C; t += L) {
-      Floats sum = load(total + t) * load(rest + t);
-      for (int s = 0; s < std::min<int>(t + L, int(many)); ++s) {
-        Floats part = load(seen + s * C + t) * load(share + s * C + t);
-        store(seen + s * C + t, part);
-        sum += part;
-      }
-      store(total + t, sum);
-    }
-  }
-
-  // The denominators of queries that see no key of their own chunk.
-  void score_state(const State& state) {
-    read_ones(state);
-    for (int t = 0; t < C; t += L) {
-      store(count + t, all(state.count)), store(squares + t, all(state.squares));
-      store(rest + t, all(1)), store(top + t, all(state.scale));
-    }
-  }
-
-  void run(State& state, int64_t first, int64_t many);
-  void read(const State& state, int64_t first, int64_t many);
-  void absorb(State& state, int64_t many);
-  void add(State& state, int64_t many);
+  // forward.h
+  void compute_scores(const State& state, int64_t tokens);
+  void process_chunk(State& state, int64_t first, int64_t tokens);
+  void attend_to_state(const State& state, int64_t first, int64_t tokens);
+  void accumulate_keys(State& state, int64_t tokens);
+  void accumulate(State& state, int64_t tokens);
 
   const Call& call_;
   Sizes s_;
-  Features features;
-  Buffer turned_;
-  Mapped queries, keys;
-  Buffer values, row_, seen, share;
-  alignas(64) float kept[C], written[C], decay[C] = {}, total[C], count[C], squares[C], top[C], rest[C], at_end[C];
-  float rest_at_end = 1, last = 0;
+  FeatureMap features;
+  Buffer transposed_;
+  MappedChunk queries, keys;
+  Buffer values;       // [C, E] in panels
+  Buffer row_buffer_;  // [E]
+  Buffer scores;       // [C keys, C queries]
+  Buffer weights;      // [C keys, C queries], relative to the largest of each query
+  alignas(64) float is_real[C], log_weights[C], log_decay[C] = {};  // of every key; is_real: 0 for padding
+  alignas(64) float denominators[C], weight_sums[C], squared_weight_sums[C];  // of every query
+  alignas(64) float max_log_weights[C], carry_factors[C];                     // of every query
+  alignas(64) float final_weights[C];  // of every key, after the last token of the chunk
+  float final_carry_factor = 1, final_max_log_weight = 0;
   int64_t b = 0, h = 0;
 
  protected:
-  void divide();
+  void set_equal_final_weights(const State& state);
+  void set_equal_weights(const State& state);
+  void read_log_weights(int64_t first, int64_t tokens);
+  void read_state_denominators(const State& state);
+  void multiply_denominator_sums(const State& state);
+  void compute_normalisers();
   template <int N>
-  void read_panels(const State& state, int64_t e, Part part, int64_t many, bool own);
-  void write(const State& state, int64_t first, int64_t many, bool own);
-  void sum_plain(const State& state, int64_t t, bool own);
+  void average_panels(const State& state, int64_t e, Range rows, int64_t tokens, bool adds_intra_chunk);
+  void write_averages(const State& state, int64_t first, int64_t tokens, bool adds_intra_chunk);
+  void sum_visible_values(const State& state, int64_t t, bool adds_intra_chunk);
   template <int N>
-  void scale_panels(const float* panels, int64_t many);
+  void scale_values(const float* panels, int64_t tokens);
   template <int N>
-  void absorb_panels(State& state, int64_t e, Part part, int64_t many);
+  void accumulate_panels(State& state, int64_t e, Range rows, int64_t tokens);
+  void accumulate_vectors(State& state, int64_t tokens);
 
-  // `body(panels, column, rows)` for blocks of the sums that stay in the nearest cache beside what meets them.
+  // `body(panels, column, rows)` for blocks of the sums that fit into the first-level cache beside the features and
+  // values that they are multiplied with.
   template <typename F>
-  QKV_INLINE void by_block(F&& body) const {
-    by_panels(s_.values, [&](auto panels, int64_t e) {
-      for (int64_t f = 0; f < s_.rows; f += DEEP) body(panels, e, Part{f, std::min(f + DEEP, s_.rows)});
+  QKV_INLINE void for_each_block(F&& body) const {
+    for_each_panel(s_.padded_value, [&](auto panels, int64_t e) {
+      for (int64_t f = 0; f < s_.phi_rows; f += BLOCK_ROWS)
+        body(panels, e, Range{f, std::min(f + BLOCK_ROWS, s_.phi_rows)});
     });
   }
 
-  void absorb_rest(State& state, int64_t many);
+  const uint8_t* keep_at(int64_t first) const { return keep_ ? keep_ + first : nullptr; }
 
-  // total = phi(q).ones, in independent sums, for one would wait for itself.
-  void read_ones(const State& state) {
-    for (int t = 0; t < C; t += P) {
-      Floats sum[4][WIDE] = {};
-      for (int64_t f = 0; f < s_.rows; f += 4)
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i)
-          for (int j = 0; j < WIDE; ++j)
-            sum[i][j] += load(queries.phi + (f + i) * C + t + j * L) * state.ones[f + i];
-      for (int j = 0; j < WIDE; ++j)
-        store(total + t + j * L, (sum[0][j] + sum[1][j]) + (sum[2][j] + sum[3][j]));
-    }
-  }
-
-  const uint8_t* keep_from(int64_t first) const { return keep_ ? keep_ + first : nullptr; }
-
-  void read_values(int64_t first, int64_t many) {
-    const uint8_t* keep = keep_from(first);
-    ahead_.aim(call_.v, b, h, first + C, s_.value, call_.half);
+  void read_values(int64_t first, int64_t tokens) {
+    const uint8_t* keep = keep_at(first);
+    value_prefetch_.start_at(call_.v, b, h, first + C, s_.value, call_.is_bfloat16);
     for (int64_t s = 0; s < C; ++s) {
-      const bool real = s < many && (!keep || keep[s]);
-      kept[s] = real;
-      read_value(real ? row_at(call_.v, b, h, first + s, call_.half) : nullptr, s);
+      const bool real = s < tokens && (!keep || keep[s]);
+      is_real[s] = real;
+      copy_value(real ? row_address(call_.v, b, h, first + s, call_.is_bfloat16) : nullptr, s);
     }
-    if (call_.weighed) read_masses(first, many);
+    if (call_.has_key_weights) read_log_weights(first, tokens);
   }
 
-  // Row s of the values' panels; zeros where there is none.
-  QKV_INLINE void read_value(const char* from, int64_t s) {
-    const float* row = row_;
-    if (!from) std::memset(row_, 0, size_t(s_.values) * 4);
-    else if (call_.half || s_.value < s_.values) read_row(from, call_.half, row_, s_.value);
-    else row = reinterpret_cast<const float*>(from);
-    for (int64_t e = 0; e < s_.values; e += P)
+  // Copies a value to row s of the panels; zeros if `source` is null.
+  QKV_INLINE void copy_value(const char* source, int64_t s) {
+    const float* row = row_buffer_;
+    if (!source) std::memset(row_buffer_, 0, size_t(s_.padded_value) * 4);
+    else if (call_.is_bfloat16 || s_.value < s_.padded_value)
+      read_row(source, call_.is_bfloat16, row_buffer_, s_.value);
+    else row = reinterpret_cast<const float*>(source);
+    for (int64_t e = 0; e < s_.padded_value; e += P)
       for (int j = 0; j < P; j += L) store(values + e * C + s * P + j, load(row + e + j));
   }
 
-  void read_masses(int64_t first, int64_t many) {
-    for (int64_t s = 0; s < C; ++s) {
-      written[s] = kept[s] == 0 ? NOTHING : written_ ? written_[first + s] : 0;
-      if (call_.map == FAVOR && kept[s] != 0) written[s] += key_mass(call_, keys.peak[s], keys.square[s]);
-      decay[s] = s < many && decay_ ? decay_[first + s] : 0;
-    }
-  }
-
-  void plain_shares(const State& state) {
-    std::memcpy(at_end, kept, sizeof kept);
-    rest_at_end = 1, last = state.scale;
-  }
-
-  void weigh_all_alike(const State& state) {
-    plain_shares(state);
-    const Ints lanes = lane_numbers();
-    float sum = state.count, square = state.squares;
-    for (int t = 0; t < C; ++t) {
-      count[t] = sum += kept[t], squares[t] = square += kept[t];
-      rest[t] = 1, top[t] = state.scale;
-    }
-    bool real = true;
-    for (int s = 0; s < C; ++s) real = real && kept[s] == 1;
-    if (real && alike_) return;
-    for (int t = 0; t < C; t += L)
-      for (int s = 0; s < std::min(t + L, C); ++s)
-        store(share + s * C + t, (all_int(s) <= lanes + t) ? all(kept[s]) : Floats{});
-    alike_ = real;
-  }
-
-  bool alike_ = false;  // share is that of a chunk of real keys already
-  Buffer average_, plain_, scaled_;
-  alignas(64) float inverse_[C], fill_[C];
-  Ahead ahead_, place_;  // the next values, and where this chunk's averages go
+  bool has_unit_triangle_ = false;  // `weights` holds those of a chunk of real keys of weight 1 already
+  Buffer averages_;        // [C, E]
+  Buffer visible_values_;  // [E], the weighted sum of the values that one query sees
+  Buffer scaled_values_;   // the values of some panels times the final weights
+  alignas(64) float inverse_denominators_[C], fill_factors_[C];
+  Prefetcher value_prefetch_, out_prefetch_;  // of the next values, and of the rows that the averages are written to
   const uint8_t* keep_ = nullptr;
-  const float *written_ = nullptr, *decay_ = nullptr;
+  const float *log_weights_ = nullptr, *log_decay_ = nullptr;
 };
 
 }  // namespace QKV_ISA

@@ -1,212 +1,216 @@
-// The engine for one instruction set: compiled once for each.
+// Linear attention over heads and threads.  Compiled once for every instruction set.
 #include <algorithm>
 
-#include "backward_parts.h"
-#include "ceiling.h"
+#include "backward_segments.h"
 #include "forward.h"
-#include "jobs.h"
-#include "step.h"
+#include "layer_step.h"
+#include "parallel_jobs.h"
+#include "peak_rates.h"
 #include "threads.h"
-#include "whole.h"
+#include "token_steps.h"
 
 namespace qkv {
 namespace QKV_ISA {
 
 namespace {
 
-constexpr int64_t FEWEST = 8 * C;  // tokens that are worth a run of their own
-constexpr int64_t FEW = 4;         // tokens that are no chunk yet
+constexpr int64_t MIN_SEGMENT = 8 * C;  // tokens of the shortest segment that pays for itself
+constexpr int64_t MAX_STEP_TOKENS = 4;  // up to so many tokens, token steps are faster than a chunk
 
-void add_up(Chunks& chunks, State& state, Part keys) {
-  for (int64_t at = keys.begin; at < keys.end; at += C) {
-    const int64_t many = std::min<int64_t>(C, keys.end - at);
-    chunks.read_keys(at, many);
-    chunks.absorb(state, many);
+void accumulate_range(ChunkedAttention& attention, State& state, Range keys) {
+  for (int64_t first = keys.begin; first < keys.end; first += C) {
+    const int64_t tokens = std::min<int64_t>(C, keys.end - first);
+    attention.read_keys(first, tokens);
+    attention.accumulate_keys(state, tokens);
   }
 }
 
-void note(const Call& call, const Chunks& chunks, int64_t at, int64_t many) {
-  if (!call.total) return;
-  const int64_t row = (chunks.b * call.heads + chunks.h) * call.queries + at;
-  std::memcpy(call.total + row, chunks.total, size_t(many) * 4);
-  std::memcpy(call.count + row, chunks.count, size_t(many) * 4);
-  std::memcpy(call.squares + row, chunks.squares, size_t(many) * 4);
-  std::memcpy(call.top + row, chunks.top, size_t(many) * 4);
+// Stores what the backward pass needs of every query.
+void store_query_sums(const Call& call, const ChunkedAttention& attention, int64_t first, int64_t tokens) {
+  if (!call.denominators) return;
+  const int64_t row = (attention.b * call.heads + attention.h) * call.queries + first;
+  std::memcpy(call.denominators + row, attention.denominators, size_t(tokens) * 4);
+  std::memcpy(call.weight_sums + row, attention.weight_sums, size_t(tokens) * 4);
+  std::memcpy(call.squared_weight_sums + row, attention.squared_weight_sums, size_t(tokens) * 4);
+  std::memcpy(call.max_log_weights + row, attention.max_log_weights, size_t(tokens) * 4);
 }
 
-void read_all(const Call& call, Chunks& chunks, const State& state, Part queries) {
-  for (int64_t at = queries.begin; at < queries.end; at += C) {
-    const int64_t many = std::min<int64_t>(C, queries.end - at);
-    chunks.read_queries(at, many);
-    chunks.read(state, at, many);
-    note(call, chunks, at, many);
+void attend_range(const Call& call, ChunkedAttention& attention, const State& state, Range queries) {
+  for (int64_t first = queries.begin; first < queries.end; first += C) {
+    const int64_t tokens = std::min<int64_t>(C, queries.end - first);
+    attention.read_queries(first, tokens);
+    attention.attend_to_state(state, first, tokens);
+    store_query_sums(call, attention, first, tokens);
   }
 }
 
-void run_along(const Call& call, Chunks& chunks, State& state, Part tokens) {
-  for (int64_t at = tokens.begin; at < tokens.end; at += C) {
-    const int64_t many = std::min<int64_t>(C, tokens.end - at);
-    chunks.read_both(at, many);
-    chunks.run(state, at, many);
-    note(call, chunks, at, many);
+void process_causal_range(const Call& call, ChunkedAttention& attention, State& state, Range range) {
+  for (int64_t first = range.begin; first < range.end; first += C) {
+    const int64_t tokens = std::min<int64_t>(C, range.end - first);
+    attention.read_queries_and_keys(first, tokens);
+    attention.process_chunk(state, first, tokens);
+    store_query_sums(call, attention, first, tokens);
   }
 }
 
-void open(const Call& call, Chunks& chunks, int64_t head) {
-  chunks.open(head / call.heads, head % call.heads);
-  chunks.features.open(chunks.h, false);
+void select_head(const Call& call, ChunkedAttention& attention, int64_t head) {
+  attention.select_head(head / call.heads, head % call.heads);
+  attention.features.load_projection(attention.h, false);
 }
 
-// Every head by itself, token by token.
-void by_step(const Call& call, Spread spread, int threads) {
-  Jobs jobs(call.batch * call.heads, threads);
+// One job per head, token by token.
+void forward_by_token(const Call& call, RunOnThreads run_on_threads, int threads) {
+  ParallelJobs jobs(call.batch * call.heads, threads);
   auto body = [&] {
-    Steps steps(call);
-    jobs.each([&](int64_t i) { steps.run(i / call.heads, i % call.heads); });
+    TokenSteps steps(call);
+    jobs.for_each([&](int64_t i) { steps.process_head(i / call.heads, i % call.heads); });
   };
-  on_threads(spread, threads, body);
+  call_on_threads(run_on_threads, threads, body);
 }
 
-// Every head by itself.
-void by_head(const Call& call, Spread spread, int threads) {
-  Jobs jobs(call.batch * call.heads, threads);
+// One job per head, chunk by chunk.
+void forward_by_head(const Call& call, RunOnThreads run_on_threads, int threads) {
+  ParallelJobs jobs(call.batch * call.heads, threads);
   auto body = [&] {
-    Chunks chunks(call);
+    ChunkedAttention attention(call);
     State state{Sizes(call)};
-    jobs.each([&](int64_t i) {
-      open(call, chunks, i);
-      chunks.begin(state);
+    jobs.for_each([&](int64_t i) {
+      select_head(call, attention, i);
+      attention.initialise_state(state);
       if (call.causal) {
-        run_along(call, chunks, state, {0, call.keys});
+        process_causal_range(call, attention, state, {0, call.keys});
       } else {
-        add_up(chunks, state, {0, call.keys});
-        read_all(call, chunks, state, {0, call.queries});
+        accumulate_range(attention, state, {0, call.keys});
+        attend_range(call, attention, state, {0, call.queries});
       }
-      chunks.give(state, call.sums, call.plain, call.scale);
+      attention.store_state(state, call.final_feature_sums, call.final_plain_sums, call.final_log_scale);
     });
   };
-  on_threads(spread, threads, body);
+  call_on_threads(run_on_threads, threads, body);
 }
 
-// Each head's keys in `parts` runs, summed side by side; then what all runs up to its own add up to.  Of causal
-// sums the last is left out, for nobody reads it.
-std::vector<State> ends_of(const Call& call, Spread spread, int threads, int64_t parts) {
+// The prefix sums after each segment of each head: all segments are summed side by side, then combined in order.  If
+// causal, the sums after the last segment are left out: no query reads them.
+std::vector<State> sum_segments(const Call& call, RunOnThreads run_on_threads, int threads, int64_t segments) {
   const Sizes sizes(call);
-  const int64_t runs = call.batch * call.heads * parts;
+  const int64_t count = call.batch * call.heads * segments;
   std::vector<State> states;
-  for (int64_t i = 0; i < runs; ++i) states.emplace_back(sizes);
-  Jobs jobs(runs, threads);
-  auto sum = [&] {
-    Chunks chunks(call);
-    jobs.each([&](int64_t i) {
-      open(call, chunks, i / parts);
-      if (i % parts == 0) chunks.begin(states[size_t(i)]);
-      if (!call.causal || i % parts < parts - 1)
-        add_up(chunks, states[size_t(i)], part_of(call.keys, parts, i % parts));
+  for (int64_t i = 0; i < count; ++i) states.emplace_back(sizes);
+  ParallelJobs jobs(count, threads);
+  auto body = [&] {
+    ChunkedAttention attention(call);
+    jobs.for_each([&](int64_t i) {
+      select_head(call, attention, i / segments);
+      if (i % segments == 0) attention.initialise_state(states[size_t(i)]);
+      if (!call.causal || i % segments < segments - 1)
+        accumulate_range(attention, states[size_t(i)], split_range(call.keys, segments, i % segments));
     });
   };
-  on_threads(spread, threads, sum);
-  for (int64_t i = 0; i < runs; ++i)
-    if (i % parts > 0) follow(sizes, call.weighed, states[size_t(i - 1)], states[size_t(i)]);
+  call_on_threads(run_on_threads, threads, body);
+  for (int64_t i = 0; i < count; ++i)
+    if (i % segments > 0) combine_states(sizes, call.has_key_weights, states[size_t(i - 1)], states[size_t(i)]);
   return states;
 }
 
-// Fewer heads than threads: every run goes on from what the ones before it add up to.
-void by_part(const Call& call, Spread spread, int threads, int64_t parts) {
+// For fewer heads than threads, one job per segment: each starts from the prefix sums of the segments before it.
+void forward_by_segment(const Call& call, RunOnThreads run_on_threads, int threads, int64_t segments) {
   const Sizes sizes(call);
-  const std::vector<State> states = ends_of(call, spread, threads, parts);
-  Jobs jobs(call.batch * call.heads * parts, threads);
-  auto read = [&] {
-    Chunks chunks(call);
+  const std::vector<State> states = sum_segments(call, run_on_threads, threads, segments);
+  ParallelJobs jobs(call.batch * call.heads * segments, threads);
+  auto body = [&] {
+    ChunkedAttention attention(call);
     State state(sizes);
-    jobs.each([&](int64_t i) {
-      open(call, chunks, i / parts);
-      const bool ends = i % parts == parts - 1;
+    jobs.for_each([&](int64_t i) {
+      select_head(call, attention, i / segments);
+      const bool is_last = i % segments == segments - 1;
       if (call.causal) {
-        if (i % parts == 0) chunks.begin(state);
-        else copy(sizes, states[i - 1], state);
-        run_along(call, chunks, state, part_of(call.keys, parts, i % parts));
-        if (ends) chunks.give(state, call.sums, call.plain, call.scale);
+        if (i % segments == 0) attention.initialise_state(state);
+        else copy_state(sizes, states[i - 1], state);
+        process_causal_range(call, attention, state, split_range(call.keys, segments, i % segments));
+        if (is_last) attention.store_state(state, call.final_feature_sums, call.final_plain_sums, call.final_log_scale);
       } else {
-        read_all(call, chunks, states[i - i % parts + parts - 1], part_of(call.queries, parts, i % parts));
-        if (ends) chunks.give(states[i], call.sums, call.plain, call.scale);
+        const State& final_state = states[i - i % segments + segments - 1];
+        attend_range(call, attention, final_state, split_range(call.queries, segments, i % segments));
+        if (is_last)
+          attention.store_state(states[i], call.final_feature_sums, call.final_plain_sums, call.final_log_scale);
       }
     });
   };
-  on_threads(spread, threads, read);
+  call_on_threads(run_on_threads, threads, body);
 }
 
-// How many runs each head is cut into, so that all threads have work that is worth it.
-int64_t parts_of(const Call& call) {
+// How many segments each head is cut into, so that all threads have segments that are long enough.
+int64_t count_segments(const Call& call) {
   const int64_t heads = call.batch * call.heads, tokens = std::max(call.keys, call.queries);
-  const int64_t most = std::max<int64_t>(tokens / FEWEST, 1);
-  return heads < call.threads ? std::min((call.threads + heads - 1) / heads, most) : 1;
+  const int64_t max_segments = std::max<int64_t>(tokens / MIN_SEGMENT, 1);
+  return heads < call.threads ? std::min((call.threads + heads - 1) / heads, max_segments) : 1;
 }
 
-void back_by_head(const Call& call, Spread spread, int threads) {
+void backward_by_head(const Call& call, RunOnThreads run_on_threads, int threads) {
   const Sizes sizes(call);
-  Jobs jobs(call.batch * call.heads, threads);
+  ParallelJobs jobs(call.batch * call.heads, threads);
   auto body = [&] {
-    Backward chunks(call);
-    Slopes slopes(call.queries + C);
-    jobs.each([&](int64_t i) {
-      chunks.open(i / call.heads, i % call.heads, slopes);
-      chunks.begin_state();
-      chunks.begin_back();
-      chunks.run_queries({0, call.queries}, !call.causal);
-      double written = 0;
-      chunks.run_keys({0, call.keys}, written);
-      chunks.finish_state();
-      if (call.grad_matrix) chunks.finish_matrix(call.grad_matrix + i * sizes.features * sizes.width);
+    Backward backward(call);
+    QueryGradients query_gradients(call.queries + C);
+    jobs.for_each([&](int64_t i) {
+      backward.select_head(i / call.heads, i % call.heads, query_gradients);
+      backward.initialise_state_for_queries();
+      backward.initialise_grad_state();
+      backward.process_queries({0, call.queries}, !call.causal);
+      double grad_log_weight_sum = 0;
+      backward.process_keys({0, call.keys}, grad_log_weight_sum);
+      backward.store_grad_initial_state();
+      if (call.grad_projection)
+        backward.add_grad_projection(call.grad_projection + i * sizes.features * sizes.width);
     });
   };
-  on_threads(spread, threads, body);
+  call_on_threads(run_on_threads, threads, body);
 }
 
-void back_by_part(const Call& call, Spread spread, int threads, int64_t parts) {
-  std::vector<State> ends;
-  if (call.causal) ends = ends_of(call, spread, threads, parts);
-  BackwardParts all(call, parts, ends);
-  auto each = [&](void (BackwardParts::*work)(Backward&, int64_t)) {
-    Jobs jobs(call.batch * call.heads * parts, threads);
+void backward_by_segment(const Call& call, RunOnThreads run_on_threads, int threads, int64_t segments) {
+  std::vector<State> states;
+  if (call.causal) states = sum_segments(call, run_on_threads, threads, segments);
+  BackwardSegments pass(call, segments, states);
+  auto run_step = [&](void (BackwardSegments::*step)(Backward&, int64_t)) {
+    ParallelJobs jobs(call.batch * call.heads * segments, threads);
     auto body = [&] {
-      Backward chunks(call);
-      jobs.each([&](int64_t i) { (all.*work)(chunks, i); });
+      Backward backward(call);
+      jobs.for_each([&](int64_t i) { (pass.*step)(backward, i); });
     };
-    on_threads(spread, threads, body);
+    call_on_threads(run_on_threads, threads, body);
   };
-  each(&BackwardParts::queries_of);
-  all.hand_back();
-  each(&BackwardParts::keys_of);
-  all.add_up();
+  run_step(&BackwardSegments::process_queries);
+  pass.accumulate_grad_states();
+  run_step(&BackwardSegments::process_keys);
+  pass.sum_over_segments();
 }
 
 }  // namespace
 
-void forward(const Call& call, Spread spread) {
+void forward(const Call& call, RunOnThreads run_on_threads) {
   const int64_t heads = call.batch * call.heads;
   if (heads == 0) return;
-  const int64_t parts = parts_of(call);
-  const int threads = int(std::min<int64_t>(call.threads, heads * parts));
-  if (call.causal && call.keys > 0 && call.keys <= FEW) by_step(call, spread, threads);
-  else if (parts == 1) by_head(call, spread, threads);
-  else by_part(call, spread, threads, parts);
+  const int64_t segments = count_segments(call);
+  const int threads = int(std::min<int64_t>(call.threads, heads * segments));
+  if (call.causal && call.keys > 0 && call.keys <= MAX_STEP_TOKENS) forward_by_token(call, run_on_threads, threads);
+  else if (segments == 1) forward_by_head(call, run_on_threads, threads);
+  else forward_by_segment(call, run_on_threads, threads, segments);
 }
 
-void backward(const Call& call, Spread spread) {
+void backward(const Call& call, RunOnThreads run_on_threads) {
   const int64_t heads = call.batch * call.heads;
   if (heads == 0) return;
-  const int64_t parts = parts_of(call);
-  const int threads = int(std::min<int64_t>(call.threads, heads * parts));
-  if (call.grad_matrix)
-    std::memset(call.grad_matrix, 0, size_t(heads * call.features * call.width) * 4);
-  if (parts == 1) back_by_head(call, spread, threads);
-  else back_by_part(call, spread, threads, parts);
+  const int64_t segments = count_segments(call);
+  const int threads = int(std::min<int64_t>(call.threads, heads * segments));
+  if (call.grad_projection)
+    std::memset(call.grad_projection, 0, size_t(heads * call.features * call.key_width) * 4);
+  if (segments == 1) backward_by_head(call, run_on_threads, threads);
+  else backward_by_segment(call, run_on_threads, threads, segments);
 }
 
-void ceilings(double* rates) {
-  rates[0] = multiply_adds();
-  rates[1] = sines();
+void peak_rates(double* rates) {
+  rates[0] = measure_multiply_adds();
+  rates[1] = measure_sin_cos();
 }
 
 }  // namespace QKV_ISA

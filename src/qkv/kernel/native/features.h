@@ -1,288 +1,232 @@
-// Feature maps of a chunk of tokens, features in rows and tokens in columns, so that everything that belongs
-// to a token is one vector operation for many tokens.
+// The feature maps of a chunk of tokens; feature_gradients.h has their gradients.  Features are rows and tokens are
+// columns, so that one vector operation treats the same number of many tokens.
 #pragma once
 #include <algorithm>
 
-#include "mapped.h"
+#include "mapped_chunk.h"
 
 namespace qkv {
 namespace QKV_ISA {
 
-class Features {
+class FeatureMap {
  public:
-  Features(const Call& call, bool backward)
-      : call_(call), s_(call), whole_(!backward && !call.half && s_.width == s_.columns), by_feature_(s_.block * s_.width),
-        by_width_(backward ? s_.block * s_.columns : 0), logit_(backward ? s_.rows * C : 0),
-        slope_(backward ? s_.columns * C : 0), grad_(backward ? s_.block * s_.columns : 0),
-        rows_(backward ? C * s_.columns : 0) {}
+  FeatureMap(const Call& call, bool backward)
+      : call_(call), s_(call), reads_in_place_(!backward && !call.is_bfloat16 && s_.width == s_.padded_width),
+        projection_tiles_(s_.padded_features * s_.width),
+        transposed_tiles_(backward ? s_.padded_features * s_.padded_width : 0),
+        grad_logits_(backward ? s_.phi_rows * C : 0), grad_x_(backward ? s_.padded_width * C : 0),
+        grad_projection_(backward ? s_.padded_features * s_.padded_width : 0),
+        grad_rows_(backward ? C * s_.padded_width : 0) {}
 
-  void open(int64_t h, bool backward) {
+  // Packs the projection [R, D] of head h into tiles, and clears its gradient.
+  void load_projection(int64_t h, bool backward) {
     if (call_.map == ELU) return;
-    const float* matrix = call_.matrix + h * s_.features * s_.width;
+    const float* projection = call_.projection + h * s_.features * s_.width;
     for (int64_t r = 0; r < s_.features; ++r)
       for (int64_t d = 0; d < s_.width; ++d)
-        by_feature_[(r / TALL * s_.width + d) * TALL + r % TALL] = matrix[r * s_.width + d];
-    if (call_.map == GAUSSIAN) longest_ = bound_of_rows(matrix);
+        projection_tiles_[(r / TILE_ROWS * s_.width + d) * TILE_ROWS + r % TILE_ROWS] = projection[r * s_.width + d];
+    if (call_.map == GAUSSIAN) max_squared_norm_ = bound_squared_norms(projection);
     if (!backward) return;
-    std::memset(grad_, 0, size_t(s_.block * s_.columns) * 4);
+    std::memset(grad_projection_, 0, size_t(s_.padded_features * s_.padded_width) * 4);
     for (int64_t r = 0; r < s_.features; ++r)
       for (int64_t d = 0; d < s_.width; ++d)
-        by_width_[(d / TALL * s_.block + r) * TALL + d % TALL] = matrix[r * s_.width + d];
+        transposed_tiles_[(d / TILE_ROWS * s_.padded_features + r) * TILE_ROWS + d % TILE_ROWS] =
+            projection[r * s_.width + d];
   }
 
-  // keep: of the tokens of the chunk, null where all are real.  What is not real is never read.
-  void map(const Rows& from, int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep,
-           Mapped& to) const {
-    read(from, b, h, first, many, keep, to);
-    lift<1>({&to});
+  // Maps the tokens of a chunk.  keep: one flag per token of the chunk, null if all are real.  Padding is never read.
+  void map(const StridedTensor& source, int64_t b, int64_t h, int64_t first, int64_t tokens, const uint8_t* keep,
+           MappedChunk& chunk) const {
+    read_tokens(source, b, h, first, tokens, keep, chunk);
+    apply_map<1>({&chunk});
   }
 
-  // Queries and keys of the same tokens.  A broad tile reads the matrix once for both.
-  void map_both(int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep, Mapped& queries,
-                Mapped& keys) const {
-    read(call_.q, b, h, first, many, nullptr, queries);
-    read(call_.k, b, h, first, many, keep, keys);
-    if constexpr (PANELS == 2) lift<2>({&queries, &keys});
-    else lift<1>({&queries}), lift<1>({&keys});
+  // Maps queries and keys of the same positions.  A wide tile reads the projection once for both.
+  void map_queries_and_keys(int64_t b, int64_t h, int64_t first, int64_t tokens, const uint8_t* keep,
+                            MappedChunk& queries, MappedChunk& keys) const {
+    read_tokens(call_.q, b, h, first, tokens, nullptr, queries);
+    read_tokens(call_.k, b, h, first, tokens, keep, keys);
+    if constexpr (PANELS == 2) apply_map<2>({&queries, &keys});
+    else apply_map<1>({&queries}), apply_map<1>({&keys});
   }
 
-  // grad: of phi [rows, C]; grad_mass: of the log mass of every token, or null. Writes the gradient of x and
-  // adds that of the matrix.
-  void unmap(const Mapped& at, const float* grad, const float* grad_mass, const Rows& to, int64_t b, int64_t h,
-             int64_t first, int64_t many) const {
-    if (call_.map == ELU) sink(at, grad);
-    else reflect(at, grad);
-    if (call_.unit) straighten(at);
-    if (call_.map == FAVOR && grad_mass) shorten(at, grad_mass);
-    turn_back(slope_, s_.columns, rows_);
-    for (int64_t t = 0; t < many; ++t)
-      write_row(rows_ + t * s_.columns, call_.half, row_at(to, b, h, first + t, call_.half), s_.width);
-  }
-
-  // Adds the gradient of the matrix since `open`.
-  void close(float* grad_matrix) const {
-    for (int64_t r = 0; r < s_.features; ++r)
-      for (int64_t d = 0; d < s_.width; ++d)
-        grad_matrix[r * s_.width + d] += grad_[in_panels(r, d, s_.block)];
-  }
+  // feature_gradients.h
+  void backpropagate(const MappedChunk& chunk, const float* grad_phi, const float* grad_log_weights,
+                     const StridedTensor& target, int64_t b, int64_t h, int64_t first, int64_t tokens) const;
+  void add_grad_projection(float* grad) const;
 
  private:
-  void read(const Rows& from, int64_t b, int64_t h, int64_t first, int64_t many, const uint8_t* keep,
-            Mapped& to) const {
-    to.ahead.aim(from, b, h, first + C, s_.width, call_.half);
-    if (whole_ && many == C && !keep) {
-      for (int t = 0; t < C; ++t) to.amplitude[t] = amplitude();
-      turn(reinterpret_cast<const float*>(row_at(from, b, h, first, false)), from.position, s_.columns, to.turned);
-      return measure(to);
+  void read_tokens(const StridedTensor& source, int64_t b, int64_t h, int64_t first, int64_t tokens,
+                   const uint8_t* keep, MappedChunk& chunk) const {
+    chunk.prefetch.start_at(source, b, h, first + C, s_.width, call_.is_bfloat16);
+    if (reads_in_place_ && tokens == C && !keep) {
+      for (int t = 0; t < C; ++t) chunk.feature_scale[t] = feature_scale();
+      const float* rows = reinterpret_cast<const float*>(row_address(source, b, h, first, false));
+      transpose_tokens(rows, source.position_stride, s_.padded_width, chunk.transposed);
+      return compute_lengths(chunk);
     }
     for (int64_t t = 0; t < C; ++t) {
-      bool real = t < many && (!keep || keep[t]);
-      float* row = to.x + t * s_.columns;
-      if (real) read_row(row_at(from, b, h, first + t, call_.half), call_.half, row, s_.width);
+      bool is_real = t < tokens && (!keep || keep[t]);
+      float* row = chunk.x + t * s_.padded_width;
+      if (is_real)
+        read_row(row_address(source, b, h, first + t, call_.is_bfloat16), call_.is_bfloat16, row, s_.width);
       else std::memset(row, 0, size_t(s_.width) * 4);
-      to.amplitude[t] = real ? amplitude() : 0;
+      chunk.feature_scale[t] = is_real ? feature_scale() : 0;
     }
-    turn(to.x, s_.columns, s_.columns, to.turned);
-    measure(to);
+    transpose_tokens(chunk.x, s_.padded_width, s_.padded_width, chunk.transposed);
+    compute_lengths(chunk);
   }
 
   template <int N>
-  void lift(Mapped* const (&to)[N]) const {
+  void apply_map(MappedChunk* const (&chunks)[N]) const {
     if (call_.map == GAUSSIAN) {
-      bool large = false;
-      for (const Mapped* one : to) large = large || has_large_angles(*one);
-      if (!large) return project<GAUSSIAN>(to);
+      bool needs_exact = false;
+      for (const MappedChunk* chunk : chunks) needs_exact = needs_exact || may_have_large_angles(*chunk);
+      if (!needs_exact) return project<GAUSSIAN>(chunks);
     }
-    if (call_.map == ARCCOS) return project<ARCCOS>(to);
-    if (call_.map != ELU) project<FAVOR>(to);
-    for (Mapped* one : to) {
-      if (call_.map == GAUSSIAN) wind(*one);
-      else if (call_.map == FAVOR) soften(*one);
-      else rise(*one);
+    if (call_.map == ARCCOS) return project<ARCCOS>(chunks);
+    if (call_.map != ELU) project<FAVOR>(chunks);
+    for (MappedChunk* chunk : chunks) {
+      if (call_.map == GAUSSIAN) apply_exact_sin_cos(*chunk);
+      else if (call_.map == FAVOR) apply_exp(*chunk);
+      else apply_elu(*chunk);
     }
   }
 
-  // No row has a larger squared length: the sum, over the lanes of a vector, of what a row has most there.
-  float bound_of_rows(const float* row) const {
-    Floats most{};
+  // An upper bound of the squared norms of the rows: the sum over lanes of the largest partial sum in that lane.
+  float bound_squared_norms(const float* row) const {
+    Floats largest{};
     for (int64_t r = 0; r < s_.features; ++r, row += s_.width) {
-      Floats square{};
+      Floats squares{};
       int64_t d = 0;
-      for (; d + L <= s_.width; d += L) square += load(row + d) * load(row + d);
-      for (; d < s_.width; ++d) square[d % L] += row[d] * row[d];
-      most = highest(most, square);
+      for (; d + L <= s_.width; d += L) squares += load(row + d) * load(row + d);
+      for (; d < s_.width; ++d) squares[d % L] += row[d] * row[d];
+      largest = vector_max(largest, squares);
     }
     float bound = 0;
-    for (int i = 0; i < L; ++i) bound += most[i];
+    for (int i = 0; i < L; ++i) bound += largest[i];
     return bound;
   }
 
-  // Whether |W||x| allows an angle that `sin_cos` is not made for; also where that is not a number.
-  bool has_large_angles(const Mapped& of) const {
-    float square = 1;
-    if (!call_.unit) square = *std::max_element(of.square, of.square + C);
-    return !(square * longest_ <= LARGEST_ANGLE * LARGEST_ANGLE);
+  // Whether |W| |x| may exceed the angles that sin_cos supports; true also where it is NaN.
+  bool may_have_large_angles(const MappedChunk& chunk) const {
+    float squared_length = 1;
+    if (!call_.unit_length) squared_length = *std::max_element(chunk.squared_length, chunk.squared_length + C);
+    return !(squared_length * max_squared_norm_ <= MAX_FAST_ANGLE * MAX_FAST_ANGLE);
   }
 
-  float amplitude() const { return call_.map == ELU ? 1.0f : 1.0f / std::sqrt(float(s_.features)); }
+  float feature_scale() const { return call_.map == ELU ? 1.0f : 1.0f / std::sqrt(float(s_.features)); }
 
-  void measure(Mapped& to) const {
-    if (!call_.unit && (call_.map == ELU || call_.map == ARCCOS)) {
-      for (int t = 0; t < C; ++t) to.inverse[t] = 1;
+  void compute_lengths(MappedChunk& chunk) const {
+    if (!call_.unit_length && (call_.map == ELU || call_.map == ARCCOS)) {
+      for (int t = 0; t < C; ++t) chunk.inverse_length[t] = 1;
       return;
     }
     for (int t = 0; t < C; t += L) {
-      Floats square{};
+      Floats squares{};
       for (int64_t d = 0; d < s_.width; ++d) {
-        Floats x = load(to.turned + d * C + t);
-        square += x * x;
+        Floats x = load(chunk.transposed + d * C + t);
+        squares += x * x;
       }
-      store(to.square + t, square);
+      store(chunk.squared_length + t, squares);
     }
     for (int t = 0; t < C; ++t)
-      to.inverse[t] = call_.unit ? 1 / std::max(std::sqrt(to.square[t]), SHORTEST) : 1;
+      chunk.inverse_length[t] = call_.unit_length ? 1 / std::max(std::sqrt(chunk.squared_length[t]), MIN_LENGTH) : 1;
   }
 
   template <int MAP, int N>
-  void project(Mapped* const (&to)[N]) const {
-    constexpr int ROWS = TALL / N;
-    const int64_t share = C * ROWS / s_.block + 1;
-    const int64_t apart = to[N - 1]->turned - to[0]->turned;
-    for (int64_t r = 0; r < s_.block; r += ROWS)
+  void project(MappedChunk* const (&chunks)[N]) const {
+    constexpr int ROWS = TILE_ROWS / N;
+    const int64_t prefetch_rows = C * ROWS / s_.padded_features + 1;
+    const int64_t panel_stride = chunks[N - 1]->transposed - chunks[0]->transposed;
+    for (int64_t r = 0; r < s_.padded_features; r += ROWS)
       for (int t = 0; t < C; t += P) {
-        Broad<N> tile;
+        WideTile<N> tile;
         tile.clear();
-        const float* rows = by_feature_ + r / TALL * TALL * s_.width + r % TALL;
-        tile.template add<1, TALL>(rows, to[0]->turned + t, C, s_.width, apart);
+        // Logits: projection [R, D] @ x^T [D, C], of N chunks at once.
+        const float* rows = projection_tiles_ + r / TILE_ROWS * TILE_ROWS * s_.width + r % TILE_ROWS;
+        tile.template add_product<1, TILE_ROWS>(rows, chunks[0]->transposed + t, C, s_.width, panel_stride);
 #pragma GCC unroll 2
         for (int n = 0; n < N; ++n) {
-          finish<MAP>(tile, n, *to[n], r, t);
-          to[n]->ahead.fetch(share);
+          apply_nonlinearity<MAP>(tile, n, *chunks[n], r, t);
+          chunks[n]->prefetch.fetch(prefetch_rows);
         }
       }
-    for (Mapped* one : to) {
-      for (int64_t r = s_.features; r < s_.block; ++r) std::memset(one->phi + r * C, 0, C * 4);
-      if (s_.paired)
-        for (int64_t r = s_.block + s_.features; r < s_.rows; ++r) std::memset(one->phi + r * C, 0, C * 4);
+    for (MappedChunk* chunk : chunks) {
+      for (int64_t r = s_.features; r < s_.padded_features; ++r) std::memset(chunk->phi + r * C, 0, C * 4);
+      if (s_.has_sin_and_cos)
+        for (int64_t r = s_.padded_features + s_.features; r < s_.phi_rows; ++r)
+          std::memset(chunk->phi + r * C, 0, C * 4);
     }
   }
 
-  // The features of panel n of the tile.
+  // Turns the logits in panel n of the tile into features; FAVOR+ logits are stored as they are.
   template <int MAP, int N>
-  QKV_INLINE void finish(const Broad<N>& tile, int n, Mapped& to, int64_t r, int t) const {
-    float* phi = to.phi + r * C + t;
+  QKV_INLINE void apply_nonlinearity(const WideTile<N>& tile, int n, MappedChunk& chunk, int64_t r, int t) const {
+    float* phi = chunk.phi + r * C + t;
 #pragma GCC unroll 16
-    for (int i = 0; i < TALL / N; ++i)
-      for (int j = 0; j < WIDE; ++j) {
-        float* place = phi + i * C + j * L;
-        Floats amplitude = load(to.amplitude + t + j * L), logit = tile.at[i][n * WIDE + j];
-        if (MAP != FAVOR) logit *= load(to.inverse + t + j * L);
+    for (int i = 0; i < TILE_ROWS / N; ++i)
+      for (int j = 0; j < PANEL_VECTORS; ++j) {
+        float* target = phi + i * C + j * L;
+        Floats scale = load(chunk.feature_scale + t + j * L), logit = tile.value[i][n * PANEL_VECTORS + j];
+        if (MAP != FAVOR) logit *= load(chunk.inverse_length + t + j * L);
         if (MAP == GAUSSIAN) {
           Floats sine, cosine;
-          sin_cos(logit, amplitude, sine, cosine);
-          store(place, sine);
-          store(place + s_.block * C, cosine);
+          sin_cos(logit, scale, sine, cosine);
+          store(target, sine);
+          store(target + s_.padded_features * C, cosine);
         } else {
-          store(place, MAP == ARCCOS ? highest(Floats{}, logit) * amplitude : logit);
+          store(target, MAP == ARCCOS ? vector_max(Floats{}, logit) * scale : logit);
         }
       }
   }
 
-  // Logits, not yet divided by the lengths of the vectors -> sin and cos.
-  void wind(Mapped& to) const {
+  // Logits that are not yet divided by the lengths of the vectors -> sin and cos, for angles of any size.
+  void apply_exact_sin_cos(MappedChunk& chunk) const {
     for (int64_t r = 0; r < s_.features; ++r)
       for (int t = 0; t < C; t += L) {
-        float* place = to.phi + r * C + t;
-        Floats sine, cosine;
-        sin_cos_of_any(load(place) * load(to.inverse + t), load(to.amplitude + t), sine, cosine);
-        store(place, sine), store(place + s_.block * C, cosine);
+        float* phi = chunk.phi + r * C + t;
+        Floats sine, cosine, angle = load(phi) * load(chunk.inverse_length + t);
+        sin_cos_any_angle(angle, load(chunk.feature_scale + t), sine, cosine);
+        store(phi, sine), store(phi + s_.padded_features * C, cosine);
       }
   }
 
-  // Logits -> exp(logit - peak); peak is the largest of every token.
-  void soften(Mapped& to) const {
+  // Logits -> exp(logit - max_logit), with the largest logit of each token.
+  void apply_exp(MappedChunk& chunk) const {
     for (int t = 0; t < C; t += L) {
-      Floats peak = load(to.phi + t), amplitude = load(to.amplitude + t);
-      for (int64_t r = 1; r < s_.features; ++r) peak = highest(peak, load(to.phi + r * C + t));
+      Floats max_logit = load(chunk.phi + t), scale = load(chunk.feature_scale + t);
+      for (int64_t r = 1; r < s_.features; ++r) max_logit = vector_max(max_logit, load(chunk.phi + r * C + t));
       for (int64_t r = 0; r < s_.features; ++r) {
-        float* place = to.phi + r * C + t;
-        store(place, exponential(load(place) - peak) * amplitude);
+        float* phi = chunk.phi + r * C + t;
+        store(phi, exponential(load(phi) - max_logit) * scale);
       }
-      store(to.peak + t, peak);
+      store(chunk.max_logit + t, max_logit);
     }
   }
 
-  void rise(Mapped& to) const {
+  // phi = elu(x) + 1
+  void apply_elu(MappedChunk& chunk) const {
     for (int64_t d = 0; d < s_.features; ++d)
       for (int t = 0; t < C; t += L) {
-        Floats x = load(to.turned + d * C + t), none{};
-        store(to.phi + d * C + t, (exponential(lowest(none, x)) + highest(none, x)) * load(to.amplitude + t));
+        Floats x = load(chunk.transposed + d * C + t), zero{}, scale = load(chunk.feature_scale + t);
+        store(chunk.phi + d * C + t, (exponential(vector_min(zero, x)) + vector_max(zero, x)) * scale);
       }
   }
 
-  // slope = gradient of x through elu(x) + 1.
-  void sink(const Mapped& at, const float* grad) const {
-    for (int64_t i = 0; i < s_.features * C; i += L)
-      store(slope_ + i, load(grad + i) * lowest(load(at.phi + i), all(1)));
-  }
-
-  // The gradient of what the matrix makes of x, then through the matrix.
-  void reflect(const Mapped& at, const float* grad) const {
-    const int64_t cosines = s_.block * C;
-    for (int64_t r = 0; r < s_.block; ++r)
-      for (int t = 0; t < C; t += L) {
-        const int64_t i = r * C + t;
-        const Floats phi = load(at.phi + i), from = load(grad + i);
-        Floats slope;
-        if (call_.map == GAUSSIAN) slope = from * load(at.phi + cosines + i) - load(grad + cosines + i) * phi;
-        else if (call_.map == ARCCOS) slope = phi > Floats{} ? from * load(at.amplitude + t) : Floats{};
-        else slope = from * phi;
-        store(logit_ + i, slope * load(at.inverse + t));
-      }
-    for (int64_t d = 0; d < s_.width; d += TALL)
-      for (int t = 0; t < C; t += P) {
-        Tile tile;
-        tile.clear();
-        tile.template add<1, TALL>(by_width_ + d * s_.block, logit_ + t, C, s_.features);
-        tile.write(slope_ + d * C + t, C);
-      }
-    if (!call_.grad_matrix) return;
-    for (int64_t d = 0; d < s_.columns; d += P)
-      for (int64_t r = 0; r < s_.block; r += TALL) {
-        Tile tile;
-        float* place = grad_ + in_panels(r, d, s_.block);
-        tile.read(place, P);
-        tile.template add<C, 1>(logit_ + r * C, at.x + d, s_.columns, C);
-        tile.write(place, P);
-      }
-  }
-
-  // The part along x does not change a unit vector.
-  void straighten(const Mapped& at) const {
-    for (int t = 0; t < C; t += L) {
-      Floats along{}, inverse = load(at.inverse + t);
-      for (int64_t d = 0; d < s_.width; ++d) along += load(slope_ + d * C + t) * load(at.turned + d * C + t);
-      along = load(at.square + t) > SHORTEST * SHORTEST ? along * inverse * inverse : Floats{};
-      for (int64_t d = 0; d < s_.width; ++d) {
-        float* place = slope_ + d * C + t;
-        store(place, load(place) - load(at.turned + d * C + t) * along);
-      }
-    }
-  }
-
-  void shorten(const Mapped& at, const float* grad_mass) const {
-    for (int64_t d = 0; d < s_.width; ++d)
-      for (int t = 0; t < C; t += L) {
-        float* place = slope_ + d * C + t;
-        store(place, load(place) - load(at.turned + d * C + t) * load(grad_mass + t) * (2 * call_.square));
-      }
-  }
+  // feature_gradients.h
+  void backpropagate_elu(const MappedChunk& chunk, const float* grad_phi) const;
+  void backpropagate_projection(const MappedChunk& chunk, const float* grad_phi) const;
+  void backpropagate_unit_length(const MappedChunk& chunk) const;
+  void add_squared_length_gradient(const MappedChunk& chunk, const float* grad_log_weights) const;
 
   const Call& call_;
   Sizes s_;
-  float longest_ = 0;  // no row of the matrix has a larger squared length
-  bool whole_;  // rows can be turned where they lie; the gradient wants them beside each other
-  Buffer by_feature_, by_width_, logit_, slope_, grad_, rows_;
+  float max_squared_norm_ = 0;  // no row of the projection has a larger squared norm
+  bool reads_in_place_;  // tokens are transposed straight from the caller's tensor; a backward pass needs a copy of x
+  Buffer projection_tiles_;     // [R / TILE_ROWS, D, TILE_ROWS]
+  Buffer transposed_tiles_;     // [D / TILE_ROWS, R, TILE_ROWS]
+  Buffer grad_logits_, grad_x_, grad_projection_, grad_rows_;  // [R, C], [D, C], [R, D] in panels, [C, D]
 };
 
 }  // namespace QKV_ISA

@@ -1,157 +1,216 @@
-// Sums of keys chunk by chunk, and what queries read from them.
+// The forward pass over one chunk; chunks.h explains the algorithm.
 #pragma once
-#include "chunks.h"
+#include "key_weights.h"
 
 namespace qkv {
 namespace QKV_ISA {
 
-// Where a sum is under the noise of such a sum, floor * sqrt(squares), the gap is filled by the masses.
-inline float gap_of(float floor, float squares, float total) {
-  return std::max(floor * std::sqrt(squares > 0 ? squares : 1) - total, 0.0f);
+// How far a denominator lies below the noise of such a sum, floor * sqrt(squared_weight_sum); at least 0.
+inline float compute_deficit(float floor, float squared_weight_sum, float denominator) {
+  return std::max(floor * std::sqrt(squared_weight_sum > 0 ? squared_weight_sum : 1) - denominator, 0.0f);
 }
 
-// out = (sums + gap * plain / count) / (total + gap)
-inline void Chunks::divide() {
+// The intra-chunk scores and the denominators of the queries.
+inline void ChunkedAttention::compute_scores(const State& state, int64_t tokens) {
+  for (int t = 0; t < C; t += P)
+    for (int s = 0; s < std::min<int>(t + P, int(tokens)); s += TILE_ROWS) {
+      Tile tile;
+      tile.clear();
+      // [C keys, F] @ [F, C queries]; below the diagonal of a panel only its last vectors are needed.
+      if (s < t + L) tile.template add_product<1, C>(keys.phi + s, queries.phi + t, C, s_.phi_rows);
+      else tile.template add_product<1, C, 1>(keys.phi + s, queries.phi + t, C, s_.phi_rows);
+      tile.write(scores + s * C + t, C);
+    }
+  multiply_denominator_sums(state);
+  for (int t = 0; t < C; t += L) {
+    Floats denominator = load(denominators + t) * load(carry_factors + t);
+    for (int s = 0; s < std::min<int>(t + L, int(tokens)); ++s) {
+      Floats score = load(scores + s * C + t) * load(weights + s * C + t);
+      store(scores + s * C + t, score);
+      denominator += score;
+    }
+    store(denominators + t, denominator);
+  }
+}
+
+// denominators [C] = phi(Q) [C, F] @ denominator_sums [F], in four independent sums: one sum would wait for itself.
+inline void ChunkedAttention::multiply_denominator_sums(const State& state) {
+  for (int t = 0; t < C; t += P) {
+    Floats sum[4][PANEL_VECTORS] = {};
+    for (int64_t f = 0; f < s_.phi_rows; f += 4)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < PANEL_VECTORS; ++j)
+          sum[i][j] += load(queries.phi + (f + i) * C + t + j * L) * state.denominator_sums[f + i];
+    for (int j = 0; j < PANEL_VECTORS; ++j)
+      store(denominators + t + j * L, (sum[0][j] + sum[1][j]) + (sum[2][j] + sum[3][j]));
+  }
+}
+
+// Denominators and weight sums of queries that see the state and no key of their own chunk.
+inline void ChunkedAttention::read_state_denominators(const State& state) {
+  multiply_denominator_sums(state);
+  for (int t = 0; t < C; t += L) {
+    store(weight_sums + t, broadcast(state.weight_sum));
+    store(squared_weight_sums + t, broadcast(state.squared_weight_sum));
+    store(carry_factors + t, broadcast(1)), store(max_log_weights + t, broadcast(state.log_scale));
+  }
+}
+
+// The factors of out = (averages + deficit * visible_values / weight_sum) / (denominator + deficit).
+inline void ChunkedAttention::compute_normalisers() {
   for (int t = 0; t < C; ++t) {
-    const float gap = gap_of(call_.floor, squares[t], total[t]);
-    inverse_[t] = count[t] > 0 ? 1 / (total[t] + gap) : 1;
-    fill_[t] = count[t] > 0 ? gap / count[t] * inverse_[t] : 0;
+    const float deficit = compute_deficit(call_.floor, squared_weight_sums[t], denominators[t]);
+    inverse_denominators_[t] = weight_sums[t] > 0 ? 1 / (denominators[t] + deficit) : 1;
+    fill_factors_[t] = weight_sums[t] > 0 ? deficit / weight_sums[t] * inverse_denominators_[t] : 0;
   }
 }
 
-// Columns e ... of the averages; `own`: the queries also see keys of this chunk.
+// The averages in the N panels of columns from e on, for one block of rows of the sums; the last block also adds the
+// intra-chunk part and divides by the denominators.
 template <int N>
-inline void Chunks::read_panels(const State& state, int64_t e, Part part, int64_t many, bool own) {
-  constexpr int ROWS = TALL / N;
-  const float* sums = state.sums + e * s_.rows + part.begin * P;
-  for (int64_t t = 0; t < many; t += ROWS) {
-    Broad<N> tile;
-    float* place = average_ + t * s_.values + e;
-    if (part.begin == 0) tile.clear();
-    else tile.read(place, int(s_.values), P);
-    tile.template add<1, C>(queries.phi + part.begin * C + t, sums, P, part.end - part.begin, s_.rows * P);
-    if (part.end == s_.rows) {
-      if (own) {
-        if (call_.weighed) tile.scale_rows(rest + t);
-        tile.template add<1, C>(seen + t, values + e * C, P, std::min(t + ROWS, many), C * P);
+inline void ChunkedAttention::average_panels(const State& state, int64_t e, Range rows, int64_t tokens,
+                                             bool adds_intra_chunk) {
+  constexpr int ROWS = TILE_ROWS / N;
+  const float* sums = state.feature_sums + e * s_.phi_rows + rows.begin * P;
+  for (int64_t t = 0; t < tokens; t += ROWS) {
+    WideTile<N> tile;
+    float* averages = averages_ + t * s_.padded_value + e;
+    if (rows.begin == 0) tile.clear();
+    else tile.read(averages, int(s_.padded_value), P);
+    // Inter-chunk: phi(Q) [C, F] @ feature_sums [F, E].
+    const float* phi = queries.phi + rows.begin * C + t;
+    tile.template add_product<1, C>(phi, sums, P, rows.end - rows.begin, s_.phi_rows * P);
+    if (rows.end == s_.phi_rows) {
+      if (adds_intra_chunk) {
+        if (call_.has_key_weights) tile.scale_rows(carry_factors + t);
+        // Intra-chunk: scores^T [C queries, C keys] @ values [C keys, E].
+        tile.template add_product<1, C>(scores + t, values + e * C, P, std::min(t + ROWS, tokens), C * P);
       }
-      tile.scale_rows(inverse_ + t);
+      tile.scale_rows(inverse_denominators_ + t);
     }
-    tile.write(place, int(s_.values), P);
+    tile.write(averages, int(s_.padded_value), P);
   }
 }
 
-inline void Chunks::write(const State& state, int64_t first, int64_t many, bool own) {
-  for (int64_t t = 0; t < many; ++t) {
-    float* row = average_ + t * s_.values;
-    if (fill_[t] > 0) {
-      sum_plain(state, t, own);
-      for (int64_t e = 0; e < s_.value; ++e) row[e] += fill_[t] * plain_[e];
+inline void ChunkedAttention::write_averages(const State& state, int64_t first, int64_t tokens,
+                                             bool adds_intra_chunk) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    float* row = averages_ + t * s_.padded_value;
+    if (fill_factors_[t] > 0) {
+      sum_visible_values(state, t, adds_intra_chunk);
+      for (int64_t e = 0; e < s_.value; ++e) row[e] += fill_factors_[t] * visible_values_[e];
     }
-    write_row(row, call_.half, row_at(call_.out, b, h, first + t, call_.half), s_.value);
+    write_row(row, call_.is_bfloat16, row_address(call_.out, b, h, first + t, call_.is_bfloat16), s_.value);
   }
 }
 
-// plain_ = the sum of the values that query t sees, by their masses.
-inline void Chunks::sum_plain(const State& state, int64_t t, bool own) {
-  const float left = own ? rest[t] : 1;
-  for (int64_t e = 0; e < s_.values; e += P) {
-    for (int j = 0; j < P; ++j) plain_[e + j] = left * state.plain[e + j];
-    if (!own) continue;
+// visible_values_ [E] = carry_factor * value_sums [E] + weights [C] @ values [C, E], for query t.
+inline void ChunkedAttention::sum_visible_values(const State& state, int64_t t, bool adds_intra_chunk) {
+  const float carry_factor = adds_intra_chunk ? carry_factors[t] : 1;
+  for (int64_t e = 0; e < s_.padded_value; e += P) {
+    for (int j = 0; j < P; ++j) visible_values_[e + j] = carry_factor * state.value_sums[e + j];
+    if (!adds_intra_chunk) continue;
     for (int64_t s = 0; s <= t; ++s)
-      for (int j = 0; j < P; ++j) plain_[e + j] += share[s * C + t] * values[e * C + s * P + j];
+      for (int j = 0; j < P; ++j) visible_values_[e + j] += weights[s * C + t] * values[e * C + s * P + j];
   }
 }
 
-// scaled_ = the values of these panels, each key's times its share at the end.
+// scaled_values_ [C, N * P] = the values of these panels, each times the final weight of its key.
 template <int N>
-inline void Chunks::scale_panels(const float* panels, int64_t many) {
+inline void ChunkedAttention::scale_values(const float* panels, int64_t tokens) {
   for (int n = 0; n < N; ++n)
-    for (int s = 0; s < many; ++s)
+    for (int s = 0; s < tokens; ++s)
       for (int64_t i = n * C * P + s * P, j = 0; j < P; j += L)
-        store(scaled_ + i + j, load(panels + i + j) * at_end[s]);
+        store(scaled_values_ + i + j, load(panels + i + j) * final_weights[s]);
 }
 
+// Adds the keys of the chunk to one block of rows of the sums, in the N panels of columns from e on.
 template <int N>
-inline void Chunks::absorb_panels(State& state, int64_t e, Part part, int64_t many) {
-  constexpr int ROWS = TALL / N;
+inline void ChunkedAttention::accumulate_panels(State& state, int64_t e, Range rows, int64_t tokens) {
+  constexpr int ROWS = TILE_ROWS / N;
   const float* panels = values + e * C;
-  if (call_.weighed) {
-    if (part.begin == 0) scale_panels<N>(panels, many);
-    panels = scaled_;
+  if (call_.has_key_weights) {
+    if (rows.begin == 0) scale_values<N>(panels, tokens);
+    panels = scaled_values_;
   }
-  const int64_t share = C * ROWS / s_.rows + 1;
-  for (int64_t f = part.begin; f < part.end; f += ROWS) {
-    Broad<N> tile;
-    float* place = state.sums + e * s_.rows + f * P;
-    tile.read(place, P, s_.rows * P);
-    if (call_.weighed) tile.scale(rest_at_end);
-    tile.template add<C, 1>(keys.phi + f * C, panels, P, many, C * P);
-    tile.write(place, P, s_.rows * P);
-    ahead_.fetch(share);
-    place_.fetch<1>(share);
+  const int64_t prefetch_rows = C * ROWS / s_.phi_rows + 1;
+  for (int64_t f = rows.begin; f < rows.end; f += ROWS) {
+    WideTile<N> tile;
+    float* sums = state.feature_sums + e * s_.phi_rows + f * P;
+    tile.read(sums, P, s_.phi_rows * P);
+    if (call_.has_key_weights) tile.scale(final_carry_factor);
+    // phi(K)^T [F, C] @ values [C, E].
+    tile.template add_product<C, 1>(keys.phi + f * C, panels, P, tokens, C * P);
+    tile.write(sums, P, s_.phi_rows * P);
+    value_prefetch_.fetch(prefetch_rows);
+    out_prefetch_.fetch<1>(prefetch_rows);
   }
 }
 
-// What has no columns of its own, after the panels.
-inline void Chunks::absorb_rest(State& state, int64_t many) {
-  for (int64_t e = 0; e < s_.values; e += L) {
-    const float* panel = values + in_panels(0, e, C);
-    Floats sum[4] = {load(state.plain + e) * rest_at_end};
+// Adds the keys of the chunk to the parts of the state that are vectors or numbers.
+inline void ChunkedAttention::accumulate_vectors(State& state, int64_t tokens) {
+  for (int64_t e = 0; e < s_.padded_value; e += L) {
+    const float* panel = values + panel_index(0, e, C);
+    // final_weights [C] @ values [C, E].
+    Floats sum[4] = {load(state.value_sums + e) * final_carry_factor};
     for (int s = 0; s < C; s += 4)
-      for (int i = 0; i < 4; ++i) sum[i] += load(panel + (s + i) * P) * at_end[s + i];
-    store(state.plain + e, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+      for (int i = 0; i < 4; ++i) sum[i] += load(panel + (s + i) * P) * final_weights[s + i];
+    store(state.value_sums + e, (sum[0] + sum[1]) + (sum[2] + sum[3]));
   }
-  for (int64_t f = 0; f < s_.rows; f += L) {
+  for (int64_t f = 0; f < s_.phi_rows; f += L) {
+    // phi(K)^T [F, C] @ final_weights [C].
     Floats row[L];
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) {
-      row[i] = load(keys.phi + (f + i) * C) * load(at_end);
-      for (int t = L; t < C; t += L) row[i] += load(keys.phi + (f + i) * C + t) * load(at_end + t);
+      row[i] = load(keys.phi + (f + i) * C) * load(final_weights);
+      for (int s = L; s < C; s += L) row[i] += load(keys.phi + (f + i) * C + s) * load(final_weights + s);
     }
-    store(state.ones + f, load(state.ones + f) * rest_at_end + row_sums(row));
+    store(state.denominator_sums + f, load(state.denominator_sums + f) * final_carry_factor + sum_rows(row));
   }
-  float sum = 0, square = 0;
-  for (int s = 0; s < C; ++s) sum += at_end[s], square += at_end[s] * at_end[s];
-  if (call_.weighed)
-    for (int s = 0; s < many; ++s) state.faded += decay[s];
-  state.count = state.count * rest_at_end + sum;
-  state.squares = state.squares * rest_at_end * rest_at_end + square;
-  state.scale = last;
+  float sum = 0, squared_sum = 0;
+  for (int s = 0; s < C; ++s) sum += final_weights[s], squared_sum += final_weights[s] * final_weights[s];
+  if (call_.has_key_weights)
+    for (int s = 0; s < tokens; ++s) state.total_log_decay += log_decay[s];
+  state.weight_sum = state.weight_sum * final_carry_factor + sum;
+  state.squared_weight_sum = state.squared_weight_sum * final_carry_factor * final_carry_factor + squared_sum;
+  state.log_scale = final_max_log_weight;
 }
 
-// Queries and keys of a chunk one after the other; panels of the sums are read and then added to while they are
-// in the cache.
-inline void Chunks::run(State& state, int64_t first, int64_t many) {
-  weigh(state);
-  score(state, many);
-  place_.aim(call_.out, b, h, first, s_.value, call_.half);
-  weigh_last(many);
-  divide();
-  by_block([&](auto panels, int64_t e, Part part) {
-    read_panels<panels>(state, e, part, many, true);
-    absorb_panels<panels>(state, e, part, many);
+// Causal: attends from the queries of a chunk and accumulates its keys.  Each block of the sums is read by the queries
+// and then added to while it is in the cache.
+inline void ChunkedAttention::process_chunk(State& state, int64_t first, int64_t tokens) {
+  compute_weights(state);
+  compute_scores(state, tokens);
+  out_prefetch_.start_at(call_.out, b, h, first, s_.value, call_.is_bfloat16);
+  copy_final_weights(tokens);
+  compute_normalisers();
+  for_each_block([&](auto panels, int64_t e, Range rows) {
+    average_panels<panels>(state, e, rows, tokens, true);
+    accumulate_panels<panels>(state, e, rows, tokens);
   });
-  write(state, first, many, true);
-  absorb_rest(state, many);
+  write_averages(state, first, tokens, true);
+  accumulate_vectors(state, tokens);
 }
 
-inline void Chunks::read(const State& state, int64_t first, int64_t many) {
-  score_state(state);
-  divide();
-  by_block([&](auto panels, int64_t e, Part part) { read_panels<panels>(state, e, part, many, false); });
-  write(state, first, many, false);
+// Not causal: attends from the queries of a chunk to the state.
+inline void ChunkedAttention::attend_to_state(const State& state, int64_t first, int64_t tokens) {
+  read_state_denominators(state);
+  compute_normalisers();
+  for_each_block([&](auto panels, int64_t e, Range rows) { average_panels<panels>(state, e, rows, tokens, false); });
+  write_averages(state, first, tokens, false);
 }
 
-inline void Chunks::absorb(State& state, int64_t many) {
-  weigh_at_end(state);
-  add(state, many);
+// Accumulates the keys of a chunk without its queries.
+inline void ChunkedAttention::accumulate_keys(State& state, int64_t tokens) {
+  compute_final_weights(state);
+  accumulate(state, tokens);
 }
 
-// The state after these keys, whose shares at the end are known.
-inline void Chunks::add(State& state, int64_t many) {
-  by_block([&](auto panels, int64_t e, Part part) { absorb_panels<panels>(state, e, part, many); });
-  absorb_rest(state, many);
+// Accumulates the keys of a chunk whose final weights are known.
+inline void ChunkedAttention::accumulate(State& state, int64_t tokens) {
+  for_each_block([&](auto panels, int64_t e, Range rows) { accumulate_panels<panels>(state, e, rows, tokens); });
+  accumulate_vectors(state, tokens);
 }
 
 }  // namespace QKV_ISA

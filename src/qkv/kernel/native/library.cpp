@@ -1,4 +1,4 @@
-// The C interface: picks the engine of the best instruction set that this machine has, and owns the threads.
+// The C interface: selects the engine compiled for the best instruction set of this machine, and owns the threads.
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -13,22 +13,24 @@
 
 #include "additive.h"
 #include "call.h"
+#include "layout.h"
 #include "threads.h"
 
 namespace qkv {
 
-#define QKV_DECLARE(ISA)                      \
-  namespace ISA {                             \
-  void forward(const Call&, Spread);          \
-  void backward(const Call&, Spread);         \
-  void additive(const Additive&, Spread);     \
-  void additive_backward(const Additive&, Spread); \
-  void few(const Few&, Spread);               \
-  void whole(const Whole&, Spread);           \
-  void ceilings(double*);                     \
+#define QKV_DECLARE(ISA)                                           \
+  namespace ISA {                                                  \
+  void forward(const Call&, RunOnThreads);                         \
+  void backward(const Call&, RunOnThreads);                        \
+  void additive_score(const AdditiveScore&, RunOnThreads);         \
+  void additive_score_backward(const AdditiveScore&, RunOnThreads); \
+  void small_linear(const SmallLinear&, RunOnThreads);             \
+  void layer_step(const LayerStep&, RunOnThreads);                 \
+  void peak_rates(double*);                                        \
   }
-#define QKV_ENGINE(ISA, RUNS) \
-  {#ISA, ISA::forward, ISA::backward, ISA::additive, ISA::additive_backward, ISA::few, ISA::whole, ISA::ceilings, RUNS}
+#define QKV_ENGINE(ISA, IS_SUPPORTED)                                                                          \
+  {#ISA, ISA::forward, ISA::backward, ISA::additive_score, ISA::additive_score_backward, ISA::small_linear,    \
+   ISA::layer_step, ISA::peak_rates, IS_SUPPORTED}
 QKV_DECLARE(generic)
 #ifdef QKV_X86
 QKV_DECLARE(avx2)
@@ -39,120 +41,121 @@ namespace {
 
 struct Engine {
   const char* name;
-  void (*forward)(const Call&, Spread);
-  void (*backward)(const Call&, Spread);
-  void (*additive)(const Additive&, Spread);
-  void (*additive_backward)(const Additive&, Spread);
-  void (*few)(const Few&, Spread);
-  void (*whole)(const Whole&, Spread);
-  void (*ceilings)(double*);
-  bool runs;
+  void (*forward)(const Call&, RunOnThreads);
+  void (*backward)(const Call&, RunOnThreads);
+  void (*additive_score)(const AdditiveScore&, RunOnThreads);
+  void (*additive_score_backward)(const AdditiveScore&, RunOnThreads);
+  void (*small_linear)(const SmallLinear&, RunOnThreads);
+  void (*layer_step)(const LayerStep&, RunOnThreads);
+  void (*peak_rates)(double*);
+  bool is_supported;
 };
 
-// Best first. QKV_NATIVE_ISA=name in the environment asks for less.
-const Engine& engine() {
-  static const Engine chosen = [] {
+// The best engine that runs here, or the one that QKV_NATIVE_ISA in the environment names.
+const Engine& select_engine() {
+  static const Engine selected = [] {
 #ifdef QKV_X86
     __builtin_cpu_init();
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    const bool middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
-    const Engine engines[] = {
+    const Engine engines[] = {  // best first
 #ifdef QKV_X86
-        QKV_ENGINE(avx512, wide),
-        QKV_ENGINE(avx2, middle),
+        QKV_ENGINE(avx512, has_avx512),
+        QKV_ENGINE(avx2, has_avx2),
 #endif
         QKV_ENGINE(generic, true),
     };
-    const char* asked = std::getenv("QKV_NATIVE_ISA");
+    const char* requested = std::getenv("QKV_NATIVE_ISA");
     for (const Engine& engine : engines)
-      if (engine.runs && (!asked || !*asked || !std::strcmp(asked, engine.name))) return engine;
+      if (engine.is_supported && (!requested || !*requested || !std::strcmp(requested, engine.name))) return engine;
     return engines[sizeof engines / sizeof *engines - 1];
   }();
-  return chosen;
+  return selected;
 }
 
-// Threads that wait for the next call. One call at a time has them; another that comes meanwhile works alone.
-class Pool {
+// Threads that wait for the next call.  One call at a time uses them; a call on another thread in the meantime runs
+// without them.
+class ThreadPool {
  public:
   void run(int threads, Body body, void* argument) {
-    std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
-    if (threads <= 1 || !mine.owns_lock()) return body(argument);
+    std::unique_lock<std::mutex> is_free(in_use_, std::try_to_lock);
+    if (threads <= 1 || !is_free.owns_lock()) return body(argument);
     grow(threads - 1);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      body_ = body, argument_ = argument, open_ = std::min(threads - 1, here_), working_ = 0;
+      body_ = body, argument_ = argument, open_places_ = std::min(threads - 1, started_), working_ = 0;
     }
-    wake_.notify_all();
+    start_.notify_all();
     body(argument);
     std::unique_lock<std::mutex> lock(mutex_);
-    open_ = 0;
-    done_.wait(lock, [&] { return working_ == 0; });
+    open_places_ = 0;
+    finished_.wait(lock, [&] { return working_ == 0; });
   }
 
  private:
   void grow(int threads) {
     try {
-      for (; here_ < threads; ++here_) std::thread([this] { serve(); }).detach();
-    } catch (const std::exception&) {  // the system has no more threads: those that are there do the work
+      for (; started_ < threads; ++started_) std::thread([this] { run_bodies(); }).detach();
+    } catch (const std::exception&) {  // the system has no more threads: the started ones do the work
     }
   }
 
-  void serve() {
+  void run_bodies() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return open_ > 0; });
-      --open_, ++working_;
+      start_.wait(lock, [&] { return open_places_ > 0; });
+      --open_places_, ++working_;
       const Body body = body_;
       void* const argument = argument_;
       lock.unlock();
       body(argument);
       lock.lock();
-      if (--working_ == 0) done_.notify_one();
+      if (--working_ == 0) finished_.notify_one();
     }
   }
 
-  std::mutex busy_, mutex_;
-  std::condition_variable wake_, done_;
+  std::mutex in_use_, mutex_;
+  std::condition_variable start_, finished_;
   Body body_ = nullptr;
   void* argument_ = nullptr;
-  int here_ = 0, open_ = 0, working_ = 0;
+  int started_ = 0, open_places_ = 0, working_ = 0;
 };
 
-// GOMP_parallel of the OpenMP library that torch has loaded, where Python found it. Its threads are awake, and
-// go on spinning for a while after torch's work: others would have to share their cores with them.
-using Parallel = void (*)(Body body, void* argument, unsigned threads, unsigned flags);
-std::atomic<Parallel> parallel{nullptr};
+// GOMP_parallel of the OpenMP library that torch has loaded, if Python found it.  Its threads keep spinning for a while
+// after torch's work; other threads would have to share their cores with them.
+using OpenMPParallel = void (*)(Body body, void* argument, unsigned threads, unsigned flags);
+std::atomic<OpenMPParallel> openmp_parallel{nullptr};
 
-// Never destroyed: its threads outlive every static.
-std::atomic<Pool*> pool{nullptr};
+// Never destroyed: its threads outlive every static object.
+std::atomic<ThreadPool*> pool{nullptr};
 
-// A child of fork has none of the threads, neither these nor those, so it starts anew.
-void start_anew() {
-  pool = new Pool;
-  parallel = nullptr;
+// A forked child has neither the threads of the pool nor those of OpenMP.
+void reset_after_fork() {
+  pool = new ThreadPool;
+  openmp_parallel = nullptr;
 }
 
-void prepare() {
-  static const int once = [] {
-    pool = new Pool;
-    return pthread_atfork(nullptr, nullptr, start_anew);
+void create_pool_once() {
+  static const int result = [] {
+    pool = new ThreadPool;
+    return pthread_atfork(nullptr, nullptr, reset_after_fork);
   }();
-  (void)once;
+  (void)result;
 }
 
-void spread(int threads, Body body, void* argument) {
-  prepare();
-  const Parallel theirs = parallel;
+void run_on_threads(int threads, Body body, void* argument) {
+  create_pool_once();
+  const OpenMPParallel parallel = openmp_parallel;
   if (threads <= 1) return body(argument);
-  if (theirs) return theirs(body, argument, unsigned(threads), 0);
+  if (parallel) return parallel(body, argument, unsigned(threads), 0);
   pool.load()->run(threads, body, argument);
 }
 
-// Large new tensors in large pages where the system leaves that to the program: clearing and mapping thousands
-// of small ones takes longer than some of the work that fills them.
-void in_large_pages(const void* data, int64_t bytes) {
+// Asks the system to map a large new tensor in large pages: clearing and mapping thousands of small pages takes longer
+// than some of the work that fills them.
+void use_large_pages(const void* data, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t PAGE = uintptr_t(1) << 21;
   if (!data) return;
@@ -164,19 +167,20 @@ void in_large_pages(const void* data, int64_t bytes) {
 #endif
 }
 
-void in_large_pages(const Call& call, const Rows& rows, int64_t positions, int64_t width) {
-  in_large_pages(rows.data, call.batch * call.heads * positions * width * (call.half ? 2 : 4));
+void use_large_pages(const Call& call, const StridedTensor& x, int64_t positions, int64_t width) {
+  use_large_pages(x.data, call.batch * call.heads * positions * width * (call.is_bfloat16 ? 2 : 4));
 }
 
-void sums_in_large_pages(const Call& call) {
-  const int64_t rows = (call.map == GAUSSIAN ? 2 : 1) * call.features;
-  in_large_pages(call.sums, call.batch * call.heads * rows * (call.value + 1) * 4);
+void use_large_pages_for_sums(const Call& call) {
+  const int64_t features = (call.map == GAUSSIAN ? 2 : 1) * call.features;
+  use_large_pages(call.final_feature_sums, call.batch * call.heads * features * (call.value_width + 1) * 4);
 }
 
+// Runs a call; 1 if it ran out of memory or threads, otherwise 0.
 template <typename C>
-int guarded(void (*run)(const C&, Spread), const C& call) {
+int catch_errors(void (*function)(const C&, RunOnThreads), const C& call) {
   try {
-    run(call, spread);
+    function(call, run_on_threads);
     return 0;
   } catch (const std::exception&) {
     return 1;
@@ -189,34 +193,36 @@ int guarded(void (*run)(const C&, Spread), const C& call) {
 extern "C" {
 #define QKV_EXPORT __attribute__((visibility("default")))
 QKV_EXPORT int qkv_forward(const qkv::Call* call) {
-  qkv::in_large_pages(*call, call->out, call->queries, call->value);
-  qkv::sums_in_large_pages(*call);
-  return qkv::guarded(qkv::engine().forward, *call);
+  qkv::use_large_pages(*call, call->out, call->queries, call->value_width);
+  qkv::use_large_pages_for_sums(*call);
+  return qkv::catch_errors(qkv::select_engine().forward, *call);
 }
 QKV_EXPORT int qkv_backward(const qkv::Call* call) {
-  qkv::in_large_pages(*call, call->grad_q, call->queries, call->width);
-  qkv::in_large_pages(*call, call->grad_k, call->keys, call->width);
-  qkv::in_large_pages(*call, call->grad_v, call->keys, call->value);
-  return qkv::guarded(qkv::engine().backward, *call);
+  qkv::use_large_pages(*call, call->grad_q, call->queries, call->key_width);
+  qkv::use_large_pages(*call, call->grad_k, call->keys, call->key_width);
+  qkv::use_large_pages(*call, call->grad_v, call->keys, call->value_width);
+  return qkv::catch_errors(qkv::select_engine().backward, *call);
 }
-QKV_EXPORT int qkv_additive(const qkv::Additive* call) { return qkv::guarded(qkv::engine().additive, *call); }
-QKV_EXPORT int qkv_additive_backward(const qkv::Additive* call) {
-  return qkv::guarded(qkv::engine().additive_backward, *call);
+QKV_EXPORT int qkv_additive_score(const qkv::AdditiveScore* call) {
+  return qkv::catch_errors(qkv::select_engine().additive_score, *call);
 }
-QKV_EXPORT int qkv_few(const qkv::Few* call) { return qkv::guarded(qkv::engine().few, *call); }
-QKV_EXPORT int qkv_whole(const qkv::Whole* call) {
-  qkv::sums_in_large_pages(call->call);
-  return qkv::guarded(qkv::engine().whole, *call);
+QKV_EXPORT int qkv_additive_score_backward(const qkv::AdditiveScore* call) {
+  return qkv::catch_errors(qkv::select_engine().additive_score_backward, *call);
 }
-QKV_EXPORT void qkv_use_threads(qkv::Parallel of_torch) {
-  qkv::prepare();
-  qkv::parallel = of_torch;
+QKV_EXPORT int qkv_small_linear(const qkv::SmallLinear* call) {
+  return qkv::catch_errors(qkv::select_engine().small_linear, *call);
 }
-// Multiply-adds and pairs of sin and cos per second of one thread.
-QKV_EXPORT void qkv_ceilings(double* rates) { qkv::engine().ceilings(rates); }
-QKV_EXPORT const char* qkv_instruction_set() { return qkv::engine().name; }
+QKV_EXPORT int qkv_layer_step(const qkv::LayerStep* call) {
+  qkv::use_large_pages_for_sums(call->attention);
+  return qkv::catch_errors(qkv::select_engine().layer_step, *call);
+}
+QKV_EXPORT void qkv_use_openmp(qkv::OpenMPParallel parallel) {
+  qkv::create_pool_once();
+  qkv::openmp_parallel = parallel;
+}
+// Multiply-adds, and pairs of sine and cosine, per second of one thread.
+QKV_EXPORT void qkv_peak_rates(double* rates) { qkv::select_engine().peak_rates(rates); }
+QKV_EXPORT const char* qkv_instruction_set() { return qkv::select_engine().name; }
 QKV_EXPORT const char* qkv_compiler() { return QKV_COMPILER; }
-QKV_EXPORT int64_t qkv_call_bytes() {
-  return int64_t(sizeof(qkv::Call) + sizeof(qkv::Additive) + sizeof(qkv::Few) + sizeof(qkv::Whole));
-}
+QKV_EXPORT const qkv::FieldLayout* qkv_layout() { return qkv::LAYOUT; }
 }

@@ -1,7 +1,4 @@
-"""The compiled library: where it is, and how it is called.
-
-`Call` mirrors struct Call of call.h, field by field.
-"""
+"""The compiled library: where it is, whether it can be used, and how it is called."""
 
 import ctypes
 import os
@@ -11,153 +8,125 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from qkv.kernel.native.structures import (
+    STRUCTURES,
+    AdditiveScore,
+    Call,
+    FieldLayout,
+    LayerStep,
+    SmallLinear,
+    StridedTensor,
+    describe_layout,
+    find_mismatch,
+    read_layout,
+)
+
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 FILE = Path(__file__).parent / f"libqkv_native{SUFFIX}"
 
-
-class Rows(ctypes.Structure):
-    """A [B,H,N,width] tensor whose last dimension is contiguous."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("batch", ctypes.c_int64),
-        ("head", ctypes.c_int64),
-        ("position", ctypes.c_int64),
-    )
-
-
-SIZES = ("batch", "heads", "queries", "keys", "width", "value", "features")
-FLAGS = ("map", "unit", "causal", "half", "weighed", "threads")
-FORWARD = (
-    *("matrix", "keep", "written", "decay", "sums0", "plain0", "scale0"),
-    *("total", "count", "squares", "top", "sums", "plain", "scale"),
-)
-BACKWARD = (
-    *("grad_sums", "grad_plain", "grad_matrix"),
-    *("grad_written", "grad_decay", "grad_sums0", "grad_plain0"),
-)
-
-
-class Call(ctypes.Structure):
-    """Everything that one call needs."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in SIZES),
-        *((name, ctypes.c_int32) for name in FLAGS),
-        *((name, ctypes.c_float) for name in ("floor", "square")),
-        *((name, Rows) for name in ("q", "k", "v", "out")),
-        *((name, ctypes.c_void_p) for name in FORWARD),
-        *((name, Rows) for name in ("grad_out", "grad_q", "grad_k", "grad_v")),
-        *((name, ctypes.c_void_p) for name in BACKWARD),
-    )
-
-
-class Additive(ctypes.Structure):
-    """Everything that one call of the additive score needs; mirrors struct Additive of additive.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("batch", "heads", "queries", "keys", "width", "threads")),
-        *((name, Rows) for name in ("q", "k")),
-        *((name, ctypes.c_void_p) for name in ("v", "scores", "grad")),
-        *((name, Rows) for name in ("grad_q", "grad_k")),
-        ("grad_v", ctypes.c_void_p),
-    )
-
-
-class Few(ctypes.Structure):
-    """Everything that one call of a matrix and few rows needs; mirrors struct Few of call.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "columns", "width", "threads")),
-        *((name, ctypes.c_void_p) for name in ("x", "matrix", "bias", "out")),
-    )
-
-
-class Whole(ctypes.Structure):
-    """Everything that a decoding step of a layer needs; mirrors struct Whole of call.h."""
-
-    _fields_ = (*((name, Few) for name in ("query", "keys", "out")), ("call", Call))
-
-
-CALLS = {
+# The functions of the library that compute, and the structure that each takes.
+FUNCTIONS: dict[str, type[ctypes.Structure]] = {
     "qkv_forward": Call,
     "qkv_backward": Call,
-    "qkv_additive": Additive,
-    "qkv_additive_backward": Additive,
-    "qkv_few": Few,
-    "qkv_whole": Whole,
+    "qkv_additive_score": AdditiveScore,
+    "qkv_additive_score_backward": AdditiveScore,
+    "qkv_small_linear": SmallLinear,
+    "qkv_layer_step": LayerStep,
 }
 
 
-def _load() -> ctypes.CDLL | None:
-    """The library, or None where it was not built, does not load, or is of another version."""
+def load_library(file: Path) -> tuple[ctypes.CDLL | None, str]:
+    """Load the library if its structures are those of this package.
+
+    Args:
+        file: the path of the library.
+
+    Returns:
+        The library and "", or None and the reason why it cannot be used.
+    """
+    if not file.exists():
+        return None, "it is not built here"
     try:
-        library = ctypes.CDLL(str(FILE))
-        library.qkv_call_bytes.restype = ctypes.c_int64
-        known = library.qkv_call_bytes() == sum(map(ctypes.sizeof, (Call, Additive, Few, Whole)))
-    except (OSError, AttributeError):
-        return None
-    if not known:
-        return None
+        library = ctypes.CDLL(str(file))
+        library.qkv_layout.restype = ctypes.POINTER(FieldLayout)
+        mismatch = find_mismatch(read_layout(library.qkv_layout()), describe_layout(STRUCTURES))
+        if mismatch:
+            return None, f"it was built from other sources ({mismatch})"
+        _declare_functions(library)
+    except AttributeError as error:
+        return None, f"it was built from other sources ({error})"
+    except OSError as error:
+        return None, f"it cannot be loaded ({error})"
+    return library, ""
+
+
+def _declare_functions(library: ctypes.CDLL) -> None:
     for name in ("qkv_instruction_set", "qkv_compiler"):
         getattr(library, name).restype = ctypes.c_char_p
-    for name, kind in CALLS.items():
-        getattr(library, name).argtypes = (ctypes.POINTER(kind),)
-    _share_threads(library)
-    return library
+    for name, structure in FUNCTIONS.items():
+        getattr(library, name).argtypes = (ctypes.POINTER(structure),)
+    _share_openmp_threads(library)
 
 
-def _share_threads(library: ctypes.CDLL) -> None:
-    """Work on the threads of torch's own OpenMP library where it can be found; the engine has its own."""
+def _share_openmp_threads(library: ctypes.CDLL) -> None:
+    """Let the library use the threads of torch's OpenMP library; where that is not found, it has its own."""
     for file in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         try:
             parallel = ctypes.CDLL(str(file), mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
         except (OSError, AttributeError):
             continue
-        library.qkv_use_threads(ctypes.cast(parallel, ctypes.c_void_p))
+        library.qkv_use_openmp(ctypes.cast(parallel, ctypes.c_void_p))
 
 
-LIBRARY = _load()
-BUILT = LIBRARY is not None
+# UNAVAILABLE: why the library cannot be used; empty where it can.
+LIBRARY, UNAVAILABLE = load_library(FILE)
+IS_LOADED = LIBRARY is not None
 
 
-def call(name: str, **fields: int | float | Rows | Tensor | None) -> None:
-    """Fill in a Call and run it; tensors without strides of their own must be contiguous."""
-    made = CALLS[name](threads=torch.get_num_threads())
+def run_function(name: str, **fields: int | float | StridedTensor | Tensor | None) -> None:
+    """Fill in the structure of a function and run it.
+
+    Args:
+        name: a name in `FUNCTIONS`.
+        **fields: fields of its structure.  A tensor for a pointer must be contiguous.
+
+    Raises:
+        RuntimeError: the library is not available.
+        MemoryError: the library ran out of memory.
+    """
+    structure = FUNCTIONS[name](threads=torch.get_num_threads())
     for field, value in fields.items():
-        setattr(made, field, value.data_ptr() if isinstance(value, Tensor) else value)
-    run(name, made)
+        setattr(structure, field, value.data_ptr() if isinstance(value, Tensor) else value)
+    run_structure(name, structure)
 
 
-def run(name: str, made: ctypes.Structure) -> None:
-    """Run a call that is filled in."""
+def run_structure(name: str, structure: ctypes.Structure) -> None:
+    """Run a function on a structure that is filled in; raises as `run_function` does."""
     if LIBRARY is None:
         raise RuntimeError(
-            f"this needs the native engine, which is not built here ({FILE}): install qkv where there is a "
-            "C++ compiler, or export the model anew on this machine"
+            f"this needs the native engine, but {UNAVAILABLE} ({FILE}): install qkv where there is a "
+            "C++ compiler, or export the model again on this machine"
         )
-    if getattr(LIBRARY, name)(ctypes.byref(made)) != 0:
-        raise MemoryError(
-            "the native engine had no memory for its blocks: use fewer threads or smaller batches"
-        )
+    if getattr(LIBRARY, name)(ctypes.byref(structure)) != 0:
+        raise MemoryError("the native engine ran out of memory: use fewer threads or smaller batches")
 
 
-def ceilings() -> tuple[float, float]:
-    """Multiply-adds, and pairs of sin and cos, that one thread can do per second."""
+def measure_peak_rates() -> tuple[float, float]:
+    """Multiply-adds, and pairs of sine and cosine, that one thread computes per second at best."""
     rates = (ctypes.c_double * 2)()
     if LIBRARY is not None:
-        LIBRARY.qkv_ceilings(rates)
+        LIBRARY.qkv_peak_rates(rates)
     return rates[0], rates[1]
 
 
-def rows(x: Tensor) -> Rows:
-    """A tensor [B,H,N,width] as the library reads it: with strides, but whole rows."""
+def make_strided(x: Tensor) -> StridedTensor:
+    """Describe x [B,H,N,width] by address and strides; x is copied only if its rows are not contiguous."""
     x = x if x.stride(-1) == 1 else x.contiguous()
-    made = Rows(x.data_ptr(), *x.stride()[:3])
-    made.tensor = x  # a copy must live as long as its address
-    return made
+    strided = StridedTensor(x.data_ptr(), *x.stride()[:3])
+    strided.tensor = x  # a copy must live as long as its address
+    return strided
 
 
-def flat(x: Tensor | None) -> Tensor | None:
-    """A tensor as the library reads it where there are no strides."""
+def make_contiguous(x: Tensor | None) -> Tensor | None:
+    """x as the library reads a tensor without strides; None stays None."""
     return None if x is None else x.contiguous()

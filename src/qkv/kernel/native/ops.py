@@ -1,6 +1,6 @@
-"""The native engine as torch operators, with the shapes of what they return and their gradients.
+"""The native engine as torch operators: the passes, the shapes of their results, and their gradients.
 
-A backward pass recomputes the features chunk by chunk and keeps nothing of size N×F.
+The backward pass computes the features again chunk by chunk and stores nothing of size N×F.
 """
 
 from collections.abc import Callable
@@ -11,221 +11,252 @@ from torch import Tensor
 
 from qkv.errors import BadShape
 from qkv.kernel import double_backward
+from qkv.kernel.double_backward import FORWARD_SCHEMA, BackendInputs, BackendOptions
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
 from qkv.kernel.memory_pool import pooled_empty
-from qkv.kernel.native.library import call, flat, rows
+from qkv.kernel.native.library import make_contiguous, make_strided, run_function
 
-# q, k, v, matrix, keep, written, decay, sums, plain, scale; and map, unit, causal, square, floor.
-Inputs = tuple[Any, ...]
-Numbers = tuple[int, bool, bool, float, float]
+# The fields of `structures.Call` that hold one number of every query, for the backward pass.
+QUERY_SUMS = ("denominators", "weight_sums", "squared_weight_sums", "max_log_weights")
+
+INPUTS = len(BackendInputs._fields)
 
 
-@torch.library.custom_op("qkv::linear_attention", mutates_args=(), device_types="cpu")
-def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and numbers, not values
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    matrix: Tensor | None,
-    keep: Tensor | None,
-    written: Tensor | None,
-    decay: Tensor | None,
-    sums: Tensor | None,
-    plain: Tensor | None,
-    scale: Tensor | None,
-    map: int,
-    unit: bool,
-    causal: bool,
-    square: float,
-    floor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """out [B,H,T,E]; what the backward pass needs of every query [4,B,H,T]; and the sums, plain sums and
-    scale after the last key, as `sums.Sums`.
+@torch.library.custom_op("qkv::linear_attention", mutates_args=(), device_types="cpu", schema=FORWARD_SCHEMA)
+def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Linear attention as a torch operator.
 
-    causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
+    Args:
+        *arguments: the fields of `BackendInputs` and then those of `BackendOptions`.
+
+    Returns:
+        out [B,H,T,E]; the query sums [4,B,H,T] for the backward pass; and feature sums, plain sums and log
+        scale after the last key, as in `sums.Sums`.
+
+    Raises:
+        BadShape: the tensors do not fit together.
     """
-    tensors = (q, k, v, matrix, keep, written, decay, sums, plain, scale)
-    noted = torch.empty(4, *q.shape[:3], dtype=torch.float32, device="cpu")
-    out, *after = compute(tensors, (map, unit, causal, square, floor), noted)
-    return out, noted, after[0], after[1], after[2]
+    inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
+    query_sums = torch.empty(4, *inputs.q.shape[:3], dtype=torch.float32, device="cpu")
+    out, *sums = compute(inputs, options, query_sums)
+    return out, query_sums, sums[0], sums[1], sums[2]
 
 
-def compute(tensors: Inputs, numbers: Numbers, noted: Tensor | None = None) -> list[Tensor]:
-    """out, sums, plain sums and scale of `linear_attention`, whose arguments these are, without torch's
-    dispatcher; `noted` is filled where it is given.
+def compute(inputs: BackendInputs, options: BackendOptions, query_sums: Tensor | None = None) -> list[Tensor]:
+    """Compute linear attention without torch's dispatcher.
+
+    Args:
+        inputs: float32 or bfloat16 tensors on a CPU.
+        options: the numbers of the call.
+        query_sums: [4,B,H,T], filled if it is not None.
+
+    Returns:
+        out, feature sums, plain sums and log scale, as `linear_attention` does.
+
+    Raises:
+        BadShape: the tensors do not fit together.
     """
-    q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
-    map, unit, causal, square, floor = numbers
-    sizes = features_of(k.shape[-1], matrix, map)
-    _check(tensors, sizes, causal)
+    q, k, v = inputs[:3]
+    rows, features = count_features(k.shape[-1], inputs.matrix, options.map)
+    _check_shapes(inputs, rows, features, options.causal)
     out = pooled_empty((*q.shape[:3], v.shape[-1]), q.dtype)
-    after = state_like(pooled_empty, (q.shape[0], q.shape[1], sizes[1], v.shape[-1]))
-    fields = _fields(q, k, v, matrix, keep, written, decay, map)
-    fields |= {"sums0": flat(sums), "plain0": flat(plain), "scale0": flat(scale), "out": rows(out)}
-    fields |= {"sums": after[0], "plain": after[1], "scale": after[2]}
-    if noted is not None:
-        fields |= dict(zip(("total", "count", "squares", "top"), noted, strict=True))
-    call("qkv_forward", **fields, unit=unit, causal=causal, square=square, floor=floor)
-    return [out, *after]
+    sums = allocate_sums(pooled_empty, (q.shape[0], q.shape[1], features, v.shape[-1]))
+    fields = _make_fields(inputs, options)
+    fields |= {"out": make_strided(out), "final_feature_sums": sums[0]}
+    fields |= {"final_plain_sums": sums[1], "final_log_scale": sums[2]}
+    if query_sums is not None:
+        fields |= dict(zip(QUERY_SUMS, query_sums, strict=True))
+    run_function("qkv_forward", **fields)
+    return [out, *sums]
 
 
 @linear_attention.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, matrix: Any, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    noted = q.new_empty(4, *q.shape[:3], dtype=torch.float32)
-    sizes = (q.shape[0], q.shape[1], features_of(k.shape[-1], matrix, rest[6])[1], v.shape[-1])
-    return q.new_empty(*q.shape[:3], v.shape[-1]), noted, *state_like(q.new_empty, sizes)
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
+    q, value_width = inputs.q, inputs.v.shape[-1]
+    query_sums = q.new_empty(4, *q.shape[:3], dtype=torch.float32)
+    features = count_features(inputs.k.shape[-1], inputs.matrix, options.map)[1]
+    sums = allocate_sums(q.new_empty, (q.shape[0], q.shape[1], features, value_width))
+    return q.new_empty(*q.shape[:3], value_width), query_sums, *sums
 
 
-def features_of(width: Any, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
-    """R, and the F features that it makes of vectors so wide; symbolic where torch traces."""
-    features = width if matrix is None else matrix.shape[1]
-    return features, 2 * features if map == MAP_NUMBERS["gaussian"] else features
+def count_features(width: Any, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
+    """The rows R of the projection, and the number F of features; symbolic while torch traces.
 
-
-def state_like(new: Callable[..., Tensor], sizes: tuple[Any, Any, Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """What sums, plain sums and scale of B, H, F and E will be written to."""
-    batch, heads, features, value = sizes
-    shapes = ((features, value + 1), (1, value + 2), (1, 1))
-    sums, plain, scale = (new((batch, heads, *shape), dtype=torch.float32) for shape in shapes)
-    return sums, plain, scale
-
-
-def _fields(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    matrix: Tensor | None,
-    keep: Tensor | None,
-    written: Tensor | None,
-    decay: Tensor | None,
-    map: int,
-) -> dict[str, Any]:
-    batch, heads, queries, width = q.shape
-    sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[2], "width": width}
-    sizes |= {"value": v.shape[3], "features": width if matrix is None else matrix.shape[1]}
-    given = {"matrix": flat(matrix), "keep": flat(keep), "written": flat(written), "decay": flat(decay)}
-    weighed = written is not None or map in RESCALING_MAP_NUMBERS
-    inputs = {"q": rows(q), "k": rows(k), "v": rows(v), "half": q.dtype == torch.bfloat16}
-    return sizes | given | inputs | {"map": map, "weighed": weighed}
-
-
-def _check(tensors: Inputs, sizes: tuple[int, int], causal: bool) -> None:
-    """Raise BadShape where these tensors do not fit together: the library would read past the end of one.
-
-    sizes: R and F, as `features_of` gives them.
+    Args:
+        width: D, the width of queries and keys; without a projection R = D.
+        matrix: [H,R,D], the projection; None for a map without.
+        map: the number of the feature map.
     """
-    q, k, v, matrix, keep, written, decay, sums, plain, scale = tensors
+    rows = width if matrix is None else matrix.shape[1]
+    return rows, 2 * rows if map == MAP_NUMBERS["gaussian"] else rows
+
+
+def allocate_sums(
+    new_empty: Callable[..., Tensor], sizes: tuple[Any, Any, Any, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised feature sums, plain sums and log scale, shaped as in `sums.Sums`.
+
+    Args:
+        new_empty: called with a shape and `dtype=`.
+        sizes: B, H, F and E.
+    """
+    batch, heads, features, value_width = sizes
+    shapes = ((features, value_width + 1), (1, value_width + 2), (1, 1))
+    sums, plain, log_scale = (new_empty((batch, heads, *shape), dtype=torch.float32) for shape in shapes)
+    return sums, plain, log_scale
+
+
+def _make_fields(inputs: BackendInputs, options: BackendOptions) -> dict[str, Any]:
+    """The fields of `structures.Call` that forward and backward pass share."""
+    q, k, v, matrix = inputs[:4]
     batch, heads, queries, width = q.shape
-    keys, value = queries if causal else k.shape[2], v.shape[3]
-    of_keys = (batch, heads, keys)
+    sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[2], "key_width": width}
+    sizes |= {"value_width": v.shape[3], "features": width if matrix is None else matrix.shape[1]}
+    vectors = {"q": make_strided(q), "k": make_strided(k), "v": make_strided(v)}
+    pointers = {
+        "projection": make_contiguous(matrix),
+        "keep": make_contiguous(inputs.keep),
+        "log_weights": make_contiguous(inputs.log_weights),
+        "log_decay": make_contiguous(inputs.log_decay),
+        "initial_feature_sums": make_contiguous(inputs.feature_sums),
+        "initial_plain_sums": make_contiguous(inputs.plain_sums),
+        "initial_log_scale": make_contiguous(inputs.log_scale),
+    }
+    flags = {
+        "map": options.map,
+        "unit_length": options.unit,
+        "causal": options.causal,
+        "is_bfloat16": q.dtype == torch.bfloat16,
+        "has_key_weights": inputs.log_weights is not None or options.map in RESCALING_MAP_NUMBERS,
+    }
+    floats = {"floor": options.floor, "squared_length_factor": options.square}
+    return sizes | vectors | pointers | flags | floats
+
+
+def _check_shapes(inputs: BackendInputs, rows: int, features: int, causal: bool) -> None:
+    """Raise BadShape if tensors do not fit together: the library would read past the end of one.
+
+    Args:
+        inputs: the tensors.
+        rows: R, as `count_features` returns it.
+        features: F.
+        causal: whether there are as many queries as keys.
+    """
+    q, k, v, matrix, keep, log_weights, log_decay, sums, plain, log_scale = inputs
+    batch, heads, queries, width = q.shape
+    keys, value_width = queries if causal else k.shape[2], v.shape[3]
+    key_shape = (batch, heads, keys)
     fits = (
-        (k.shape == (*of_keys, width) and v.shape == (*of_keys, value) and q.dtype == k.dtype == v.dtype)
-        and (matrix is None or matrix.shape == (heads, sizes[0], width))
+        (k.shape == (*key_shape, width) and v.shape == (*key_shape, value_width))
+        and q.dtype == k.dtype == v.dtype
+        and (matrix is None or matrix.shape == (heads, rows, width))
         and (keep is None or keep.shape == (batch, keys))
-        and (written is None or written.shape == of_keys)
-        and (decay is None or decay.shape == of_keys)
-        and (sums is None or sums.shape == (batch, heads, sizes[1], value + 1))
-        and (plain is None or plain.shape == (batch, heads, 1, value + 2))
-        and (scale is None or scale.shape == (batch, heads, 1, 1))
+        and (log_weights is None or log_weights.shape == key_shape)
+        and (log_decay is None or log_decay.shape == key_shape)
+        and (sums is None or sums.shape == (batch, heads, features, value_width + 1))
+        and (plain is None or plain.shape == (batch, heads, 1, value_width + 2))
+        and (log_scale is None or log_scale.shape == (batch, heads, 1, 1))
     )
     if not fits:
-        names = ("q", "k", "v", "W", "keep", "masses", "gates", "sums", "plain sums", "scale")
-        pairs = (f"{name} {list(x.shape)}" for name, x in zip(names, tensors, strict=True) if x is not None)
+        shapes = zip(BackendInputs._fields, inputs, strict=True)
+        passed = ", ".join(f"{name} {list(x.shape)}" for name, x in shapes if x is not None)
         raise BadShape(
-            f"the native engine got tensors that do not fit together: {', '.join(pairs)}; they must agree in "
-            "type, batch, heads, positions and widths"
+            f"the native engine got tensors that do not fit together: {passed}; they must agree in dtype, "
+            "batch, heads, positions and widths"
         )
 
 
 @torch.library.custom_op("qkv::linear_attention_backward", mutates_args=(), device_types="cpu")
-def linear_attention_backward(  # noqa: PLR0913, PLR0917
+def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and numbers, not values
     grad_out: Tensor,
-    grad_sums: Tensor | None,
-    grad_plain: Tensor | None,
+    grad_feature_sums: Tensor | None,
+    grad_plain_sums: Tensor | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     matrix: Tensor | None,
     keep: Tensor | None,
-    written: Tensor | None,
-    decay: Tensor | None,
-    sums0: Tensor | None,
-    plain0: Tensor | None,
-    scale0: Tensor | None,
+    log_weights: Tensor | None,
+    log_decay: Tensor | None,
+    initial_feature_sums: Tensor | None,
+    initial_plain_sums: Tensor | None,
+    initial_log_scale: Tensor | None,
     map: int,
     unit: bool,
     causal: bool,
     square: float,
     floor: float,
     out: Tensor,
-    noted: Tensor,
-    sums: Tensor,
-    plain: Tensor,
-    scale: Tensor,
+    query_sums: Tensor,
+    final_feature_sums: Tensor,
+    final_plain_sums: Tensor,
+    final_log_scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, matrix [B,H,R,D], written, decay, sums and plain; empty where none."""
-    grads = _grads(pooled_empty, q, k, v, matrix, written, decay, sums0, plain0)
-    names = ("grad_matrix", "grad_written", "grad_decay", "grad_sums0", "grad_plain0")
-    fields = _fields(q, k, v, matrix, keep, written, decay, map)
-    fields |= {"sums0": flat(sums0), "plain0": flat(plain0), "scale0": flat(scale0), "out": rows(out)}
-    fields |= {
-        "total": noted[0],
-        "count": noted[1],
-        "squares": noted[2],
-        "top": noted[3],
-        "sums": sums,
-        "plain": plain,
-        "scale": scale,
-    }
-    fields |= {"grad_out": rows(grad_out), "grad_sums": flat(grad_sums), "grad_plain": flat(grad_plain)}
-    fields |= dict(zip(("grad_q", "grad_k", "grad_v"), [rows(grad) for grad in grads[:3]], strict=True))
+    """The gradients of q, k, v, matrix [B,H,R,D], log weights, log decay, feature sums and plain sums.
+
+    The arguments are the gradients of the results of `linear_attention`, its arguments, and its results.  A
+    gradient is empty where the tensor is None.
+    """
+    inputs = BackendInputs(
+        *(q, k, v, matrix, keep, log_weights, log_decay),
+        *(initial_feature_sums, initial_plain_sums, initial_log_scale),
+    )
+    fields = _make_fields(inputs, BackendOptions(map, unit, causal, square, floor))
+    fields |= {"out": make_strided(out), **dict(zip(QUERY_SUMS, query_sums, strict=True))}
+    fields |= {"final_feature_sums": final_feature_sums, "final_plain_sums": final_plain_sums}
+    fields |= {"final_log_scale": final_log_scale, "grad_out": make_strided(grad_out)}
+    fields |= {"grad_final_feature_sums": make_contiguous(grad_feature_sums)}
+    fields |= {"grad_final_plain_sums": make_contiguous(grad_plain_sums)}
+    grads = _allocate_grads(pooled_empty, inputs)
+    names = ("grad_projection", "grad_log_weights", "grad_log_decay")
+    names += ("grad_initial_feature_sums", "grad_initial_plain_sums")
+    vectors = [make_strided(grad) for grad in grads[:3]]
+    fields |= dict(zip(("grad_q", "grad_k", "grad_v"), vectors, strict=True))
     fields |= {name: grad if grad.numel() else None for name, grad in zip(names, grads[3:], strict=True)}
-    call("qkv_backward", **fields, unit=unit, causal=causal, square=square, floor=floor)
+    run_function("qkv_backward", **fields)
     return grads
 
 
 @linear_attention_backward.register_fake
-def _(*given: Any) -> tuple[Tensor, ...]:
-    q, k, v, matrix, _, written, decay, sums0, plain0 = given[3:12]
-    return _grads(q.new_empty, q, k, v, matrix, written, decay, sums0, plain0)
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    inputs = BackendInputs(*arguments[3 : 3 + INPUTS])
+    return _allocate_grads(inputs.q.new_empty, inputs)
 
 
-def _grads(
-    new: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, matrix: Tensor | None, *others: Tensor | None
-) -> Any:
-    def like(x: Tensor | None) -> Tensor:
-        none = q.new_empty(0, dtype=torch.float32)  # not one for all: outputs of an operator are no aliases
-        return none if x is None else new(x.shape, dtype=x.dtype)
+def _allocate_grads(new_empty: Callable[..., Tensor], inputs: BackendInputs) -> Any:
+    """Uninitialised gradients of the inputs that can have one; empty tensors where an input is None."""
+    q, k, v, matrix, _, log_weights, log_decay, sums, plain, _ = inputs
 
-    of_rows = None if matrix is None else matrix.new_empty(len(q), *matrix.shape)
-    return tuple(like(x) for x in (q, k, v, of_rows, *others))
+    def allocate_like(x: Tensor | None) -> Tensor:
+        # A new empty tensor each time: outputs of an operator must not be aliases.
+        empty = q.new_empty(0, dtype=torch.float32)
+        return empty if x is None else new_empty(x.shape, dtype=x.dtype)
+
+    matrix_of_rows = None if matrix is None else matrix.new_empty(len(q), *matrix.shape)
+    return tuple(allocate_like(x) for x in (q, k, v, matrix_of_rows, log_weights, log_decay, sums, plain))
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:10], *output)
-    ctx.numbers = inputs[10:]
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:INPUTS], *output)
+    ctx.options = inputs[INPUTS:]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
-    inputs, output = saved[:10], saved[10:]
+    inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
     if double_backward.needs_double_backward():
-        found = double_backward.compute_gradients(
-            double_backward.BackendInputs(*inputs),
-            double_backward.BackendOptions(*ctx.numbers),
-            (grad_out, *grad_after[:2]),
-        )
-        return (*found, *(None,) * 5)
-    grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out
-    grads = linear_attention_backward(grad_out, *grad_after[:2], *inputs, *ctx.numbers, *output)
-    q, k, v, per_row, written, decay, sums, plain = grads
-    matrix = None if inputs[3] is None else per_row.sum(0)
-    optional = (written, decay, sums, plain)
-    places = (inputs[5], inputs[6], inputs[7], inputs[8])
-    found = [None if place is None else grad for place, grad in zip(places, optional, strict=True)]
-    return (q, k, v, matrix, None, *found, None, *(None,) * 5)
+        options = BackendOptions(*ctx.options)
+        gradients = double_backward.compute_gradients(inputs, options, (grad_out, *grad_sums[:2]))
+        return (*gradients, *(None,) * len(options))
+    grad_out = torch.zeros_like(outputs[0]) if grad_out is None else grad_out
+    grads = linear_attention_backward(grad_out, *grad_sums[:2], *inputs, *ctx.options, *outputs)
+    q, k, v, matrix_of_rows, *other_grads = grads
+    matrix = None if inputs.matrix is None else matrix_of_rows.sum(0)
+    others = (inputs.log_weights, inputs.log_decay, inputs.feature_sums, inputs.plain_sums)
+    optional = [None if x is None else grad for x, grad in zip(others, other_grads, strict=True)]
+    return (q, k, v, matrix, None, *optional, None, *(None,) * len(ctx.options))
 
 
-linear_attention.register_autograd(_backward, setup_context=_remember)
+linear_attention.register_autograd(_backward, setup_context=_save_for_backward)

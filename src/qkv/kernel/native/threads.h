@@ -1,5 +1,4 @@
-// How the engine spreads its work: `body(argument)` runs once on each of so many threads, and the call returns
-// when all are done.
+// How work is run on several threads.
 #pragma once
 #include <exception>
 #include <mutex>
@@ -7,17 +6,18 @@
 namespace qkv {
 
 using Body = void (*)(void* argument);
-using Spread = void (*)(int threads, Body body, void* argument);
+// Runs `body(argument)` once on each of `threads` threads and returns when all have finished.
+using RunOnThreads = void (*)(int threads, Body body, void* argument);
 
-// The same for a function object; what it throws on any thread is thrown here.
+// The same for a function object.  An exception on any thread is rethrown here.
 template <typename F>
-void on_threads(Spread spread, int threads, F& work) {
+void call_on_threads(RunOnThreads run_on_threads, int threads, F& work) {
   struct Job {
     F& work;
     std::mutex mutex;
-    std::exception_ptr failed;
+    std::exception_ptr error;
   } job{work, {}, nullptr};
-  spread(
+  run_on_threads(
       threads,
       [](void* argument) {
         Job& job = *static_cast<Job*>(argument);
@@ -25,11 +25,11 @@ void on_threads(Spread spread, int threads, F& work) {
           job.work();
         } catch (...) {
           std::lock_guard<std::mutex> lock(job.mutex);
-          job.failed = std::current_exception();
+          job.error = std::current_exception();
         }
       },
       &job);
-  if (job.failed) std::rethrow_exception(job.failed);
+  if (job.error) std::rethrow_exception(job.error);
 }
 
 }  // namespace qkv

@@ -11,9 +11,9 @@ from qkv.data import (
     Pairs,
     Tokenizer,
     TokenizerPair,
+    compute_max_characters,
     find_usable_pairs,
-    max_characters,
-    pair_dataset,
+    make_pair_dataset,
     read_pairs,
 )
 from qkv.data.generated.phrases import PhraseData, Split, generate_phrases, split_phrases
@@ -118,7 +118,7 @@ def encode_pairs(pairs: Lines, tokens: TokenizerPair, max_length: int) -> Encode
 
 
 def _encode_side(lines: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
-    longest, too_long = max_characters(max_length), [UNK] * (max_length + 1)
+    longest, too_long = compute_max_characters(max_length), [UNK] * (max_length + 1)
     rows = iter(tokenizer.encode([_clear_blank_line(line) for line in lines if len(line) <= longest]))
     return [next(rows) if len(line) <= longest else too_long for line in lines]
 
@@ -146,5 +146,5 @@ def build_batches(
     if dropped.first is not None:
         report.say(str(dropped))
     check_pair_lengths(recipe.model.length_limits, *encoded, rows)
-    dataset = pair_dataset([encoded.source[i] for i in rows], [encoded.target[i] for i in rows])
+    dataset = make_pair_dataset([encoded.source[i] for i in rows], [encoded.target[i] for i in rows])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted, max_characters, train_tokenizers
+from qkv.data import (
+    BatchPlan,
+    Pairs,
+    TokenizerPair,
+    compute_max_characters,
+    count_predicted_tokens,
+    train_tokenizers,
+)
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
@@ -82,7 +89,7 @@ class Translate(Task):
 
     def learn_files(self, recipe: TranslationRecipe, data: Splits) -> dict[str, bytes]:
         """The tokenizers of both sides, learnt from the training pairs."""
-        tokens = train_tokenizers(data.train, recipe.tokens, max_characters(recipe.batch.max_length))
+        tokens = train_tokenizers(data.train, recipe.tokens, compute_max_characters(recipe.batch.max_length))
         return {TOKENIZER: tokens.to_json().encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> TokenizerPair:
@@ -97,7 +104,7 @@ class Translate(Task):
         torch.manual_seed(recipe.train.seed)
         model: Any = build_model(recipe.model, tokens)
         targets: Any = batches.dataset.columns[1]
-        set_bias_to_frequencies(model.output, count_predicted(targets, tokens.target.size))
+        set_bias_to_frequencies(model.output, count_predicted_tokens(targets, tokens.target.size))
         size = sum(p.numel() for p in model.parameters())
         report.say(
             f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from qkv.data import TokenizerPair, batches_by_length, find_usable_pairs, pair_dataset
+from qkv.data import TokenizerPair, find_usable_pairs, iterate_by_length, make_pair_dataset
 from qkv.decode import SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
@@ -46,7 +46,7 @@ class Validator:
         encoded = encode_pairs(pairs, tokens, recipe.batch.max_length)
         rows = _select_usable_rows(encoded, recipe, report)
         self.encoded = Encoded([encoded.source[i] for i in rows], [encoded.target[i] for i in rows])
-        self.dataset = pair_dataset(*self.encoded)
+        self.dataset = make_pair_dataset(*self.encoded)
         self.pairs = [pairs[i] for i in rows]
         self.objective, self.tokens, self.recipe, self.report = objective, tokens, recipe, report
         if recipe.validation.decode:
@@ -65,7 +65,7 @@ class Validator:
     def _compute_likelihood(self) -> dict[str, float]:
         total, count = {"nll": 0.0, "accuracy": 0.0}, 0
         device = next(self.objective.parameters()).device
-        for _, batch in batches_by_length(self.dataset, self.recipe.batch.batch_tokens):
+        for _, batch in iterate_by_length(self.dataset, self.recipe.batch.batch_tokens):
             loss = self.objective(type(batch)(*(part.to(device) for part in batch)))
             count += loss.count
             for name in total:

@@ -1,4 +1,4 @@
-"""Linear layers of few rows through the native engine: the same numbers, and nobody who looks is left out."""
+"""Linear layers of few rows through the native engine: the same numbers; hooks and subclasses still run."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from qkv import Attention
 from qkv.kernel import native
-from qkv.kernel.native import few
-from qkv.kernel.native.library import call
+from qkv.kernel.native import small_linear
+from qkv.kernel.native.library import run_function
 
 needs_engine = pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
 SIZES = [(3, 5, 7), (4, 64, 64), (16, 1024, 512), (17, 33, 65), (32, 1, 16), (5, 130, 1)]
@@ -23,21 +23,21 @@ def layer_of(width: int, columns: int, bias: bool = True) -> nn.Linear:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The engine's calls."""
-    made: list[str] = []
+    """The names of the native functions that ran."""
+    names: list[str] = []
 
-    def noted(name: str, **fields: object) -> None:
-        made.append(name)
-        call(name, **fields)  # pyright: ignore[reportArgumentType]
+    def record(name: str, **fields: object) -> None:
+        names.append(name)
+        run_function(name, **fields)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(few, "call", noted)
-    return made
+    monkeypatch.setattr(small_linear, "run_function", record)
+    return names
 
 
 def error_of(layer: nn.Linear, x: Tensor) -> float:
     with torch.no_grad():
         expected = layer.double()(x.double())
-        return float((few.linear(layer.float(), x) - expected).abs().max())
+        return float((small_linear.apply_linear(layer.float(), x) - expected).abs().max())
 
 
 @needs_engine
@@ -46,64 +46,68 @@ def error_of(layer: nn.Linear, x: Tensor) -> float:
 def test_it_equals_the_product(calls: list[str], sizes: tuple[int, int, int], bias: bool) -> None:
     rows, columns, width = sizes
     assert error_of(layer_of(width, columns, bias), torch.randn(rows, 1, width)) < 1e-5
-    assert calls == ["qkv_few"]
+    assert calls == ["qkv_small_linear"]
 
 
 @needs_engine
-def test_it_reads_rows_and_weights_that_do_not_lie_side_by_side(calls: list[str]) -> None:
+def test_it_reads_rows_and_weights_with_strides(calls: list[str]) -> None:
     layer = layer_of(12, 8)
     layer.weight = nn.Parameter(torch.randn(12, 8).mT)
     assert error_of(layer, torch.randn(4, 12, 5).mT[:, ::2]) < 1e-5
-    assert calls == ["qkv_few"]
+    assert calls == ["qkv_small_linear"]
 
 
 @needs_engine
 @pytest.mark.parametrize("isa", ["generic", "avx2"])
 def test_every_instruction_set_gives_the_same(isa: str) -> None:
-    told = """
-import torch; from tests.test_native_few import SIZES, error_of, layer_of
+    program = """
+import torch; from tests.test_native_small_linear import SIZES, error_of, layer_of
 print(max(error_of(layer_of(d, c), torch.randn(n, d)) for n, c, d in SIZES))
 """
     env = {**os.environ, "QKV_NATIVE_ISA": isa, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
-    done = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1e-5
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
+    assert float(process.stdout) < 1e-5
 
 
-@pytest.mark.parametrize("rows", [0, 1, few.LEAST - 1, few.MOST + 1])
-def test_fewer_and_more_rows_are_left_to_torch(calls: list[str], rows: int) -> None:
+@pytest.mark.parametrize("rows", [0, 1, small_linear.MIN_ROWS - 1, small_linear.MAX_ROWS + 1])
+def test_fewer_and_more_rows_run_through_torch(calls: list[str], rows: int) -> None:
     layer, x = layer_of(8, 6), torch.randn(rows, 8)
     with torch.no_grad():
-        assert torch.equal(few.linear(layer, x), layer(x))
+        assert torch.equal(small_linear.apply_linear(layer, x), layer(x))
     assert not calls
 
 
 @needs_engine
-def test_a_layer_without_columns_gives_none() -> None:
+def test_a_layer_without_outputs_returns_an_empty_tensor() -> None:
     layer = layer_of(8, 1)
     layer.weight, layer.bias = nn.Parameter(torch.empty(0, 8)), nn.Parameter(torch.empty(0))
     with torch.no_grad():
-        assert few.linear(layer, torch.randn(4, 8)).shape == (4, 0)
+        assert small_linear.apply_linear(layer, torch.randn(4, 8)).shape == (4, 0)
 
 
-def test_what_a_layer_was_compiled_to_is_called(calls: list[str]) -> None:
+def test_a_compiled_layer_runs_what_it_was_compiled_to(calls: list[str]) -> None:
     layer, x = layer_of(8, 6), torch.randn(4, 8)
     layer._compiled_call_impl = lambda x: x[:, :1]
     with torch.no_grad():
-        assert torch.equal(few.linear(layer, x), x[:, :1])
+        assert torch.equal(small_linear.apply_linear(layer, x), x[:, :1])
     assert not calls
 
 
 def test_hooks_are_called(calls: list[str]) -> None:
-    seen: list[int] = []
+    hook_calls: list[int] = []
     layer = layer_of(8, 6)
-    layer.register_forward_hook(lambda module, inputs, out: seen.append(1) or 2 * out)
+    layer.register_forward_hook(lambda module, inputs, out: hook_calls.append(1) or 2 * out)
     with torch.no_grad():
-        torch.testing.assert_close(few.linear(layer, torch.ones(4, 8)), 2 * layer.forward(torch.ones(4, 8)))
-    assert seen
+        torch.testing.assert_close(
+            small_linear.apply_linear(layer, torch.ones(4, 8)), 2 * layer.forward(torch.ones(4, 8))
+        )
+    assert hook_calls
     assert not calls
 
 
-def test_what_stands_in_for_a_layer_is_called(calls: list[str]) -> None:
+def test_a_subclass_and_a_replaced_forward_are_called(calls: list[str]) -> None:
     class Doubled(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:
             return 2 * super().forward(input)
@@ -112,25 +116,27 @@ def test_what_stands_in_for_a_layer_is_called(calls: list[str]) -> None:
     patched = layer_of(8, 6)
     patched.forward = lambda input: input[..., :6]
     with torch.no_grad():
-        torch.testing.assert_close(few.linear(layer, x), layer(x))
-        assert torch.equal(few.linear(patched, x), x[..., :6])
+        torch.testing.assert_close(small_linear.apply_linear(layer, x), layer(x))
+        assert torch.equal(small_linear.apply_linear(patched, x), x[..., :6])
     assert not calls
 
 
-def test_gradients_other_types_and_autocast_are_left_to_torch(calls: list[str]) -> None:
+def test_gradients_other_dtypes_and_autocast_run_through_torch(calls: list[str]) -> None:
     layer, x = layer_of(8, 6), torch.randn(4, 8)
-    assert few.linear(layer, x).requires_grad
+    assert small_linear.apply_linear(layer, x).requires_grad
     with torch.no_grad():
-        assert few.linear(layer.double(), x.double()).dtype == torch.float64
+        assert small_linear.apply_linear(layer.double(), x.double()).dtype == torch.float64
         with torch.autocast("cpu", torch.bfloat16):
-            assert few.linear(layer.float(), x).dtype == torch.bfloat16
-        mapped = torch.func.vmap(lambda row: few.linear(layer, row))(x[:, None].expand(-1, 4, -1))
+            assert small_linear.apply_linear(layer.float(), x).dtype == torch.bfloat16
+        mapped = torch.func.vmap(lambda row: small_linear.apply_linear(layer, row))(
+            x[:, None].expand(-1, 4, -1)
+        )
         torch.testing.assert_close(mapped, layer(x)[:, None].expand(-1, 4, -1))
     assert not calls
 
 
 @needs_engine
-def test_a_layer_steps_as_it_runs_at_once(calls: list[str]) -> None:
+def test_steps_equal_the_whole_sequence(calls: list[str]) -> None:
     layer, x = Attention(24, 4, causal=True).eval(), torch.randn(6, 5, 24)
     with torch.no_grad():
         expected, state, outs = layer(x), layer.start(batch=6), []
