@@ -144,7 +144,7 @@ def build_batches(
     encoded = encode_pairs(pairs, tokens, recipe.batch.max_length)
     rows, dropped = find_usable_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
-        report.say(str(dropped))
+        report.print_line(str(dropped))
     check_pair_lengths(recipe.model.length_limits, *encoded, rows)
     dataset = make_pair_dataset([encoded.source[i] for i in rows], [encoded.target[i] for i in rows])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)

@@ -50,7 +50,7 @@ class Validator:
         self.pairs = [pairs[i] for i in rows]
         self.objective, self.tokens, self.recipe, self.report = objective, tokens, recipe, report
         if recipe.validation.decode:
-            report.say(f"held-out scores: {self.scorer.description}")
+            report.print_line(f"held-out scores: {self.scorer.description}")
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model with its present weights."""
@@ -78,7 +78,7 @@ class Validator:
         translations = [self.tokens.target.decode(best[0].tokens) for best in answers]
         samples = list(zip(self.pairs, translations, strict=False))[: self.recipe.validation.samples]
         for (source, target), text in samples:
-            self.report.say(f"    {source}\n  → {text}\n  = {target}")
+            self.report.print_line(f"    {source}\n  → {text}\n  = {target}")
         references = [target for _, target in self.pairs[:count]]
         return self.scorer.compute_scores(translations, references, ter=False)
 
@@ -98,11 +98,13 @@ def _select_usable_rows(encoded: Encoded, recipe: TranslationRecipe, report: Pro
     except BadData as error:
         raise BadData(f"the held-out pairs: {error}") from None
     if dropped.first is not None:
-        report.say(f"held-out: {dropped}")
+        report.print_line(f"held-out: {dropped}")
     fitting = find_fitting_pairs(recipe.model.length_limits, *encoded, rows)
     if len(fitting) < len(rows):
         count = len(rows) - len(fitting)
-        report.say(f"held-out: left out {count:,} of {len(rows):,} pairs, longer than the model can hold")
+        report.print_line(
+            f"held-out: left out {count:,} of {len(rows):,} pairs, longer than the model can hold"
+        )
     if not fitting:
         raise BadData(
             "every held-out pair is longer than the model can hold: name shorter ones in data.valid"
