@@ -89,6 +89,6 @@ def bench(  # noqa: PLR0913, PLR0917 -- one for each option
         repeats=repeats,
         seed=seed,
     )
-    chosen = Pass if Pass.all in what else dict.fromkeys(what)
-    passes = [one.value for one in chosen if one is not Pass.all]
+    timed = Pass if Pass.all in what else dict.fromkeys(what)
+    passes = [one.value for one in timed if one is not Pass.all]
     run_bench(specs, lengths, passes, setting, threads, Output(json, plot, dark, memory, quiet))
