@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor, Softmax
-from qkv.kernel.exact import Masking
+from qkv.kernel.masking import Masking
 from qkv.part import Part
 from qkv.rules import Choice
 from qkv.scope import Global, Predictive, Window

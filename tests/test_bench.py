@@ -20,7 +20,7 @@ from qkv.bench import (
 from qkv.bench.calls import STEPS, allocated_bytes, draw_inputs, prepare_call, state_bytes
 from qkv.bench.memory import OUT_OF_MEMORY, MeasurementFailed, describe_failure, limit_memory
 from qkv.errors import BadRecipe, IncompatibleParts, UnknownName
-from qkv.kernel.pairs import BLOCK
+from qkv.kernel.query_blocks import BLOCK_NUMBERS
 from qkv.state import Shared
 
 SMALL = Setting(width=32, heads=4, batch=2, repeats=2)
@@ -286,7 +286,7 @@ def test_an_allocation_too_large_fails_instead_of_the_process(monkeypatch: pytes
 def test_peak_memory_counts_what_a_call_forms_and_no_more() -> None:
     unrelated = torch.ones(2**26)  # what this process occupies must not show
     setting = Setting(width=32, heads=4, causal=False)
-    block = 4 * BLOCK
+    block = 4 * BLOCK_NUMBERS
     assert block < measure_peak("forward", one("cosine", setting), 1500, setting) < 16 * block
     assert unrelated.numel() * 4 > 16 * block
 

@@ -313,7 +313,7 @@ def test_first_state_comes_from_the_backward_state_at_the_first_word(cell: Any) 
     state = model.start(source, keep)
     torch.testing.assert_close(state.cell[0][1:2], model.decoder.first_state(annotations[:, 0, 8:]).tanh())
     assert not any(memory.any() for memory in state.cell[1:])
-    torch.testing.assert_close(state.source.core.values.held[1:2, 0, :4], annotations)
+    torch.testing.assert_close(state.source.core.values.entries[1:2, 0, :4], annotations)
 
 
 def test_without_attention_the_summary_is_both_final_states() -> None:
@@ -370,7 +370,7 @@ def test_bfloat16_autocast_stays_close(attention: str, cell: Any) -> None:
         step = model.step(target[:, 0], model.start(source, keep))
     assert step.logits.dtype == torch.float32
     if model.decoder.attention is not None:  # cast once, not at every step
-        assert step.state.source.core.values.held.dtype == torch.bfloat16
+        assert step.state.source.core.values.entries.dtype == torch.bfloat16
     near.float().sum().backward()
     torch.testing.assert_close(near.float(), exact, rtol=0.05, atol=0.05)
 

@@ -110,7 +110,7 @@ def test_meanings_come_from_the_args_block() -> None:
         "left": "How many positions it reaches back; None takes `half_width`.",
         "right": "How many positions it reaches ahead; None takes `half_width`.",
     }
-    assert catalogue.describe(RFA).summary.endswith("Peng et al. 2021, eq. 5.")
+    assert catalogue.describe(RFA).summary.endswith("kernel, in linear time.")
 
 
 def test_facts_read_as_the_part_with_these_options() -> None:

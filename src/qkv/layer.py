@@ -12,7 +12,7 @@ from qkv.errors import BadMask
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
 from qkv.kernel.native.small_linear import apply_linear
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.layer_inputs import MemoryState, SelfState, check_width, split_heads, zero_padding
 from qkv.scope import Global
 from qkv.select import Soft

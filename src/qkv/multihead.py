@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkv import multihead_checks, multihead_masks, nan, nested
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Query, Value

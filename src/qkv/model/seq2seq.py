@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.layer import Attention
 from qkv.model.length_limits import LengthLimits
 from qkv.model.recurrent_decoders import BahdanauDecoder, DecoderState, FixedContextDecoder, LuongDecoder

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qkv import masks
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
