@@ -39,7 +39,7 @@ from qkv.kernel.native import layer_step
 from qkv.kernel.sums import MappedKeys, Sums
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
-from qkv.tracing import always, without_autocast
+from qkv.tracing import holds_for_all_sizes, without_autocast
 
 
 class Linear(Core):
@@ -79,7 +79,7 @@ class Linear(Core):
         check_masking(masking, self.is_gated)
         queries, keys = q.shape[2], k.shape[2]
         backend = select_backend(self.has_backends, q, k, v)
-        if backend is not None and not (always(queries == 0) or always(keys == 0)):
+        if backend is not None and not (holds_for_all_sizes(queries == 0) or holds_for_all_sizes(keys == 0)):
             if self.causal and queries != keys:
                 return self._attend_causally(q, k, v, masking)
             projections = self.features.choose_projections()
@@ -255,7 +255,7 @@ class Linear(Core):
     def _is_pairwise_cheaper(self, queries: int, keys: int) -> bool:
         """Whether T·S pairs take fewer multiplications than the sums over features."""
         width, value = self.features.width, self.value + 1
-        return always(queries * keys * (width + value) <= (queries + keys) * width * value)
+        return holds_for_all_sizes(queries * keys * (width + value) <= (queries + keys) * width * value)
 
     def _map_keys(self, k: Key, v: Value, masking: Masking, projections: Any) -> MappedKeys:
         """Map these keys with the feature map of this module."""
