@@ -32,7 +32,7 @@ from qkv.errors import QKVError
 from qkv.kernel import RFA, Elu, Favor
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer, TransformerConfig
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.scope import Predictive, Window
 from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Sparsemax, TopK
@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, options = parse_arguments(arguments)
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []
-    with progress("rows", len(rows)) as report:
+    with show_progress("rows", len(rows)) as report:
         for row in rows:
             report.update(len(outcomes), row.name)
             outcomes.append(measure(row, options.updates))

@@ -46,7 +46,7 @@ def make_call(route: str, inputs: list[Tensor], gate: Tensor, features: int) -> 
             core.features.compute_key_log_factor(k.float()), gate if route == "gated" else None, None
         )
         kind = core.features.describe_for_backends(core.features.choose_projections())
-        return triton_backend.attend(kind, (q, k, v), (key_weights, None), None, True, core.floor)[0]
+        return triton_backend.attend(kind, (q, k, v), key_weights, None, None, True, core.floor)[0]
 
     return call
 

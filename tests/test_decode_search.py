@@ -7,7 +7,9 @@ from torch.testing import assert_close
 
 from qkv.decode import SearchConfig, search
 from qkv.errors import BadRun
-from qkv.model.stepper import Step
+from qkv.model.seq2seq import RNNConfig, RNNTranslator
+from qkv.model.stepper import AttentiveEncoder, Step, Stepper
+from qkv.model.transformer import Transformer, TransformerConfig
 from qkv.symbols import BOS, EOS, PAD, UNK
 
 DEFAULT = SearchConfig()
@@ -322,6 +324,21 @@ def test_scores_that_are_not_numbers_are_reported():
         BadRun, match=r"scores of symbol 2 are not numbers in 1 of 6 hypotheses.*earlier checkpoint"
     ):
         search_sources(Broken(bias=-60.0), *batch_of([4], [5]), config=SearchConfig(beam=3))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Transformer(TransformerConfig(width=8, heads=2, feedforward=8), VOCABULARY, VOCABULARY),
+        RNNTranslator(RNNConfig(embedding=4, hidden=4), VOCABULARY, VOCABULARY),
+    ],
+)
+def test_translators_can_be_searched_and_show_their_encoders_attention(model):
+    assert isinstance(model, Stepper)
+    assert isinstance(model, AttentiveEncoder)
+    assert not isinstance(Toy(), AttentiveEncoder)
+    results = search_sources(model.eval(), *batch_of([4, 5], [6]), config=SearchConfig(max_length=3))
+    assert all(len(best.log_probs) <= 3 for [best] in results)
 
 
 class Unasked(Toy):

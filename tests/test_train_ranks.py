@@ -82,7 +82,7 @@ def test_torchrun_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
         ({**TORCHRUN, "RANK": ""}, "but RANK not set"),
@@ -97,12 +97,12 @@ def test_torchrun_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_incomplete_is_refused_in_one_line(
-    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, variables)
-    with pytest.raises(BadRun, match=said) as caught:
+    with pytest.raises(BadRun, match=message) as raised:
         detect_ranks()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:

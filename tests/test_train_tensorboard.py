@@ -91,10 +91,10 @@ def test_a_missing_package_is_named_before_anything_is_written(
 ) -> None:
     import_module = builtins.__import__
 
-    def without(name: str, *rest: Any, **options: Any) -> Any:
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
         if name.startswith(("torch.utils.tensorboard", "tensorboard")):
             raise ModuleNotFoundError("No module named 'tensorboard'")
-        return import_module(name, *rest, **options)
+        return import_module(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BadRecipe, match=r"cannot be imported .*pip install 'qkv\[log\]'"):

@@ -35,13 +35,13 @@ needs_triton = pytest.mark.skipif(not INSTALLED, reason="Triton is not installed
 
 
 def attended(
-    core: Linear, inputs: Inputs, before: Sums | None = None, causal: bool = True
+    core: Linear, inputs: Inputs, carry: Sums | None = None, causal: bool = True
 ) -> tuple[Tensor, Sums]:
     """The float32 core's attention by the kernels."""
-    q, k, v, given = inputs
-    masses = compute_key_weights(core.features.compute_key_log_factor(k.float()), given.gate, given.keep)
+    q, k, v, masking = inputs
+    key_weights = compute_key_weights(core.features.compute_key_log_factor(k.float()), masking.gate, masking.keep)
     kind = core.features.describe_for_backends(core.features.choose_projections())
-    return triton.attend(kind, (q, k, v), (masses, given.keep), before, causal, core.floor)
+    return triton.attend(kind, (q, k, v), key_weights, masking.keep, carry, causal, core.floor)
 
 
 def leaves(inputs: Inputs, dtype: torch.dtype) -> tuple[Inputs, list[Tensor]]:
@@ -273,8 +273,8 @@ def test_the_kernels_compile_for_devices(name: str, capability: int, monkeypatch
     """
     from triton.runtime import driver
 
-    from qkv.kernel.triton import inputs as ready
-    from qkv.kernel.triton import sweeps
+    from qkv.kernel.triton import inputs as kernel_inputs
+    from qkv.kernel.triton import launches
 
     compiled = set()
 
@@ -283,7 +283,7 @@ def test_the_kernels_compile_for_devices(name: str, capability: int, monkeypatch
         assert made.metadata.shared <= 99 * 1024
         compiled.add(kernel.fn.__name__)
 
-    for module in (ready, sweeps):
+    for module in (kernel_inputs, launches):
         monkeypatch.setattr(module, "launch", compile_only)
     driver.set_active(Absent(capability))  # type: ignore[arg-type]
     try:

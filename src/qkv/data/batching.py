@@ -119,7 +119,9 @@ class Dataset(Generic[Batch]):
         return self.collate(*([column[row] for row in rows] for column in self.columns))
 
 
-class _Epoch(NamedTuple):
+class _EpochPlan(NamedTuple):
+    """The rows of every micro-batch of every update of one epoch."""
+
     number: int
     updates: list[list[np.ndarray]]
 
@@ -152,7 +154,7 @@ class BatchPlan(Generic[Batch]):
                 f"{name} {longest + 1} takes {positions[longest]:,} positions, more than batch_tokens="
                 f"{config.batch_tokens:,}; raise batch_tokens or lower max_length"
             )
-        self._planned_epoch: _Epoch | None = None
+        self._planned_epoch: _EpochPlan | None = None
 
     def steps(self, epoch: int) -> int:
         """The number of updates in this epoch."""
@@ -175,8 +177,9 @@ class BatchPlan(Generic[Batch]):
         return sum(int(self.dataset.counts[rows].sum()) for rows in self._plan_epoch(epoch)[index])
 
     def _plan_epoch(self, epoch: int) -> list[list[np.ndarray]]:
+        """The updates of an epoch; those of the latest one are kept."""
         if self._planned_epoch is None or self._planned_epoch.number != epoch:
-            self._planned_epoch = _Epoch(epoch, self._plan_updates(epoch))
+            self._planned_epoch = _EpochPlan(epoch, self._plan_updates(epoch))
         return self._planned_epoch.updates
 
     def _plan_updates(self, epoch: int) -> list[list[np.ndarray]]:
@@ -192,6 +195,7 @@ class BatchPlan(Generic[Batch]):
         return [batches[start : start + step] for start in range(0, len(batches), step)]
 
     def _count_pool_rows(self) -> int:
+        """About how many rows make `pool` batches."""
         return max(1, int(self.config.pool * self.config.batch_tokens / self.dataset.positions.mean()))
 
 

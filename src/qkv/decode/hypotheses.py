@@ -131,6 +131,7 @@ class NBestLists:
     def _store(
         self, candidates: Candidates, mask: Tensor, entries: Tensor, step: int, *, finished: bool
     ) -> None:
+        """Insert the candidates where the mask is True into the lists of their entries."""
         if not mask.any():
             return
         owners = entries[:, None].expand_as(mask)[mask].tolist()
@@ -168,6 +169,7 @@ def bound_scores(totals: Float[Tensor, "A"], penalties: Float[Tensor, "A"]) -> F
 
 
 def _sort_key(end: _End) -> tuple[bool, float]:
+    """Finished hypotheses first, the best score first."""
     return (not end.finished, -end.score)
 
 

@@ -86,8 +86,8 @@ def search(  # noqa: PLR0913 -- three of them name the control symbols
     device = _find_device(model, source, state)
     forced = split_prompts(prompts, batch, bos, device)
     limits = _combine_limits(max_length, config, batch, device)
-    never = [pad, bos, UNK if config.forbid_unknown else None]
-    forbidden = torch.tensor([symbol for symbol in never if symbol is not None], device=device)
+    symbols = [pad, bos, UNK if config.forbid_unknown else None]
+    forbidden = torch.tensor([symbol for symbol in symbols if symbol is not None], device=device)
     constraints = Constraints(forbidden, eos, config.min_length, forced)
     n_best = NBestLists(config, eos, limits, forced.remaining_lengths)
     step = read_tokens(model, forced.shared, state, capture=capture)
@@ -115,6 +115,7 @@ def _run_search(
 
 
 def _find_batch_size(source: Any, prompts: Sequence[Sequence[int]] | None, batch: int | None) -> int:
+    """The number of entries: the caller's `batch`, else that of the source, else that of the prompts."""
     if batch is not None:
         return batch
     if source:
@@ -153,6 +154,7 @@ def _combine_limits(
 
 
 def _compute_log_probs(logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
+    """The log-probabilities of all symbols; raises BadRun where they are not numbers."""
     log_probs = logits.float().log_softmax(-1)
     nan_count = int(log_probs[:, 0].isnan().sum())
     if nan_count:

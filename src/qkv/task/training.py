@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from qkv.errors import BadRun
 from qkv.files import expand_home
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.task.base import Recipe, Training
 from qkv.task.directory_lock import lock_directory
 from qkv.task.recipe import read_recipe
@@ -94,8 +94,8 @@ class _Prepared(NamedTuple):
 def _prepare(run: Path, recipe: Recipe, before: dict[str, Any], resume: bool, quiet: bool) -> _Prepared:
     """Read the data, complete the recipe and build the training; on resuming, refuse other data."""
     task = find_task(recipe.task)
-    with progress("prepare", quiet=quiet) as report:
-        report.say(f"writing to {run}")
+    with show_progress("prepare", quiet=quiet) as report:
+        report.print_line(f"writing to {run}")
         data = task.read_data(recipe)
         if before:
             refuse_other_data(run, before.get("data"), data, recipe)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.train.config import TrainConfig
 from qkv.train.devices import limit_cpu_threads
 from qkv.train.engine import start_fabric
@@ -67,7 +67,7 @@ def fit(
         training.start(resume)
         with (
             limit_cpu_threads(config.threads),
-            progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,
+            show_progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,
             Interrupt() as interrupt,
         ):
             return training.train(report, interrupt)

@@ -1,12 +1,12 @@
-"""The kernels of the backward pass.  With U_t the gradient of query t's sums, and m_ts the mass of key s:
+"""The kernels of the backward pass.  U_t is the gradient of query t's sums, m_ts the weight of key s at t:
 
     d φ(q_t) = Σ_s m_ts (U_t·v_s) φ(k_s)            the sums of the keys before a chunk, and its own pairs
     d φ(k_s) = Σ_t m_ts (U_t·v_s) φ(q_t)            the sums of φ(q_t) ⊗ U_t after it, and the same pairs
     d v_s    = Σ_t m_ts (φ(q_t)·φ(k_s) U_t + P_t)
-    d log m_s = v_s·d v_s + 2 Σ_t m_ts² Q_t         [v, 1] for v throughout
+    d log m_s = v_s·d v_s + 2 Σ_t m_ts² Q_t         with [v, 1] in place of v throughout
 
-P_t and Q_t are the gradients of the plain sums that fill a gap and of the squared masses that say how large
-it is.
+P_t and Q_t are the gradients of the value sums that fill a deficit and of the sum of squared weights that the
+size of the deficit depends on.  `backward_vectors` has the kernels for queries and keys.
 """
 
 from typing import no_type_check
@@ -14,96 +14,102 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from qkv.kernel.triton.call import Rows, Side, Weighed
+from qkv.kernel.triton.call import PairWeights, StridedTensor, Vectors
 from qkv.kernel.triton.tiles import (
-    NOTHING,
-    number_of,
-    place_of,
-    plain_of,
-    products_of,
-    read_sums,
-    shares_of,
-    state_of,
-    tile_of,
+    LOG_ZERO,
+    compute_weights,
+    load_scalars,
+    load_tile,
+    load_value_sums,
+    locate_program,
+    locate_state,
+    multiply_features,
+    multiply_values,
 )
 
 
 @triton.jit
 @no_type_check
-def find_slopes(  # noqa: PLR0913, PLR0917
-    grad: Rows,
-    out: Rows,
-    v: Rows,
-    masses: Weighed,
+def reduce_gradients(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+    grad: StridedTensor,
+    out: StridedTensor,
+    v: StridedTensor,
+    weights: PairWeights,
     states: tl.tensor,
-    gap: tl.tensor,
-    slopes: tl.tuple,
+    deficit: tl.tensor,
+    products: tl.tuple,
     tokens: tl.tensor,
     s: tl.constexpr,
 ) -> None:
-    """grad·out, and where a gap was filled grad·Σ m v, of every query."""
-    at = place_of(tokens, s)
-    state = state_of(states, at, s)
-    real = at.rows < tokens
-    average = tl.zeros((s.chunk,), tl.float32)
-    plain = tl.zeros((s.chunk,), tl.float32)
+    """grad·out of every query, and grad·Σ m v where a deficit was filled."""
+    at = locate_program(tokens, s)
+    state = locate_state(states, at, s)
+    is_query = at.rows < tokens
+    grad_dot_out = tl.zeros((s.chunk,), tl.float32)
+    grad_dot_values = tl.zeros((s.chunk,), tl.float32)
     for first in range(0, s.value, s.value_block):
         columns = first + tl.arange(0, s.value_block)
-        slope = tile_of(grad, at, real, columns, s.value, s)
-        average += tl.sum(slope * tile_of(out, at, real, columns, s.value, s), 1)
-        plain += tl.sum(slope * plain_of(state, columns, s)[None, :], 1)
-    if tl.max(number_of(gap, at), 0) > 0 and s.causal:
-        real_keys = number_of(masses.written, at, NOTHING) > NOTHING
-        pairs = products_of(grad, v, at, (real, real_keys), s) * shares_of(masses, at, s)
-        plain = plain * number_of(masses.rest, at) + tl.sum(pairs, 1)
-    tl.store(slopes[0] + at.head * tokens + at.rows, average, mask=real)
-    tl.store(slopes[1] + at.head * tokens + at.rows, plain, mask=real)
+        grad_tile = load_tile(grad, at, is_query, columns, s.value, s)
+        grad_dot_out += tl.sum(grad_tile * load_tile(out, at, is_query, columns, s.value, s), 1)
+        grad_dot_values += tl.sum(grad_tile * load_value_sums(state, columns, s)[None, :], 1)
+    if tl.max(load_scalars(deficit, at), 0) > 0 and s.causal:
+        is_key = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+        pairs = multiply_values(grad, v, at, (is_query, is_key), s) * compute_weights(weights, at, s)
+        carry_factors = load_scalars(weights.carry_factors, at)
+        grad_dot_values = grad_dot_values * carry_factors + tl.sum(pairs, 1)
+    tl.store(products[0] + at.head * tokens + at.rows, grad_dot_out, mask=is_query)
+    tl.store(products[1] + at.head * tokens + at.rows, grad_dot_values, mask=is_query)
 
 
 @triton.jit
 @no_type_check
 def grad_values(  # noqa: PLR0913, PLR0917
-    k: Side,
-    q: Side,
-    v: Rows,
-    grad: Rows,
+    k: Vectors,
+    q: Vectors,
+    v: StridedTensor,
+    grad: StridedTensor,
     matrix: tl.tensor,
-    masses: Weighed,
-    slopes: tl.tuple,
-    at_end: tl.tensor,
+    weights: PairWeights,
+    query_gradients: tl.tuple,
+    final_weights: tl.tensor,
     states: tl.tensor,
     grads: tl.tuple,
     tokens: tl.tensor,
     s: tl.constexpr,
 ) -> None:
-    """The gradient of the values, and of the log masses as far as these columns tell it.
+    """The gradient of the values, and the part of that of the log weights that comes from these columns.
 
-    states: the sums of φ(q) ⊗ U after every chunk.  grads: of v, and of the log masses [column blocks,B·H,N].
+    states: the sums of φ(q) ⊗ U after every chunk.  grads: of v, and of the log weights [column
+    blocks,B·H,N].
     """
-    at = place_of(tokens, s)
-    state = state_of(states, at, s)
+    at = locate_program(tokens, s)
+    state = locate_state(states, at, s)
     columns = tl.program_id(1) * s.value_block + tl.arange(0, s.value_block)
-    queries = at.rows < tokens
-    keys = number_of(masses.written, at, NOTHING) > NOTHING
-    pairs, found, total = read_sums(k, q, matrix, state, at, (keys, queries), columns, s)
-    ends = number_of(at_end, at)
-    values = tile_of(v, at, keys, columns, s.value, s)
-    found = (found + plain_of(state, columns, s)[None, :]) * ends[:, None]
-    one = (total + tl.load(state + s.state - 2)) * ends + tl.load(state + s.state - 1) * 2 * ends * ends
+    is_query = at.rows < tokens
+    is_key = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+    scores, grad_v, grad_one = multiply_features(k, q, matrix, state, at, (is_key, is_query), columns, s)
+    finals = load_scalars(final_weights, at)
+    values = load_tile(v, at, is_key, columns, s.value, s)
+    grad_v = (grad_v + load_value_sums(state, columns, s)[None, :]) * finals[:, None]
+    grad_one = (grad_one + tl.load(state + s.state - 2)) * finals
+    grad_one += tl.load(state + s.state - 1) * 2 * finals * finals
     if s.causal:
-        shares = tl.trans(shares_of(masses, at, s))
-        inverse, by_one = number_of(slopes[0], at), number_of(slopes[1], at)
-        by_count, by_square = number_of(slopes[2], at), number_of(slopes[3], at)
-        one += tl.sum(shares * (pairs * by_one[None, :] + by_count[None, :]), 1)
-        one += tl.sum(shares * shares * by_square[None, :], 1) * 2
-        pairs = shares * (pairs + number_of(slopes[4], at)[None, :]) * inverse[None, :]
-        slope = tile_of(grad, at, queries, columns, s.value, s)
-        found += tl.dot(pairs, slope, input_precision=s.precision)
-    mass = tl.sum(found * values, 1)
+        pairs = tl.trans(compute_weights(weights, at, s))
+        inverse = load_scalars(query_gradients[0], at)
+        of_denominators = load_scalars(query_gradients[1], at)
+        grad_one += tl.sum(
+            pairs * (scores * of_denominators[None, :] + load_scalars(query_gradients[2], at)[None, :]), 1
+        )
+        grad_one += tl.sum(pairs * pairs * load_scalars(query_gradients[3], at)[None, :], 1) * 2
+        scores = pairs * (scores + load_scalars(query_gradients[4], at)[None, :]) * inverse[None, :]
+        grad_tile = load_tile(grad, at, is_query, columns, s.value, s)
+        # [C, C] @ [C, E]
+        grad_v += tl.dot(scores, grad_tile, input_precision=s.precision)
+    grad_log_weights = tl.sum(grad_v * values, 1)
     if tl.program_id(1) == 0:
-        mass += one
-    number = at.head * tokens + at.rows
-    place = grads[0] + number[:, None] * s.value + columns[None, :]
-    tl.store(place, found, mask=queries[:, None] & (columns < s.value)[None, :])
+        grad_log_weights += grad_one
+    index = at.head * tokens + at.rows
+    pointers = grads[0] + index[:, None] * s.value + columns[None, :]
+    tl.store(pointers, grad_v, mask=is_query[:, None] & (columns < s.value)[None, :])
     heads = tl.num_programs(0).to(tl.int64) // tl.cdiv(tokens, s.chunk)
-    tl.store(grads[1] + tl.program_id(1) * heads * tokens + number, mass, mask=queries)
+    tl.store(grads[1] + tl.program_id(1) * heads * tokens + index, grad_log_weights, mask=is_query)

@@ -1,141 +1,154 @@
-"""The kernels of the backward pass for queries and keys, which are alike; see `backward`."""
+"""The kernels of the backward pass for queries and keys, which are alike; `backward` has the formulas.
+
+"Own" is the side whose gradient is computed, "other" the side that it is multiplied with.
+"""
 
 from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-from qkv.kernel.triton.call import Place, Rows, Weighed
+from qkv.kernel.triton.call import PairWeights, Position, StridedTensor
 from qkv.kernel.triton.tiles import (
-    NOTHING,
-    features_of,
-    matrix_of,
-    number_of,
-    ones_of,
-    place_of,
-    products_of,
-    shares_of,
-    state_of,
-    sums_of,
-    tile_of,
+    LOG_ZERO,
+    compute_features,
+    compute_weights,
+    load_denominator_sums,
+    load_feature_sums,
+    load_projection,
+    load_scalars,
+    load_tile,
+    locate_program,
+    locate_state,
+    multiply_values,
 )
 
 
 @triton.jit
 @no_type_check
-def logit_slope(
-    slope: tl.tensor, second_slope: tl.tensor, phi: tl.tensor, second: tl.tensor, s: tl.constexpr
+def backpropagate_map(
+    grad_phi: tl.tensor, grad_second: tl.tensor, phi: tl.tensor, second: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
     """The gradient of the logits, from those of the features."""
     if s.map == "gaussian":
-        return slope * second - second_slope * phi
+        return grad_phi * second - grad_second * phi
     elif s.map == "arccos":
-        return tl.where(phi > 0, slope * s.amplitude, 0.0)
-    elif s.map == "favor":
-        return slope * phi
+        return tl.where(phi > 0, grad_phi * s.amplitude, 0.0)
+    elif s.map == "elu":
+        return grad_phi * tl.minimum(phi, 1.0)
     else:
-        return slope * tl.minimum(phi, 1.0)
+        return grad_phi * phi
 
 
 @triton.jit
 @no_type_check
-def pull(
+def multiply_state(
     state: tl.tensor,
-    y: Rows,
-    at: Place,
-    real: tl.tensor,
-    by: tl.tuple,
+    y: StridedTensor,
+    at: Position,
+    is_real: tl.tensor,
+    factors: tl.tuple,
     features: tl.tensor,
-    some: tl.tensor,
+    is_feature: tl.tensor,
     s: tl.constexpr,
 ) -> tl.tensor:
-    """(by_0 y)·sums + by_1 ones [tokens, features]: what reaches φ along a packed state."""
-    pulled = tl.zeros((s.chunk, s.feature_block), tl.float32)
+    """(f_0 y)·(feature sums) + f_1·(denominator sums) [tokens, features]: the inter-chunk gradient of φ."""
+    products = tl.zeros((s.chunk, s.feature_block), tl.float32)
     for first in range(0, s.value, s.value_block):
         columns = first + tl.arange(0, s.value_block)
-        values = tile_of(y, at, real, columns, s.value, s)
-        sums = sums_of(state, features, some, columns, s)
-        pulled += tl.dot(values, tl.trans(sums), input_precision=s.precision)
-    return pulled * by[0][:, None] + ones_of(state, features, some, s)[None, :] * by[1][:, None]
+        values = load_tile(y, at, is_real, columns, s.value, s)
+        sums = load_feature_sums(state, features, is_feature, columns, s)
+        # [C, E] @ [E, R]
+        products += tl.dot(values, tl.trans(sums), input_precision=s.precision)
+    denominator_sums = load_denominator_sums(state, features, is_feature, s)
+    return products * factors[0][:, None] + denominator_sums[None, :] * factors[1][:, None]
 
 
 @triton.jit
 @no_type_check
-def pair_slopes(
+def compute_grad_scores(
     ys: tl.tuple,
-    masses: Weighed,
-    slopes: tl.tuple,
-    at: Place,
-    reals: tl.tuple,
+    weights: PairWeights,
+    query_gradients: tl.tuple,
+    at: Position,
+    are_real: tl.tuple,
     of_keys: tl.constexpr,
     s: tl.constexpr,
 ) -> tl.tensor:
-    """m_ts U_t·[v_s, 1] of the chunk's pairs, queries in rows; `of_keys`: keys in rows."""
-    products = products_of(ys[0], ys[1], at, reals, s)
-    inverse, one = number_of(slopes[0], at), number_of(slopes[1], at)
-    shares = shares_of(masses, at, s)
+    """m_ts U_t·[v_s, 1] of the chunk's pairs, with queries in rows; with keys in rows if `of_keys`."""
+    products = multiply_values(ys[0], ys[1], at, are_real, s)
+    inverse, of_denominators = load_scalars(query_gradients[0], at), load_scalars(query_gradients[1], at)
+    pairs = compute_weights(weights, at, s)
     if of_keys:
-        return tl.trans(shares) * (products * inverse[None, :] + one[None, :])
+        return tl.trans(pairs) * (products * inverse[None, :] + of_denominators[None, :])
     else:
-        return shares * (products * inverse[:, None] + one[:, None])
+        return pairs * (products * inverse[:, None] + of_denominators[:, None])
 
 
 @triton.jit
 @no_type_check
-def reals_of(masses: Weighed, at: Place, of_keys: tl.constexpr, s: tl.constexpr) -> tl.tuple:
-    """Which tokens are real: of the side that gradients are of, and of the other."""
+def find_real_tokens(weights: PairWeights, at: Position, of_keys: tl.constexpr, s: tl.constexpr) -> tl.tuple:
+    """Which tokens are real: of the own side, and of the other."""
     own = at.rows < at.tokens
     other = own
     if of_keys:
-        own = number_of(masses.written, at, NOTHING) > NOTHING
+        own = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
     elif s.causal:
-        other = number_of(masses.written, at, NOTHING) > NOTHING
+        other = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
     return own, other
 
 
 @triton.jit
 @no_type_check
-def feature_slope(pulled: tl.tensor, pairs: tl.tensor, their: tl.tensor, s: tl.constexpr) -> tl.tensor:
-    """The gradient of φ: what reaches it along the sums, and from the other side of the chunk."""
+def add_intra_chunk(
+    grad_phi: tl.tensor, grad_scores: tl.tensor, other_phi: tl.tensor, s: tl.constexpr
+) -> tl.tensor:
+    """The gradient of φ, with what reaches it from the other side of the chunk."""
     if s.causal:
-        pulled += tl.dot(pairs, their, input_precision=s.precision)
-    return pulled
+        # [C, C] @ [C, R]
+        grad_phi += tl.dot(grad_scores, other_phi, input_precision=s.precision)
+    return grad_phi
 
 
 @triton.jit
 @no_type_check
-def logits_and_slope(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+def compute_grad_logits(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
     sides: tl.tuple,
-    y: Rows,
+    y: StridedTensor,
     matrix: tl.tensor,
-    pairs: tl.tensor,
-    by: tl.tuple,
+    grad_scores: tl.tensor,
+    factors: tl.tuple,
     state: tl.tensor,
-    at: Place,
-    reals: tl.tuple,
+    at: Position,
+    are_real: tl.tuple,
     features: tl.tensor,
     s: tl.constexpr,
 ) -> tl.tuple:
-    """Logits of a block of features, and their gradient."""
-    some = features < s.features
-    phi, second, logits = features_of(sides[0], matrix, at, reals[0], features, s)
-    their, their_second = phi, second
+    """The logits of a block of features, and their gradient."""
+    is_feature = features < s.features
+    phi, second, logits = compute_features(sides[0], matrix, at, are_real[0], features, s)
+    other_phi, other_second = phi, second
     if s.causal:
-        their, their_second, _ = features_of(sides[1], matrix, at, reals[1], features, s)
-    slope = feature_slope(pull(state, y, at, reals[0], by, features, some, s), pairs, their, s)
-    second_slope = slope
+        other_phi, other_second, _ = compute_features(sides[1], matrix, at, are_real[1], features, s)
+    inter = multiply_state(state, y, at, are_real[0], factors, features, is_feature, s)
+    grad_phi = add_intra_chunk(inter, grad_scores, other_phi, s)
+    grad_second = grad_phi
     if s.map == "gaussian":
-        pulled = pull(state, y, at, reals[0], by, features + s.features, some, s)
-        second_slope = feature_slope(pulled, pairs, their_second, s)
-    return logits, logit_slope(slope, second_slope, phi, second, s)
+        cosines = features + s.features
+        inter = multiply_state(state, y, at, are_real[0], factors, cosines, is_feature, s)
+        grad_second = add_intra_chunk(inter, grad_scores, other_second, s)
+    return logits, backpropagate_map(grad_phi, grad_second, phi, second, s)
 
 
 @triton.jit
 @no_type_check
-def through_length(
+def backpropagate_unit_length(
     grad: tl.tensor, unit: tl.tensor, along: tl.tensor, inverse: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
-    """The gradient of x from that of x/|x|; the length of a vector that is too short is not divided out."""
+    """The gradient of x from that of x/|x|; vectors that are too short are divided by a constant instead.
+
+    along: the product of the gradient and x/|x|.
+    """
     along = tl.where(inverse < s.longest, along, 0.0)
     return (grad - unit * along[:, None]) * inverse[:, None]
 
@@ -145,26 +158,29 @@ def through_length(
 def grad_elu(  # noqa: PLR0913, PLR0917
     sides: tl.tuple,
     ys: tl.tuple,
-    masses: Weighed,
-    slopes: tl.tuple,
-    weights: tl.tuple,
+    weights: PairWeights,
+    query_gradients: tl.tuple,
+    factors: tl.tuple,
     states: tl.tensor,
     grad: tl.tensor,
     tokens: tl.tensor,
     of_keys: tl.constexpr,
     s: tl.constexpr,
 ) -> None:
-    """As `grad_vectors`, of the map that has no W: a block of features is one of columns."""
-    at = place_of(tokens, s)
-    reals = reals_of(masses, at, of_keys, s)
-    by = (number_of(weights[0], at), number_of(weights[1], at))
+    """As `grad_vectors`, for the map without a projection: a block of features is a block of columns."""
+    at = locate_program(tokens, s)
+    state = locate_state(states, at, s)
+    are_real = find_real_tokens(weights, at, of_keys, s)
+    own_factors = (load_scalars(factors[0], at), load_scalars(factors[1], at))
     columns = tl.program_id(1) * s.width_block + tl.arange(0, s.width_block)
-    pairs = 0.0
+    grad_scores = 0.0
     if s.causal:
-        pairs = pair_slopes(ys, masses, slopes, at, reals, of_keys, s)
-    _, slope = logits_and_slope(sides, ys[0], None, pairs, by, state_of(states, at, s), at, reals, columns, s)
-    place = grad + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
-    tl.store(place, slope, mask=(at.rows < tokens)[:, None] & (columns < s.width)[None, :])
+        grad_scores = compute_grad_scores(ys, weights, query_gradients, at, are_real, of_keys, s)
+    _, grad_x = compute_grad_logits(
+        sides, ys[0], None, grad_scores, own_factors, state, at, are_real, columns, s
+    )
+    pointers = grad + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
+    tl.store(pointers, grad_x, mask=(at.rows < tokens)[:, None] & (columns < s.width)[None, :])
 
 
 @triton.jit
@@ -173,46 +189,52 @@ def grad_vectors(  # noqa: PLR0913, PLR0917
     sides: tl.tuple,
     ys: tl.tuple,
     matrix: tl.tensor,
-    masses: Weighed,
-    slopes: tl.tuple,
-    weights: tl.tuple,
+    weights: PairWeights,
+    query_gradients: tl.tuple,
+    factors: tl.tuple,
     states: tl.tensor,
     grads: tl.tuple,
     tokens: tl.tensor,
     of_keys: tl.constexpr,
     s: tl.constexpr,
 ) -> None:
-    """The gradient of queries, from keys and their values; or, `of_keys`, of keys, from queries and their
-    grad.
+    """The gradient of queries, from keys and values; of keys (`of_keys`), from queries and their gradients.
 
-    sides, ys: own, other.  weights: what of the state's sums reaches a token by its y and by a one, and what
-    its own x adds (FAVOR+: the mass of a key).  grads: of x, and of W from every chunk or None.
+    sides, ys: own, other.  factors: of y and of 1 in the products with the state, and of x (only where the
+    map rescales keys, for the gradient through the log weight).  grads: of x, and of W for every chunk or
+    None.
     """
-    at = place_of(tokens, s)
-    state = state_of(states, at, s)
-    reals = reals_of(masses, at, of_keys, s)
-    by = (number_of(weights[0], at), number_of(weights[1], at))
+    at = locate_program(tokens, s)
+    state = locate_state(states, at, s)
+    are_real = find_real_tokens(weights, at, of_keys, s)
+    own_factors = (load_scalars(factors[0], at), load_scalars(factors[1], at))
     columns = tl.program_id(1) * s.width_block + tl.arange(0, s.width_block)
-    x = tile_of(sides[0].x, at, reals[0], columns, s.width, s)
-    inverse = number_of(sides[0].by, at) if s.unit else by[0]
+    x = load_tile(sides[0].x, at, are_real[0], columns, s.width, s)
+    inverse = load_scalars(sides[0].scalars, at) if s.unit else own_factors[0]
     unit = x * inverse[:, None] if s.unit else x
-    pairs = 0.0
+    grad_scores = 0.0
     if s.causal:
-        pairs = pair_slopes(ys, masses, slopes, at, reals, of_keys, s)
+        grad_scores = compute_grad_scores(ys, weights, query_gradients, at, are_real, of_keys, s)
     grad = tl.zeros((s.chunk, s.width_block), tl.float32)
     along = tl.zeros((s.chunk,), tl.float32)
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
-        logits, slope = logits_and_slope(sides, ys[0], matrix, pairs, by, state, at, reals, features, s)
-        grad += tl.dot(slope, matrix_of(matrix, at, features, columns, s), input_precision=s.precision)
-        along += tl.sum(slope * logits, 1)
+        logits, grad_logits = compute_grad_logits(
+            sides, ys[0], matrix, grad_scores, own_factors, state, at, are_real, features, s
+        )
+        # [C, R] @ [R, D]
+        w = load_projection(matrix, at, features, columns, s)
+        grad += tl.dot(grad_logits, w, input_precision=s.precision)
+        along += tl.sum(grad_logits * logits, 1)
         if grads[1] is not None:
-            place = grads[1] + (at.chunk * s.features + features)[:, None] * s.width + columns[None, :]
-            some = (features < s.features)[:, None] & (columns < s.width)[None, :]
-            tl.store(place, tl.dot(tl.trans(slope), unit, input_precision=s.precision), mask=some)
+            pointers = grads[1] + (at.chunk * s.features + features)[:, None] * s.width + columns[None, :]
+            mask = (features < s.features)[:, None] & (columns < s.width)[None, :]
+            # [R, C] @ [C, D]
+            grad_w = tl.dot(tl.trans(grad_logits), unit, input_precision=s.precision)
+            tl.store(pointers, grad_w, mask=mask)
     if s.unit:
-        grad = through_length(grad, unit, along, inverse, s)
-    if s.map == "favor" and of_keys:
-        grad += x * number_of(weights[2], at)[:, None]
-    place = grads[0] + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
-    tl.store(place, grad, mask=(at.rows < tokens)[:, None] & (columns < s.width)[None, :])
+        grad = backpropagate_unit_length(grad, unit, along, inverse, s)
+    if s.rescales_keys and of_keys:
+        grad += x * load_scalars(factors[2], at)[:, None]
+    pointers = grads[0] + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
+    tl.store(pointers, grad, mask=(at.rows < tokens)[:, None] & (columns < s.width)[None, :])

@@ -1,4 +1,4 @@
-"""What a call is to the kernels: where its tensors lie, its sizes, and the blocks it is worked through in."""
+"""How a call is described to the kernels: its tensors, its sizes, and the blocks of the work."""
 
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -6,48 +6,76 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from qkv.kernel.feature_map import RESCALING_MAPS
 from qkv.score.cosine import SHORTEST
 
-# Tokens of a chunk.  The sums before every chunk are held at once, F·(E+1) + E + 2 numbers of each: at
-# F = 2E = 128 as many bytes as q, k, v and out together have in bfloat16.
+# Tokens of a chunk.  The prefix sums before all chunks are stored at once, F·(E+1) + E + 2 numbers for each:
+# at F = 2E = 128 as many bytes as q, k, v and out together take in bfloat16.
 CHUNK = 64
 
-# Most columns of a tile; wider vectors are taken in several.  A matrix product needs 16.
+# The most features and columns of a tile; wider vectors take several tiles.  A matrix product needs 16.
 MOST_FEATURES, MOST_COLUMNS, LEAST = 32, 64, 16
 
-# Numbers of a packed state that one program adds up along the chunks.
+# Numbers of a packed state that one program scans over the chunks.
 STATE_BLOCK = 256
 
 WARPS, STAGES = 4, 1
 
 
-class Rows(NamedTuple):
-    """Vectors [B,H,N,width]: where they lie, and the steps from one batch row, head and token to the next."""
+class StridedTensor(NamedTuple):
+    """Vectors [B,H,N,width] in memory.
 
-    at: Any
-    batch: int
-    head: int
-    row: int
+    Args:
+        data: the tensor; in a kernel, the pointer to its first number.
+        batch_stride: numbers from one batch row to the next.
+        head_stride: numbers from one head to the next.
+        token_stride: numbers from one token to the next.
+    """
 
-
-class Side(NamedTuple):
-    """Queries or keys, and one number of each [B,H,N]: 1/length, the largest logit (FAVOR+), or None."""
-
-    x: Rows
-    by: Any
-
-
-class Weighed(NamedTuple):
-    """The masses of `shares.Shares` that pairs within a chunk need; decay: None without a gate."""
-
-    written: Any
-    decay: Any
-    top: Any
-    rest: Any
+    data: Any
+    batch_stride: int
+    head_stride: int
+    token_stride: int
 
 
-class Place(NamedTuple):
-    """What a program works on: the number of its chunk and of its head, and the tokens' positions."""
+class Vectors(NamedTuple):
+    """Queries or keys.
+
+    Args:
+        x: the vectors.
+        scalars: one number of each [B,H,N]: 1/length if vectors are scaled to length 1, the largest logit if
+            the map rescales keys; otherwise None.
+    """
+
+    x: StridedTensor
+    scalars: Any
+
+
+class PairWeights(NamedTuple):
+    """What the weights of pairs within a chunk are computed from, each [B·H,N]; see `relative_weights`.
+
+    Args:
+        log_weights: of the keys; -inf for padding.
+        log_decay: of the keys; None without a gate.
+        max_log_weights: of the queries.
+        carry_factors: of the queries.
+    """
+
+    log_weights: Any
+    log_decay: Any
+    max_log_weights: Any
+    carry_factors: Any
+
+
+class Position(NamedTuple):
+    """What a program works on.
+
+    Args:
+        chunk: the number of its chunk among those of all heads.
+        head: the number of its head among those of all batch rows.
+        rows: the positions of its tokens.
+        tokens: N, the number of tokens of a head.
+    """
 
     chunk: Any
     head: Any
@@ -58,13 +86,30 @@ class Place(NamedTuple):
 class Sizes(NamedTuple):
     """What is known when a kernel is compiled.
 
-    mapped: F, the components of φ.  state: how many numbers a head's sums are, packed (`state`).  amplitude:
-    what features are multiplied by.  longest: 1/length of vectors that are too short to be scaled to length
-    1. precision: of products, as Triton names it.
+    Args:
+        map: the name of the feature map.
+        unit: whether vectors are scaled to length 1.
+        rescales_keys: whether features are divided by their maximum per vector, whose log is added to the log
+            weight of a key.
+        causal: whether query t sees keys 0 … t only.
+        heads: H.
+        width: D, of queries and keys.
+        value: E, the width of the values.
+        features: R, the rows of the projection; D for a map without.
+        mapped: F, the components of φ.
+        state: how many numbers the sums of a head are, packed as in `state`.
+        amplitude: the factor of all features.
+        longest: 1/length of vectors that are too short to be scaled to length 1.
+        chunk: tokens of a chunk.
+        width_block: columns of queries and keys in a tile.
+        value_block: columns of values in a tile.
+        feature_block: features in a tile.
+        precision: of products, as Triton names it.
     """
 
     map: str
     unit: bool
+    rescales_keys: bool
     causal: bool
     heads: int
     width: int
@@ -81,15 +126,25 @@ class Sizes(NamedTuple):
     precision: str
 
 
-def sizes_of(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None) -> Sizes:
-    """The sizes of a call, and the blocks that they are worked through in."""
+def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None) -> Sizes:
+    """The sizes of a call, and the blocks of the work.
+
+    Args:
+        map: the name of the feature map.
+        unit: whether vectors are scaled to length 1.
+        causal: whether query t sees keys 0 … t only.
+        q: [B,H,T,D].
+        v: [B,H,S,E].
+        matrix: [H,R,D], the projection; None for a map without.
+    """
     width, value = q.shape[3], v.shape[3]
     features = width if matrix is None else matrix.shape[1]
     mapped = 2 * features if map == "gaussian" else features
-    width_block, value_block = block_of(width, MOST_COLUMNS), block_of(value, MOST_COLUMNS)
+    width_block, value_block = choose_block(width, MOST_COLUMNS), choose_block(value, MOST_COLUMNS)
     return Sizes(
         map=map,
         unit=unit,
+        rescales_keys=map in RESCALING_MAPS,
         causal=causal,
         heads=q.shape[1],
         width=width,
@@ -102,39 +157,51 @@ def sizes_of(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: T
         chunk=CHUNK,
         width_block=width_block,
         value_block=value_block,
-        feature_block=width_block if map == "elu" else block_of(features, MOST_FEATURES),
-        # The short forms have no more digits than what was read; float32 in three products keeps its own.
+        feature_block=width_block if map == "elu" else choose_block(features, MOST_FEATURES),
+        # Half-precision inputs have no more digits than tf32; float32 keeps its own in three products.
         precision="tf32x3" if q.dtype == torch.float32 else "tf32",
     )
 
 
-def block_of(size: int, most: int) -> int:
+def choose_block(size: int, most: int) -> int:
     """The power of two that holds `size`, between what a matrix product needs and `most`."""
     return min(max(1 << max(size - 1, 0).bit_length(), LEAST), most)
 
 
-def blocks(size: int, block: int) -> int:
+def count_blocks(size: int, block: int) -> int:
     """How many blocks hold `size`."""
     return -(-size // block)
 
 
-def grid_of(s: Sizes, of_tokens: Tensor, *more: int) -> tuple[int, ...]:
-    """Programs for the chunks of every head [.., N]."""
-    tokens = of_tokens.shape[-1]
-    heads = of_tokens.numel() // tokens if tokens else 0
-    return (heads * blocks(tokens, s.chunk), *more)
+def make_grid(s: Sizes, scalars: Tensor, *more: int) -> tuple[int, ...]:
+    """One program for every chunk of every head.
+
+    Args:
+        s: the sizes.
+        scalars: any tensor [.., N] with one number for every token of every head.
+        *more: further dimensions of the grid.
+    """
+    tokens = scalars.shape[-1]
+    heads = scalars.numel() // tokens if tokens else 0
+    return (heads * count_blocks(tokens, s.chunk), *more)
 
 
-def rows(x: Tensor) -> Rows:
-    """x [B,H,N,width], copied only where a vector is not one piece."""
+def make_strided(x: Tensor) -> StridedTensor:
+    """Describe x [B,H,N,width]; it is copied only if its vectors are not contiguous."""
     x = x if x.stride(-1) == 1 else x.contiguous()
-    return Rows(x, *x.stride()[:3])
+    return StridedTensor(x, *x.stride()[:3])
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *given: Any) -> None:
-    """Run a kernel on a grid of programs, on the device of what it is given; nothing where there are none."""
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
+    """Run a kernel on the device of its arguments; nothing for an empty grid.
+
+    Args:
+        kernel: a function compiled by Triton.
+        grid: the number of programs in each dimension.
+        *arguments: of the kernel; the first tensor among them says which device.
+    """
     if 0 in grid:
         return
-    device = next(x.device for x in given if isinstance(x, Tensor))
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*given, num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=True)
+        kernel[grid](*arguments, num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=True)

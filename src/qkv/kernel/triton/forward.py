@@ -1,177 +1,199 @@
-"""The kernels of the forward pass: sums of every chunk, the sums before it, and what queries read."""
+"""The kernels of the forward pass.
+
+    sum_chunks           every chunk: the sums of its keys                     parallel
+    scan_chunks          every number of the sums: prefix sums over chunks     parallel over numbers
+    attend_to_chunks     every chunk: inter-chunk + intra-chunk averages       parallel
+
+The native header chunks.h draws the chunks.
+"""
 
 from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-from qkv.kernel.triton.call import Place, Rows, Side, Weighed
+from qkv.kernel.triton.call import PairWeights, Position, StridedTensor, Vectors
 from qkv.kernel.triton.tiles import (
-    NOTHING,
-    features_of,
-    logits_of,
-    number_of,
-    place_of,
-    plain_of,
-    read_sums,
-    shares_of,
-    state_of,
-    tile_of,
+    LOG_ZERO,
+    compute_features,
+    compute_logits,
+    compute_weights,
+    load_scalars,
+    load_tile,
+    load_value_sums,
+    locate_program,
+    locate_state,
+    multiply_features,
 )
 
 
 @triton.jit
 @no_type_check
-def find_peaks(side: Side, matrix: tl.tensor, peaks: tl.tensor, tokens: tl.tensor, s: tl.constexpr) -> None:
+def find_max_logits(
+    vectors: Vectors, matrix: tl.tensor, max_logits: tl.tensor, tokens: tl.tensor, s: tl.constexpr
+) -> None:
     """The largest logit of every vector."""
-    at = place_of(tokens, s)
-    real = at.rows < tokens
-    peak = tl.full((s.chunk,), NOTHING, tl.float32)
+    at = locate_program(tokens, s)
+    is_real = at.rows < tokens
+    maximum = tl.full((s.chunk,), LOG_ZERO, tl.float32)
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
-        logits = logits_of(side, matrix, at, real, features, s)
-        peak = tl.maximum(peak, tl.max(tl.where((features < s.features)[None, :], logits, NOTHING), 1))
-    tl.store(peaks + at.head * tokens + at.rows, peak, mask=real)
+        logits = compute_logits(vectors, matrix, at, is_real, features, s)
+        maximum = tl.maximum(maximum, tl.max(tl.where((features < s.features)[None, :], logits, LOG_ZERO), 1))
+    tl.store(max_logits + at.head * tokens + at.rows, maximum, mask=is_real)
 
 
 @triton.jit
 @no_type_check
 def sum_chunks(
-    side: Side,
-    y: Rows,
+    vectors: Vectors,
+    y: StridedTensor,
     matrix: tl.tensor,
-    weights: tl.tuple,
-    parts: tl.tensor,
+    factors: tl.tuple,
+    states: tl.tensor,
     tokens: tl.tensor,
     s: tl.constexpr,
 ) -> None:
-    """The packed sums of every chunk, of φ(x) and y.
+    """The packed sums over φ(x) and y of every chunk.
 
-    weights: what a token's y counts with φ, a one with φ, y alone, a one alone, and its square.
+    factors: of φ ⊗ y, of φ, of y alone, the summands of the weight sum, and those of the squared weights.
     """
-    at = place_of(tokens, s)
-    by_value, by_one = number_of(weights[0], at), number_of(weights[1], at)
-    real = (at.rows < tokens) & (by_value != 0)
+    at = locate_program(tokens, s)
+    value_factors, one_factors = load_scalars(factors[0], at), load_scalars(factors[1], at)
+    is_real = (at.rows < tokens) & (value_factors != 0)
     features = tl.program_id(1) * s.feature_block + tl.arange(0, s.feature_block)
     columns = tl.program_id(2) * s.value_block + tl.arange(0, s.value_block)
-    part = parts + at.chunk * s.state
-    some, wide = features < s.features, columns < s.value
-    phi, second, _ = features_of(side, matrix, at, real, features, s)
-    values = tile_of(y, at, real, columns, s.value, s)
-    ones = part + s.mapped * s.value + features
-    sums = part + features[:, None] * s.value + columns[None, :]
-    weighed = tl.trans(phi * by_value[:, None])
-    tl.store(sums, tl.dot(weighed, values, input_precision=s.precision), mask=some[:, None] & wide[None, :])
+    state = states + at.chunk * s.state
+    is_feature, is_column = features < s.features, columns < s.value
+    phi, second, _ = compute_features(vectors, matrix, at, is_real, features, s)
+    values = load_tile(y, at, is_real, columns, s.value, s)
+    denominator_sums = state + s.mapped * s.value + features
+    feature_sums = state + features[:, None] * s.value + columns[None, :]
+    mask = is_feature[:, None] & is_column[None, :]
+    weighted = tl.trans(phi * value_factors[:, None])
+    # [R, C] @ [C, E]
+    tl.store(feature_sums, tl.dot(weighted, values, input_precision=s.precision), mask=mask)
     if tl.program_id(2) == 0:
-        tl.store(ones, tl.sum(phi * by_one[:, None], 0), mask=some)
+        tl.store(denominator_sums, tl.sum(phi * one_factors[:, None], 0), mask=is_feature)
     if s.map == "gaussian":
-        weighed = tl.trans(second * by_value[:, None])
-        found = tl.dot(weighed, values, input_precision=s.precision)
-        tl.store(sums + s.features * s.value, found, mask=some[:, None] & wide[None, :])
+        weighted = tl.trans(second * value_factors[:, None])
+        # [R, C] @ [C, E]
+        products = tl.dot(weighted, values, input_precision=s.precision)
+        tl.store(feature_sums + s.features * s.value, products, mask=mask)
         if tl.program_id(2) == 0:
-            tl.store(ones + s.features, tl.sum(second * by_one[:, None], 0), mask=some)
+            tl.store(denominator_sums + s.features, tl.sum(second * one_factors[:, None], 0), mask=is_feature)
     if tl.program_id(1) == 0:
-        plain = part + s.mapped * (s.value + 1)
-        tl.store(plain + columns, tl.sum(values * number_of(weights[2], at)[:, None], 0), mask=wide)
+        plain_sums = state + s.mapped * (s.value + 1)
+        value_factors = load_scalars(factors[2], at)[:, None]
+        tl.store(plain_sums + columns, tl.sum(values * value_factors, 0), mask=is_column)
         if tl.program_id(2) == 0:
-            tl.store(plain + s.value, tl.sum(number_of(weights[3], at), 0))
-            tl.store(plain + s.value + 1, tl.sum(number_of(weights[4], at), 0))
+            tl.store(plain_sums + s.value, tl.sum(load_scalars(factors[3], at)))
+            tl.store(plain_sums + s.value + 1, tl.sum(load_scalars(factors[4], at)))
 
 
 @triton.jit
 @no_type_check
-def add_along(
-    parts: tl.tensor,
-    running: tl.tensor,
-    kept: tl.tensor,
+def scan_chunks(
+    states: tl.tensor,
+    carry: tl.tensor,
+    carry_factors: tl.tensor,
     chunks: tl.tensor,
     reverse: tl.constexpr,
     block: tl.constexpr,
     s: tl.constexpr,
 ) -> None:
-    """The sums of every chunk -> the sums of those before it (`reverse`: after it); `running` is what comes
-    first and becomes the sums of all.  kept: what a chunk leaves of the sums before it; of squares, its
-    square.
+    """Turn the sums of every chunk into those of the chunks before it (`reverse`: after it).
+
+    carry: what comes first; becomes the sums of all.  carry_factors: the factor at every chunk of the sums
+    before it; the sum of the squared weights is multiplied by its square.
     """
     head = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * block + tl.arange(0, block)
-    some = place < s.state
-    now = tl.load(running + head * s.state + place, mask=some, other=0.0)
+    index = tl.program_id(1) * block + tl.arange(0, block)
+    mask = index < s.state
+    prefix = tl.load(carry + head * s.state + index, mask=mask, other=0.0)
     for step in range(0, chunks):
         chunk = head * chunks + (chunks - 1 - step if reverse else step)
-        at = parts + chunk * s.state + place
-        part = tl.load(at, mask=some, other=0.0)
-        tl.store(at, now, mask=some)
-        left = tl.load(kept + chunk)
-        now = now * tl.where(place == s.state - 1, left * left, left) + part
-    tl.store(running + head * s.state + place, now, mask=some)
+        pointers = states + chunk * s.state + index
+        own = tl.load(pointers, mask=mask, other=0.0)
+        tl.store(pointers, prefix, mask=mask)
+        factor = tl.load(carry_factors + chunk)
+        prefix = prefix * tl.where(index == s.state - 1, factor * factor, factor) + own
+    tl.store(carry + head * s.state + index, prefix, mask=mask)
 
 
 @triton.jit
 @no_type_check
-def counts_of(state: tl.tensor, masses: Weighed, at: Place, s: tl.constexpr) -> tl.tuple:
-    """Σ m and Σ m² of every query, the chunk's shares and what is left of the state (not causal: 0 and 1)."""
-    count = tl.zeros((s.chunk,), tl.float32) + tl.load(state + s.state - 2)
+def sum_weights(state: tl.tensor, weights: PairWeights, at: Position, s: tl.constexpr) -> tl.tuple:
+    """Σ m and Σ m² of every query, the weights of pairs, and the carry factors (0 and 1 if not causal)."""
+    weight_sums = tl.zeros((s.chunk,), tl.float32) + tl.load(state + s.state - 2)
     squares = tl.zeros((s.chunk,), tl.float32) + tl.load(state + s.state - 1)
     if s.causal:
-        shares, rest = shares_of(masses, at, s), number_of(masses.rest, at)
-        count = count * rest + tl.sum(shares, 1)
-        squares = squares * rest * rest + tl.sum(shares * shares, 1)
-        return count, squares, shares, rest
+        pairs, carry_factors = compute_weights(weights, at, s), load_scalars(weights.carry_factors, at)
+        weight_sums = weight_sums * carry_factors + tl.sum(pairs, 1)
+        squares = squares * carry_factors * carry_factors + tl.sum(pairs * pairs, 1)
+        return weight_sums, squares, pairs, carry_factors
     else:
-        return count, squares, 0.0, 1.0
+        return weight_sums, squares, 0.0, 1.0
 
 
 @triton.jit
 @no_type_check
-def gap_of(total: tl.tensor, count: tl.tensor, squares: tl.tensor, floor: tl.tensor) -> tl.tensor:
-    """How far a denominator is under the floor; 0 where there are no keys."""
-    gap = tl.maximum(floor * tl.sqrt(tl.where(squares > 0, squares, 1.0)) - total, 0.0)
-    return tl.where(count > 0, gap, 0.0)
+def compute_deficit(
+    denominators: tl.tensor, weight_sums: tl.tensor, squares: tl.tensor, floor: tl.tensor
+) -> tl.tensor:
+    """How far a denominator lies below floor·sqrt(Σ m²); 0 where there are no keys."""
+    deficit = tl.maximum(floor * tl.sqrt(tl.where(squares > 0, squares, 1.0)) - denominators, 0.0)
+    return tl.where(weight_sums > 0, deficit, 0.0)
 
 
 @triton.jit
 @no_type_check
-def read_queries(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
-    q: Side,
-    k: Side,
-    v: Rows,
+def attend_to_chunks(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+    q: Vectors,
+    k: Vectors,
+    v: StridedTensor,
     matrix: tl.tensor,
-    masses: Weighed,
+    weights: PairWeights,
     states: tl.tensor,
     out: tl.tensor,
-    noted: tl.tuple,
+    query_sums: tl.tuple,
     floor: tl.tensor,
     tokens: tl.tensor,
     s: tl.constexpr,
 ) -> None:
-    """out, and its denominator, Σ m and Σ m² of every query."""
-    at = place_of(tokens, s)
-    state = state_of(states, at, s)
+    """out, and denominator, Σ m and Σ m² of every query."""
+    at = locate_program(tokens, s)
+    state = locate_state(states, at, s)
     columns = tl.program_id(1) * s.value_block + tl.arange(0, s.value_block)
-    real = at.rows < tokens
-    keys = real
+    is_query = at.rows < tokens
+    is_key = is_query
     if s.causal:
-        keys = number_of(masses.written, at, NOTHING) > NOTHING
-    pairs, sums, total = read_sums(q, k, matrix, state, at, (real, keys), columns, s)
-    count, squares, shares, rest = counts_of(state, masses, at, s)
-    count = tl.where(real, count, 0.0)
+        is_key = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+    scores, sums, denominators = multiply_features(q, k, matrix, state, at, (is_query, is_key), columns, s)
+    weight_sums, squares, pairs, carry_factors = sum_weights(state, weights, at, s)
+    weight_sums = tl.where(is_query, weight_sums, 0.0)
     if s.causal:
-        pairs *= shares
-        values = tile_of(v, at, keys, columns, s.value, s)
-        sums = sums * rest[:, None] + tl.dot(pairs, values, input_precision=s.precision)
-        total = total * rest + tl.sum(pairs, 1)
-    gap = gap_of(total, count, squares, floor)
-    if tl.max(gap, 0) > 0:
-        plain = tl.zeros((s.chunk, s.value_block), tl.float32) + plain_of(state, columns, s)[None, :]
+        scores *= pairs
+        values = load_tile(v, at, is_key, columns, s.value, s)
+        # [C, C] @ [C, E]
+        sums = sums * carry_factors[:, None] + tl.dot(scores, values, input_precision=s.precision)
+        denominators = denominators * carry_factors + tl.sum(scores, 1)
+    deficit = compute_deficit(denominators, weight_sums, squares, floor)
+    if tl.max(deficit, 0) > 0:
+        value_sums = (
+            tl.zeros((s.chunk, s.value_block), tl.float32) + load_value_sums(state, columns, s)[None, :]
+        )
         if s.causal:
-            plain = plain * rest[:, None] + tl.dot(shares, values, input_precision=s.precision)
-        sums += plain * (gap / tl.where(count > 0, count, 1.0))[:, None]
-    average = sums / tl.where(count > 0, total + gap, 1.0)[:, None]
-    number = at.head * tokens + at.rows
-    place = out + number[:, None] * s.value + columns[None, :]
-    tl.store(place, average, mask=real[:, None] & (columns < s.value)[None, :])
+            # [C, C] @ [C, E]
+            value_sums = value_sums * carry_factors[:, None] + tl.dot(
+                pairs, values, input_precision=s.precision
+            )
+        sums += value_sums * (deficit / tl.where(weight_sums > 0, weight_sums, 1.0))[:, None]
+    averages = sums / tl.where(weight_sums > 0, denominators + deficit, 1.0)[:, None]
+    index = at.head * tokens + at.rows
+    pointers = out + index[:, None] * s.value + columns[None, :]
+    tl.store(pointers, averages, mask=is_query[:, None] & (columns < s.value)[None, :])
     if tl.program_id(1) == 0:
-        tl.store(noted[0] + number, total, mask=real)
-        tl.store(noted[1] + number, count, mask=real)
-        tl.store(noted[2] + number, squares, mask=real)
+        tl.store(query_sums[0] + index, denominators, mask=is_query)
+        tl.store(query_sums[1] + index, weight_sums, mask=is_query)
+        tl.store(query_sums[2] + index, squares, mask=is_query)

@@ -1,61 +1,90 @@
-"""A call, ready for the kernels: its tensors as sides, and what is one number of every token."""
+"""Prepares the inputs of the kernels: strided tensors, and what is one number for every token."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from qkv.kernel.triton import forward as ahead
-from qkv.kernel.triton.call import Rows, Side, Sizes, Weighed, grid_of, launch, rows
-from qkv.kernel.triton.shares import Masses, Shares, along, at_once
+from qkv.kernel.triton import forward
+from qkv.kernel.triton.call import PairWeights, Sizes, StridedTensor, Vectors, launch, make_grid, make_strided
+from qkv.kernel.triton.relative_weights import (
+    LogWeights,
+    RelativeWeights,
+    compute_bidirectional_weights,
+    compute_causal_weights,
+)
 from qkv.score.cosine import SHORTEST
 
 
-class Masking(NamedTuple):
-    """Queries, keys, values, W, and the masses: of pairs, and one number of every token."""
+class KernelInputs(NamedTuple):
+    """The inputs of the kernels.
+
+    Args:
+        s: the sizes.
+        q: the queries.
+        k: the keys.
+        v: the values.
+        matrix: [H,R,D], the projection W, contiguous; None for a map without.
+        pair_weights: for the weights of pairs within a chunk.
+        weights: the relative weights, one number for every token or chunk.
+    """
 
     s: Sizes
-    q: Side
-    k: Side
-    v: Rows
+    q: Vectors
+    k: Vectors
+    v: StridedTensor
     matrix: Tensor | None
-    masses: Weighed
-    shares: Shares
+    pair_weights: PairWeights
+    weights: RelativeWeights
 
 
-def prepared(
+def prepare_inputs(
     s: Sizes,
     tensors: tuple[Tensor, Tensor, Tensor],
     keep: Tensor | None,
     matrix: Tensor | None,
     square: float,
-    masses: Masses,
-) -> Masking:
-    """What is one number of a token: lengths, peaks, masses."""
+    weights: LogWeights,
+) -> KernelInputs:
+    """Compute lengths, largest logits and weights, which the kernels read.
+
+    Args:
+        s: the sizes.
+        tensors: q, k and v.
+        keep: [B,S], True for real keys; None where all are real.
+        matrix: [H,R,D], the projection; None for a map without.
+        square: as in `feature_map.Kind`.
+        weights: the log weights of the keys.
+    """
     q, k, v = tensors
     matrix = None if matrix is None else matrix.contiguous()
-    by_q, by_k = (_number(s, x, matrix) for x in (q, k))
-    written = masses.written
-    if by_k is not None and keep is not None:
-        by_k = by_k.masked_fill(~keep[:, None], 0)
-    if s.map == "favor" and by_k is not None:
-        mass = by_k - square * _lengths(k).square()
-        mass = mass if keep is None else mass.masked_fill(~keep[:, None], 0)
-        written = written + mass.flatten(0, 1)
-    shares = (along if s.causal else at_once)(written, masses.decay, masses.scale, s.chunk)
-    weighed = Weighed(written, masses.decay, shares.top, shares.rest)
-    return Masking(s, Side(rows(q), by_q), Side(rows(k), by_k), rows(v), matrix, weighed, shares)
+    query_scalars, key_scalars = (_compute_scalars(s, x, matrix) for x in (q, k))
+    if key_scalars is not None and keep is not None:
+        key_scalars = key_scalars.masked_fill(~keep[:, None], 0)
+    if s.rescales_keys and key_scalars is not None:
+        log_factor = key_scalars - square * _compute_lengths(k).square()
+        log_factor = log_factor if keep is None else log_factor.masked_fill(~keep[:, None], 0)
+        weights = weights._replace(log_weights=weights.log_weights + log_factor.flatten(0, 1))
+    compute_weights = compute_causal_weights if s.causal else compute_bidirectional_weights
+    relative = compute_weights(weights, s.chunk)
+    pair_weights = PairWeights(
+        weights.log_weights, weights.log_decay, relative.max_log_weights, relative.carry_factors
+    )
+    queries, keys = Vectors(make_strided(q), query_scalars), Vectors(make_strided(k), key_scalars)
+    return KernelInputs(s, queries, keys, make_strided(v), matrix, pair_weights, relative)
 
 
-def _number(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
+def _compute_scalars(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
+    """The `scalars` of `call.Vectors`."""
     if s.unit:
-        return _lengths(x).clamp_min(SHORTEST).reciprocal()
-    if s.map != "favor":
+        return _compute_lengths(x).clamp_min(SHORTEST).reciprocal()
+    if not s.rescales_keys:
         return None
-    peaks = x.new_empty(x.shape[:3], dtype=torch.float32)
-    launch(ahead.find_peaks, grid_of(s, peaks), Side(rows(x), None), matrix, peaks, x.shape[2], s)
-    return peaks
+    max_logits = x.new_empty(x.shape[:3], dtype=torch.float32)
+    grid = make_grid(s, max_logits)
+    launch(forward.find_max_logits, grid, Vectors(make_strided(x), None), matrix, max_logits, x.shape[2], s)
+    return max_logits
 
 
-def _lengths(x: Tensor) -> Tensor:
+def _compute_lengths(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).contiguous()

@@ -1,6 +1,6 @@
-"""The Triton route as torch operators, with the shapes of what they return and their gradients.
+"""The Triton backend as torch operators: the passes, the shapes of their results, and their gradients.
 
-A backward pass works out the sums of every chunk and the features again and keeps nothing of size N×F.
+The backward pass computes the sums of every chunk and the features again and stores nothing of size N×F.
 """
 
 from typing import Any
@@ -9,188 +9,200 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import double_backward
-from qkv.kernel.feature_map import MAP_NUMBERS
-from qkv.kernel.triton.call import Sizes, rows, sizes_of
-from qkv.kernel.triton.shares import Masses
-from qkv.kernel.triton.state import packed, scaled, unpacked
+from qkv.kernel.double_backward import FORWARD_SCHEMA, MAP_NAMES, BackendInputs, BackendOptions
+from qkv.kernel.triton.call import Sizes, choose_sizes, make_strided
+from qkv.kernel.triton.relative_weights import LOG_ZERO, LogWeights
+from qkv.kernel.triton.state import pack_state, scale_state, unpack_state
 
-NAMES = tuple(MAP_NUMBERS)
+INPUTS = len(BackendInputs._fields)
 
 
-@torch.library.custom_op("qkv::linear_attention_by_triton", mutates_args=())
-def linear_attention(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and numbers, not values
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    matrix: Tensor | None,
-    keep: Tensor | None,
-    written: Tensor | None,
-    decay: Tensor | None,
-    sums: Tensor | None,
-    plain: Tensor | None,
-    scale: Tensor | None,
-    map: int,
-    unit: bool,
-    causal: bool,
-    square: float,
-    floor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """out [B,H,T,E]; what the backward pass needs of every query [3,B·H,T]; and the sums, plain sums and
-    scale after the last key, as `sums.Sums`.
+@torch.library.custom_op("qkv::linear_attention_by_triton", mutates_args=(), schema=FORWARD_SCHEMA)
+def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Linear attention as a torch operator.
 
-    causal: query t sees what the state has read and keys 0 … t; otherwise it sees them all.
+    Args:
+        *arguments: the fields of `BackendInputs` and then those of `BackendOptions`.
+
+    Returns:
+        out [B,H,T,E]; the query sums [3,B·H,T] for the backward pass; and feature sums, plain sums and log
+        scale after the last key, as in `sums.Sums`.
     """
-    from qkv.kernel.triton import sweeps
-    from qkv.kernel.triton.inputs import prepared
+    from qkv.kernel.triton import launches
+    from qkv.kernel.triton.inputs import prepare_inputs
 
-    s = sizes_of(NAMES[map], unit, causal, q, v, matrix)
-    masses = _masses(k, keep, written, decay, plain, scale)
-    call = prepared(s, (q, k, v), keep, matrix, square, masses)
-    states, after = sweeps.sums_of_keys(call, _before(q, s, sums, plain))
+    inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
+    q, k, v = inputs[:3]
+    s = _choose_sizes(inputs, options)
+    weights = _make_log_weights(inputs)
+    kernel_inputs = prepare_inputs(s, (q, k, v), inputs.keep, inputs.matrix, options.square, weights)
+    states, final = launches.sum_keys(kernel_inputs, _pack_initial_state(inputs, s))
     out = q.new_empty(*q.shape[:3], v.shape[-1])
-    noted = sweeps.read(call, states, out, floor)
-    return out, noted, *unpacked(after, s.heads, s), call.shares.scale.view(*q.shape[:2], 1, 1).clone()
+    query_sums = launches.attend_to_sums(kernel_inputs, states, out, options.floor)
+    log_scale = kernel_inputs.weights.log_scale.view(*q.shape[:2], 1, 1).clone()
+    return out, query_sums, *unpack_state(final, s.heads, s), log_scale
 
 
 @linear_attention.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, matrix: Tensor | None, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    s = sizes_of(NAMES[rest[6]], rest[7], rest[8], q, v, matrix)
-    lead, value = q.shape[:2], v.shape[3]
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
+    q, s = inputs.q, _choose_sizes(inputs, options)
+    batch_heads, value = q.shape[:2], inputs.v.shape[3]
     shapes = (
-        (3, lead[0] * lead[1], q.shape[2]),
-        (*lead, s.mapped, value + 1),
-        (*lead, 1, value + 2),
-        (*lead, 1, 1),
+        (3, batch_heads[0] * batch_heads[1], q.shape[2]),
+        (*batch_heads, s.mapped, value + 1),
+        (*batch_heads, 1, value + 2),
+        (*batch_heads, 1, 1),
     )
-    noted, sums, plain, scale = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
-    return q.new_empty(*q.shape[:3], value), noted, sums, plain, scale
+    query_sums, *sums = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return q.new_empty(*q.shape[:3], value), query_sums, sums[0], sums[1], sums[2]
 
 
-def _masses(
-    k: Tensor,
-    keep: Tensor | None,
-    written: Tensor | None,
-    decay: Tensor | None,
-    plain: Tensor | None,
-    scale: Tensor | None,
-) -> Masses:
-    """Log masses of all keys [B·H,S], also where every real key has mass 1; and the state's scale [B·H]."""
-    if written is None:
-        written = k.new_zeros(k.shape[:3], dtype=torch.float32)
-        written = written if keep is None else written.masked_fill(~keep[:, None], float("-inf"))
-    if scale is None:
-        scale = k.new_full(k.shape[:2], float("-inf") if plain is None else 0.0, dtype=torch.float32)
-    decay = None if decay is None else decay.float().flatten(0, 1).contiguous()
-    return Masses(written.float().flatten(0, 1).contiguous(), decay, scale.float().flatten())
+def _choose_sizes(inputs: BackendInputs, options: BackendOptions) -> Sizes:
+    map_name = MAP_NAMES[options.map]
+    return choose_sizes(map_name, options.unit, options.causal, inputs.q, inputs.v, inputs.matrix)
 
 
-def _before(q: Tensor, s: Sizes, sums: Tensor | None, plain: Tensor | None) -> Tensor:
-    if sums is None or plain is None:
+def _make_log_weights(inputs: BackendInputs) -> LogWeights:
+    """Log weights of all keys, even if every real key has weight 1, and the log scale of the earlier sums."""
+    k, log_weights, log_decay, log_scale = inputs.k, inputs.log_weights, inputs.log_decay, inputs.log_scale
+    if log_weights is None:
+        log_weights = k.new_zeros(k.shape[:3], dtype=torch.float32)
+        if inputs.keep is not None:
+            log_weights = log_weights.masked_fill(~inputs.keep[:, None], LOG_ZERO)
+    if log_scale is None:
+        scale_of_sums = LOG_ZERO if inputs.plain_sums is None else 0.0
+        log_scale = k.new_full(k.shape[:2], scale_of_sums, dtype=torch.float32)
+    log_decay = None if log_decay is None else log_decay.float().flatten(0, 1).contiguous()
+    return LogWeights(log_weights.float().flatten(0, 1).contiguous(), log_decay, log_scale.float().flatten())
+
+
+def _pack_initial_state(inputs: BackendInputs, s: Sizes) -> Tensor:
+    q = inputs.q
+    if inputs.feature_sums is None or inputs.plain_sums is None:
         return q.new_zeros(q.shape[0] * q.shape[1], s.state, dtype=torch.float32)
-    return packed(sums, plain)
+    return pack_state(inputs.feature_sums, inputs.plain_sums)
 
 
 @torch.library.custom_op("qkv::linear_attention_by_triton_backward", mutates_args=())
-def linear_attention_backward(  # noqa: PLR0913, PLR0917
+def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and numbers, not values
     grad_out: Tensor,
-    grad_sums: Tensor | None,
-    grad_plain: Tensor | None,
-    of_matrix: bool,
+    grad_feature_sums: Tensor | None,
+    grad_plain_sums: Tensor | None,
+    needs_matrix: bool,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     matrix: Tensor | None,
     keep: Tensor | None,
-    written: Tensor | None,
-    decay: Tensor | None,
-    sums0: Tensor | None,
-    plain0: Tensor | None,
-    scale0: Tensor | None,
+    log_weights: Tensor | None,
+    log_decay: Tensor | None,
+    initial_feature_sums: Tensor | None,
+    initial_plain_sums: Tensor | None,
+    initial_log_scale: Tensor | None,
     map: int,
     unit: bool,
     causal: bool,
     square: float,
     floor: float,
     out: Tensor,
-    noted: Tensor,
-    sums: Tensor,
-    plain: Tensor,
+    query_sums: Tensor,
+    final_feature_sums: Tensor,
+    final_plain_sums: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, matrix (`of_matrix`), written, decay, sums and plain; empty where none."""
-    from qkv.kernel.triton import sweeps
-    from qkv.kernel.triton.inputs import prepared
+    """The gradients of q, k, v, matrix (`needs_matrix`), log weights, log decay, feature sums and plain sums.
 
-    s = sizes_of(NAMES[map], unit, causal, q, v, matrix)
-    masses = _masses(k, keep, written, decay, plain0, scale0)
-    call = prepared(s, (q, k, v), keep, matrix, square, masses)
+    The arguments are the gradients of the results of `linear_attention`, its arguments, and its results.  A
+    gradient is empty where the tensor is None.
+    """
+    from qkv.kernel.triton import launches
+    from qkv.kernel.triton.inputs import prepare_inputs
+
+    inputs = BackendInputs(
+        *(q, k, v, matrix, keep, log_weights, log_decay),
+        *(initial_feature_sums, initial_plain_sums, initial_log_scale),
+    )
+    s = _choose_sizes(inputs, BackendOptions(map, unit, causal, square, floor))
+    prepared = prepare_inputs(s, (q, k, v), keep, matrix, square, _make_log_weights(inputs))
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-    after = packed(sums, plain)
-    states = sweeps.sums_of_keys(call, _before(q, s, sums0, plain0))[0] if causal else after[:, None]
-    grad = rows(grad_out)
-    slopes = sweeps.slopes_of(call, grad, rows(out), states, noted, floor)
-    by_queries = sweeps.grad_queries(call, grad, slopes, states, grads[0], of_matrix)
+    final = pack_state(final_feature_sums, final_plain_sums)
+    initial = _pack_initial_state(inputs, s)
+    states = launches.sum_keys(prepared, initial)[0] if causal else final[:, None]
+    grad = make_strided(grad_out)
+    queries = launches.compute_query_gradients(prepared, grad, make_strided(out), states, query_sums, floor)
+    matrix_of_queries = launches.grad_queries(prepared, grad, queries, states, grads[0], needs_matrix)
     del states
 
-    wanted = packed(_or_zeros(grad_sums, sums), _or_zeros(grad_plain, plain))
-    reaching = (wanted * after).sum(1) + wanted[:, -1] * after[:, -1]  # squares grow twice as fast
-    of_states = sweeps.sums_of_slopes(call, grad, slopes, wanted)
-    mass = sweeps.grad_values(call, grad, slopes, of_states, grads[2])
-    by_keys = sweeps.grad_keys(call, grad, slopes, -2 * square * mass, of_states, grads[1], of_matrix)
-    of_gates = (reaching[:, None] - mass.double().flip(1).cumsum(1).flip(1)).float()
-    of_before = unpacked(scaled(wanted, call.shares.left), s.heads, s)
-    found = (by_queries + by_keys, mass.view(k.shape[:3]), of_gates.view(k.shape[:3]), *of_before)
-    return _given((*grads, *found), (q, k, v, matrix if of_matrix else None, written, decay, sums0, plain0))
+    grad_state = pack_state(
+        _zeros_if_none(grad_feature_sums, final_feature_sums),
+        _zeros_if_none(grad_plain_sums, final_plain_sums),
+    )
+    # All that reaches the log weights through the final state; squared weights grow twice as fast.
+    grad_total = (grad_state * final).sum(1) + grad_state[:, -1] * final[:, -1]
+    grad_states = launches.sum_query_gradients(prepared, grad, queries, grad_state)
+    grad_logs = launches.grad_values(prepared, grad, queries, grad_states, grads[2])
+    key_factors = -2 * square * grad_logs
+    matrix_of_keys = launches.grad_keys(
+        prepared, grad, queries, key_factors, grad_states, grads[1], needs_matrix
+    )
+    grad_decay = (grad_total[:, None] - grad_logs.double().flip(1).cumsum(1).flip(1)).float()
+    grad_initial = unpack_state(scale_state(grad_state, prepared.weights.initial_factor), s.heads, s)
+    key_grads = (grad_logs.view(k.shape[:3]), grad_decay.view(k.shape[:3]))
+    return _convert_grads(
+        (*grads, matrix_of_queries + matrix_of_keys, *key_grads, *grad_initial),
+        _list_differentiable(inputs, needs_matrix),
+    )
 
 
-def _or_zeros(grad: Tensor | None, like: Tensor) -> Tensor:
+def _zeros_if_none(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
 
-def _given(grads: tuple[Tensor, ...], of: tuple[Tensor | None, ...]) -> Any:
-    """Gradients, empty where there is none to be of: no two outputs of an operator may be one tensor."""
+def _list_differentiable(inputs: BackendInputs, needs_matrix: bool) -> tuple[Tensor | None, ...]:
+    """The inputs whose gradients the backward pass returns, in order."""
+    q, k, v, matrix, _, log_weights, log_decay, sums, plain, _ = inputs
+    return q, k, v, matrix if needs_matrix else None, log_weights, log_decay, sums, plain
+
+
+def _convert_grads(grads: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...]) -> Any:
+    """The gradients in the dtypes of the inputs; for None a new empty tensor, as outputs must not alias."""
     return tuple(
         grad.new_empty(0, dtype=torch.float32) if x is None else grad.to(x.dtype)
-        for grad, x in zip(grads, of, strict=True)
+        for grad, x in zip(grads, inputs, strict=True)
     )
 
 
 @linear_attention_backward.register_fake
-def _(*given: Any) -> tuple[Tensor, ...]:
-    of_matrix, q, k, v, matrix, _, written, decay, sums0, plain0 = given[3:13]
-    likes = (q, k, v, matrix if of_matrix else None, written, decay, sums0, plain0)
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    needs_matrix, inputs = arguments[3], BackendInputs(*arguments[4 : 4 + INPUTS])
     return tuple(
-        q.new_empty(0, dtype=torch.float32)
+        inputs.q.new_empty(0, dtype=torch.float32)
         if x is None
         else torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in likes
+        for x in _list_differentiable(inputs, needs_matrix)
     )
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:10], *output[:4])
-    ctx.numbers = inputs[10:]
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:INPUTS], *output[:4])
+    ctx.options = inputs[INPUTS:]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_after: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
-    inputs, output = saved[:10], saved[10:]
+    inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
     if double_backward.needs_double_backward():
-        found = double_backward.compute_gradients(
-            double_backward.BackendInputs(*inputs),
-            double_backward.BackendOptions(*ctx.numbers),
-            (grad_out, *grad_after[:2]),
-        )
-        return (*found, *(None,) * 5)
-    grad_out = torch.zeros_like(output[0]) if grad_out is None else grad_out
-    of_matrix = ctx.needs_input_grad[3]
-    grads = linear_attention_backward(grad_out, *grad_after[:2], of_matrix, *inputs, *ctx.numbers, *output)
-    q, k, v, matrix, *others = grads
-    places = (inputs[5], inputs[6], inputs[7], inputs[8])
-    found = [None if place is None else grad for place, grad in zip(places, others, strict=True)]
-    return (q, k, v, matrix if of_matrix else None, None, *found, None, *(None,) * 5)
+        options = BackendOptions(*ctx.options)
+        gradients = double_backward.compute_gradients(inputs, options, (grad_out, *grad_sums[:2]))
+        return (*gradients, *(None,) * len(options))
+    grad_out = torch.zeros_like(outputs[0]) if grad_out is None else grad_out
+    needs_matrix = ctx.needs_input_grad[3]
+    grads = linear_attention_backward(grad_out, *grad_sums[:2], needs_matrix, *inputs, *ctx.options, *outputs)
+    q, k, v, matrix, *other_grads = grads
+    others = (inputs.log_weights, inputs.log_decay, inputs.feature_sums, inputs.plain_sums)
+    optional = [None if x is None else grad for x, grad in zip(others, other_grads, strict=True)]
+    return (q, k, v, matrix if needs_matrix else None, None, *optional, None, *(None,) * len(ctx.options))
 
 
-linear_attention.register_autograd(_backward, setup_context=_remember)
+linear_attention.register_autograd(_backward, setup_context=_save_for_backward)

@@ -1,6 +1,7 @@
-"""What the kernels have in common: tiles of vectors, their features, the sums, and the masses within a chunk.
+"""What the kernels share: tiles of vectors and of features, the sums of a state, and weights within a chunk.
 
 A tile is a chunk of tokens times a block of columns.  `s` is a `call.Sizes`, known when a kernel is compiled.
+In comments, C are the tokens of a chunk, R the features of a block, D and E the columns of a block.
 """
 
 from typing import no_type_check
@@ -8,119 +9,138 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from qkv.kernel.triton.call import Place, Rows, Side, Weighed
+from qkv.kernel.triton.call import PairWeights, Position, StridedTensor, Vectors
 
-NOTHING = tl.constexpr(float("-inf"))
+LOG_ZERO = tl.constexpr(float("-inf"))
 
 
 @triton.jit
 @no_type_check
-def place_of(tokens: tl.tensor, s: tl.constexpr) -> Place:
-    """What this program works on."""
+def locate_program(tokens: tl.tensor, s: tl.constexpr) -> Position:
+    """The chunk that this program works on."""
     chunk = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(tokens, s.chunk)
     rows = (chunk % chunks) * s.chunk + tl.arange(0, s.chunk)
-    return Place(chunk, chunk // chunks, rows, tokens)
+    return Position(chunk, chunk // chunks, rows, tokens)
 
 
 @triton.jit
 @no_type_check
-def number_of(array: tl.tensor, at: Place, nothing: tl.constexpr = 0.0) -> tl.tensor:
-    """One number of every token of the chunk, from array [B·H,N]."""
-    return tl.load(array + at.head * at.tokens + at.rows, mask=at.rows < at.tokens, other=nothing)
+def load_scalars(array: tl.tensor, at: Position, padding: tl.constexpr = 0.0) -> tl.tensor:
+    """One number for every token of the chunk, from array [B·H,N]."""
+    return tl.load(array + at.head * at.tokens + at.rows, mask=at.rows < at.tokens, other=padding)
 
 
 @triton.jit
 @no_type_check
-def tile_of(
-    x: Rows, at: Place, real: tl.tensor, columns: tl.tensor, width: tl.constexpr, s: tl.constexpr
+def load_tile(
+    x: StridedTensor,
+    at: Position,
+    is_real: tl.tensor,
+    columns: tl.tensor,
+    width: tl.constexpr,
+    s: tl.constexpr,
 ) -> tl.tensor:
-    """Columns of the chunk's vectors as float32; 0 where one is not real, which is never read."""
-    begin = x.at + (at.head // s.heads) * x.batch + (at.head % s.heads) * x.head
-    some = real[:, None] & (columns < width)[None, :]
-    return tl.load(begin + at.rows[:, None] * x.row + columns[None, :], mask=some, other=0.0).to(tl.float32)
+    """Columns of the chunk's vectors as float32; 0 for tokens that are not real, which are never read."""
+    begin = x.data + (at.head // s.heads) * x.batch_stride + (at.head % s.heads) * x.head_stride
+    mask = is_real[:, None] & (columns < width)[None, :]
+    pointers = begin + at.rows[:, None] * x.token_stride + columns[None, :]
+    return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
-def matrix_of(
-    matrix: tl.tensor, at: Place, features: tl.tensor, columns: tl.tensor, s: tl.constexpr
+def load_projection(
+    matrix: tl.tensor, at: Position, features: tl.tensor, columns: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
     """W [features, columns] of the head."""
     begin = matrix + (at.head % s.heads) * (s.features * s.width)
-    some = (features < s.features)[:, None] & (columns < s.width)[None, :]
-    return tl.load(begin + features[:, None] * s.width + columns[None, :], mask=some, other=0.0)
+    mask = (features < s.features)[:, None] & (columns < s.width)[None, :]
+    return tl.load(begin + features[:, None] * s.width + columns[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
 @no_type_check
-def logits_of(
-    side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, features: tl.tensor, s: tl.constexpr
+def compute_logits(
+    vectors: Vectors,
+    matrix: tl.tensor,
+    at: Position,
+    is_real: tl.tensor,
+    features: tl.tensor,
+    s: tl.constexpr,
 ) -> tl.tensor:
-    """W x of the chunk, [tokens, features], of vectors of length 1 where `s.unit`."""
+    """W x [tokens, features] of the chunk, where `s.unit` of vectors of length 1."""
     logits = tl.zeros((s.chunk, s.feature_block), tl.float32)
     for first in range(0, s.width, s.width_block):
         columns = first + tl.arange(0, s.width_block)
-        x = tile_of(side.x, at, real, columns, s.width, s)
-        w = matrix_of(matrix, at, features, columns, s)
+        x = load_tile(vectors.x, at, is_real, columns, s.width, s)
+        w = load_projection(matrix, at, features, columns, s)
+        # [C, D] @ [D, R]
         logits += tl.dot(x, tl.trans(w), input_precision=s.precision)
     if s.unit:
-        logits *= number_of(side.by, at)[:, None]
+        logits *= load_scalars(vectors.scalars, at)[:, None]
     return logits
 
 
 @triton.jit
 @no_type_check
-def features_of(
-    side: Side, matrix: tl.tensor, at: Place, real: tl.tensor, features: tl.tensor, s: tl.constexpr
+def compute_features(
+    vectors: Vectors,
+    matrix: tl.tensor,
+    at: Position,
+    is_real: tl.tensor,
+    features: tl.tensor,
+    s: tl.constexpr,
 ) -> tl.tuple:
-    """φ [tokens, features], its second half where it has one, and the logits W x (of Elu, x itself)."""
-    some = real[:, None] & (features < s.features)[None, :]
+    """φ [tokens, features], its second half if it has one (cosines), and the logits W x (Elu: x itself)."""
+    mask = is_real[:, None] & (features < s.features)[None, :]
     if s.map == "elu":
-        logits = tile_of(side.x, at, real, features, s.width, s)
+        logits = load_tile(vectors.x, at, is_real, features, s.width, s)
         phi = tl.exp(tl.minimum(logits, 0.0)) + tl.maximum(logits, 0.0)
     else:
-        logits = logits_of(side, matrix, at, real, features, s)
+        logits = compute_logits(vectors, matrix, at, is_real, features, s)
         if s.map == "gaussian":
             phi = tl.sin(logits) * s.amplitude
         elif s.map == "arccos":
             phi = tl.maximum(logits, 0.0) * s.amplitude
         else:
-            phi = tl.exp(tl.minimum(logits - number_of(side.by, at)[:, None], 0.0)) * s.amplitude
+            phi = tl.exp(tl.minimum(logits - load_scalars(vectors.scalars, at)[:, None], 0.0)) * s.amplitude
     second = phi
     if s.map == "gaussian":
-        second = tl.where(some, tl.cos(logits) * s.amplitude, 0.0)
-    return tl.where(some, phi, 0.0), second, logits
+        second = tl.where(mask, tl.cos(logits) * s.amplitude, 0.0)
+    return tl.where(mask, phi, 0.0), second, logits
 
 
 @triton.jit
 @no_type_check
-def sums_of(
-    state: tl.tensor, features: tl.tensor, some: tl.tensor, columns: tl.tensor, s: tl.constexpr
+def load_feature_sums(
+    state: tl.tensor, features: tl.tensor, is_feature: tl.tensor, columns: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
     """Σ m φ ⊗ v [features, columns] of a packed state."""
-    mask = some[:, None] & (columns < s.value)[None, :]
+    mask = is_feature[:, None] & (columns < s.value)[None, :]
     return tl.load(state + features[:, None] * s.value + columns[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
 @no_type_check
-def ones_of(state: tl.tensor, features: tl.tensor, some: tl.tensor, s: tl.constexpr) -> tl.tensor:
+def load_denominator_sums(
+    state: tl.tensor, features: tl.tensor, is_feature: tl.tensor, s: tl.constexpr
+) -> tl.tensor:
     """Σ m φ [features] of a packed state."""
-    return tl.load(state + s.mapped * s.value + features, mask=some, other=0.0)
+    return tl.load(state + s.mapped * s.value + features, mask=is_feature, other=0.0)
 
 
 @triton.jit
 @no_type_check
-def plain_of(state: tl.tensor, columns: tl.tensor, s: tl.constexpr) -> tl.tensor:
+def load_value_sums(state: tl.tensor, columns: tl.tensor, s: tl.constexpr) -> tl.tensor:
     """Σ m v [columns] of a packed state."""
     return tl.load(state + s.mapped * (s.value + 1) + columns, mask=columns < s.value, other=0.0)
 
 
 @triton.jit
 @no_type_check
-def state_of(states: tl.tensor, at: Place, s: tl.constexpr) -> tl.tensor:
-    """Where the sums lie that this chunk reads: those of the chunks beside it, or of all."""
+def locate_state(states: tl.tensor, at: Position, s: tl.constexpr) -> tl.tensor:
+    """The packed state that this chunk reads: its own if causal, otherwise the one of its head."""
     if s.causal:
         return states + at.chunk * s.state
     return states + at.head * s.state
@@ -128,65 +148,78 @@ def state_of(states: tl.tensor, at: Place, s: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 @no_type_check
-def shares_of(masses: Weighed, at: Place, s: tl.constexpr) -> tl.tensor:
-    """The masses [queries, keys] of the chunk, divided by what those of a query are divided by.
+def compute_weights(weights: PairWeights, at: Position, s: tl.constexpr) -> tl.tensor:
+    """The weights [queries, keys] of the chunk's pairs, relative to the largest that each query has seen.
 
-    Every Σ log g runs over just the gates between key and query, as in `masses.at_queries`.
+    Every Σ log g runs over exactly the gates between key and query, as in
+    `key_weights.log_weights_at_queries`.
     """
-    logs = number_of(masses.written, at, NOTHING)[None, :]
-    top = number_of(masses.top, at)
+    logs = load_scalars(weights.log_weights, at, LOG_ZERO)[None, :]
+    maximum = load_scalars(weights.max_log_weights, at)
     keys, queries = tl.arange(0, s.chunk)[None, :], tl.arange(0, s.chunk)[:, None]
-    if masses.decay is not None:
-        decay = number_of(masses.decay, at)[:, None]
-        logs += tl.cumsum(tl.where(keys < queries, decay, 0.0), 0)
-    logs = tl.where(keys <= queries, logs - tl.where(top == NOTHING, 0.0, top)[:, None], NOTHING)
+    if weights.log_decay is not None:
+        log_decay = load_scalars(weights.log_decay, at)[:, None]
+        logs += tl.cumsum(tl.where(keys < queries, log_decay, 0.0), 0)
+    shift = tl.where(maximum == LOG_ZERO, 0.0, maximum)[:, None]
+    logs = tl.where(keys <= queries, logs - shift, LOG_ZERO)
     return tl.exp(logs)
 
 
 @triton.jit
 @no_type_check
-def products_of(x: Rows, y: Rows, at: Place, reals: tl.tuple, s: tl.constexpr) -> tl.tensor:
-    """x_i·y_j of values [i, j] of the chunk."""
+def multiply_values(
+    x: StridedTensor, y: StridedTensor, at: Position, are_real: tl.tuple, s: tl.constexpr
+) -> tl.tensor:
+    """x_i·y_j [i, j] of vectors of the width of values, for the tokens of the chunk."""
     products = tl.zeros((s.chunk, s.chunk), tl.float32)
     for first in range(0, s.value, s.value_block):
         columns = first + tl.arange(0, s.value_block)
-        x_tile = tile_of(x, at, reals[0], columns, s.value, s)
-        y_tile = tile_of(y, at, reals[1], columns, s.value, s)
+        x_tile = load_tile(x, at, are_real[0], columns, s.value, s)
+        y_tile = load_tile(y, at, are_real[1], columns, s.value, s)
+        # [C, E] @ [E, C]
         products += tl.dot(x_tile, tl.trans(y_tile), input_precision=s.precision)
     return products
 
 
 @triton.jit
 @no_type_check
-def read_sums(
-    own: Side,
-    other: Side,
+def multiply_features(
+    own: Vectors,
+    other: Vectors,
     matrix: tl.tensor,
     state: tl.tensor,
-    at: Place,
-    reals: tl.tuple,
+    at: Position,
+    are_real: tl.tuple,
     columns: tl.tensor,
     s: tl.constexpr,
 ) -> tl.tuple:
-    """φ·φ' [own, others of the chunk], zeros unless causal; and what φ reads from a state: [own, columns] of
-    its sums, and of its ones.
+    """The products of the features of a chunk, with φ of `own` and φ' of `other`.
+
+    Intra-chunk φ·φ' [own, other], zeros unless causal; inter-chunk φ·(feature sums) [own, columns] and
+    φ·(denominator sums) [own] of a packed state.
     """
-    pairs = tl.zeros((s.chunk, s.chunk), tl.float32)
-    read = tl.zeros((s.chunk, s.value_block), tl.float32)
-    total = tl.zeros((s.chunk,), tl.float32)
+    intra = tl.zeros((s.chunk, s.chunk), tl.float32)
+    inter = tl.zeros((s.chunk, s.value_block), tl.float32)
+    denominators = tl.zeros((s.chunk,), tl.float32)
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
-        some = features < s.features
-        phi, second, _ = features_of(own, matrix, at, reals[0], features, s)
-        read += tl.dot(phi, sums_of(state, features, some, columns, s), input_precision=s.precision)
-        total += tl.sum(phi * ones_of(state, features, some, s)[None, :], 1)
+        is_feature = features < s.features
+        phi, second, _ = compute_features(own, matrix, at, are_real[0], features, s)
+        sums = load_feature_sums(state, features, is_feature, columns, s)
+        # [C, R] @ [R, E]
+        inter += tl.dot(phi, sums, input_precision=s.precision)
+        denominators += tl.sum(phi * load_denominator_sums(state, features, is_feature, s)[None, :], 1)
         if s.map == "gaussian":
-            turned = features + s.features
-            read += tl.dot(second, sums_of(state, turned, some, columns, s), input_precision=s.precision)
-            total += tl.sum(second * ones_of(state, turned, some, s)[None, :], 1)
+            cosines = features + s.features
+            sums = load_feature_sums(state, cosines, is_feature, columns, s)
+            # [C, R] @ [R, E]
+            inter += tl.dot(second, sums, input_precision=s.precision)
+            denominators += tl.sum(second * load_denominator_sums(state, cosines, is_feature, s)[None, :], 1)
         if s.causal:
-            their, their_second, _ = features_of(other, matrix, at, reals[1], features, s)
-            pairs += tl.dot(phi, tl.trans(their), input_precision=s.precision)
+            other_phi, other_second, _ = compute_features(other, matrix, at, are_real[1], features, s)
+            # [C, R] @ [R, C]
+            intra += tl.dot(phi, tl.trans(other_phi), input_precision=s.precision)
             if s.map == "gaussian":
-                pairs += tl.dot(second, tl.trans(their_second), input_precision=s.precision)
-    return pairs, read, total
+                # [C, R] @ [R, C]
+                intra += tl.dot(second, tl.trans(other_second), input_precision=s.precision)
+    return intra, inter, denominators

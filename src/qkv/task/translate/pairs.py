@@ -105,7 +105,7 @@ def build_batches(
     encoded = encode(pairs, tokens, recipe.batch.max_length)
     kept, dropped = find_usable_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
-        report.say(str(dropped))
+        report.print_line(str(dropped))
     check_capacity(recipe.model.length_limits, *encoded, kept)
     dataset = make_pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)

@@ -75,10 +75,10 @@ class Translate(Task):
         """The recipe with its defaults for these pairs, after saying which they are and why."""
         recipe, defaults = fill_defaults(recipe, measure(data.train), _machine(recipe.train))
         if defaults:
-            report.say(f"not in the recipe, so chosen for {len(data.train):,} pairs:")
+            report.print_line(f"not in the recipe, so chosen for {len(data.train):,} pairs:")
         width = max((len(default.setting) for default in defaults), default=0)
         for default in defaults:
-            report.say(f"    {default.setting:<{width}}  {default.reason}")
+            report.print_line(f"    {default.setting:<{width}}  {default.reason}")
         return recipe
 
     def complete_recipe_from(
@@ -106,7 +106,7 @@ class Translate(Task):
         targets: Any = batches.dataset.columns[1]
         start_at_frequencies(model.output, count_predicted_tokens(targets, tokens.target.size))
         size = sum(p.numel() for p in model.parameters())
-        report.say(
+        report.print_line(
             f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "
             f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
             f"{batches.steps(0):,} updates an epoch"
@@ -158,7 +158,7 @@ def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan[Pairs], r
     updates = min(steps, in_epochs)
     if updates < FEW_UPDATES and recipe.data.phrases is None:
         more = "raise train.steps" if steps < in_epochs else "raise train.epochs or lower batch.batch_tokens"
-        report.say(
+        report.print_line(
             f"this training makes only {updates:,} updates, and translation seldom succeeds with fewer than "
             f"about {FEW_UPDATES:,}: {more}"
         )

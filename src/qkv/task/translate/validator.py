@@ -38,7 +38,7 @@ class Validator:
         self.pairs = [pairs[i] for i in kept]
         self.objective, self.tokens, self.recipe, self.report = objective, tokens, recipe, report
         if recipe.validation.decode:
-            report.say(f"held-out scores: {self.scorer.description}")
+            report.print_line(f"held-out scores: {self.scorer.description}")
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model as it is now."""
@@ -67,7 +67,7 @@ class Validator:
         for (source, target), text in list(zip(self.pairs, said, strict=False))[
             : self.recipe.validation.samples
         ]:
-            self.report.say(f"    {source}\n  → {text}\n  = {target}")
+            self.report.print_line(f"    {source}\n  → {text}\n  = {target}")
         references = [target for _, target in self.pairs[:count]]
         return self.scorer.compute_scores(said, references, ter=False)
 
@@ -87,11 +87,13 @@ def _usable(encoded: Encoded, recipe: TranslationRecipe, report: Progress) -> li
     except BadData as error:
         raise BadData(f"the held-out pairs: {error}") from None
     if dropped.first is not None:
-        report.say(f"held-out: {dropped}")
+        report.print_line(f"held-out: {dropped}")
     fitting = fitting_pairs(recipe.model.length_limits, *encoded, kept)
     if len(fitting) < len(kept):
         count = len(kept) - len(fitting)
-        report.say(f"held-out: left out {count:,} of {len(kept):,} pairs, longer than the model can hold")
+        report.print_line(
+            f"held-out: left out {count:,} of {len(kept):,} pairs, longer than the model can hold"
+        )
     if not fitting:
         raise BadData(
             "every held-out pair is longer than the model can hold: name shorter ones in data.valid"
