@@ -334,10 +334,11 @@ def test_scores_that_are_not_numbers_are_reported():
     ],
 )
 def test_translators_can_be_searched_and_show_their_encoders_attention(model):
+    model.eval()
     assert isinstance(model, Stepper)
     assert isinstance(model, AttentiveEncoder)
     assert not isinstance(Toy(), AttentiveEncoder)
-    results = search_sources(model.eval(), *batch_of([4, 5], [6]), config=SearchConfig(max_length=3))
+    results = search_sources(model, *batch_of([4, 5], [6]), config=SearchConfig(max_length=3))
     assert all(len(best.log_probs) <= 3 for [best] in results)
 
 
