@@ -114,10 +114,10 @@ def scan_chunks(
     for step in range(0, chunks):
         chunk = head * chunks + (chunks - 1 - step if reverse else step)
         pointers = states + chunk * s.state + index
-        own = tl.load(pointers, mask=mask, other=0.0)
+        chunk_sums = tl.load(pointers, mask=mask, other=0.0)
         tl.store(pointers, prefix, mask=mask)
         factor = tl.load(carry_factors + chunk)
-        prefix = prefix * tl.where(index == s.state - 1, factor * factor, factor) + own
+        prefix = prefix * tl.where(index == s.state - 1, factor * factor, factor) + chunk_sums
     tl.store(carry + head * s.state + index, prefix, mask=mask)
 
 
