@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qkv.data import Pairs, batches_by_length, collate_pairs, pair_dataset
+from qkv.data import Pairs, collate_pairs, iterate_by_length, make_pair_dataset
 from qkv.decode import SearchConfig
 from qkv.errors import QKVError
 from qkv.kernel import RFA, Elu, Favor
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer, TransformerConfig
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.scope import Predictive, Window
 from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Sparsemax, TopK
@@ -219,7 +219,7 @@ def evaluate(objective: Translation) -> tuple[float, float]:
     targets = [row[::-1] for row in sources]
     answers = decode_ids(objective.model, sources, SearchConfig(beam=1, length_penalty=0.0))
     exact = sum(best[0].tokens == target for best, target in zip(answers, targets, strict=True))
-    losses = [objective(batch) for _, batch in batches_by_length(pair_dataset(sources, targets), 4096)]
+    losses = [objective(batch) for _, batch in iterate_by_length(make_pair_dataset(sources, targets), 4096)]
     correct = sum(float(loss.metrics["accuracy"]) for loss in losses)
     return exact / len(sources), correct / sum(loss.count for loss in losses)
 
@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, options = parse_arguments(arguments)
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []
-    with progress("rows", len(rows)) as report:
+    with show_progress("rows", len(rows)) as report:
         for row in rows:
             report.update(len(outcomes), row.name)
             outcomes.append(measure(row, options.updates))

@@ -58,9 +58,9 @@ class Operations:
             setattr(os, name, self._counting(getattr(os, name)))
         opened = io.open
 
-        def watched(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        def watched(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
             if mode not in ("wb", "ab") or not self._is_inside(path):
-                return opened(path, mode, *rest, **options)
+                return opened(path, mode, *arguments, **options)
             self.happens()
             return io.BufferedWriter(Raw(self, path, mode))
 
@@ -72,10 +72,10 @@ class Operations:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _counting(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(path: Any, *rest: Any, **options: Any) -> Any:
+        def counted(path: Any, *arguments: Any, **options: Any) -> Any:
             if isinstance(path, int) or self._is_inside(path):
                 self.happens()
-            return function(path, *rest, **options)
+            return function(path, *arguments, **options)
 
         return counted
 
@@ -128,7 +128,7 @@ def train_and_list_modules(recipe: Path, run: Path, path: Path) -> None:
     path.write_text("\n".join(sorted(sys.modules)))
 
 
-def alone(work: Callable[[], None], _: Callable[[], None]) -> int:
+def run_alone(work: Callable[[], None], _: Callable[[], None]) -> int:
     """Run the work of the first process; its exit status."""
     return ended(in_child(work))
 
@@ -193,7 +193,7 @@ def first_state(recipe: Path, run: Path) -> None:
         Operations(run, 90).watch()
         train(recipe, run, resume=False)
 
-    assert alone(stopped, stopped) == -signal.SIGKILL
+    assert run_alone(stopped, stopped) == -signal.SIGKILL
     assert (run / STATE).is_file()
 
 
@@ -201,7 +201,7 @@ class Trial:
     """A small training in a folder, run undisturbed once, to be stopped again and again."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self.launch, self.resume = (as_pair if kind in ("pair", "shards") else alone), kind == "resumed"
+        self.launch, self.resume = (as_pair if kind in ("pair", "shards") else run_alone), kind == "resumed"
         self.recipe = small_recipe(folder, "fsdp" if kind == "shards" else "ddp")
         self.before, self.run = folder / "before", folder / "run"
         undisturbed, modules = folder / "undisturbed", folder / "modules"
@@ -227,8 +227,8 @@ class Trial:
         if status != 0:
             assert status == -signal.SIGKILL, (last, status)
             started = (self.run / STATE).is_file()
-            again = (lambda: go_on(self.recipe, self.run), lambda: train(self.recipe, self.run, started))
-            assert self.launch(*again) == 0, f"could not go on after operation {last}"
+            works = (lambda: go_on(self.recipe, self.run), lambda: train(self.recipe, self.run, started))
+            assert self.launch(*works) == 0, f"could not go on after operation {last}"
         self.compare(last)
         return status != 0
 

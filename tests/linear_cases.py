@@ -28,15 +28,15 @@ every_map = pytest.mark.parametrize("part", MAPS.values(), ids=MAPS)
 every_gate = pytest.mark.parametrize("part", [MAPS[m] for m in MAPS if "gate" in m], ids=lambda p: p.kernel)
 
 
-def close(actual: object, expected: object, tolerance: float = 1e-10) -> None:
+def assert_close(actual: object, expected: object, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def doubles(*shape: int) -> Tensor:
+def randn64(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def core_of(part: RFA | Favor | Elu, causal: bool = True) -> Linear:
+def build_core(part: RFA | Favor | Elu, causal: bool = True) -> Linear:
     choice = Choice(None, Global(), Soft(), part, causal)
     core = part.build_core(Dims(H, D, D, E), choice, None).double().eval()
     with torch.no_grad():
@@ -48,48 +48,52 @@ def core_of(part: RFA | Favor | Elu, causal: bool = True) -> Linear:
 def inputs(
     part: RFA | Favor | Elu, length: int = T, masked: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Masking]:
-    q, k, v = doubles(B, H, length, D), doubles(B, H, length, D), doubles(B, H, length, E)
-    gate = 2 * doubles(B, H, length) if getattr(part, "gate", False) else None
+    q, k, v = randn64(B, H, length, D), randn64(B, H, length, D), randn64(B, H, length, E)
+    gate = 2 * randn64(B, H, length) if getattr(part, "gate", False) else None
     return q, k, v, Masking(keep=torch.rand(B, length) < 0.6 if masked else None, gate=gate)
 
 
-def cut(given: Masking, part: slice) -> Masking:
-    keep = None if given.keep is None else given.keep[:, part]
-    return Masking(keep=keep, gate=None if given.gate is None else given.gate[:, :, part])
+def slice_masking(masking: Masking, part: slice) -> Masking:
+    keep = None if masking.keep is None else masking.keep[:, part]
+    return Masking(keep=keep, gate=None if masking.gate is None else masking.gate[:, :, part])
 
 
-def recurrence(core: Linear, q: Tensor, k: Tensor, v: Tensor, given: Masking) -> Tensor:
+def recurrence(core: Linear, q: Tensor, k: Tensor, v: Tensor, masking: Masking) -> Tensor:
     """S_t = g_t S_{t-1} + (1 - g_t) m_t φ(k_t) ⊗ [v_t, 1], position by position."""
     projections = core.features.choose_projections()
-    phi_q, (phi_k, log_mass) = (
-        core.features.map_queries(q, projections),
-        core.features.map_keys(k, projections),
-    )
+    query_features = core.features.map_queries(q, projections)
+    key_features, log_factor = core.features.map_keys(k, projections)
     ones = torch.ones_like(v[..., :1])
-    v1, mass = torch.cat([v, ones], -1), ones if log_mass is None else log_mass.exp()[..., None]
-    state, plain, outs = doubles(1).new_zeros(B, H, phi_k.shape[-1], E + 1), v1.new_zeros(B, H, 1, E + 1), []
+    v1, factor = torch.cat([v, ones], -1), ones if log_factor is None else log_factor.exp()[..., None]
+    state, plain, outs = (
+        randn64(1).new_zeros(B, H, key_features.shape[-1], E + 1),
+        v1.new_zeros(B, H, 1, E + 1),
+        [],
+    )
     squares = v1.new_zeros(B, H, 1, 1)
     for t in range(q.shape[2]):
-        now = slice(t, t + 1)
-        g = 1.0 if given.gate is None else given.gate[:, :, now, None].sigmoid()
-        write = mass[:, :, now] * (1.0 if given.gate is None else 1 - g)
-        fresh = (
-            g * state + (write * phi_k[:, :, now]).mT @ v1[:, :, now],
-            g * plain + write * v1[:, :, now],
-            g**2 * squares + write**2,
+        position = slice(t, t + 1)
+        g = 1.0 if masking.gate is None else masking.gate[:, :, position, None].sigmoid()
+        weight = factor[:, :, position] * (1.0 if masking.gate is None else 1 - g)
+        updated = (
+            g * state + (weight * key_features[:, :, position]).mT @ v1[:, :, position],
+            g * plain + weight * v1[:, :, position],
+            g**2 * squares + weight**2,
         )
-        if given.keep is not None:
-            real = given.keep[:, t, None, None, None]
-            fresh = [torch.where(real, *pair) for pair in zip(fresh, (state, plain, squares), strict=True)]
-        state, plain, squares = fresh
-        total, n = (phi_q[:, :, now] @ state), plain[..., -1:]
-        some = (n > 0).double()
-        gap = (core.floor * (squares + 1 - some).sqrt() - total[..., -1:]).clamp_min(0)
-        filled = total[..., :-1] + gap * plain[..., :-1] / (n + 1 - some)
-        outs.append(filled / (total[..., -1:] + gap + 1 - some))
+        if masking.keep is not None:
+            real = masking.keep[:, t, None, None, None]
+            updated = [
+                torch.where(real, *pair) for pair in zip(updated, (state, plain, squares), strict=True)
+            ]
+        state, plain, squares = updated
+        total, n = (query_features[:, :, position] @ state), plain[..., -1:]
+        has_keys = (n > 0).double()
+        deficit = (core.floor * (squares + 1 - has_keys).sqrt() - total[..., -1:]).clamp_min(0)
+        filled = total[..., :-1] + deficit * plain[..., :-1] / (n + 1 - has_keys)
+        outs.append(filled / (total[..., -1:] + deficit + 1 - has_keys))
     return torch.cat(outs, 2)
 
 
-def routed(core: Linear, short: bool, monkeypatch: pytest.MonkeyPatch) -> Linear:
-    monkeypatch.setattr(core, "_is_pairwise_cheaper", lambda *sizes: short)
+def force_route(core: Linear, pairwise: bool, monkeypatch: pytest.MonkeyPatch) -> Linear:
+    monkeypatch.setattr(core, "_is_pairwise_cheaper", lambda *sizes: pairwise)
     return core

@@ -53,19 +53,19 @@ MUTANTS = (
     ),
     Mutant("causal aligned upper left", "masks.py", ".tril(keys - queries)", ".tril()", REACH),
     Mutant(
-        "the caller's allow is dropped", "kernel/exact.py", "masking.allow, reach)", "None, reach)", FORMULA
+        "the caller's allow is dropped", "kernel/masking.py", "masking.allow, reach)", "None, reach)", FORMULA
     ),
     Mutant(
         "the fused route drops keep",
         "kernel/exact.py",
-        "if masking.keep is None and not _differ(q, k):",
-        "if not _differ(q, k):",
+        "if masking.keep is None and not _may_differ_in_length(q, k):",
+        "if not _may_differ_in_length(q, k):",
         FORMULA,
     ),
     Mutant(
         "the fused route drops the window",
         "kernel/exact.py",
-        "masking.allow is None and at is None",
+        "masking.allow is None and positions is None",
         "masking.allow is None",
         FORMULA,
     ),
@@ -99,26 +99,30 @@ MUTANTS = (
     Mutant(
         "every run of blocks meets the keys of the first",
         "kernel/bands.py",
-        "band.first + begin * size",
-        "band.first",
+        "bands.first_slot + begin * size",
+        "bands.first_slot",
         ROUTES,
     ),
     Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
     Mutant(
-        "a block misses its last key", "kernel/pairs.py", "+ rows.stop, 0)", "+ rows.stop - 1, 0)", ROUTES
+        "a block misses its last key",
+        "kernel/query_blocks.py",
+        "+ rows.stop, 0)",
+        "+ rows.stop - 1, 0)",
+        ROUTES,
     ),
     Mutant(
         "room is given away twice",
         "kernel/cache.py",
-        "self.used += more.shape[2]",
+        "self.used += new.shape[2]",
         "self.used += 0",
         ROUTES,
     ),
     Mutant(
         "a window forgets what a padded query sees",
-        "kernel/exact.py",
-        "self.reach[0] + 1",
-        "self.reach[0]",
+        "kernel/exact_state.py",
+        "reach[0] + 1",
+        "reach[0]",
         ROUTES,
     ),
     Mutant(
@@ -278,8 +282,8 @@ MUTANTS = (
     Mutant(
         "reordering forgets a field",
         "state.py",
-        "[inside(part) for part in state]",
-        "[p if len(state) > 2 and i == 1 else inside(p) for i, p in enumerate(state)]",
+        "[map_part(part) for part in state]",
+        "[p if len(state) > 2 and i == 1 else map_part(p) for i, p in enumerate(state)]",
         STEPS,
     ),
     Mutant(
@@ -313,8 +317,8 @@ MUTANTS = (
     Mutant(
         "a repeated batch moves the statistics",
         "train/update.py",
-        "with keep_buffers(self.objective), self.strategy.accumulate():",
-        "with self.strategy.accumulate():",
+        "with keep_buffers(self.objective), self.strategy.backward_context():",
+        "with self.strategy.backward_context():",
         SHARDS,
     ),
     Mutant(
@@ -327,7 +331,7 @@ MUTANTS = (
     Mutant(
         "shards start from other weights than those saved",
         "train/sharded.py",
-        "trained[name].copy_(_shard_like(value, trained[name]))",
+        "trained[name].copy_(_shard_tensor(value, trained[name]))",
         "pass",
         SHARDS,
     ),
@@ -383,8 +387,8 @@ MUTANTS = (
     Mutant(
         "tiles of a recorded program do not decay",
         "kernel/causal_average.py",
-        "log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
-        "log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
+        "compute_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
+        "compute_log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
         TRACED,
     ),
     Mutant(
@@ -397,15 +401,15 @@ MUTANTS = (
     Mutant(
         "to_empty loses the table of positions",
         "model/positions.py",
-        "# to_empty comes by here\n        self.reset_parameters()",
-        "# to_empty comes by here",
+        "# to_empty calls this\n        self.reset_parameters()",
+        "# to_empty calls this",
         MODELS_MADE_ELSEWHERE,
     ),
     Mutant(
         "to_empty makes two weights of one",
         "model/transformer.py",
-        "# to_empty makes two weights of one\n        self.tie_weights()",
-        "# to_empty makes two weights of one",
+        "# to_empty separates tied weights\n        self.tie_weights()",
+        "# to_empty separates tied weights",
         MODELS_MADE_ELSEWHERE,
     ),
 )

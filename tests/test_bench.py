@@ -1,4 +1,4 @@
-"""Comparisons: what is read, what is called, and how it is timed."""
+"""Comparisons: parsing of specs, the timed calls, and timing."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from qkv.bench import (
 from qkv.bench.calls import STEPS, allocated_bytes, draw_inputs, prepare_call, state_bytes
 from qkv.bench.memory import OUT_OF_MEMORY, MeasurementFailed, describe_failure, limit_memory
 from qkv.errors import BadRecipe, IncompatibleParts, UnknownName
-from qkv.kernel.pairs import BLOCK
+from qkv.kernel.query_blocks import BLOCK_NUMBERS
 from qkv.state import Shared
 
 SMALL = Setting(width=32, heads=4, batch=2, repeats=2)
@@ -34,11 +34,11 @@ def one(text: str, setting: Setting = SMALL) -> Contender:
     return read_contenders([text], setting)[0]
 
 
-# What is written
+# Parsing
 
 
 @pytest.mark.parametrize(
-    ("text", "label", "written"),
+    ("text", "label", "recipe"),
     [
         ("sdpa", "sdpa", "sdpa"),
         ("rfa", "rfa", "{kernel: rfa}"),
@@ -51,10 +51,10 @@ def one(text: str, setting: Setting = SMALL) -> Contender:
         ("{kv_heads: 2}", "kv_heads=2", "{kv_heads: 2}"),
     ],
 )
-def test_a_spec_is_read_and_named(text: str, label: str, written: str) -> None:
+def test_a_spec_is_read_and_named(text: str, label: str, recipe: str) -> None:
     contender = one(text)
-    assert (contender.label, contender.text) == (label, written)
-    assert contender.is_fused == (written == "sdpa")
+    assert (contender.label, contender.text) == (label, recipe)
+    assert contender.is_fused == (recipe == "sdpa")
     assert (contender.spec.d_model, contender.spec.heads, contender.spec.causal) == (32, 4, True)
 
 
@@ -65,7 +65,7 @@ def test_a_spec_may_say_its_own_heads_and_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "said"),
+    ("text", "error", "message"),
     [
         ("rfaa", UnknownName, "rfaa: there is no such attention. Did you mean 'rfa'"),
         ("{kernel: rfaa}", UnknownName, "Did you mean 'rfa'"),
@@ -78,10 +78,10 @@ def test_a_spec_may_say_its_own_heads_and_order() -> None:
         ("a=", UnknownName, "no such attention"),
     ],
 )
-def test_a_spec_that_cannot_be_is_refused(text: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error) as caught:
+def test_an_impossible_spec_is_refused(text: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as error_info:
         one(text)
-    assert said in str(caught.value)
+    assert message in str(error_info.value)
 
 
 def test_two_of_one_name_are_refused() -> None:
@@ -89,7 +89,7 @@ def test_two_of_one_name_are_refused() -> None:
         read_contenders(["rfa", "sdpa", "rfa"], SMALL)
 
 
-# What is called
+# Timed calls
 
 
 def test_the_forward_call_is_the_core_on_what_a_layer_would_split() -> None:
@@ -145,15 +145,15 @@ def test_backward_reaches_inputs_and_parameters(layer: bool, count: int) -> None
 @pytest.mark.parametrize("name", ["sdpa", "softmax", "rfa", "window", "{kernel: {name: rfa, gate: true}}"])
 def test_decoding_goes_on_from_the_context(name: str) -> None:
     inputs = draw_inputs(12, SMALL)
-    made = prepare_call("decode", one(name), inputs, SMALL)
-    after = made.call()
-    assert made.passes == STEPS
+    timed_call = prepare_call("decode", one(name), inputs, SMALL)
+    after = timed_call.call()
+    assert timed_call.passes == STEPS
     if name in ("sdpa", "softmax", "window"):
-        assert made.state == 2 * 2 * 12 * 32 * 4
+        assert timed_call.state == 2 * 2 * 12 * 32 * 4
         assert state_bytes(after) == 2 * 2 * (12 + STEPS) * 32 * 4
     else:
         assert (
-            made.state
+            timed_call.state
             == state_bytes(after)
             == prepare_call("decode", one(name), draw_inputs(24, SMALL), SMALL).state
         )
@@ -172,15 +172,15 @@ def test_decoding_goes_on_from_the_context(name: str) -> None:
 )
 def test_a_state_is_as_large_as_what_decoding_keeps(name: str, positions: int, width: int) -> None:
     inputs = draw_inputs(48, SMALL)
-    made = prepare_call("decode", one(name), inputs, SMALL)
-    assert made.state == 2 * positions * width * 4
+    timed_call = prepare_call("decode", one(name), inputs, SMALL)
+    assert timed_call.state == 2 * positions * width * 4
     layer = one(name).spec.build().eval()
     state = layer.start(batch=2)
     with torch.no_grad():
         for t in range(48):
             _, state = layer.step(inputs.q[:, t], state)
-    assert made.state == state_bytes(state)
-    assert made.state <= made.allocated <= 3 * made.state
+    assert timed_call.state == state_bytes(state)
+    assert timed_call.state <= timed_call.allocated <= 3 * timed_call.state
 
 
 def test_memory_behind_a_state_counts_once_and_with_its_room() -> None:
@@ -192,20 +192,20 @@ def test_memory_behind_a_state_counts_once_and_with_its_room() -> None:
 
 @pytest.mark.parametrize("name", ["sdpa", "softmax", "rfa", "favor", "elu", "window", "topk"])
 def test_a_context_of_one_token_can_be_decoded_from(name: str) -> None:
-    made = prepare_call("decode", one(name), draw_inputs(1, SMALL), SMALL)
-    made.call()
-    assert made.state > 0
+    timed_call = prepare_call("decode", one(name), draw_inputs(1, SMALL), SMALL)
+    timed_call.call()
+    assert timed_call.state > 0
 
 
 def test_torch_steps_as_it_does_all_at_once() -> None:
     layer = qkv.Attention(32, heads=4, causal=True).eval()
     x = torch.randn(2, 7, 32)
-    whole = layer(x)
+    expected = layer(x)
     layer.core = qkv.bench.sdpa.FusedSoftmax(causal=True)
     state = layer.start(batch=2)
     for t in range(7):
         out, state = layer.step(x[:, t], state)
-        torch.testing.assert_close(out, whole[:, t])
+        torch.testing.assert_close(out, expected[:, t])
 
 
 def test_what_all_rows_share_is_no_state_of_theirs() -> None:
@@ -213,7 +213,7 @@ def test_what_all_rows_share_is_no_state_of_theirs() -> None:
     assert state_bytes(state) == 12 + 4
 
 
-# How it is timed
+# Timing
 
 
 def test_calls_take_turns_and_one_that_fails_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,20 +275,20 @@ def test_an_allocation_too_large_fails_instead_of_the_process(monkeypatch: pytes
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
     monkeypatch.setattr("qkv.bench.memory.read_memory_sizes", lambda: (2**34, 2**26))
-    with limit_memory("cpu"), pytest.raises(RuntimeError) as caught:
+    with limit_memory("cpu"), pytest.raises(RuntimeError) as error_info:
         torch.empty(2**28).zero_()
-    assert describe_failure(caught.value) == OUT_OF_MEMORY
+    assert describe_failure(error_info.value) == OUT_OF_MEMORY
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     assert torch.empty(2**25).numel() == 2**25
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_peak_memory_counts_what_a_call_forms_and_no_more() -> None:
-    held = torch.ones(2**26)  # what this process occupies must not show
+    unrelated = torch.ones(2**26)  # what this process occupies must not show
     setting = Setting(width=32, heads=4, causal=False)
-    block = 4 * BLOCK
+    block = 4 * BLOCK_NUMBERS
     assert block < measure_peak("forward", one("cosine", setting), 1500, setting) < 16 * block
-    assert held.numel() * 4 > 16 * block
+    assert unrelated.numel() * 4 > 16 * block
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")

@@ -1,4 +1,4 @@
-"""Comparisons: what curves say, and how they are told and drawn."""
+"""Comparisons: exponents and crossings of curves, tables and pictures."""
 
 import math
 from pathlib import Path
@@ -23,7 +23,7 @@ from qkv.errors import BadData
 SMALL = Setting(width=32, heads=4, batch=2, repeats=2)
 
 
-# What the curves say
+# Curves
 
 
 def test_the_exponent_is_that_of_the_longest_lengths() -> None:
@@ -37,10 +37,10 @@ def test_the_exponent_is_that_of_the_longest_lengths() -> None:
 
 def test_a_crossing_is_found_between_lengths() -> None:
     square, line = [[(n, a * n**p) for n in (128, 256, 512)] for a, p in ((1e-6, 2), (2e-4, 1))]
-    met = find_crossing(square, line)
-    assert met is not None
-    assert met.length == pytest.approx(200)
-    assert met.faster_above
+    crossing = find_crossing(square, line)
+    assert crossing is not None
+    assert crossing.length == pytest.approx(200)
+    assert crossing.faster_above
     other_way = find_crossing(line, square)
     assert other_way is not None
     assert (round(other_way.length), other_way.faster_above) == (200, False)
@@ -50,23 +50,23 @@ def test_a_crossing_is_found_between_lengths() -> None:
 
 def test_the_last_crossing_counts() -> None:
     flat = [(n, 1.0) for n in (1, 2, 4, 8)]
-    met = find_crossing(flat, [(1, 0.5), (2, 2.0), (4, 2.0), (8, 0.5)])
-    assert met is not None
-    assert met.length == pytest.approx(4 * math.sqrt(2))
-    assert met.rounded == 5
+    crossing = find_crossing(flat, [(1, 0.5), (2, 2.0), (4, 2.0), (8, 0.5)])
+    assert crossing is not None
+    assert crossing.length == pytest.approx(4 * math.sqrt(2))
+    assert crossing.rounded == 5
 
 
-# How it is told
+# Tables
 
 
-def made(*cells: Cell, labels: tuple[str, ...] = ("sdpa", "rfa")) -> Comparison:
+def compare_cells(*cells: Cell, labels: tuple[str, ...] = ("sdpa", "rfa")) -> Comparison:
     return Comparison(describe_machine(), SMALL, read_contenders(labels, SMALL), cells)
 
 
 def test_the_table_of_passes() -> None:
     cells = [Cell("forward", "sdpa", n, 1e-9 * n * n) for n in (512, 1024)]
     cells += [Cell("forward", "rfa", 512, 5.12e-4), Cell("forward", "rfa", 1024, failure="out of memory")]
-    assert list(format_comparison(made(*cells))) == [
+    assert list(format_comparison(compare_cells(*cells))) == [
         "  rfa   {kernel: rfa}",
         "",
         "forward: one pass over the whole sequence; milliseconds, how many times as fast as sdpa",
@@ -85,8 +85,8 @@ def test_the_table_of_steps_and_of_memory() -> None:
         Cell("decode", "sdpa", 2048, 1e-3, state=8_388_608, peak=20_000_000),
         Cell("decode", "rfa", 2048, 2.5e-4, state=266_240, peak=40_000),
     ]
-    told = list(format_comparison(made(*cells)))[2:]
-    assert told == [
+    lines = list(format_comparison(compare_cells(*cells)))[2:]
+    assert lines == [
         "decode: one step of the whole layer after so many tokens; tokens per second, how many times as fast "
         "as sdpa, bytes of state",
         "  tokens             sdpa                     rfa",
@@ -107,32 +107,32 @@ def test_room_that_a_state_reserves_is_reported() -> None:
         Cell("decode", "rfa", 1024, 1e-3, state=2000, allocated=4000),
         Cell("decode", "rfa", 2048, failure="out of memory"),
     ]
-    notes = [line for line in format_comparison(made(*cells)) if "room" in line]
+    notes = [line for line in format_comparison(compare_cells(*cells)) if "room" in line]
     assert notes == ["rfa allocates 4.00 kB for 2.00 kB of state at 1,024 tokens: room for further tokens"]
 
 
 def test_wide_tables_are_folded() -> None:
     labels = ("sdpa", "rfa", "favor", "elu", "cosine")
     cells = [Cell("forward", label, 512, 1e-3) for label in labels]
-    told = list(format_comparison(made(*cells, labels=labels), 50))
-    assert [line.split() for line in told if line.startswith("  tokens")] == [
+    lines = list(format_comparison(compare_cells(*cells, labels=labels), 50))
+    assert [line.split() for line in lines if line.startswith("  tokens")] == [
         ["tokens", "sdpa", "rfa", "favor"],
         ["tokens", "elu", "cosine"],
     ]
-    assert max(len(line) for line in told if line.startswith(("  tokens", "     512"))) <= 50
+    assert max(len(line) for line in lines if line.startswith(("  tokens", "     512"))) <= 50
 
 
 def test_json_holds_everything() -> None:
     cells = [Cell("forward", label, n, n**p * 1e-6) for label, p in (("sdpa", 2), ("rfa", 1)) for n in (1, 8)]
-    told = made(*cells).to_dict()
-    assert told["machine"]["torch"] == torch.__version__
-    assert told["setting"]["width"] == 32
-    assert [c["label"] for c in told["contenders"]] == ["sdpa", "rfa"]
-    assert told["cells"][0]["seconds"] == 1e-6
-    assert told["curves"][1]["exponent"] == pytest.approx(1.0)
+    data = compare_cells(*cells).to_dict()
+    assert data["machine"]["torch"] == torch.__version__
+    assert data["setting"]["width"] == 32
+    assert [c["label"] for c in data["contenders"]] == ["sdpa", "rfa"]
+    assert data["cells"][0]["seconds"] == 1e-6
+    assert data["curves"][1]["exponent"] == pytest.approx(1.0)
 
 
-# How it is drawn
+# Pictures
 
 
 def test_a_picture_in_both_themes(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_picture_in_both_themes(tmp_path: Path) -> None:
     cells += [Cell("backward", "rfa", 64, 1e-5)]
     corners = {}
     for dark in (False, True):
-        path = draw_picture(made(*cells), tmp_path / f"{dark}.png", dark)
+        path = draw_picture(compare_cells(*cells), tmp_path / f"{dark}.png", dark)
         with Image.open(path) as picture:
             corners[dark] = picture.convert("L").getpixel((3, 3)), picture.width > picture.height
     assert corners == {False: (255, True), True: (pytest.approx(23, abs=2), True)}
@@ -151,9 +151,9 @@ def test_a_picture_in_both_themes(tmp_path: Path) -> None:
 
 def test_a_picture_of_nothing_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="nothing was measured"):
-        draw_picture(made(Cell("forward", "sdpa", 8, failure="out of memory")), tmp_path / "p.png")
+        draw_picture(compare_cells(Cell("forward", "sdpa", 8, failure="out of memory")), tmp_path / "p.png")
     with pytest.raises(BadData, match="change the suffix"):
-        draw_picture(made(), tmp_path / "p.gif")
+        draw_picture(compare_cells(), tmp_path / "p.gif")
 
 
 def test_names_keep_apart_and_in_order() -> None:
@@ -178,11 +178,11 @@ def test_ticks_are_round_and_on_the_axis() -> None:
 
 
 def test_durations() -> None:
-    told = [format_duration(s) for s in (2.0, 1.0, 0.1, 1e-3, 1.5e-6, 2e-8)]
-    assert told == ["2 s", "1 s", "100 ms", "1 ms", "1.5 µs", "20 ns"]
+    durations = [format_duration(s) for s in (2.0, 1.0, 0.1, 1e-3, 1.5e-6, 2e-8)]
+    assert durations == ["2 s", "1 s", "100 ms", "1 ms", "1.5 µs", "20 ns"]
 
 
-def test_the_machine_is_told() -> None:
+def test_the_machine_is_described() -> None:
     machine = describe_machine()
     assert machine.cores >= 1
     assert machine.free <= machine.memory

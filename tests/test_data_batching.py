@@ -18,12 +18,12 @@ from qkv.data import (
     BatchPlan,
     Dataset,
     Ragged,
-    batches_by_length,
     collate_pairs,
     collate_source,
-    count_predicted,
-    pair_dataset,
-    source_dataset,
+    count_predicted_tokens,
+    iterate_by_length,
+    make_pair_dataset,
+    make_source_dataset,
 )
 from qkv.errors import BadData
 
@@ -39,7 +39,7 @@ def corpus(count, longest=12, seed=0):
 def plan(count=97, seed=3, **config):
     source, target = corpus(count)
     return BatchPlan(
-        pair_dataset(source, target), BatchConfig(**{"batch_tokens": 100, "pool": 3, **config}), seed
+        make_pair_dataset(source, target), BatchConfig(**{"batch_tokens": 100, "pool": 3, **config}), seed
     )
 
 
@@ -84,22 +84,23 @@ def test_collate_source_marks_the_end_also_of_an_empty_line():
 @settings(max_examples=60, deadline=None)
 def test_ranks_share_every_pair_once_within_the_budget(count, tokens, accumulate, pool, world, epoch):
     batches = plan(count, batch_tokens=tokens, accumulate=accumulate, pool=pool)
-    seen = []
+    visited = []
     for index in range(batches.steps(epoch)):
-        whole = batches.window(epoch, index, 0, 1)
+        batches_of_all = batches.window(epoch, index, 0, 1)
         ranks = [batches.window(epoch, index, rank, world) for rank in range(world)]
-        assert 1 <= len(whole) <= accumulate
+        assert 1 <= len(batches_of_all) <= accumulate
         assert all(
-            len(pairs.source) * max(pairs.source.shape[1], pairs.target.shape[1]) <= tokens for pairs in whole
+            len(pairs.source) * max(pairs.source.shape[1], pairs.target.shape[1]) <= tokens
+            for pairs in batches_of_all
         )
-        want = sorted(row for pairs in whole for row in rows_of(pairs))
-        assert sorted(row for window in ranks for pairs in window for row in rows_of(pairs)) == want
+        expected = sorted(row for pairs in batches_of_all for row in rows_of(pairs))
+        assert sorted(row for window in ranks for pairs in window for row in rows_of(pairs)) == expected
         predicted = sum(
             int(pairs.target_keep.sum()) - len(pairs.target) for window in ranks for pairs in window
         )
         assert batches.count(epoch, index) == predicted
-        seen += want
-    assert sorted(seen) == list(range(count))
+        visited += expected
+    assert sorted(visited) == list(range(count))
 
 
 def test_rows_keep_their_tokens():
@@ -119,11 +120,11 @@ def test_rows_keep_their_tokens():
 
 def test_a_rank_takes_every_nth_row():
     batches = plan()
-    (whole,) = epoch_of(batches, 0)[4]
-    assert len(whole) > 3
+    (all_rows,) = epoch_of(batches, 0)[4]
+    assert len(all_rows) > 3
     for rank in range(3):
         (pairs,) = batches.window(0, 4, rank, 3)
-        assert rows_of(pairs) == whole[rank::3]
+        assert rows_of(pairs) == all_rows[rank::3]
 
 
 def test_a_rank_without_rows_gets_no_batch():
@@ -134,11 +135,11 @@ def test_a_rank_without_rows_gets_no_batch():
 
 def test_order_is_decided_by_seed_and_epoch_alone():
     first = plan()
-    there, back = [epoch_of(first, e) for e in (0, 1, 2)], [epoch_of(first, e) for e in (2, 1, 0)]
-    assert back[::-1] == there
-    assert [epoch_of(plan(), e) for e in (0, 1, 2)] == there
-    assert there[0] != there[1] != there[2]
-    assert epoch_of(plan(seed=4), 0) != there[0]
+    forwards, backwards = [epoch_of(first, e) for e in (0, 1, 2)], [epoch_of(first, e) for e in (2, 1, 0)]
+    assert backwards[::-1] == forwards
+    assert [epoch_of(plan(), e) for e in (0, 1, 2)] == forwards
+    assert forwards[0] != forwards[1] != forwards[2]
+    assert epoch_of(plan(seed=4), 0) != forwards[0]
 
 
 def test_order_stays_what_it_was_when_runs_were_saved():
@@ -166,7 +167,7 @@ def test_batches_come_shuffled_but_hold_like_lengths():
 
 def test_pairs_of_one_length_meet_others_every_epoch():
     source = [[100 + i] for i in range(64)]
-    batches = BatchPlan(pair_dataset(source, source), BatchConfig(batch_tokens=12), 0)
+    batches = BatchPlan(make_pair_dataset(source, source), BatchConfig(batch_tokens=12), 0)
     assert [len(batch) for window in epoch_of(batches, 0) for batch in window] == [4] * 16
     together = [{frozenset(batch) for window in epoch_of(batches, e) for batch in window} for e in (0, 1)]
     assert len(together[0] & together[1]) < 4
@@ -176,9 +177,9 @@ def test_a_pair_beyond_the_budget_is_named():
     with pytest.raises(
         BadData, match=r"pair 2 takes 7 positions, more than batch_tokens=6; raise batch_tokens"
     ):
-        BatchPlan(pair_dataset([[5], [5] * 6, [5]], [[6], [6], [6]]), BatchConfig(batch_tokens=6), 0)
+        BatchPlan(make_pair_dataset([[5], [5] * 6, [5]], [[6], [6], [6]]), BatchConfig(batch_tokens=6), 0)
     with pytest.raises(BadData, match=r"pair 1 takes 8 positions"):
-        BatchPlan(pair_dataset([[5]], [[6] * 6]), BatchConfig(batch_tokens=7), 0)
+        BatchPlan(make_pair_dataset([[5]], [[6] * 6]), BatchConfig(batch_tokens=7), 0)
 
 
 @pytest.mark.parametrize(("source", "target"), [([], []), ([[5]], []), ([[5]], [[6], [6]])])
@@ -186,7 +187,7 @@ def test_sides_must_match_and_hold_something(source, target):
     with pytest.raises(
         BadData, match=rf"{len(source)} source and {len(target)} target lines: give as many of each"
     ):
-        pair_dataset(source, target)
+        make_pair_dataset(source, target)
 
 
 @pytest.mark.parametrize("field", ["batch_tokens", "accumulate", "pool", "max_length"])
@@ -198,39 +199,39 @@ def test_sizes_are_positive(field):
 def test_evaluation_visits_everything_once_longest_first():
     source, target = corpus(50)
     source[7] = [107] * 300
-    seen, widths = [], []
-    for rows, pairs in batches_by_length(pair_dataset(source, target), 100):
+    visited, widths = [], []
+    for rows, pairs in iterate_by_length(make_pair_dataset(source, target), 100):
         assert rows == rows_of(pairs)
         width = max(pairs.source.shape[1], pairs.target.shape[1])
         assert len(rows) * width <= 100 or rows == [7]
-        seen += rows
+        visited += rows
         widths.append(width)
-    assert sorted(seen) == list(range(50))
+    assert sorted(visited) == list(range(50))
     assert widths == sorted(widths, reverse=True)
-    assert next(rows for rows, _ in batches_by_length(pair_dataset(source, target), 100)) == [7]
+    assert next(rows for rows, _ in iterate_by_length(make_pair_dataset(source, target), 100)) == [7]
 
 
 def test_decoding_visits_everything_once_also_empty_lines():
     source = [[5], [], [5] * 9, [5, 6]]
-    got = [
+    batches = [
         (rows, ids.shape[1], keep.sum(1).tolist())
-        for rows, (ids, keep) in batches_by_length(source_dataset(source), 6)
+        for rows, (ids, keep) in iterate_by_length(make_source_dataset(source), 6)
     ]
-    assert got == [([2], 10, [10]), ([3], 3, [3]), ([1, 0], 2, [1, 2])]
-    assert list(batches_by_length(source_dataset([]), 6)) == []
+    assert batches == [([2], 10, [10]), ([3], 3, [3]), ([1, 0], 2, [1, 2])]
+    assert list(iterate_by_length(make_source_dataset([]), 6)) == []
 
 
 def test_planning_thousands_of_pairs_is_fast():
     source, target = corpus(29_000, longest=30)
-    batches = BatchPlan(pair_dataset(source, target), BatchConfig(), 0)
+    batches = BatchPlan(make_pair_dataset(source, target), BatchConfig(), 0)
     start = time.perf_counter()
     assert batches.steps(0) > 50
     assert time.perf_counter() - start < 0.2
 
 
 def test_counts_are_what_an_epoch_predicts():
-    batches = BatchPlan(pair_dataset([[5], [6, 7]], [[8, 9, 8], []]), BatchConfig(), 0)
-    counts = count_predicted(Ragged([[8, 9, 8], []]), 11)
+    batches = BatchPlan(make_pair_dataset([[5], [6, 7]], [[8, 9, 8], []]), BatchConfig(), 0)
+    counts = count_predicted_tokens(Ragged([[8, 9, 8], []]), 11)
     assert counts.tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 2, 1, 0]
     assert counts.sum() == sum(batches.count(0, index) for index in range(batches.steps(0)))
 
@@ -286,6 +287,9 @@ def test_columns_of_different_lengths_are_refused():
     texts = Ragged([[5], [6]])
     with pytest.raises(BadData, match=r"columns of 2, 3 values, .*: give one value per document in each"):
         Dataset((texts, [0, 1, 1]), padded, positions=texts.lengths, row_name="document")
+    empty = Ragged([[5], []])
+    with pytest.raises(BadData, match="document 2 takes 0 positions, expected one or more"):
+        Dataset((empty,), padded, positions=empty.lengths, row_name="document")
     with pytest.raises(BadData, match="0 documents to make batches of"):
         BatchPlan(
             Dataset((), padded, positions=np.zeros(0, dtype=np.int64), row_name="document"), BatchConfig(), 0

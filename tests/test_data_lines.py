@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 import tiny
-from qkv.data import ParallelData, TokenizerConfig, max_characters, read_lines, read_pairs, train_tokenizers
+from qkv.data import (
+    ParallelData,
+    TokenizerConfig,
+    compute_max_characters,
+    read_lines,
+    read_pairs,
+    train_tokenizers,
+)
 from qkv.data import lines as module
 from qkv.data.lines import LONGEST_LINE, decode_stream
 from qkv.errors import BadData
@@ -34,9 +41,9 @@ def test_a_long_line_is_cut_and_the_rest_is_read(tmp_path: Path, character: str)
 
 
 def test_the_longest_line_is_longer_than_any_text_worth_tokenising() -> None:
-    assert max_characters(1) == 10_000
-    assert max_characters(250) == 25_000
-    assert max_characters(10**9) == LONGEST_LINE
+    assert compute_max_characters(1) == 10_000
+    assert compute_max_characters(250) == 25_000
+    assert compute_max_characters(10**9) == LONGEST_LINE
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -189,9 +196,9 @@ def test_time_grows_with_the_characters(kind, make) -> None:
     tokens = train_tokenizers([*PAIRS, (line, line)], TokenizerConfig(kind=kind, vocab=100)).source
     (ids,) = tokens.encode([line])
     assert time.process_time() - start < 3
-    known = tokens.decode(ids).replace("<unk>", "")
+    known_text = tokens.decode(ids).replace("<unk>", "")
     text = unicodedata.normalize("NFC", re.sub(" +", " ", line).strip(" "))
-    assert text.startswith(known[:50])
+    assert text.startswith(known_text[:50])
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word", "char"])

@@ -100,10 +100,10 @@ def test_what_cldr_cannot_write_correctly_is_not_written(kind, value, language):
 
 @pytest.mark.parametrize(("source", "target"), [*PAIRS, ("fr", "en"), ("ja", "en")])
 def test_whatever_is_drawn_the_source_decides_the_target(source, target):
-    said = {}
+    targets = {}
     for _, phrase, translation in all_drawn(source, target):
         if phrase and translation:
-            assert said.setdefault(phrase, translation) == translation, phrase
+            assert targets.setdefault(phrase, translation) == translation, phrase
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
@@ -155,10 +155,10 @@ def test_the_seed_decides_the_phrases():
 def test_another_process_generates_the_same_phrases():
     code = "from qkv.data.generated.phrases import *; print(ascii(generate_phrases(PhraseData(size=100))))"
     environment = {**os.environ, "PYTHONHASHSEED": "5"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    assert done.stdout.strip() == ascii(generate_phrases(PhraseData(size=100)))
+    assert process.stdout.strip() == ascii(generate_phrases(PhraseData(size=100)))
 
 
 def test_phrases_are_of_many_lengths_and_names_are_seen_often(french):

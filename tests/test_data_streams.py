@@ -5,12 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from qkv.data import PAD, StreamConfig, StreamPlan
 from qkv.errors import BadData
-from qkv.train import Batches
+from qkv.train import Batches, Loss, Objective, TrainConfig, fit
 
 
 def plan_of(count, streams, length, carry=True, seed=0):
@@ -58,12 +60,12 @@ def test_streams_equal_a_loop_over_tokens(count, streams, length, world):
     expected = naive_streams(list(range(100, 100 + count)), streams, length)
     assert plan.steps(0) == len(expected)
     for index, rows in enumerate(expected):
-        found = [None] * streams
+        rows_by_stream = [None] * streams
         for rank in range(world):
             for segment in plan.window(0, index, rank, world):
-                found[rank::world] = rows_of(segment)
+                rows_by_stream[rank::world] = rows_of(segment)
                 assert segment.is_start == (index == 0)
-        assert [row or [] for row in found] == rows
+        assert [row or [] for row in rows_by_stream] == rows
         assert plan.count(0, index) == sum(map(len, rows))
 
 
@@ -130,6 +132,43 @@ def test_text_on_disk_is_read_segment_by_segment(tmp_path):
     [segment] = plan.window(0, 780, 0, 1)
     assert segment.targets[3, :3].tolist() == [49_980, 49_981, 49_982]
     assert isinstance(plan, Batches)
+
+
+class Recurrent(Objective):
+    """A language model that carries its state from segment to segment, in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(200, 4)
+        self.gru = nn.GRU(4, 4, batch_first=True)
+        self.output = nn.Linear(4, 200)
+        self.register_buffer("carried", torch.zeros(3, 4))
+
+    def forward(self, batch):
+        state = torch.zeros(len(batch.inputs), 4) if batch.is_start else self.carried.clone()
+        hidden, last = self.gru(self.embedding(batch.inputs), state[None])
+        if len(last[0]) == 3:
+            self.carried = last[0].detach()
+        labels = batch.targets[batch.keep]
+        total = F.cross_entropy(self.output(hidden[batch.keep]), labels, reduction="sum")
+        return Loss(total, len(labels), {})
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_training_resumes_within_an_epoch(carry, tmp_path):
+    def train(folder, steps, resume=False):
+        torch.manual_seed(0)
+        objective = Recurrent()
+        config = TrainConfig(steps=steps, precision="32", device="cpu", lr=0.05, warmup=1)
+        plan = plan_of(100, 3, 4, carry=carry)
+        fit(objective, plan, config, run=tmp_path / folder, resume=resume, quiet=True)
+        return objective.state_dict()
+
+    expected = train("at once", 13)
+    assert train("in parts", 4)["carried"].any()
+    resumed = train("in parts", 13, resume=True)
+    for name, value in expected.items():
+        assert torch.equal(resumed[name], value), name
 
 
 @pytest.mark.parametrize(

@@ -135,16 +135,16 @@ def test_bytes_that_are_not_utf8_give_the_line(write):
 
 
 def test_truncated_gzip(write):
-    whole = gzip.compress(bytes(range(256)) * 50)
+    packed = gzip.compress(bytes(range(256)) * 50)
     with pytest.raises(BadData, match=r"cut\.gz: the gzip file is truncated or damaged"):
-        list(read_lines(write("cut.gz", whole[: len(whole) // 2])))
+        list(read_lines(write("cut.gz", packed[: len(packed) // 2])))
 
 
 def test_damaged_gzip(write):
-    whole = bytearray(gzip.compress(b"one two three\n" * 50))
-    whole[-6] ^= 0xFF
+    packed = bytearray(gzip.compress(b"one two three\n" * 50))
+    packed[-6] ^= 0xFF
     with pytest.raises(BadData, match=r"bad\.gz: the gzip file is truncated or damaged .*CRC"):
-        list(read_lines(write("bad.gz", bytes(whole))))
+        list(read_lines(write("bad.gz", bytes(packed))))
 
 
 @pytest.mark.parametrize(("row", "shown"), [("deux", "'deux'"), ("", "''"), ("x" * 99, "x" * 56 + r"\.\.\.")])

@@ -144,9 +144,9 @@ def test_entirely_unknown_lines_are_recognised(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lower_case_only_if_asked(kind):
-    for lowercase, want in [(False, "The ÉT\u00c9"), (True, "the été")]:
+    for lowercase, expected in [(False, "The ÉT\u00c9"), (True, "the été")]:
         tokenizer = trained(kind, ["The E\u0301T\u00c9"], lowercase=lowercase).source
-        assert there_and_back(tokenizer, "The E\u0301T\u00c9") == want
+        assert there_and_back(tokenizer, "The E\u0301T\u00c9") == expected
 
 
 def test_words_seen_too_seldom_are_left_out():
@@ -200,10 +200,10 @@ def in_another_process(code, **variables):
 
 
 def test_same_text_gives_the_same_vocabulary_in_every_process():
-    done = in_another_process(
+    process = in_another_process(
         "from test_data_tokens import *; print(ascii(vocabularies()))", PYTHONHASHSEED="7"
     )
-    assert (done.stdout.strip(), done.stderr) == (ascii(vocabularies()), "")
+    assert (process.stdout.strip(), process.stderr) == (ascii(vocabularies()), "")
 
 
 FORK = """
@@ -223,8 +223,8 @@ assert os.waitpid(child, 0)[1] == 0
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc/self/task to count threads in")
 def test_no_threads_are_left_for_a_fork_to_trip_over():
-    done = in_another_process(FORK)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", "0 None\n")
+    process = in_another_process(FORK)
+    assert (process.returncode, process.stderr, process.stdout) == (0, "", "0 None\n")
 
 
 def test_the_users_choice_of_threads_is_kept(monkeypatch):

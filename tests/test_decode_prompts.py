@@ -56,8 +56,8 @@ RAGGED = [[5, 6, 4], [], [4], [6, 6]]
 @pytest.mark.parametrize("prompts", [RAGGED, [[5, 4], [6, 6], [4, 4], [4, 5]]])
 def test_a_wide_beam_finds_what_enumeration_after_the_prompt_finds(prompts, alpha):
     config = SearchConfig(beam=60, n_best=25, length_penalty=alpha, max_length=3)
-    found = search_sources(Toy(), *batch_of(*SOURCES), config=config, prompts=prompts)
-    for source, prompt, hypotheses in zip(SOURCES, prompts, found, strict=True):
+    results = search_sources(Toy(), *batch_of(*SOURCES), config=config, prompts=prompts)
+    for source, prompt, hypotheses in zip(SOURCES, prompts, results, strict=True):
         assert_enumerated(hypotheses, score_all(source, prompt, alpha, 3)[:25])
 
 
@@ -66,10 +66,10 @@ def test_a_prompted_entry_is_decoded_as_if_it_were_alone():
     prompts = [WORDS[: number % 4] * (number % 3) for number in range(9)]
     config = SearchConfig(beam=4, n_best=3)
     together = search_sources(Toy(), *batch_of(*sources), config=config, prompts=prompts)
-    for source, prompt, found in zip(sources, prompts, together, strict=True):
+    for source, prompt, hypotheses in zip(sources, prompts, together, strict=True):
         [alone] = search_sources(Toy(), *batch_of(source), config=config, prompts=[prompt])
-        assert [h.tokens for h in alone] == [h.tokens for h in found]
-        assert_close([h.score for h in alone], [h.score for h in found])
+        assert [h.tokens for h in alone] == [h.tokens for h in hypotheses]
+        assert_close([h.score for h in alone], [h.score for h in hypotheses])
 
 
 def test_empty_prompts_change_nothing():
@@ -78,10 +78,10 @@ def test_empty_prompts_change_nothing():
 
 
 def test_weights_are_those_of_emitted_symbols_after_the_prompt():
-    found = search_sources(
+    results = search_sources(
         Toy(), *batch_of(*SOURCES), config=SearchConfig(beam=3, n_best=3), prompts=RAGGED, capture=True
     )
-    for prompt, hypotheses in zip(RAGGED, found, strict=True):
+    for prompt, hypotheses in zip(RAGGED, results, strict=True):
         for hypothesis in hypotheses:
             emitted = hypothesis.tokens + [EOS] * hypothesis.finished
             weights = [read.tolist() for read in hypothesis.weights["decoder.0"]]
@@ -91,8 +91,8 @@ def test_weights_are_those_of_emitted_symbols_after_the_prompt():
 def test_a_prompt_may_hold_symbols_that_are_never_emitted():
     prompts = [[5, EOS, UNK], [4]]
     config = SearchConfig(beam=60, n_best=20, max_length=3)
-    found = search_sources(Toy(), *batch_of([3, 4], [8]), config=config, prompts=prompts)
-    for source, prompt, hypotheses in zip([[3, 4], [8]], prompts, found, strict=True):
+    results = search_sources(Toy(), *batch_of([3, 4], [8]), config=config, prompts=prompts)
+    for source, prompt, hypotheses in zip([[3, 4], [8]], prompts, results, strict=True):
         assert_enumerated(hypotheses, score_all(source, prompt, 1.0, 3)[:20])
 
 
@@ -116,8 +116,8 @@ def test_a_model_that_can_reads_what_prompts_share_at_once(prompts, width):
     model, config = Reader(), SearchConfig(beam=3, n_best=2)
     assert isinstance(model, PromptReader)
     assert not isinstance(Toy(), PromptReader)
-    found = search_sources(model, *batch_of(*SOURCES), config=config, prompts=prompts)
-    assert found == search_sources(Toy(), *batch_of(*SOURCES), config=config, prompts=prompts)
+    results = search_sources(model, *batch_of(*SOURCES), config=config, prompts=prompts)
+    assert results == search_sources(Toy(), *batch_of(*SOURCES), config=config, prompts=prompts)
     assert model.read_widths == [width]
     assert model.rows[0] == 4
 
@@ -126,8 +126,8 @@ def test_a_model_that_can_reads_what_prompts_share_at_once(prompts, width):
 @pytest.mark.parametrize("prompts", [None, RAGGED])
 def test_no_end_before_the_minimum_length(shortest, prompts):
     config = SearchConfig(beam=60, n_best=20, max_length=3, min_length=shortest)
-    found = search_sources(Toy(bias=0.0), *batch_of(*SOURCES), config=config, prompts=prompts)
-    for source, prompt, hypotheses in zip(SOURCES, prompts or [[]] * 4, found, strict=True):
+    results = search_sources(Toy(bias=0.0), *batch_of(*SOURCES), config=config, prompts=prompts)
+    for source, prompt, hypotheses in zip(SOURCES, prompts or [[]] * 4, results, strict=True):
         assert_enumerated(hypotheses, score_all(source, prompt, 1.0, 3, shortest)[:20])
 
 
@@ -135,8 +135,8 @@ def test_a_minimum_length_makes_room_for_the_best_word():
     eager = Toy(bias=60.0)
     for shortest in (0, 3):
         config = SearchConfig(beam=2, min_length=shortest)
-        found = search_sources(eager, *batch_of(*SOURCES), config=config)
-        assert [(len(best.tokens), best.finished) for [best] in found] == [(shortest, True)] * 4
+        results = search_sources(eager, *batch_of(*SOURCES), config=config)
+        assert [(len(best.tokens), best.finished) for [best] in results] == [(shortest, True)] * 4
 
 
 def test_limits_are_those_of_the_caller():
@@ -146,8 +146,8 @@ def test_limits_are_those_of_the_caller():
         (SearchConfig(beam=2), [2, 7, 1, 4]),
         (SearchConfig(beam=2, max_length=3), [2, 3, 1, 3]),
     ):
-        found = search(never, *batch_of(*SOURCES), max_length=limits, config=config, prompts=RAGGED)
-        assert [len(best.tokens) for [best] in found] == expected
+        results = search(never, *batch_of(*SOURCES), max_length=limits, config=config, prompts=RAGGED)
+        assert [len(best.tokens) for [best] in results] == expected
     assert [
         len(best.tokens)
         for [best] in search(never, *batch_of(*SOURCES), max_length=5, config=SearchConfig(beam=2))
@@ -188,19 +188,19 @@ CONFIG = SearchConfig(beam=60, n_best=25, max_length=3)
 def test_a_model_without_a_source(source):
     model = Unconditional()
     assert isinstance(model, Stepper)
-    found = search(model, *source, batch=2, config=CONFIG)
+    results = search(model, *source, batch=2, config=CONFIG)
     assert model.batch == 2
-    assert found[0] == found[1]
-    assert_enumerated(found[0], score_all([0], [], 1.0, 3)[:25])
+    assert results[0] == results[1]
+    assert_enumerated(results[0], score_all([0], [], 1.0, 3)[:25])
     for prompt, hypotheses in zip(RAGGED, search(model, prompts=RAGGED, config=CONFIG), strict=True):
         assert_enumerated(hypotheses, score_all([0], prompt, 1.0, 3)[:25])
 
 
 def test_without_a_begin_symbol_the_prompt_comes_first():
-    [found] = search(Unconditional(), prompts=[[4, 5]], bos=None, config=SearchConfig(beam=1, max_length=1))
+    [results] = search(Unconditional(), prompts=[[4, 5]], bos=None, config=SearchConfig(beam=1, max_length=1))
     scores = logits_after(torch.tensor([[4, 5]]), torch.zeros(1)).log_softmax(-1)[0]
     scores[[PAD, UNK]] = -math.inf
-    assert_close(found[0].score, float(scores.max()))
+    assert_close(results[0].score, float(scores.max()))
     with pytest.raises(BadData, match="entry 2 has no prompt, and there is no begin symbol"):
         search(Unconditional(), prompts=[[4], []], bos=None, config=CONFIG)
 
@@ -208,10 +208,10 @@ def test_without_a_begin_symbol_the_prompt_comes_first():
 def test_a_picture_as_source():
     pictures = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(0)).double()
     codes = pictures.sum((1, 2, 3))
-    found = search(
+    results = search(
         Captioner(), pictures, prompts=[[4], [], [5, 5]], config=SearchConfig(beam=1, max_length=4)
     )
-    for code, prompt, [best] in zip(codes, [[4], [], [5, 5]], found, strict=True):
+    for code, prompt, [best] in zip(codes, [[4], [], [5, 5]], results, strict=True):
         history = [BOS, *prompt]
         for token in best.tokens + [EOS] * best.finished:
             logits = logits_after(torch.tensor([history]), code[None])[0]

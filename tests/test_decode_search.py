@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qkv.decode import SearchConfig, hypotheses, search
+from qkv.decode import SearchConfig, search
 from qkv.errors import BadRun
-from qkv.model.stepper import Step
+from qkv.model.seq2seq import RNNConfig, RNNTranslator
+from qkv.model.stepper import AttentiveEncoder, Step, Stepper
+from qkv.model.transformer import Transformer, TransformerConfig
 from qkv.symbols import BOS, EOS, PAD, UNK
 
 DEFAULT = SearchConfig()
@@ -63,12 +65,12 @@ def sentences(count, seed=0):
 def log_probs_of(tokens, source, bias=0.0):
     """The model's log-probability of every symbol of `tokens`, one prefix at a time."""
     code = torch.tensor(source).double().sin().sum()[None]
-    found = []
+    log_probs = []
     for place, token in enumerate(tokens):
         logits = logits_after(torch.tensor([[BOS, *tokens[:place]]]), code)
         logits[:, EOS] += bias
-        found.append(logits.log_softmax(-1)[0, token].item())
-    return found
+        log_probs.append(logits.log_softmax(-1)[0, token].item())
+    return log_probs
 
 
 def penalty(length, alpha):
@@ -92,13 +94,17 @@ def everything(source, alpha, longest):
 def test_a_beam_that_holds_everything_finds_what_enumeration_finds(alpha):
     sources = [[3, 4], [8, 9, 10]]
     config = SearchConfig(beam=150, n_best=60, length_penalty=alpha, max_length=4)
-    for source, found in zip(sources, search_sources(Toy(), *batch_of(*sources), config=config), strict=True):
+    for source, hypotheses in zip(
+        sources, search_sources(Toy(), *batch_of(*sources), config=config), strict=True
+    ):
         expected = everything(source, alpha, 4)
-        assert [(not h.finished, h.tokens) for h in found] == [
+        assert [(not h.finished, h.tokens) for h in hypotheses] == [
             (cut, words) for cut, _, words in expected[:60]
         ]
-        assert_close([h.score for h in found], [-cost for _, cost, _ in expected[:60]], rtol=1e-5, atol=1e-5)
-        assert sum(h.finished for h in found) == 1 + 3 + 9 + 27
+        assert_close(
+            [h.score for h in hypotheses], [-cost for _, cost, _ in expected[:60]], rtol=1e-5, atol=1e-5
+        )
+        assert sum(h.finished for h in hypotheses) == 1 + 3 + 9 + 27
 
 
 def greedy(source, longest):
@@ -113,9 +119,9 @@ def greedy(source, longest):
 
 def test_a_beam_of_one_takes_the_best_symbol_at_every_step():
     sources = sentences(12)
-    found = search_sources(Toy(), *batch_of(*sources), config=SearchConfig(beam=1, max_length=9))
+    results = search_sources(Toy(), *batch_of(*sources), config=SearchConfig(beam=1, max_length=9))
     endings = set()
-    for source, [best] in zip(sources, found, strict=True):
+    for source, [best] in zip(sources, results, strict=True):
         emitted = greedy(source, 9)
         assert [*best.tokens, EOS][: len(emitted)] == emitted
         assert best.finished == (emitted[-1] == EOS)
@@ -128,8 +134,10 @@ def test_a_beam_of_one_takes_the_best_symbol_at_every_step():
 )
 def test_scores_are_those_of_the_returned_sequences(config):
     sources = sentences(6)
-    for source, found in zip(sources, search_sources(Toy(), *batch_of(*sources), config=config), strict=True):
-        for best in found:
+    for source, hypotheses in zip(
+        sources, search_sources(Toy(), *batch_of(*sources), config=config), strict=True
+    ):
+        for best in hypotheses:
             emitted = best.tokens + [EOS] * best.finished
             assert_close(best.log_probs, log_probs_of(emitted, source), rtol=1e-4, atol=1e-5)
             expected = sum(best.log_probs) / penalty(len(emitted), config.length_penalty)
@@ -139,46 +147,46 @@ def test_scores_are_those_of_the_returned_sequences(config):
 def test_the_n_best_are_sorted_distinct_and_begin_with_the_best():
     sources = sentences(8)
     several = search_sources(Toy(), *batch_of(*sources), config=SearchConfig(beam=6, n_best=5, max_length=8))
-    for found in several:
-        ranks = [(not h.finished, -h.score) for h in found]
+    for hypotheses in several:
+        ranks = [(not h.finished, -h.score) for h in hypotheses]
         assert ranks == sorted(ranks)
-        assert len({(*h.tokens, h.finished) for h in found}) == len(found) == 5
+        assert len({(*h.tokens, h.finished) for h in hypotheses}) == len(hypotheses) == 5
 
 
 def test_a_sentence_is_decoded_as_if_it_were_alone():
     sources = sentences(9, seed=1)
     config = SearchConfig(beam=4, n_best=3)
     together = search_sources(Toy(), *batch_of(*sources), config=config)
-    for source, found in zip(sources, together, strict=True):
+    for source, hypotheses in zip(sources, together, strict=True):
         [alone] = search_sources(Toy(), *batch_of(source), config=config)
-        assert [h.tokens for h in alone] == [h.tokens for h in found]
-        assert_close([h.score for h in alone], [h.score for h in found])
+        assert [h.tokens for h in alone] == [h.tokens for h in hypotheses]
+        assert_close([h.score for h in alone], [h.score for h in hypotheses])
 
 
 def test_junk_under_the_padding_changes_nothing():
     source, keep = batch_of([4, 5], [9, 8, 7, 6])
     config = SearchConfig(beam=3, n_best=3)
     expected = search_sources(Toy(), source, keep, config=config)
-    found = search_sources(Toy(), source.masked_fill(~keep, 77), keep, config=config)
+    results = search_sources(Toy(), source.masked_fill(~keep, 77), keep, config=config)
     wider = torch.nn.functional.pad(source, (0, 5)), torch.nn.functional.pad(keep, (0, 5))
-    assert expected == found == search_sources(Toy(), *wider, config=config)
+    assert expected == results == search_sources(Toy(), *wider, config=config)
 
 
 def test_state_and_weights_belong_to_the_returned_hypothesis():
     sources = sentences(7, seed=2)
-    found = search_sources(
+    results = search_sources(
         Toy(), *batch_of(*sources), config=SearchConfig(beam=5, n_best=5, max_length=8), capture=True
     )
     jumps = 0
-    for source, beams in zip(sources, found, strict=True):
+    for source, beams in zip(sources, results, strict=True):
         for best in beams:
             emitted = best.tokens + [EOS] * best.finished
             assert len(best.weights["decoder.0"]) == len(best.weights["cross.0"]) == len(emitted)
             for place, read in enumerate(best.weights["decoder.0"]):
                 assert read.dtype == torch.float32
                 assert read.tolist() == [[BOS, *emitted[:place]]]
-            for looked in best.weights["cross.0"]:
-                assert looked[0, : len(source)].tolist() == source
+            for weights in best.weights["cross.0"]:
+                assert weights[0, : len(source)].tolist() == source
             jumps += best.tokens != beams[0].tokens[: len(best.tokens)]
     assert jumps > 7  # otherwise no beam was ever reordered
 
@@ -196,19 +204,19 @@ def test_the_length_limit_cuts_off_and_says_so():
         (SearchConfig(beam=2, n_best=2, max_length=6), [6, 6]),
         (SearchConfig(beam=2), [12, 16]),
     ):
-        found = search_sources(Toy(bias=-60.0), source, keep, config=config)
-        assert [{len(h.tokens) for h in beams} for beams in found] == [{limit} for limit in limits]
-        assert not any(h.finished for beams in found for h in beams)
-        assert [len(beams) for beams in found] == [config.n_best] * 2
+        results = search_sources(Toy(bias=-60.0), source, keep, config=config)
+        assert [{len(h.tokens) for h in beams} for beams in results] == [{limit} for limit in limits]
+        assert not any(h.finished for beams in results for h in beams)
+        assert [len(beams) for beams in results] == [config.n_best] * 2
 
 
 def test_rows_of_finished_sentences_are_dropped():
     model, sources = Toy(), sentences(10, seed=3)
-    found = search_sources(model, *batch_of(*sources), config=SearchConfig(beam=2, n_best=2))
+    results = search_sources(model, *batch_of(*sources), config=SearchConfig(beam=2, n_best=2))
     assert model.rows[0] == 10
     assert model.rows[1:] == sorted(model.rows[1:], reverse=True)
     assert 0 < model.rows[-1] < model.rows[1] == 20
-    assert all(found)
+    assert all(results)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.3])
@@ -216,11 +224,11 @@ def test_stopping_early_changes_no_result(alpha, monkeypatch):
     sources = sentences(40, seed=4)
     config = SearchConfig(beam=8, n_best=2, length_penalty=alpha, max_length=10)
     early, late = Toy(bias=-1.5), Toy(bias=-1.5)
-    found = search_sources(early, *batch_of(*sources), config=config)
+    results = search_sources(early, *batch_of(*sources), config=config)
     monkeypatch.setattr(
-        hypotheses, "bound_scores", lambda totals, penalties: torch.full_like(totals, math.inf)
+        "qkv.decode.hypotheses.bound_scores", lambda totals, penalties: torch.full_like(totals, math.inf)
     )
-    assert search_sources(late, *batch_of(*sources), config=config) == found
+    assert search_sources(late, *batch_of(*sources), config=config) == results
     assert sum(early.rows) < sum(late.rows)
 
 
@@ -249,9 +257,9 @@ def test_greedy_search_ends_where_the_end_is_the_best_symbol():
 def test_a_finished_hypothesis_gives_its_place_in_the_beam_to_the_next_one():
     model = Written([0.5, 0.3, 0.2], [0.1, 0.45, 0.45], [0.9, 0.05, 0.05])
     config = SearchConfig(beam=2, n_best=2, length_penalty=0.0, max_length=5)
-    found = search_sources(model, *batch_of([9]), config=config)[0]
-    assert [h.tokens for h in found] == [[], [5]]
-    assert_close([h.score for h in found], [math.log(0.5), math.log(0.2 * 0.9)])
+    results = search_sources(model, *batch_of([9]), config=config)[0]
+    assert [h.tokens for h in results] == [[], [5]]
+    assert_close([h.score for h in results], [math.log(0.5), math.log(0.2 * 0.9)])
 
 
 class Flat(Toy):
@@ -316,6 +324,22 @@ def test_scores_that_are_not_numbers_are_reported():
         BadRun, match=r"scores of symbol 2 are not numbers in 1 of 6 hypotheses.*earlier checkpoint"
     ):
         search_sources(Broken(bias=-60.0), *batch_of([4], [5]), config=SearchConfig(beam=3))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Transformer(TransformerConfig(width=8, heads=2, feedforward=8), VOCABULARY, VOCABULARY),
+        RNNTranslator(RNNConfig(embedding=4, hidden=4), VOCABULARY, VOCABULARY),
+    ],
+)
+def test_translators_can_be_searched_and_show_their_encoders_attention(model):
+    model.eval()
+    assert isinstance(model, Stepper)
+    assert isinstance(model, AttentiveEncoder)
+    assert not isinstance(Toy(), AttentiveEncoder)
+    results = search_sources(model, *batch_of([4, 5], [6]), config=SearchConfig(max_length=3))
+    assert all(len(best.log_probs) <= 3 for [best] in results)
 
 
 class Unasked(Toy):

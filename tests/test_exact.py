@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qkv.errors import TooLarge
-from qkv.kernel import bands, pairs
+from qkv.kernel import bands, query_blocks
 from qkv.kernel.cache import Cache
-from qkv.kernel.fused import fused
+from qkv.kernel.fused_attention import fused_attention
 from qkv.kernel.masking import Masking
 from qkv.layer import Attention
 from qkv.scope import Predictive, Window
@@ -35,16 +35,16 @@ def layer(**parts: Any) -> Attention:
 
 def gradients(layer: Attention, call: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
-    found = torch.autograd.grad(call(x).square().sum(), [x, *layer.parameters()], allow_unused=True)
-    return [gradient for gradient in found if gradient is not None]
+    grads = torch.autograd.grad(call(x).square().sum(), [x, *layer.parameters()], allow_unused=True)
+    return [gradient for gradient in grads if gradient is not None]
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "FEWEST", 3)
-    monkeypatch.setattr(bands, "MOST", 4)
-    monkeypatch.setattr(bands, "RUN", 2)
-    monkeypatch.setattr(pairs, "BLOCK", 500)
+    monkeypatch.setattr(bands, "MIN_BLOCK", 3)
+    monkeypatch.setattr(bands, "MAX_BLOCK", 4)
+    monkeypatch.setattr(bands, "BLOCKS_AT_A_TIME", 2)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
 
 
 class Largest(TorchDispatchMode):
@@ -55,24 +55,24 @@ class Largest(TorchDispatchMode):
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor) and not tensor._is_view():
                 self.elements = max(self.elements, tensor.numel())
-        return made
+        return result
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     "window", [Window(2), Window(1, left=4, right=0), Window(1, left=0, right=3)], ids=repr
 )
-@pytest.mark.parametrize("padded", ["nothing", "anywhere"])
+@pytest.mark.parametrize("padded", ["none", "anywhere"])
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 100])
 def test_bands_equal_all_pairs(
     small_blocks: None, window: Window, causal: bool, padded: str, length: int
 ) -> None:
     attention, x = layer(scope=window, causal=causal), torch.randn(B, length, WIDTH).double()
-    keep = None if padded == "nothing" else torch.rand(B, length) < 0.7
+    keep = None if padded == "none" else torch.rand(B, length) < 0.7
     assert length < 15 or "in bands" in attention.explain(length, length)
     expected = attention.attend(x, keep=keep).out
     close(attention(x, keep=keep), expected)
@@ -101,8 +101,8 @@ def test_bands_end_where_the_keys_end(small_blocks: None, queries: int) -> None:
     """Fewer queries than keys, and more, of one causal sequence."""
     core = layer(scope=Window(2), causal=True).core
     q, k = torch.randn(B, H, queries, 7).double(), torch.randn(B, 2, 30, 7).double()
-    for given in (Masking(), Masking(keep=torch.rand(B, 30) < 0.8)):
-        close(core(q, k, k, given), core.attend(q, k, k, given).out)
+    for masking in (Masking(), Masking(keep=torch.rand(B, 30) < 0.8)):
+        close(core(q, k, k, masking), core.attend(q, k, k, masking).out)
 
 
 @pytest.mark.parametrize("score", SCORES[1:-1], ids=repr)
@@ -129,7 +129,7 @@ def test_a_window_never_makes_a_tensor_of_all_pairs() -> None:
         attention = layer(scope=Window(half_width), causal=True)
         with Largest() as largest:
             attention(torch.randn(1, length, WIDTH).double()).sum().backward()
-        reach = bands.block_size(half_width, 0) + half_width
+        reach = bands.compute_band_size(half_width, 0) + half_width
         assert largest.elements <= H * length * 2 * reach
         assert largest.elements < length**2 / 4
 
@@ -140,55 +140,55 @@ def test_blocks_of_queries_equal_all_at_once(
     monkeypatch: pytest.MonkeyPatch, score: Any, causal: bool
 ) -> None:
     attention, x = layer(score=score, select=Entmax(), causal=causal), torch.randn(B, 23, WIDTH).double()
-    given = {"keep": torch.rand(B, 23) < 0.8, "allow": torch.rand(23, 23) < 0.9}
-    given["bias"] = torch.randn(B, H, 23, 23).double()
-    whole = attention.attend(x, **given)
-    expected = gradients(attention, lambda x: attention(x, **given), x)
-    monkeypatch.setattr(pairs, "BLOCK", 500)
+    masks = {"keep": torch.rand(B, 23) < 0.8, "allow": torch.rand(23, 23) < 0.9}
+    masks["bias"] = torch.randn(B, H, 23, 23).double()
+    full = attention.attend(x, **masks)
+    expected = gradients(attention, lambda x: attention(x, **masks), x)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
     assert "queries at a time" in attention.explain(23, 23)
-    parts = attention.attend(x, **given)
-    close(parts.out, whole.out)
-    close(weights_of(parts), weights_of(whole))
-    close(gradients(attention, lambda x: attention(x, **given), x), expected)
+    parts = attention.attend(x, **masks)
+    close(parts.out, full.out)
+    close(weights_of(parts), weights_of(full))
+    close(gradients(attention, lambda x: attention(x, **masks), x), expected)
 
 
 @pytest.mark.parametrize("scope", [Predictive(2), Window(2)], ids=repr)
 def test_blocks_know_where_their_queries_stand(monkeypatch: pytest.MonkeyPatch, scope: Any) -> None:
     attention, x = layer(scope=scope, score=Location(40)), torch.randn(B, 23, WIDTH).double()
     keep = torch.rand(B, 23) < 0.8
-    whole = attention.attend(x, keep=keep)
-    monkeypatch.setattr(pairs, "BLOCK", 500)
-    close(attention(x, keep=keep), whole.out)
+    full = attention.attend(x, keep=keep)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
+    close(attention(x, keep=keep), full.out)
 
 
 def test_blocks_cover_queries_that_see_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "BLOCK", 1)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 1)
     core = layer(score=Cosine(), causal=True).core
     q, k = torch.randn(B, H, 9, 7).double(), torch.randn(B, 2, 4, 7).double()
-    shown = core.attend(q, k, k)
-    assert weights_of(shown).shape == (B, H, 9, 4)
-    assert not shown.out[:, :, :5].any()
-    close(weights_of(shown).sum(-1)[:, :, 5:], torch.ones(B, H, 4).double())
+    attended = core.attend(q, k, k)
+    assert weights_of(attended).shape == (B, H, 9, 4)
+    assert not attended.out[:, :, :5].any()
+    close(weights_of(attended).sum(-1)[:, :, 5:], torch.ones(B, H, 4).double())
 
 
 @pytest.mark.parametrize("estimator", ["reinforce", "straight_through", "gumbel"])
 def test_blocks_draw_once(monkeypatch: pytest.MonkeyPatch, estimator: Any) -> None:
     """The backward pass, which computes every block again, meets the draws of the forward pass."""
-    monkeypatch.setattr(pairs, "BLOCK", 500)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 500)
     attention, x = layer(select=Hard(estimator)), torch.randn(B, 23, WIDTH).double()
 
     def drawn(x: Tensor) -> Tensor:
         torch.manual_seed(1)
-        shown = attention.attend(x)
-        return shown.out if shown.log_prob is None else shown.out.sum() + shown.log_prob.sum()
+        attended = attention.attend(x)
+        return attended.out if attended.log_prob is None else attended.out.sum() + attended.log_prob.sum()
 
     again = gradients(attention, drawn, x)
-    monkeypatch.setattr(pairs, "checkpoint", lambda average, part, **_: average(part))
+    monkeypatch.setattr(query_blocks, "checkpoint", lambda average, part, **_: average(part))
     close(again, gradients(attention, drawn, x))
 
 
 def test_additive_scores_never_hold_all_pairs_times_the_inner_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "BLOCK", 2**14)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 2**14)
     attention = Attention(8, 1, score=Additive(64), project=False).double()
     x, memory = torch.randn(2, 60, 8).double(), torch.randn(2, 50, 8).double()
     with Largest() as largest:
@@ -219,22 +219,22 @@ def test_two_futures_of_one_state_do_not_meet() -> None:
         swapped = select_rows(past, torch.tensor([1, 0]))
         third, _ = attention.step(one[[1, 0]], swapped)
         fourth, _ = attention.step(one[:, 4:], detach(after))
-        sure = [attention(torch.cat([x, future], 1))[:, 5:] for future in (one, other)]
-    close(torch.cat([first, fourth], 1), sure[0])
-    close(second, sure[1])
-    close(third[[1, 0]], sure[0])
+        expected = [attention(torch.cat([x, future], 1))[:, 5:] for future in (one, other)]
+    close(torch.cat([first, fourth], 1), expected[0])
+    close(second, expected[1])
+    close(third[[1, 0]], expected[0])
 
 
 def test_the_cache_shares_heads_and_grows_by_doubling() -> None:
     attention = layer(causal=True).eval()
-    places = set()
+    addresses = set()
     with torch.no_grad():
         state = attention.start(batch=B)
         for _ in range(200):
             _, state = attention.step(torch.randn(B, WIDTH).double(), state)
-            places.add(state.core.keys.held.untyped_storage().data_ptr())
-    assert state.core.keys.held.shape == (B, 2, 200, 7)
-    assert len(places) <= 6
+            addresses.add(state.core.keys.entries.untyped_storage().data_ptr())
+    assert state.core.keys.entries.shape == (B, 2, 200, 7)
+    assert len(addresses) <= 6
 
 
 def test_a_window_keeps_no_more_than_it_reaches() -> None:
@@ -246,55 +246,55 @@ def test_a_window_keeps_no_more_than_it_reaches() -> None:
         for t in range(300):
             out, state = attention.step(x[:, t], state, keep=keep[:, t : t + 1])
             outs.append(out)
-            assert state.core.keys.held.shape[2] <= 40
-            assert state.core.keys.held.untyped_storage().nbytes() <= 8 * B * 2 * 7 * 90
+            assert state.core.keys.entries.shape[2] <= 40
+            assert state.core.keys.entries.untyped_storage().nbytes() <= 8 * B * 2 * 7 * 90
     close(torch.stack(outs, 1), expected)
 
 
 def test_a_cache_is_of_the_type_of_what_is_read() -> None:
     with torch.no_grad():
-        cache = Cache(torch.zeros(1, 1, 2, 3)).grown(torch.ones(1, 1, 1, 3).double())
-        assert cache.held.dtype == torch.float64
-        assert cache.grown(torch.ones(1, 1, 1, 3)).held.dtype == torch.float32
+        cache = Cache(torch.zeros(1, 1, 2, 3)).append(torch.ones(1, 1, 1, 3).double())
+        assert cache.entries.dtype == torch.float64
+        assert cache.append(torch.ones(1, 1, 1, 3)).entries.dtype == torch.float32
     with torch.inference_mode():
-        further = cache.grown(torch.ones(1, 1, 1, 3).double())
+        further = cache.append(torch.ones(1, 1, 1, 3).double())
     with torch.no_grad():
-        assert further.grown(torch.ones(1, 1, 1, 3).double()).held.shape[2] == 5
+        assert further.append(torch.ones(1, 1, 1, 3).double()).entries.shape[2] == 5
 
 
 def test_steps_show_weights_only_where_asked() -> None:
     attention, x = layer(causal=True).eval(), torch.randn(B, 3, WIDTH).double()
-    silent, _ = attention.attend_step(x, attention.start(batch=B))
-    shown, _ = attention.attend_step(x, attention.start(batch=B, remember=True))
-    assert silent.weights is None
-    close(weights_of(shown), weights_of(attention.attend(x)))
-    close(silent.out, shown.out)
+    without_weights, _ = attention.attend_step(x, attention.start(batch=B))
+    attended, _ = attention.attend_step(x, attention.start(batch=B, remember=True))
+    assert without_weights.weights is None
+    close(weights_of(attended), weights_of(attention.attend(x)))
+    close(without_weights.out, attended.out)
 
 
-@pytest.mark.parametrize(("queries", "near"), [(1, False), (64, False), (512, True)])
+@pytest.mark.parametrize(("queries", "is_contiguous"), [(1, False), (64, False), (512, True)])
 def test_only_keys_that_many_queries_read_are_laid_side_by_side(
-    monkeypatch: pytest.MonkeyPatch, queries: int, near: bool
+    monkeypatch: pytest.MonkeyPatch, queries: int, is_contiguous: bool
 ) -> None:
-    seen: list[bool] = []
+    layouts: list[bool] = []
 
-    def noted(q: Tensor, k: Tensor, v: Tensor, *given: Any, **more: Any) -> Tensor:
-        seen.append(k.is_contiguous() and v.is_contiguous())
+    def record_layout(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        layouts.append(k.is_contiguous() and v.is_contiguous())
         return q
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", record_layout)
     q, k = (torch.randn(1, n, 2, 4).transpose(1, 2) for n in (queries, 700))
-    fused(q, k, k, None, False, None, 0.0)
-    assert seen == [near]
+    fused_attention(q, k, k, None, False, None, 0.0)
+    assert layouts == [is_contiguous]
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_masks_of_all_pairs_come_in_blocks_too(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
     attention, x = layer(causal=causal), torch.randn(B, 23, WIDTH).double()
-    given = {"keep": torch.rand(B, 23) < 0.8} if causal else {"allow": torch.rand(23, 23) < 0.8}
-    expected = gradients(attention, lambda x: attention(x, **given), x)
-    monkeypatch.setattr(pairs, "BLOCK", 100)
-    close(attention(x, **given), attention.attend(x, **given).out)
-    close(gradients(attention, lambda x: attention(x, **given), x), expected)
+    masks = {"keep": torch.rand(B, 23) < 0.8} if causal else {"allow": torch.rand(23, 23) < 0.8}
+    expected = gradients(attention, lambda x: attention(x, **masks), x)
+    monkeypatch.setattr(query_blocks, "BLOCK_NUMBERS", 100)
+    close(attention(x, **masks), attention.attend(x, **masks).out)
+    close(gradients(attention, lambda x: attention(x, **masks), x), expected)
 
 
 def test_weights_that_cannot_be_held_are_refused_at_once() -> None:

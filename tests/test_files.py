@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from qkv.errors import BadData
-from qkv.files import check_output, expand_home, open_output, write_errors
+from qkv.files import check_output, convert_write_errors, expand_home, open_output
 from qkv.task.output_files import write_text
 from qkv.trace import Trace
 from tiny import translation_example
@@ -89,7 +89,7 @@ def test_the_reader_of_a_pipe_may_go(tmp_path: Path) -> None:
     reader.start()
 
     def write_late() -> None:
-        with write_errors(pipe), open_output(pipe) as file:
+        with convert_write_errors(pipe), open_output(pipe) as file:
             reader.join(10)
             file.write(b"x")
 

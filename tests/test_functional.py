@@ -152,7 +152,9 @@ def test_parts_may_be_written_as_in_a_recipe() -> None:
 def test_parts_that_learn_are_refused() -> None:
     x = torch.randn(1, 1, 3, 5)
     for form in (attention, attend):
-        with pytest.raises(IncompatibleParts, match=r"Additive\(hidden=None\) learns.*use qkv.Attention"):
+        with pytest.raises(
+            IncompatibleParts, match=r"Additive\(hidden=None\) has parameters.*use qkv.Attention"
+        ):
             form(x, x, x, score=Additive())
 
 

@@ -146,7 +146,7 @@ def test_bad_shapes_are_refused(x: tuple, memory: tuple | None, message: str, un
     [
         ({"d_model": 8, "heads": 3}, BadShape, "d_model=8 cannot be split into heads=3"),
         ({"d_model": 8, "heads": 4, "kv_heads": 3}, BadShape, "heads=4 must be a multiple of kv_heads=3"),
-        ({"d_model": 8, "heads": 2, "project": False}, BadShape, "project=False.*needs heads=1, got heads=2"),
+        ({"d_model": 8, "heads": 2, "project": False}, BadShape, "project=False.*set heads=1, got heads=2"),
         ({"d_model": 8, "dropout": 1.5}, BadRecipe, "dropout must be a probability, 0 to 1, got 1.5"),
         ({"d_model": 0}, BadRecipe, "d_model must be a positive whole number, got 0"),
         ({"d_model": 8, "scope": RFA()}, UnknownName, r"is not a scope. Known: Global"),
@@ -204,9 +204,9 @@ def test_stepping_refuses_what_it_would_ignore() -> None:
         own.start(keep=keep)
     with pytest.raises(BadMask, match="were marked in start"):
         cross.step(x, cross.start(torch.randn(2, 3, 8)), keep=keep)
-    with pytest.raises(BadShape, match="x has 2 rows, the state 1"):
+    with pytest.raises(BadShape, match="x has batch size 2, the state 1"):
         own.step(x, own.start(batch=1))
-    with pytest.raises(BadShape, match="x has 2 rows, the state 1"):
+    with pytest.raises(BadShape, match="x has batch size 2, the state 1"):
         cross.step(x, cross.start(torch.randn(1, 3, 8)))
 
 
@@ -226,7 +226,7 @@ def test_no_positions_make_no_output(kernel: Any) -> None:
 
 
 def test_widths_that_differ_need_projections_or_a_score_of_two_widths() -> None:
-    with pytest.raises(BadShape, match="needs one: use General"):
+    with pytest.raises(BadShape, match="needs equal widths: use General"):
         Attention(8, project=False, d_memory=12)
     Attention(8, project=False, d_memory=12, score=Additive(5))
 

@@ -35,11 +35,11 @@ def test_allow_of_two_to_four_dimensions(shape: tuple[int, ...]) -> None:
 
 def test_keep_as_a_mask_over_keys() -> None:
     keep = torch.tensor([[True, False, True], [False, True, True]])
-    over = masks.over_keys(keep)
+    over = masks.expand_keep(keep)
     assert over is not None
     assert over.shape == (2, 1, 1, 3)
     assert torch.equal(over[:, 0, 0], keep)
-    assert masks.over_keys(None) is None
+    assert masks.expand_keep(None) is None
     assert masks.as_allow(None) is None
 
 
@@ -53,7 +53,7 @@ def test_keep_as_a_mask_over_keys() -> None:
 )
 def test_other_types_are_refused_with_the_way_out(mask: torch.Tensor, message: str) -> None:
     with pytest.raises(BadMask, match=message):
-        masks.checked(mask, "keep")
+        masks.check_boolean(mask, "keep")
 
 
 def test_converters_by_hand() -> None:

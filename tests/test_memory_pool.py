@@ -1,4 +1,4 @@
-"""Memory of large results that is kept: never while anyone uses it, and never too much."""
+"""The memory pool never reuses memory that is in use, and never holds too much."""
 
 import gc
 import multiprocessing
@@ -21,11 +21,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_result_has_its_shape_and_type_and_can_be_written() -> None:
-    made = memory_pool.pooled_empty((2, 3, 1024), torch.bfloat16)
-    assert made.shape == (2, 3, 1024)
-    assert made.dtype == torch.bfloat16
-    assert made.is_contiguous()
-    assert made.fill_(2).sum().item() == 2 * made.numel()
+    result = memory_pool.pooled_empty((2, 3, 1024), torch.bfloat16)
+    assert result.shape == (2, 3, 1024)
+    assert result.dtype == torch.bfloat16
+    assert result.is_contiguous()
+    assert result.fill_(2).sum().item() == 2 * result.numel()
 
 
 def test_memory_is_used_again_once_nobody_has_it() -> None:
@@ -115,8 +115,8 @@ def test_threads_take_and_bring_at_once() -> None:
     def use(number: int) -> None:
         try:
             for i in range(300):
-                made = memory_pool.pooled_empty((1024 * (1 + i % 3),), torch.float32).fill_(number)
-                if not bool((made == number).all()):
+                result = memory_pool.pooled_empty((1024 * (1 + i % 3),), torch.float32).fill_(number)
+                if not bool((result == number).all()):
                     wrong.append(number)
         except Exception as error:
             wrong.append(error)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qkv.errors import BadMask
 from qkv.kernel import RFA
-from qkv.model.recurrent_cell import Cell, _GRUGates
+from qkv.model.recurrent_cell import RecurrentCell, _GRUGates
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.score import Additive
 from qkv.spec import AttentionSpec
@@ -66,7 +66,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def shown(model: RNNTranslator, source: Tensor, keep: Tensor, target: Tensor) -> dict[str, Tensor]:
-    looks = model.attended(source, keep, target)[1]
+    looks = model.forward_with_weights(source, keep, target)[1]
     return {name: look.weights for name, look in looks.items() if look.weights is not None}
 
 
@@ -278,7 +278,7 @@ def test_gru_gates_are_those_of_torch_and_differentiable() -> None:
 
 
 def test_second_derivatives_of_a_gru_step_are_those_of_torch() -> None:
-    cell = Cell("gru", 3, 0, 4).double()
+    cell = RecurrentCell("gru", 3, 0, 4).double()
     x, s = torch.randn(2, 3).double(), torch.randn(2, 4).double()
 
     def step(s: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ def test_second_derivatives_of_a_gru_step_are_those_of_torch() -> None:
 
 
 def test_lstm_step_is_that_of_torch() -> None:
-    cell, twin = Cell("lstm", 3, 2, 4), torch.nn.LSTMCell(5, 4)
+    cell, twin = RecurrentCell("lstm", 3, 2, 4), torch.nn.LSTMCell(5, 4)
     with torch.no_grad():
         twin.weight_ih.copy_(torch.cat([cell.from_word.weight, cell.from_context.weight], 1))
         twin.bias_ih.copy_(cell.from_word.bias)
@@ -313,7 +313,7 @@ def test_first_state_comes_from_the_backward_state_at_the_first_word(cell: Any) 
     state = model.start(source, keep)
     torch.testing.assert_close(state.cell[0][1:2], model.decoder.first_state(annotations[:, 0, 8:]).tanh())
     assert not any(memory.any() for memory in state.cell[1:])
-    torch.testing.assert_close(state.source.core.values.held[1:2, 0, :4], annotations)
+    torch.testing.assert_close(state.source.core.values.entries[1:2, 0, :4], annotations)
 
 
 def test_without_attention_the_summary_is_both_final_states() -> None:
@@ -370,7 +370,7 @@ def test_bfloat16_autocast_stays_close(attention: str, cell: Any) -> None:
         step = model.step(target[:, 0], model.start(source, keep))
     assert step.logits.dtype == torch.float32
     if model.decoder.attention is not None:  # cast once, not at every step
-        assert step.state.source.core.values.held.dtype == torch.bfloat16
+        assert step.state.source.core.values.entries.dtype == torch.bfloat16
     near.float().sum().backward()
     torch.testing.assert_close(near.float(), exact, rtol=0.05, atol=0.05)
 
@@ -419,8 +419,8 @@ def test_config_round_trips() -> None:
         ({"attention": {"d_model": 8}}, "follow from hidden"),
         ({"attention": {"project": False}}, "project=False needs a score for two widths"),
         ({"attention": {"heads": 3}, "hidden": 8}, "cannot be split into heads=3"),
-        ({"input_feeding": True}, "input_feeding belongs to decoder: luong"),
-        ({"decoder": "luong", "attention": None}, "made of its attention"),
+        ({"input_feeding": True}, "input_feeding needs decoder: luong"),
+        ({"decoder": "luong", "attention": None}, "luong needs an attention"),
         ({"decoder": "luong", "tie": True, "hidden": 8}, "set embedding and hidden to one number"),
         ({"cell": "rnn"}, "'cell' is 'rnn'.*'gru' or 'lstm'"),
         ({"hidden": 0}, "'hidden' is 0"),

@@ -52,7 +52,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 @with_every_place
 def test_steps_equal_teacher_forcing_and_show_the_same_weights(places: dict[str, Any]) -> None:
     model, (source, keep, target) = model_of(places), batch()
-    hidden, looks = model.attended(source, keep, target)
+    hidden, looks = model.forward_with_weights(source, keep, target)
     torch.testing.assert_close(hidden, model(source, keep, target))
     state = model.start(source, keep, capture=True)
     for t, tokens in enumerate(target.unbind(1)):
@@ -85,7 +85,9 @@ def test_weights_that_were_not_remembered_are_left_out() -> None:
 
 
 def test_a_place_takes_the_heads_of_the_model_unless_it_names_its_own() -> None:
-    heads = {name: layer.dims.heads for name, layer in model_of(PLACES["one head"]).attentions().items()}
+    heads = {
+        name: layer.dims.heads for name, layer in model_of(PLACES["one head"]).attention_layers().items()
+    }
     assert heads == {
         f"{place}.{i}": 1 if place == "cross" else 2
         for place in ("encoder", "decoder", "cross")
@@ -98,7 +100,7 @@ def test_config_round_trips() -> None:
         config = TransformerConfig(**places)
         assert TransformerConfig(**config.model_dump()) == config
         assert TransformerConfig.model_validate_json(config.model_dump_json()) == config
-    assert TransformerConfig(cross=AttentionSpec(heads=1)).place("cross").heads == 1
+    assert TransformerConfig(cross=AttentionSpec(heads=1)).complete_spec("cross").heads == 1
 
 
 @pytest.mark.parametrize(

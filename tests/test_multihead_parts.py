@@ -45,7 +45,7 @@ def test_feature_map_goes_by_padding_and_by_the_causal_hint(extras: str) -> None
             assert weights.shape[-1] == T + (2 if extras == "both" else 0)
             junk = x.masked_fill(ignore[..., None], 1e3)
             close(layer(junk, junk, junk, mask, is_causal=causal)[0][~ignore], out[~ignore])
-    v = layer._split(layer._project(x, x, x)[2])
+    v = layer._split_heads(layer._project(x, x, x)[2])
     if extras == "plain":
         _, weights = layer(x, x, x, is_causal=True, average_attn_weights=False)
         by_hand = layer.out_proj((weights @ v).transpose(1, 2).flatten(2))
@@ -65,8 +65,8 @@ def test_feature_map_reads_the_extra_keys_in_both_evaluations() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"attn_mask": torch.zeros(T, T).bool()}, r"attn_mask cannot be honoured by RFA\(.*is_causal=True"),
-        ({"key_padding_mask": torch.ones(BATCH, T)}, r"adds to the scores, and RFA\(.*booleans"),
+        ({"attn_mask": torch.zeros(T, T).bool()}, r"attn_mask cannot be applied by RFA\(.*is_causal=True"),
+        ({"key_padding_mask": torch.ones(BATCH, T)}, r"adds to the scores, but RFA\(.*booleans"),
     ],
 )
 def test_feature_map_refuses_other_masks(given: dict, message: str) -> None:
@@ -97,7 +97,7 @@ def test_parts_that_do_not_go_together() -> None:
         MultiheadAttention(WIDTH, HEADS, kernel=RFA(gate=True))
     extras: list[dict[str, Any]] = [{"add_bias_kv": True}, {"add_zero_attn": True}]
     for extra in extras:
-        with pytest.raises(IncompatibleParts, match=r"Window\(.* counts positions.*leave these two out"):
+        with pytest.raises(IncompatibleParts, match=r"Window\(.* uses the positions.*leave these two out"):
             MultiheadAttention(WIDTH, HEADS, scope=Window(1), **extra)
 
 
@@ -121,7 +121,7 @@ def test_positional_parts_tell_self_attention_from_a_memory() -> None:
         ({"key_padding_mask": torch.zeros(S, BATCH).bool()}, BadMask, r"\[batch, keys\] = \(2, 7\), got \(7"),
         ({"attn_mask": torch.zeros(S, T).bool()}, BadMask, r"= \(5, 7\) or .* = \(6, 5, 7\), got \(7, 5\)"),
         ({"attn_mask": torch.zeros(BATCH, T, S).bool()}, BadMask, r"got \(2, 5, 7\)"),
-        ({"is_causal": True}, BadMask, r"5 queries stand among 7 keys"),
+        ({"is_causal": True}, BadMask, r"ambiguous for 5 queries and 7 keys"),
         ({"query": torch.zeros(T, WIDTH)}, BadShape, r"3 dimensions, or 2 without a batch; got \(5, 6\)"),
         ({"key": torch.zeros(S, BATCH, 11)}, BadShape, r"widths \(6, 6, 6\) .*got .*\(7, 2, 11\)"),
         ({"value": torch.zeros(T, BATCH, WIDTH)}, BadShape, r"key and value must agree in positions"),
@@ -143,5 +143,5 @@ def test_samples_that_nobody_could_reward_are_refused() -> None:
 
 def test_causal_feature_maps_ask_for_as_many_keys_as_queries() -> None:
     layer = MultiheadAttention(8, 2, batch_first=True, kernel=Elu())
-    with pytest.raises(BadMask, match="1 queries stand among 5 keys"):
+    with pytest.raises(BadMask, match="ambiguous for 1 queries and 5 keys"):
         layer(torch.randn(2, 1, 8), k := torch.randn(2, 5, 8), k, attn_mask=torch.zeros(1, 5), is_causal=True)

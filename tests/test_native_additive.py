@@ -105,7 +105,7 @@ def test_every_instruction_set_gives_the_same(name: str) -> None:
 def test_a_layer_takes_it_and_nothing_else_changes(dtype: torch.dtype) -> None:
     layer = Attention(24, 2, score=Additive(9)).to(dtype)
     x, keep = torch.randn(2, 13, 24, dtype=dtype), torch.rand(2, 13) < 0.7
-    assert "native engine" in layer.explain(13, 13)
+    assert "native backend" in layer.explain(13, 13)
     out = layer(x, keep=keep)
     assert out.dtype == dtype
     exact = Attention(24, 2, score=Additive(9)).double()

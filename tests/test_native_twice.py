@@ -116,7 +116,7 @@ def test_asking_for_second_derivatives_changes_no_first(dtype: torch.dtype) -> N
 def test_second_derivatives_of_additive_scores(
     sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qkv.kernel.pairs.BLOCK", 2000)  # several blocks of queries
+    monkeypatch.setattr("qkv.kernel.query_blocks.BLOCK_NUMBERS", 2000)  # several blocks of queries
     batch, heads, queries, keys, width = sizes
     shapes = ((batch, heads, queries, width), (batch, heads, keys, width), (heads, width))
     made = [torch.randn(shape) for shape in shapes]

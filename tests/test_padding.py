@@ -174,6 +174,6 @@ def test_looking_for_nan_does_not_look_at_padding() -> None:
 def test_a_real_position_is_never_hidden() -> None:
     x = torch.full((1, 2, 3), torch.nan)
     keep = torch.tensor([[True, False]])
-    for hide in (masks.hide_keys, masks.bound_queries):
+    for hide in (masks.zero_keys, masks.zero_unusable_queries):
         assert hide(x, keep)[0, 0].isnan().all()
         assert not hide(x, keep)[0, 1].any()

@@ -2,11 +2,11 @@
 
 import pytest
 
-from qkv.progress import Plain, Silent, progress
+from qkv.progress import LineProgress, NoProgress, show_progress
 
 
 def test_plain_lines_tell_where_the_work_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = Plain("train", 1000, every=0.0)
+    plain = LineProgress("train", 1000, interval=0.0)
     plain.update(100, "7 tokens/s")
     plain.update(1000, "7 tokens/s")
     first, second = capsys.readouterr().err.splitlines()
@@ -15,15 +15,15 @@ def test_plain_lines_tell_where_the_work_stands(capsys: pytest.CaptureFixture[st
 
 
 def test_plain_lines_are_not_too_many(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = Plain("train", 10, every=3600.0)
+    plain = LineProgress("train", 10, interval=3600.0)
     for done in range(10):
         plain.update(done)
     assert not capsys.readouterr().err
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("train", 3, quiet=True) as report:
+    with show_progress("train", 3, quiet=True) as report:
         report.update(1)
-        report.say("x")
-    assert isinstance(report, Silent)
+        report.print_line("x")
+    assert isinstance(report, NoProgress)
     assert not capsys.readouterr().err

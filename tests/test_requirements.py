@@ -47,14 +47,14 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("installation")
 def test_installed_versions_are_compared_with_what_is_required() -> None:
-    assert requirements.unmet() == [
+    assert requirements.find_unmet() == [
         Unmet("qkv-test-old>=2.0", "1.9.9"),
         Unmet("qkv-test-none<3,>=1.5", ""),
     ]
-    assert requirements.extras() == ["draw", "fast", "all"]
-    assert requirements.unmet("draw") == [Unmet("qkv-test-old>=3.0", "1.9.9")]
-    assert requirements.unmet("fast") == [Unmet("qkv-test-none", "")]
-    assert requirements.unmet("all") == [
+    assert requirements.list_extras() == ["draw", "fast", "all"]
+    assert requirements.find_unmet("draw") == [Unmet("qkv-test-old>=3.0", "1.9.9")]
+    assert requirements.find_unmet("fast") == [Unmet("qkv-test-none", "")]
+    assert requirements.find_unmet("all") == [
         Unmet("qkv-test-old>=3.0", "1.9.9"),
         Unmet("qkv-test-none", ""),
         Unmet("Qkv.Test_New>=9", "2.1.dev1"),
@@ -64,26 +64,30 @@ def test_installed_versions_are_compared_with_what_is_required() -> None:
 def test_a_version_that_cannot_be_read_is_not_accepted(installation: Path) -> None:
     broken = installation.parent / "qkv_test_new-2.1.dev1.dist-info" / "METADATA"
     broken.write_text(METADATA.format(name="qkv-test-new", version="of-last-week"))
-    assert Unmet("qkv-test-new>=2.0", "of-last-week") in requirements.unmet()
+    assert Unmet("qkv-test-new>=2.0", "of-last-week") in requirements.find_unmet()
 
 
 def test_without_an_installation_nothing_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "NAME", "qkv-of-nowhere")
     assert not requirements.is_installed()
-    assert (requirements.unmet(), requirements.extras(), requirements.rebuild_command()) == ([], [], "")
+    assert (requirements.find_unmet(), requirements.list_extras(), requirements.format_rebuild_command()) == (
+        [],
+        [],
+        "",
+    )
 
 
 def test_the_command_installs_for_the_python_that_runs() -> None:
-    assert requirements.install_command([Unmet("a>=1", ""), Unmet("b", "0")]) == (
+    assert requirements.format_install_command([Unmet("a>=1", ""), Unmet("b", "0")]) == (
         f"{sys.executable} -m pip install 'a>=1' b"
     )
-    cpu = requirements.install_command([Unmet("torch>=2.6", "2.5.1+cpu")])
+    cpu = requirements.format_install_command([Unmet("torch>=2.6", "2.5.1+cpu")])
     assert cpu.endswith(f"pip install --extra-index-url {requirements.CPU_INDEX} 'torch>=2.6'")
 
 
 def test_the_command_works_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
-    command = requirements.install_command([Unmet("a>=1", "")])
+    command = requirements.format_install_command([Unmet("a>=1", "")])
     assert command == f"uv pip install --python {sys.executable} 'a>=1'"
 
 
@@ -108,7 +112,7 @@ def test_qkv_is_built_again_from_where_it_came(
     folder = installation.parent.as_posix()
     if origin is not None:
         (installation / "direct_url.json").write_text(json.dumps(origin).replace("{folder}", folder))
-    command = requirements.rebuild_command()
+    command = requirements.format_rebuild_command()
     if not expected:
         assert command == ""
         return
@@ -119,6 +123,6 @@ def test_qkv_is_built_again_from_where_it_came(
 
 def test_looking_needs_no_torch() -> None:
     program = (
-        "import sys; from qkv import requirements; requirements.unmet(); assert 'torch' not in sys.modules"
+        "import sys; from qkv.requirements import find_unmet; find_unmet(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

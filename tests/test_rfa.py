@@ -40,14 +40,14 @@ def test_a_vector_is_as_like_itself_as_can_be(orthogonal: bool) -> None:
     phi = fourier_features(x, w)
     assert phi.shape == (2, 3, 5, 22)
     close(phi.square().sum(-1), torch.ones(2, 3, 5, dtype=torch.float64))
-    alike = phi @ phi.mT
-    assert alike.abs().max() <= 1 + 1e-12
-    apart = w @ (x[:, :, :1] - x[:, :, 1:2]).mT
-    close(alike[:, :, 0, 1], apart.cos().mean((2, 3)))
+    products = phi @ phi.mT
+    assert products.abs().max() <= 1 + 1e-12
+    differences = w @ (x[:, :, :1] - x[:, :, 1:2]).mT
+    close(products[:, :, 0, 1], differences.cos().mean((2, 3)))
     moved = fourier_features(x + doubles(2, 3, 1, 7), w)
-    close(moved @ moved.mT, alike)
+    close(moved @ moved.mT, products)
     flipped = fourier_features(x, w * torch.tensor([1.0, -1.0] * 5 + [1.0])[:, None])
-    close(flipped @ flipped.mT, alike)
+    close(flipped @ flipped.mT, products)
 
 
 def test_features_by_hand() -> None:
@@ -244,9 +244,9 @@ def test_lengths_of_queries_and_keys_do_not_matter() -> None:
 
 def test_arccos_weights_are_a_share_of_the_whole() -> None:
     q, k, v = doubles(1, 2, 3, 5), doubles(1, 2, 7, 5), doubles(1, 2, 7, 4)
-    shown = attend(q, k, v, kernel=RFA(kernel="arccos"))
-    assert weights_of(shown).min() >= 0
-    close(weights_of(shown).sum(-1), torch.ones(1, 2, 3, dtype=torch.float64))
+    attended = attend(q, k, v, kernel=RFA(kernel="arccos"))
+    assert weights_of(attended).min() >= 0
+    close(weights_of(attended).sum(-1), torch.ones(1, 2, 3, dtype=torch.float64))
     with pytest.raises(BadRecipe, match=r"arccos.*has no temperature"):
         RFA(kernel="arccos", temperature=0.2)
 
@@ -267,14 +267,14 @@ def test_constants_survive_where_denominators_go_bad(causal: bool, monkeypatch: 
     q, k = doubles(2, 3, 40, 7), doubles(2, 3, 40, 7)
     core = RFA(8, temperature=0.2).build_core(Dims(3, 7, 7, 2), choice(causal), None).double().eval()
     projections = core.features.choose_projections()
-    alike = core.features.map_queries(q, projections) @ core.features.map_keys(k, projections)[0].mT
-    assert (alike.sum(-1) < 0).any(), "the denominators should go bad here"
-    shown = core.attend(q, k, torch.ones_like(q[..., :2]))
-    close(shown.out, torch.ones_like(shown.out), 1e-9)
-    close(weights_of(shown).sum(-1), torch.ones_like(q[..., 0]), 1e-9)
+    products = core.features.map_queries(q, projections) @ core.features.map_keys(k, projections)[0].mT
+    assert (products.sum(-1) < 0).any(), "the denominators should go bad here"
+    attended = core.attend(q, k, torch.ones_like(q[..., :2]))
+    close(attended.out, torch.ones_like(attended.out), 1e-9)
+    close(weights_of(attended).sum(-1), torch.ones_like(q[..., 0]), 1e-9)
     for short in (True, False):
         monkeypatch.setattr(linear.Linear, "_is_pairwise_cheaper", lambda *sizes, short=short: short)
-        close(core(q, k, torch.ones_like(q[..., :2])), shown.out, 1e-9)
+        close(core(q, k, torch.ones_like(q[..., :2])), attended.out, 1e-9)
     close(attend(q, k, torch.ones_like(k), kernel=RFA(8, temperature=0.2)).out, torch.ones_like(q), 1e-9)
 
 
@@ -303,11 +303,11 @@ def test_a_sharp_kernel_over_many_keys_converges_too() -> None:
     k = F.normalize(doubles(1, 1, 512, 8), dim=-1)
     v = torch.eye(512, dtype=torch.float64)[None, None]
     exact = (k @ k.mT / 0.3**2).softmax(-1).diagonal(dim1=-2, dim2=-1)
-    found = [
+    weights = [
         weights_of(attend(k[:, :, :20], k, v, kernel=RFA(features, temperature=0.3)))
         for features in (256, 16384)
     ]
-    errors = [(own.diagonal(dim1=-2, dim2=-1) - exact[..., :20]).abs().mean() for own in found]
+    errors = [(estimate.diagonal(dim1=-2, dim2=-1) - exact[..., :20]).abs().mean() for estimate in weights]
     assert errors[1] < 0.25 * errors[0]
     assert errors[1] < 0.1
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import qkv
 import tiny
-from qkv.data import BatchConfig, BatchPlan, Dataset, Ragged, batches_by_length
+from qkv.data import BatchConfig, BatchPlan, Dataset, Ragged, iterate_by_length
 from qkv.decode import SearchConfig, search
 from qkv.model.stepper import Step
 from qkv.progress import Progress
@@ -112,8 +112,8 @@ class Generator:
         """The most likely continuation of every prompt."""
         config = SearchConfig(beam=1, max_length=20, forbid_unknown=False)
         ids = [encode(prompt) for prompt in prompts]
-        found = search(self.model, prompts=ids, config=config, bos=None, eos=END, pad=PADDING)
-        return ["".join(LETTERS[token] for token in best.tokens) for [best] in found]
+        results = search(self.model, prompts=ids, config=config, bos=None, eos=END, pad=PADDING)
+        return ["".join(LETTERS[token] for token in best.tokens) for [best] in results]
 
 
 class Reverse(Task):
@@ -139,7 +139,7 @@ class Reverse(Task):
         dataset = dataset_of(data)
 
         def validate() -> dict[str, float]:
-            losses = [objective(batch) for _, batch in batches_by_length(dataset, 512)]
+            losses = [objective(batch) for _, batch in iterate_by_length(dataset, 512)]
             return {"nll": sum(float(loss.total) for loss in losses) / sum(loss.count for loss in losses)}
 
         return Training(objective, BatchPlan(dataset, recipe.batch, recipe.train.seed), validate, "nll")

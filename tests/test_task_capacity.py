@@ -16,7 +16,7 @@ from qkv.errors import BadData
 from qkv.model.length_limits import LengthLimit, LengthLimits
 from qkv.symbols import EOS
 from qkv.task.training import fit
-from qkv.task.translate.decoding import build_model, decode_ids, length_limits
+from qkv.task.translate.decoding import build_model, decode_ids, limit_output_lengths
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.translator import Translator
 
@@ -129,7 +129,7 @@ def test_translations_are_limited_by_source_config_and_model(
     config: SearchConfig, capacity: LengthLimits, expected: list[int]
 ) -> None:
     keep = torch.tensor([[True, False, False], [True, True, True]])
-    assert length_limits(keep, config, capacity).tolist() == expected
+    assert limit_output_lengths(keep, config, capacity).tolist() == expected
 
 
 def test_held_out_pairs_beyond_it_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

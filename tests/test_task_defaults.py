@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import tiny
-from qkv.data import BatchPlan, pair_dataset, train_tokenizers
+from qkv.data import BatchPlan, make_pair_dataset, train_tokenizers
 from qkv.data.generated.phrases import PhraseData, generate_phrases
 from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
 from qkv.task.training import fit
@@ -118,7 +118,7 @@ def test_updates_are_estimated_from_text_within_a_third(source: str, target: str
     size = measure(pairs)
     recipe, _ = fill_defaults(recipe_of(tokens={"kind": kind}, train={"epochs": 1}), size, CPU)
     ids = encode(pairs, train_tokenizers(pairs, recipe.tokens), recipe.batch.max_length)
-    updates = BatchPlan(pair_dataset(ids.source, ids.target), recipe.batch, seed=1).steps(0)
+    updates = BatchPlan(make_pair_dataset(ids.source, ids.target), recipe.batch, seed=1).steps(0)
     assert updates * 2 / 3 <= planned_updates(recipe, size) <= updates * 4 / 3
 
 

@@ -90,7 +90,7 @@ def test_files_of_somebody_else_are_not_overwritten(name: str, tmp_path: Path) -
     (run / "notes.txt").write_text("mine too")
     before = tiny.tree(tmp_path)
     with pytest.raises(
-        BadRun, match=f"{name} is not that of a run, and would be overwritten: choose another"
+        BadRun, match=f"{name} does not belong to a training, and would be overwritten: choose another"
     ):
         fit(recipe, run, quiet=True)
     assert tiny.tree(tmp_path) == before

@@ -10,7 +10,7 @@ import qkv
 import tiny
 from qkv.data import train_tokenizer
 from qkv.errors import BadRecipe
-from qkv.progress import Silent
+from qkv.progress import NoProgress
 from qkv.task.training import fit
 from qkv.task.translate import demo
 from qkv.task.translate.metric_choice import build_scorer
@@ -87,7 +87,7 @@ def test_evaluation_and_validation_agree_on_other_spaces(translator: Translator,
     assert translator.evaluate(spaced).scores == translator.evaluate(pairs).scores
     objective = Translation(translator.model, 0.0, translator.recipe.objective)
     plain, other = (
-        Validator(objective, translator.tokens, side, translator.recipe, Silent())()
+        Validator(objective, translator.tokens, side, translator.recipe, NoProgress())()
         for side in (pairs, spaced)
     )
     assert plain == other

@@ -197,7 +197,7 @@ def test_training_needs_another_directory_or_resume(run: Path) -> None:
 def test_a_recipe_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
     recipe = tiny.recipe_in(tmp_path).rename(tmp_path / "recipe.yaml")
     before = tiny.tree(tmp_path)
-    with pytest.raises(BadRun, match="is not that of a run, and would be overwritten"):
+    with pytest.raises(BadRun, match="does not belong to a training, and would be overwritten"):
         fit(recipe, tmp_path, quiet=True)
     assert tiny.tree(tmp_path) == before
 
@@ -244,7 +244,7 @@ def test_captured_weights_are_those_of_the_returned_hypothesis(name: str) -> Non
         for hypothesis in best:
             read = torch.tensor([[BOS, *hypothesis.tokens][: len(hypothesis.log_probs)]])
             with torch.inference_mode():
-                looks = model.attended(source[row : row + 1], keep[row : row + 1], read)[1]
+                looks = model.forward_with_weights(source[row : row + 1], keep[row : row + 1], read)[1]
                 wanted = {name: look.weights for name, look in looks.items()}
             wanted = {layer: seen for layer, seen in wanted.items() if not layer.startswith("encoder")}
             assert wanted.keys() == hypothesis.weights.keys()

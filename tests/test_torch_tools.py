@@ -61,7 +61,7 @@ def test_recorded_feature_map_asserts_that_the_mask_does_not_add() -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for call in (layer, compiled):
         call(x, x, x, mask)
-        with pytest.raises((BadMask, RuntimeError), match="adds to the scores, and Elu"):
+        with pytest.raises((BadMask, RuntimeError), match="adds to the scores, but Elu"):
             call(x, x, x, mask + 1)
 
 

@@ -22,8 +22,8 @@ from trace_cases import SOURCE, TARGET, example, headed, rows, same_values, writ
             {},
             "schema qkv-trace/3, but this qkv reads up to qkv-trace/2.*upgrade qkv",
         ),
-        (headed(schema="other/1"), {}, "is no trace: its schema is 'other/1'"),
-        ([1, 2], {}, "is no trace: its header is no JSON object"),
+        (headed(schema="other/1"), {}, "is not a trace: its schema is 'other/1'"),
+        ([1, 2], {}, "is not a trace: its header is not a JSON object"),
         (headed(schema="qkv-trace/0"), {}, "its schema is 'qkv-trace/0'"),
         (b"\xff\xfe", {}, "not UTF-8 JSON"),
         (b"{", {}, "not UTF-8 JSON"),
@@ -61,7 +61,11 @@ def test_files_that_are_no_trace(tmp_path):
     np.save(array, rows(2, 2))
     np.savez(plain, weights=rows(2, 2))
     folder.mkdir()
-    for path, message in ((text, "is no trace"), (array, "is no trace"), (plain, "without the `header`")):
+    for path, message in (
+        (text, "is not a trace"),
+        (array, "is not a trace"),
+        (plain, "without the `header`"),
+    ):
         with pytest.raises(BadData, match=message):
             Trace.load(path)
     with pytest.raises(BadData, match="there is no such file"):
@@ -89,7 +93,7 @@ def test_archive_members_that_are_no_arrays(tmp_path):
     Trace((example(),), "translation").save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("0/cross.1.npy", b"not an array")
-    with pytest.raises(BadData, match=r"entry '0/cross.1' is no \.npy array"):
+    with pytest.raises(BadData, match=r"entry '0/cross.1' is not an \.npy array"):
         Trace.load(path)
 
 
@@ -145,13 +149,13 @@ def test_version_1_knows_the_weights_of_translation_only(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"axes": {"text": 3, "image": {"height": 2, "width": 3}}}, "'text' is no list of tokens"),
+        ({"axes": {"text": 3, "image": {"height": 2, "width": 3}}}, "'text' is not a list of tokens"),
         ({"axes": {"text": [1, 2], "image": []}}, "'text' is not a list of strings"),
         ({"axes": {"text": ["a", "b"], "image": {"hight": 2}}}, r"Did you mean 'height'\?"),
-        ({"axes": {"text": ["a", "b"], "image": {"width": 2}}}, "'image' is a grid and needs `height`"),
-        ({"axes": {"text": ["a", "b"], "image": {"height": 2.0, "width": 3}}}, "is a grid and needs"),
+        ({"axes": {"text": ["a", "b"], "image": {"width": 2}}}, "'image' is a grid: it needs `height`"),
+        ({"axes": {"text": ["a", "b"], "image": {"height": 2.0, "width": 3}}}, "is a grid: it needs"),
         ({"axes": {"text": ["a", "b"], "image": {"height": 0, "width": 3}}}, "a grid has height and width"),
-        ({"axes": {"image": {"height": 2, "width": 3, "picture": 7}}}, "'image' is no path or file name"),
+        ({"axes": {"image": {"height": 2, "width": 3, "picture": 7}}}, "'image' must be a path or file name"),
         ({"axes": None}, "axes is not a mapping"),
         ({"weights": {}}, "does not describe its entry 'cross.0'"),
         ({"weights": {"cross.0": {"rows": "text"}}}, "cross.0 needs the names"),
@@ -162,7 +166,7 @@ def test_version_1_knows_the_weights_of_translation_only(tmp_path, name):
             "describes 'x', but the file has no such entry",
         ),
         ({"log_probs": "text"}, "describes 'log_probs', but"),
-        ({"log_probs": 3}, "not the name of an axis"),
+        ({"log_probs": 3}, "must be the name of an axis or null, not 3"),
         ({"source": []}, "unknown key 'source'"),
     ],
 )

@@ -58,11 +58,11 @@ def test_full_disk_leaves_the_previous_state(tmp_path, monkeypatch, step):
 def test_write_that_fails_halfway_leaves_the_previous_state(tmp_path):
     save_state(tmp_path, {"standing": 1})
     with (
-        pytest.raises(BadRun, match=r"cannot write .*: File too large; .* is intact") as caught,
+        pytest.raises(BadRun, match=r"cannot write .*: File too large; .* is intact") as raised,
         small_files(),
     ):
         save_state(tmp_path, {"big": torch.zeros(10_000)})
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
     assert load_state(tmp_path) == {"standing": 1}
     assert os.listdir((tmp_path / STATE).parent) == ["state.pt"]
 
@@ -120,9 +120,9 @@ def test_damaged_state(tmp_path, damage):
     save_state(tmp_path, {"standing": torch.zeros(100)})
     path = tmp_path / STATE
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(BadRun, match=r"state\.pt is damaged") as caught:
+    with pytest.raises(BadRun, match=r"state\.pt is damaged") as raised:
         load_state(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_state_runs_no_code(tmp_path):

@@ -11,7 +11,7 @@ from qkv.errors import BadData, BadRecipe, QKVError
 from qkv.train import engine, fit, load_weights
 from qkv.train.loop_state import LoopState, is_better
 from qkv.train.metrics import MetricSums
-from qkv.train.planning import planned_steps
+from qkv.train.planning import count_planned_updates
 from qkv.train.update import SKIPPED_IN_A_ROW, Updater
 from qkv.train.weights import average_weights, copy_weights
 from test_train_toy import ToyBatches, ToyModel, collate, config_of, scores_of, toy
@@ -29,11 +29,11 @@ def lines_of(run, kind):
 
 def scripted(scores):
     """A validation that gives these losses, one after the other."""
-    rest = iter(scores)
-    return lambda: {"loss": next(rest)}
+    remaining = iter(scores)
+    return lambda: {"loss": next(remaining)}
 
 
-def kept_by(run):
+def saved_weights(run):
     model = ToyModel()
     load_weights(model, run / "model.safetensors")
     return copy_weights(model)
@@ -58,11 +58,13 @@ def test_accumulated_gradient_is_that_of_one_big_batch(micro):
     updater = updater_of(toy(dtype=torch.float64))
     updater.compute_gradients(batches, LoopState(), batches.count(0, 0), MetricSums(), "adamw")
     rows = [row for part in range(micro) for row in batches.rows(0, 0, part)]
-    whole = toy(dtype=torch.float64)
-    loss = whole(collate(rows))
+    reference = toy(dtype=torch.float64)
+    loss = reference(collate(rows))
     (loss.total / loss.count).backward()
-    for (name, got), want in zip(updater.objective.named_parameters(), whole.parameters(), strict=True):
-        assert_close(got.grad, want.grad, msg=name)
+    for (name, actual), expected in zip(
+        updater.objective.named_parameters(), reference.parameters(), strict=True
+    ):
+        assert_close(actual.grad, expected.grad, msg=name)
 
 
 @pytest.mark.parametrize("clip", [None, 0.01, 1e6])
@@ -70,11 +72,11 @@ def test_clips_the_gradient_of_the_whole_update(clip):
     updater = updater_of(toy(dtype=torch.float64), clip=clip)
     norms = []
 
-    def look(optimizer, *_):
+    def record_norm(optimizer, *_):
         squares = [p.grad.square().sum() for group in optimizer.param_groups for p in group["params"]]
         norms.append(torch.stack(squares).sum().sqrt().item())
 
-    updater.optimizers["adamw"].optimizer.register_step_pre_hook(look)
+    updater.optimizers["adamw"].optimizer.register_step_pre_hook(record_norm)
     updater.update(ToyBatches(), LoopState(), MetricSums())
     assert updater.gradient_norm > 0.02
     assert norms == [pytest.approx(min(updater.gradient_norm, clip or math.inf), rel=1e-4)]
@@ -112,11 +114,11 @@ def test_gives_up_when_nothing_is_finite_any_more(tmp_path):
 
 
 def test_keeps_the_best_and_stops_when_nothing_improves(tmp_path):
-    seen, scores = [], iter([3.0, 2.0, math.nan, 2.5, 9.9])
+    validated_weights, scores = [], iter([3.0, 2.0, math.nan, 2.5, 9.9])
     objective = toy()
 
     def validate():
-        seen.append(copy_weights(objective.model))
+        validated_weights.append(copy_weights(objective.model))
         return {"loss": next(scores)}
 
     config = config_of(steps=1000, validate_every=3, patience=2)
@@ -125,8 +127,8 @@ def test_keeps_the_best_and_stops_when_nothing_improves(tmp_path):
     assert result.scores == {"loss": 2.0}
     assert [line["best"] for line in lines_of(tmp_path, "validation")] == [True, True, False, False]
     assert [line["step"] for line in lines_of(tmp_path, "validation")] == [3, 6, 9, 12]
-    for name, value in kept_by(tmp_path).items():
-        assert torch.equal(value, seen[1][name])
+    for name, value in saved_weights(tmp_path).items():
+        assert torch.equal(value, validated_weights[1][name])
 
 
 def test_scores_other_than_losses_are_better_when_higher(tmp_path):
@@ -146,24 +148,26 @@ def test_scores_other_than_losses_are_better_when_higher(tmp_path):
     assert is_better(1.0, math.nan, False)
 
 
-@pytest.mark.parametrize(("of_mean", "kept"), [(2.0, True), (2.1, False)])
-def test_the_mean_of_the_last_weights_is_kept_where_no_worse(tmp_path, of_mean, kept):
-    seen, scores = [], iter([2.0, 3.0, 4.0, 5.0, of_mean])
+@pytest.mark.parametrize(("mean_loss", "is_kept"), [(2.0, True), (2.1, False)])
+def test_the_mean_of_the_last_weights_is_kept_where_no_worse(tmp_path, mean_loss, is_kept):
+    validated_weights, scores = [], iter([2.0, 3.0, 4.0, 5.0, mean_loss])
     objective = toy()
 
     def validate():
-        seen.append(copy_weights(objective.model))
+        validated_weights.append(copy_weights(objective.model))
         return {"loss": next(scores)}
 
     config = config_of(validate_every=5, average=3)
     result = fit(objective, ToyBatches(), config, run=tmp_path, validate=validate, quiet=True)
-    assert (result.best, result.averaged, result.scores) == (2.0, of_mean, {"loss": 2.0})
-    expected = average_weights(seen[1:4]) if kept else seen[0]
-    for name, value in kept_by(tmp_path).items():
+    assert (result.best, result.averaged, result.scores) == (2.0, mean_loss, {"loss": 2.0})
+    expected = average_weights(validated_weights[1:4]) if is_kept else validated_weights[0]
+    for name, value in saved_weights(tmp_path).items():
         assert_close(value, expected[name], rtol=0, atol=0)
-        assert_close(seen[4][name], average_weights(seen[1:4])[name], rtol=0, atol=0)
-        assert torch.equal(copy_weights(objective.model)[name], seen[3][name])
-    assert lines_of(tmp_path, "average")[0]["best"] is kept
+        assert_close(
+            validated_weights[4][name], average_weights(validated_weights[1:4])[name], rtol=0, atol=0
+        )
+        assert torch.equal(copy_weights(objective.model)[name], validated_weights[3][name])
+    assert lines_of(tmp_path, "average")[0]["best"] is is_kept
 
 
 def test_validates_after_every_epoch_and_at_the_end(tmp_path):
@@ -193,11 +197,11 @@ def test_validation_sees_no_dropout_and_no_gradient(tmp_path):
 def test_ends_after_whole_epochs_or_steps_whichever_is_first(tmp_path):
     result = fit(toy(), ToyBatches(length=5), config_of(steps=None, epochs=2), run=tmp_path, quiet=True)
     assert (result.stopped, result.steps, result.epochs) == ("epochs", 10, 2)
-    assert planned_steps(ToyBatches(length=5), config_of(steps=7, epochs=2)) == 7
-    assert planned_steps(ToyBatches(length=5), config_of(steps=70, epochs=2)) == 10
-    assert planned_steps(ToyBatches(length=5), config_of(steps=None, epochs=60)) == 300
+    assert count_planned_updates(ToyBatches(length=5), config_of(steps=7, epochs=2)) == 7
+    assert count_planned_updates(ToyBatches(length=5), config_of(steps=70, epochs=2)) == 10
+    assert count_planned_updates(ToyBatches(length=5), config_of(steps=None, epochs=60)) == 300
     with pytest.raises(BadData, match="no batch"):
-        planned_steps(ToyBatches(length=0), config_of(epochs=2))
+        count_planned_updates(ToyBatches(length=0), config_of(epochs=2))
 
 
 def test_a_million_epochs_are_not_planned_one_by_one() -> None:
@@ -208,8 +212,8 @@ def test_a_million_epochs_are_not_planned_one_by_one() -> None:
             planned.append(epoch)
             return 5
 
-    assert planned_steps(Counted(length=5), config_of(steps=None, epochs=1_000_000)) == 5_000_000
-    assert planned_steps(Counted(length=5), config_of(epochs=2**62, steps=7)) == 7
+    assert count_planned_updates(Counted(length=5), config_of(steps=None, epochs=1_000_000)) == 5_000_000
+    assert count_planned_updates(Counted(length=5), config_of(epochs=2**62, steps=7)) == 7
     assert len(planned) <= 60
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, BadRun
+from qkv.layer import Attention
+from qkv.score import Additive
 from qkv.train import Loss, Objective, TrainConfig, fit
 from qkv.train.checkpoint import load_state
 from qkv.train.optimizers import freeze, make_adamw
@@ -34,11 +36,11 @@ class TwoNetworks(Objective):
 
     def forward(self, batch: Any, name: str) -> Loss:
         real = batch.target[batch.target_keep][:, None].float()
-        made = self.generator(torch.randn(len(real), 2))
+        generated = self.generator(torch.randn(len(real), 2))
         if name == "critic":
-            total = (1 - self.critic(real)).relu().sum() + (1 + self.critic(made.detach())).relu().sum()
+            total = (1 - self.critic(real)).relu().sum() + (1 + self.critic(generated.detach())).relu().sum()
         else:
-            total = -self.critic(made).sum()
+            total = -self.critic(generated).sum()
         return Loss(total, int((batch.target[:, 1:] != 0).sum()), {f"{name}_loss": total.detach()})
 
 
@@ -47,10 +49,10 @@ class Recorded(TwoNetworks):
 
     def __init__(self) -> None:
         super().__init__()
-        self.turns: list[str] = []
+        self.optimizer_names: list[str] = []
 
     def forward(self, batch: Any, name: str) -> Loss:
-        self.turns.append(name)
+        self.optimizer_names.append(name)
         return super().forward(batch, name)
 
 
@@ -58,7 +60,7 @@ def test_each_optimizer_moves_its_own_parameters_by_its_own_loss(tmp_path: Path)
     objective = Recorded()
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     fit(objective, ToyBatches(micro=1), config_of(steps=1, warmup=0), run=tmp_path, quiet=True)
-    assert objective.turns == ["critic", "generator"]
+    assert objective.optimizer_names == ["critic", "generator"]
     after = objective.state_dict()
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert {"critic.0.weight", "generator.0.weight", "generator.1.running_mean"} <= moved
@@ -84,12 +86,12 @@ def reference_critic_loss(objective: TwoNetworks) -> Tensor:
 
 
 def test_alternating_updates_resume_exactly(tmp_path: Path) -> None:
-    whole, parts = TwoNetworks(), TwoNetworks()
-    fit(whole, ToyBatches(), config_of(steps=12), run=tmp_path / "whole", quiet=True)
+    undisturbed, parts = TwoNetworks(), TwoNetworks()
+    fit(undisturbed, ToyBatches(), config_of(steps=12), run=tmp_path / "undisturbed", quiet=True)
     fit(parts, ToyBatches(), config_of(steps=5), run=tmp_path / "parts", quiet=True)
     resumed = TwoNetworks()
     fit(resumed, ToyBatches(), config_of(steps=12), run=tmp_path / "parts", resume=True, quiet=True)
-    for name, value in whole.state_dict().items():
+    for name, value in undisturbed.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert set(load_state(tmp_path / "parts")["optimizer"]) == {"critic", "generator"}
 
@@ -133,6 +135,26 @@ def test_groups_have_their_own_rate_and_decay() -> None:
         "model.output.bias": (0.05, 0.0),
     }
     assert optimizer.defaults["eps"] == 1e-6
+
+
+class WithEvaluator(Objective):
+    """An evaluator of attention under a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluator = Attention(8, heads=2, score=Additive(hidden=4)).core
+
+
+def test_a_vector_for_each_head_is_not_decayed() -> None:
+    objective = WithEvaluator()
+    rates = rates_of(make_adamw(objective, config_of(weight_decay=0.1), "cpu"), objective)
+    assert objective.evaluator.score.v.shape == (2, 4)
+    assert {name: decay for name, (_, decay) in rates.items()} == {
+        "evaluator.score.w": 0.1,
+        "evaluator.score.u": 0.1,
+        "evaluator.score.v": 0.0,
+        "evaluator.score.b": 0.0,
+    }
 
 
 def test_patterns_apply_to_the_parts_of_an_objective() -> None:

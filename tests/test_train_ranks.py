@@ -82,27 +82,27 @@ def test_torchrun_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
         ({**TORCHRUN, "RANK": ""}, "but RANK not set"),
         ({**TORCHRUN, "RANK": "4"}, "RANK=4, WORLD_SIZE=4, .* contradict each other"),
-        ({**TORCHRUN, "RANK": "-1"}, "RANK='-1' in the environment is no whole number"),
+        ({**TORCHRUN, "RANK": "-1"}, "RANK='-1' in the environment is not a whole number"),
         ({**TORCHRUN, "LOCAL_RANK": "2"}, "LOCAL_RANK=2, LOCAL_WORLD_SIZE=2 contradict"),
         ({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"}, "contradict each other"),
         ({**TORCHRUN, "LOCAL_WORLD_SIZE": "0"}, "contradict each other"),
-        ({"WORLD_SIZE": "many"}, "WORLD_SIZE='many' in the environment is no whole number"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE='many' in the environment is not a whole number"),
         ({**SBATCH, "SLURM_STEP_NUM_TASKS": "4"}, "srun started 4 processes .*torchrun"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun started 2 processes"),
     ],
 )
 def test_what_is_incomplete_is_refused_in_one_line(
-    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, variables)
-    with pytest.raises(BadRun, match=said) as caught:
+    with pytest.raises(BadRun, match=message) as raised:
         detect_ranks()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:

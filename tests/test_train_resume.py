@@ -21,10 +21,10 @@ COMMAND = [sys.executable, test_train_toy.__file__]
 OPTIONS = ["--steps", str(STEPS), "--dropout", "0.3", "--save-every-seconds", "0.05"]
 
 
-def kill_after(lines: int, run: Path, *more: str) -> int:
+def kill_after(lines: int, run: Path, *options: str) -> int:
     """Start the toy training, kill -9 it once metrics.jsonl has so many lines; the updates in its state."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*COMMAND, str(run), *OPTIONS, *more], env=environment)
+    process = subprocess.Popen([*COMMAND, str(run), *OPTIONS, *options], env=environment)
     metrics, deadline = run / "metrics.jsonl", time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
@@ -76,16 +76,16 @@ def test_killed_twice_and_resumed_is_bit_identical(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        finish(tmp_path / "whole", resume=False)
+        finish(tmp_path / "undisturbed", resume=False)
         first = kill_after(10, tmp_path / "killed")
         second = kill_after(25, tmp_path / "killed", "--resume")
         assert 0 < first < second < STEPS
         finish(tmp_path / "killed", resume=True)
     finally:
         torch.set_num_threads(threads)
-    assert_same(load_state(tmp_path / "whole"), load_state(tmp_path / "killed"))
-    assert lines_without_times(tmp_path / "whole") == lines_without_times(tmp_path / "killed")
-    assert (tmp_path / "whole/model.safetensors").read_bytes() == (
+    assert_same(load_state(tmp_path / "undisturbed"), load_state(tmp_path / "killed"))
+    assert lines_without_times(tmp_path / "undisturbed") == lines_without_times(tmp_path / "killed")
+    assert (tmp_path / "undisturbed/model.safetensors").read_bytes() == (
         tmp_path / "killed/model.safetensors"
     ).read_bytes()
 

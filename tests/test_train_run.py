@@ -46,7 +46,7 @@ def test_resume_refuses_what_it_cannot_continue(tmp_path):
 
 
 def test_longer_training_continues_a_finished_one(tmp_path):
-    once, twice = toy(dropout=0.2), toy(dropout=0.2)
+    at_once, in_parts = toy(dropout=0.2), toy(dropout=0.2)
     short, long = (config_of(steps=steps, validate_every=5, average=3) for steps in (10, 15))
 
     def train(objective, config, run, resume=False):
@@ -60,25 +60,25 @@ def test_longer_training_continues_a_finished_one(tmp_path):
             quiet=True,
         )
 
-    whole = train(once, long, "once")
-    train(twice, short, "twice")
-    parts = train(twice, long, "twice", resume=True)
-    assert parts._replace(seconds=0.0) == whole._replace(seconds=0.0)
-    assert parts.averaged is not None
-    assert torch.equal(once.model.inner.weight, twice.model.inner.weight)
+    expected = train(at_once, long, "once")
+    train(in_parts, short, "twice")
+    result = train(in_parts, long, "twice", resume=True)
+    assert result._replace(seconds=0.0) == expected._replace(seconds=0.0)
+    assert result.averaged is not None
+    assert torch.equal(at_once.model.inner.weight, in_parts.model.inner.weight)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_update_saves_and_can_be_resumed(tmp_path, number):
     before = signal.getsignal(number)
-    whole, halves = toy(dropout=0.2), toy(dropout=0.2)
-    fit(whole, ToyBatches(), config_of(), run=tmp_path / "whole", quiet=True)
+    undisturbed, resumed = toy(dropout=0.2), toy(dropout=0.2)
+    fit(undisturbed, ToyBatches(), config_of(), run=tmp_path / "undisturbed", quiet=True)
     with pytest.raises(KeyboardInterrupt, match="stopped after update 7; all is saved"):
-        fit(halves, Signalling(7, number), config_of(), run=tmp_path / "halves", quiet=True)
+        fit(resumed, Signalling(7, number), config_of(), run=tmp_path / "resumed", quiet=True)
     assert signal.getsignal(number) is before
-    halves = toy(dropout=0.2)
-    fit(halves, ToyBatches(), config_of(), run=tmp_path / "halves", resume=True, quiet=True)
-    assert torch.equal(whole.model.inner.weight, halves.model.inner.weight)
+    resumed = toy(dropout=0.2)
+    fit(resumed, ToyBatches(), config_of(), run=tmp_path / "resumed", resume=True, quiet=True)
+    assert torch.equal(undisturbed.model.inner.weight, resumed.model.inner.weight)
 
 
 def test_a_signal_during_validation_is_not_made_to_wait(tmp_path):
@@ -96,9 +96,9 @@ def test_a_signal_during_validation_is_not_made_to_wait(tmp_path):
 
 def test_says_what_happens(tmp_path, capsys):
     fit(toy(), ToyBatches(), config_of(steps=10), run=tmp_path, validate=scripted([2.0, 1.5]))
-    said = capsys.readouterr().err
-    assert "update 5: loss 2 (best so far)" in said
-    assert "update 10: loss 1.5 (best so far)" in said
+    output = capsys.readouterr().err
+    assert "update 5: loss 2 (best so far)" in output
+    assert "update 10: loss 1.5 (best so far)" in output
 
 
 def test_randomness_is_a_function_of_seed_step_and_rank():
@@ -111,9 +111,9 @@ def test_randomness_is_a_function_of_seed_step_and_rank():
 
 
 def test_precision_is_chosen_by_what_the_device_can_do(monkeypatch):
-    monkeypatch.setattr(devices, "_cpu_features", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(devices, "_read_cpu_features", lambda: {"avx512_bf16": True})
     assert devices.choose_precision("auto", "cpu") == "bf16-mixed"
-    monkeypatch.setattr(devices, "_cpu_features", lambda: {"avx2": True, "avx512_bf16": False})
+    monkeypatch.setattr(devices, "_read_cpu_features", lambda: {"avx2": True, "avx512_bf16": False})
     assert devices.choose_precision("auto", "cpu") == "32-true"
     assert devices.choose_precision("bf16", "cpu") == "bf16-mixed"
     with pytest.raises(BadRecipe, match="precision '16' needs a CUDA device"):

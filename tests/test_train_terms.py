@@ -31,16 +31,16 @@ def test_coverage_by_hand() -> None:
 
 def test_entropy_of_soft_weights_is_exact_and_its_gradient_finite_beside_zeros() -> None:
     logits = torch.tensor([[[[0.3, -1.0, 0.7, -torch.inf]]]], dtype=torch.float64, requires_grad=True)
-    seen = Attended(torch.empty(0), logits.softmax(-1))
-    surrogate, value = terms.entropy(seen, yes(1, 1))
+    attended = Attended(torch.empty(0), logits.softmax(-1))
+    surrogate, value = terms.entropy(attended, yes(1, 1))
     expected = torch.distributions.Categorical(logits=logits[..., :3]).entropy().sum()
     torch.testing.assert_close((surrogate, value), (expected, expected.detach()))
     (slope,) = torch.autograd.grad(surrogate, logits)
-    (wanted,) = torch.autograd.grad(expected, logits)
-    torch.testing.assert_close(slope, wanted)
+    (exact,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(slope, exact)
 
 
-def drawn(logits: Tensor) -> tuple[Tensor, Tensor]:
+def sample_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """One-hot samples and their log-probabilities."""
     weights, log_prob = Hard(expected=0.0).build(Dims(1, 1, 1, 1)).train()(logits, None)
     assert log_prob is not None
@@ -50,10 +50,10 @@ def drawn(logits: Tensor) -> tuple[Tensor, Tensor]:
 def test_entropy_of_samples_has_the_right_gradient_on_average() -> None:
     draws, logits = 40_000, torch.tensor([0.9, -0.4, 0.1], dtype=torch.float64, requires_grad=True)
     (exact,) = torch.autograd.grad(torch.distributions.Categorical(logits=logits).entropy(), logits)
-    many = logits.expand(draws, 1, 1, 3).detach().requires_grad_()
-    weights, log_prob = drawn(many)
+    repeated = logits.expand(draws, 1, 1, 3).detach().requires_grad_()
+    weights, log_prob = sample_weights(repeated)
     surrogate, value = terms.entropy(Attended(weights, weights, log_prob), yes(draws, 1))
-    (slopes,) = torch.autograd.grad(surrogate, many)
+    (slopes,) = torch.autograd.grad(surrogate, repeated)
     mean, error = slopes[:, 0, 0].mean(0), slopes[:, 0, 0].std(0) / draws**0.5
     assert ((mean - exact).abs() < 3 * error).all()
     entropy = torch.distributions.Categorical(logits=logits).entropy().item()
@@ -62,8 +62,8 @@ def test_entropy_of_samples_has_the_right_gradient_on_average() -> None:
 
 def test_a_choice_is_rewarded_with_what_comes_after_it() -> None:
     likelihood, real = torch.tensor([[-1.0, -2.0, -4.0]]), torch.tensor([[True, True, False]])
-    found = terms.reward_to_go(likelihood, real, torch.tensor(-0.5))
-    assert found.tolist() == [[-2.0, -1.5, 0.0]]
+    reward = terms.reward_to_go(likelihood, real, torch.tensor(-0.5))
+    assert reward.tolist() == [[-2.0, -1.5, 0.0]]
 
 
 REWARDS = torch.tensor([[0.3, -1.2, 2.0], [-0.7, 0.4, 0.1]], dtype=torch.float64)  # r1(s1), and r2(s2) + s1
@@ -72,13 +72,13 @@ OFFSET = 5.0  # a reward far from zero, which a baseline takes away
 
 def two_choices(theta: Tensor, draws: int, baseline: float) -> Tensor:
     """The estimate [draws,2,3] of the gradient of E[r1(s1) + r2(s1,s2)] from single samples."""
-    many = theta.detach().expand(draws, 1, 2, 3).clone().requires_grad_()
-    weights, log_prob = drawn(many)
+    repeated = theta.detach().expand(draws, 1, 2, 3).clone().requires_grad_()
+    weights, log_prob = sample_weights(repeated)
     first, second = weights[:, 0].argmax(-1).unbind(-1)
     reward = torch.stack([REWARDS[0][first], REWARDS[1][second] * (first + 1)], -1) + OFFSET
-    to_come = terms.reward_to_go(reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64))
-    loss = terms.reinforce(log_prob, to_come, yes(draws, 2))
-    return -torch.autograd.grad(loss, many)[0][:, 0]
+    reward_to_go = terms.reward_to_go(reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64))
+    loss = terms.reinforce(log_prob, reward_to_go, yes(draws, 2))
+    return -torch.autograd.grad(loss, repeated)[0][:, 0]
 
 
 def test_reinforce_estimates_the_enumerated_gradient_and_a_baseline_lowers_its_variance() -> None:
@@ -90,17 +90,17 @@ def test_reinforce_estimates_the_enumerated_gradient_and_a_baseline_lowers_its_v
     (exact,) = torch.autograd.grad(expected, theta)
     spreads = []
     for baseline in (0.0, OFFSET):
-        found = two_choices(theta, 40_000, baseline)
-        error = found.std(0) / len(found) ** 0.5
-        assert ((found.mean(0) - exact).abs() < 3 * error).all()
-        spreads.append(found.var(0).sum().item())
+        estimates = two_choices(theta, 40_000, baseline)
+        error = estimates.std(0) / len(estimates) ** 0.5
+        assert ((estimates.mean(0) - exact).abs() < 3 * error).all()
+        spreads.append(estimates.var(0).sum().item())
     assert spreads[1] < 0.2 * spreads[0]
 
 
-def translator(select: Any, told: AttentionTerms = AttentionTerms()) -> Translation:
+def translator(select: Any, attention_terms: AttentionTerms = AttentionTerms()) -> Translation:
     torch.manual_seed(0)
     config = RNNConfig(attention={"score": "additive", "select": select}, embedding=8, hidden=8, dropout=0.0)  # pyright: ignore[reportArgumentType]
-    return Translation(RNNTranslator(config, 12, 12), 0.0, told)
+    return Translation(RNNTranslator(config, 12, 12), 0.0, attention_terms)
 
 
 BATCH = collate([[4, 5, 6], [7, 8], [9, 10, 11, 4]])
@@ -128,7 +128,7 @@ def test_hard_attention_learns_where_to_look_and_tracks_its_reward() -> None:
     first = objective(BATCH)
     objective.update_statistics(lambda numbers: numbers)
     torch.testing.assert_close(objective.baseline, -first.metrics["nll"] / first.count)
-    attention: Any = objective.model.attentions()["cross.0"]
+    attention: Any = objective.model.attention_layers()["cross.0"]
     first.total.backward()
     assert attention.core.score.v.grad.abs().sum() > 0, "no reward reaches the scores"
     second, third = objective(BATCH), objective(BATCH)  # two batches of one update

@@ -34,7 +34,7 @@ class ToyModel(nn.Module):
         self.output.weight = self.embedding.weight
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
-    def attentions(self) -> dict[str, Any]:
+    def attention_layers(self) -> dict[str, Any]:
         return {}
 
     def layers(self) -> list[nn.Module]:
@@ -64,8 +64,8 @@ class ToyBatches:
         return [torch.randint(4, CLASSES, (n,), generator=generator).tolist() for n in lengths]
 
     def window(self, epoch: int, index: int, rank: int, world: int) -> list[Batch]:
-        shares = [self.rows(epoch, index, part)[rank::world] for part in range(self._parts(index))]
-        return [collate(rows) for rows in shares if rows]
+        local_rows = [self.rows(epoch, index, part)[rank::world] for part in range(self._parts(index))]
+        return [collate(rows) for rows in local_rows if rows]
 
     def count(self, epoch: int, index: int) -> int:
         return sum(
@@ -94,8 +94,8 @@ def scores_of(objective: nn.Module) -> dict[str, float]:
 
 
 def config_of(**options) -> TrainConfig:
-    given = {"steps": 20, "precision": "32", "device": "cpu", "lr": 0.05, "warmup": 5, "log_every": 4}
-    return TrainConfig(**{**given, **options})
+    defaults = {"steps": 20, "precision": "32", "device": "cpu", "lr": 0.05, "warmup": 5, "log_every": 4}
+    return TrainConfig(**{**defaults, **options})
 
 
 def test_the_toy_learns(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def attended(
 ) -> tuple[Tensor, Sums]:
     """The float32 core's attention by the kernels."""
     q, k, v, masking = inputs
-    key_weights = compute_key_weights(core.features.key_log_factor(k.float()), masking.gate, masking.keep)
+    log_factor = core.features.compute_key_log_factor(k.float())
+    key_weights = compute_key_weights(log_factor, masking.gate, masking.keep)
     kind = core.features.describe_for_backends(core.features.choose_projections())
     return triton.attend(kind, (q, k, v), key_weights, masking.keep, carry, causal, core.floor)
 

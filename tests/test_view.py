@@ -16,7 +16,7 @@ from view_cases import INK, PAPER, pixels, rows, trace_of
 
 
 @pytest.fixture
-def written(monkeypatch):
+def texts_in_picture(monkeypatch):
     """Every text that stands in the picture, as matplotlib's objects."""
     texts = []
     write = figure.Page.write
@@ -35,7 +35,7 @@ def boxes(texts):
 
 
 @pytest.mark.parametrize("count", [2, 14, 80])
-def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, written):
+def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, texts_in_picture):
     source = ["▁a", "▁responsibilities", "▁in", "▁European"] * 20
     target = ["▁européenne", "▁été", "▁gjpqy", "▁L'"] * 20
     path = tmp_path / "p.png"
@@ -48,31 +48,31 @@ def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, wr
     assert max(0.1 * count, 1.0) < down < 3 + 0.42 * count
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == PAPER).all()
-    texts = written()
+    texts = texts_in_picture()
     assert len([text for text in texts if text.get_text() in ("européenne", "été", "gjpqy", "L'")]) == count
     assert all(text.get_size() >= 4.6 for text in texts)
-    title, *others = boxes(texts)
-    assert all(title.y0 >= box.y1 for box in others)
-    assert all(0 <= box.x0 < box.x1 <= picture.shape[1] and 0 <= box.y0 < box.y1 for box in others)
+    title, *other_boxes = boxes(texts)
+    assert all(title.y0 >= box.y1 for box in other_boxes)
+    assert all(0 <= box.x0 < box.x1 <= picture.shape[1] and 0 <= box.y0 < box.y1 for box in other_boxes)
     left = boxes([text for text in texts if text.get_ha() == "right"])
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(left))
 
 
-def test_labels_are_turned_only_where_they_must(tmp_path, written):
+def test_labels_are_turned_only_where_they_must(tmp_path, texts_in_picture):
     angles = []
     for token, count in (("▁an", 5), ("▁house", 5), ("▁agreement", 14), ("▁agreement", 34)):
         draw(rows(count, count), ["a"] * count, [token] * count, path=tmp_path / "p.png")
-        texts = [text for text in written() if text.get_text() == format_token(token)]
+        texts = [text for text in texts_in_picture() if text.get_text() == format_token(token)]
         angles.append(texts[-1].get_rotation())
         if angles[-1] == 0:
-            found = boxes(texts[-count:])
-            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(found))
+            rectangles = boxes(texts[-count:])
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(rectangles))
     assert angles == [0, 0, 45, 90]
 
 
-def test_a_long_matrix_is_not_labelled_at_every_token(tmp_path, written):
+def test_a_long_matrix_is_not_labelled_at_every_token(tmp_path, texts_in_picture):
     draw(rows(3, 400), ["a"] * 3, ["b"] * 400, path=tmp_path / "p.png")
-    assert 30 < len([text for text in written() if text.get_text() == "b"]) < 140
+    assert 30 < len([text for text in texts_in_picture() if text.get_text() == "b"]) < 140
     assert pixels(tmp_path / "p.png").shape[1] < 13 * page.DPI
 
 
@@ -108,14 +108,14 @@ def test_rows_go_down_columns_go_right_and_zero_is_paper(tmp_path, middle_of, da
     assert (picture[2, 2] == zero).all()
 
 
-def test_negative_weights_get_a_colour_of_their_own(tmp_path, middle_of, written):
+def test_negative_weights_get_a_colour_of_their_own(tmp_path, middle_of, texts_in_picture):
     weights = np.array([[-0.4, 0.0, 1.4], [0.0, 0.0, 0.0]])
     picture = pixels(draw(weights, ["a", "b"], ["x", "y", "z"], path=tmp_path / "p.png"))
     below, zero, above = (middle_of(picture, (2, 3), (0, place)) for place in range(3))
     assert below[0] > below[2] + 20
     assert above[2] > above[0] + 20
     assert np.abs(zero - PAPER).max() <= 2
-    assert [text.get_text() for text in written()][-4:] == [
+    assert [text.get_text() for text in texts_in_picture()][-4:] == [
         "0",
         "\N{MINUS SIGN}0.4",
         "1.4",
@@ -123,20 +123,20 @@ def test_negative_weights_get_a_colour_of_their_own(tmp_path, middle_of, written
     ]
 
 
-def test_a_grid_labels_its_columns_where_they_change(tmp_path, written):
+def test_a_grid_labels_its_columns_where_they_change(tmp_path, texts_in_picture):
     heatmap(trace_of(), path=tmp_path / "p.png", heads="all", layers=["encoder", "cross", "decoder"])
-    shown = [text.get_text() for text in written()]
-    assert shown.count("␣tall") == 1 + 3  # at the left of the encoder's row, above its three heads
-    assert shown.count("␣Häuser") == 3 + 3  # at the left of three rows, above the decoder's heads
-    assert shown.count("⟨start⟩") == 3
+    texts = [text.get_text() for text in texts_in_picture()]
+    assert texts.count("␣tall") == 1 + 3  # at the left of the encoder's row, above its three heads
+    assert texts.count("␣Häuser") == 3 + 3  # at the left of three rows, above the decoder's heads
+    assert texts.count("⟨start⟩") == 3
     for name, count in (("source (keys)", 1), ("target so far (keys)", 1), ("target (queries)", 3)):
-        assert shown.count(name) == count
+        assert texts.count(name) == count
     picture = pixels(tmp_path / "p.png")
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == PAPER).all()
 
 
-def test_a_picture_marks_where_words_begin(tmp_path, written):
+def test_a_picture_marks_where_words_begin(tmp_path, texts_in_picture):
     plain, pieces = ["▁a", "▁b", "▁c"], ["▁a", "▁b", "c"]
     pictures = [
         pixels(draw(np.zeros((3, 3)), names, plain, path=tmp_path / "p.png")) for names in (plain, pieces)
@@ -144,19 +144,19 @@ def test_a_picture_marks_where_words_begin(tmp_path, written):
     word = np.array([int(colours.LIGHT.word[i : i + 2], 16) for i in (1, 3, 5)])
     counts = [int((np.abs(picture.astype(int) - word).max(-1) <= 6).sum()) for picture in pictures]
     assert counts[1] > counts[0] + 100
-    assert [text.get_text() for text in written()][-9:][:3] == ["␣a", "␣b", "c"]
+    assert [text.get_text() for text in texts_in_picture()][-9:][:3] == ["␣a", "␣b", "c"]
 
 
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("count", [1, 2])
-def test_names_fit_beside_small_matrices(tmp_path, written, merge, count):
+def test_names_fit_beside_small_matrices(tmp_path, texts_in_picture, merge, count):
     tokens = ["▁a", "▁b"][:count]
     heatmap(trace_of(tokens, tokens), path=tmp_path / "p.png", heads="all", merge=merge)
     picture = pixels(tmp_path / "p.png")
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == PAPER).all()
-    found = boxes(written())
-    for first, second in itertools.combinations(found, 2):
+    rectangles = boxes(texts_in_picture())
+    for first, second in itertools.combinations(rectangles, 2):
         assert not first.overlaps(second)
 
 
@@ -179,9 +179,9 @@ def test_colours_span_the_weights(weights, lowest, highest):
     assert scale.limits == pytest.approx((-max(highest, -lowest) if lowest else 0, max(highest, -lowest)))
 
 
-def test_dollar_signs_are_no_formulas(tmp_path, written):
+def test_dollar_signs_are_no_formulas(tmp_path, texts_in_picture):
     draw(rows(2, 2), ["$\\frac{$", "a"], ["▁$x$", "▁b"], path=tmp_path / "p.png", title="$\\alpha$ $")
-    assert {"$\\frac{$", "$x$", "$\\alpha$ $"} <= {text.get_text() for text in written()}
+    assert {"$\\frac{$", "$x$", "$\\alpha$ $"} <= {text.get_text() for text in texts_in_picture()}
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])
@@ -201,7 +201,7 @@ def test_settings_of_the_user_do_not_leak_in(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"layers": "cros"}, UnknownName, r"no layer 'cros' in this trace. Did you mean 'cross.1'\?"),
         ({"layers": ["cross", "cross.7"]}, UnknownName, "no layer 'cross.7'"),
@@ -212,9 +212,9 @@ def test_settings_of_the_user_do_not_leak_in(tmp_path):
         ({"path": "nowhere/p.png"}, BadData, "cannot write the picture nowhere/p.png: No such file"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(tmp_path, monkeypatch, options, error, said):
+def test_errors_name_what_cannot_be_drawn(tmp_path, monkeypatch, options, error, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         heatmap(trace_of(), **{"path": "p.png", **options})
 
 
@@ -257,7 +257,9 @@ assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
         ("cell", "cell", (1, 1)),
     ],
 )
-def test_grids_are_drawn_in_full_wherever_they_stand(tmp_path, written, rows_axis, columns_axis, size, dark):
+def test_grids_are_drawn_in_full_wherever_they_stand(
+    tmp_path, texts_in_picture, rows_axis, columns_axis, size, dark
+):
     axes = {"text": ("▁a", "▁dog"), "image": Grid(2, 3), "cell": Grid(1, 1, "x" * 300)}
     pair = WeightAxes(rows_axis, columns_axis)
     trace = Trace((Example(axes, {"attention": rows(2, *size)}, {"attention": pair}),), "any")
@@ -265,7 +267,7 @@ def test_grids_are_drawn_in_full_wherever_they_stand(tmp_path, written, rows_axi
     picture = pixels(path)
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == picture[0, 0]).all()
-    shown = [text for text in written() if text.get_text().strip()]
-    for first, second in itertools.combinations(boxes(shown), 2):
+    texts = [text for text in texts_in_picture() if text.get_text().strip()]
+    for first, second in itertools.combinations(boxes(texts), 2):
         assert not first.overlaps(second)
-    assert (rows_axis != "image") or "1,2" in [text.get_text() for text in shown]
+    assert (rows_axis != "image") or "1,2" in [text.get_text() for text in texts]

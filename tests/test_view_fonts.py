@@ -35,9 +35,9 @@ def test_characters_without_a_font_are_named_with_a_package_that_has_them(monkey
     monkeypatch.setattr(fonts, "_list_installed", lambda region: [])
     with pytest.warns(
         MissingGlyphs, match=f"no installed font has {count}.*apt install {package}$"
-    ) as caught:
+    ) as records:
         found = fonts.find_fonts("ab" + text)
-    assert len(caught) == 1
+    assert len(records) == 1
     assert found.replace_missing("a" + text[0] + "b") == "a\N{REPLACEMENT CHARACTER}b"
 
 
@@ -53,10 +53,10 @@ def test_a_picture_without_the_right_font_is_drawn_with_one_warning(monkeypatch,
         (translation_example(("▁你好", "</s>"), ("▁Hello", "</s>"), {"cross.0": rows(1, 2, 2)}),),
         "translation",
     )
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always")
         heatmap(trace, path=tmp_path / "p.png")
-    assert [warning.category for warning in caught] == [MissingGlyphs]
+    assert [warning.category for warning in records] == [MissingGlyphs]
 
 
 @pytest.mark.parametrize(("text", "ending"), [("你好", "SC"), ("これは", "JP"), ("한국어", "KR")])

@@ -30,10 +30,10 @@ def test_mean_head_and_all_heads(tmp_path, panels):
     heatmap(trace, path=tmp_path / "p.png")
     heatmap(trace, path=tmp_path / "p.png", heads=2)
     heatmap(trace, path=tmp_path / "p.png", heads="all", layers="cross.1")
-    (mean, _), (one, _), (every, sides) = panels
+    (mean, _), (one, _), (all_heads, sides) = panels
     np.testing.assert_allclose(mean[0][0].weights, weights.mean(0))
     np.testing.assert_array_equal(one[0][0].weights, weights[2])
-    np.testing.assert_array_equal([panel.weights for panel in every[0]], weights)
+    np.testing.assert_array_equal([panel.weights for panel in all_heads[0]], weights)
     assert mean[0][0].rows == Side(
         ("␣die", "␣hoh", "en", "␣Häuser", "⟨end⟩"), "target (queries)", (0, 1, 3, 4)
     )
@@ -41,7 +41,7 @@ def test_mean_head_and_all_heads(tmp_path, panels):
         ("␣the", "␣tall", "␣house", "s", "⟨end⟩"), "source (keys)", (0, 1, 2, 4)
     )
     assert (mean[0][0].title, one[0][0].title) == ("cross.1, mean of 3 heads", "cross.1, head 2")
-    assert ([panel.title for panel in every[0]], sides) == (
+    assert ([panel.title for panel in all_heads[0]], sides) == (
         ["cross.1, head 0", "cross.1, head 1", "cross.1, head 2"],
         [],
     )
@@ -69,8 +69,8 @@ def test_layers_by_heads_are_a_grid(tmp_path, panels):
 
 def test_word_pieces_are_merged_and_rows_stay_distributions(tmp_path, panels):
     weights = rows(2, 5, 5)
-    merged, names, seen = merge_words(weights, TARGET, SOURCE)
-    assert (names, seen) == (["▁die", "▁hohen", "▁Häuser", "</s>"], ["▁the", "▁tall", "▁houses", "</s>"])
+    merged, names, keys = merge_words(weights, TARGET, SOURCE)
+    assert (names, keys) == (["▁die", "▁hohen", "▁Häuser", "</s>"], ["▁the", "▁tall", "▁houses", "</s>"])
     np.testing.assert_allclose(merged.sum(-1), 1)
     np.testing.assert_allclose(merged[:, 1, 2], (weights[:, 1:3, 2] + weights[:, 1:3, 3]).mean(1))
     heatmap(trace_of(), path=tmp_path / "p.png", merge=True)

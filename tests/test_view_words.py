@@ -38,7 +38,7 @@ def test_word_starts_are_marked_only_where_words_have_pieces():
 
 
 @pytest.mark.parametrize(
-    ("token", "shown"),
+    ("token", "expected"),
     [
         ("▁Haus", "Haus"),
         ("ung", "ung"),
@@ -54,5 +54,5 @@ def test_word_starts_are_marked_only_where_words_have_pieces():
         ("می\u200cخواهم", "می\u200cخواهم"),
     ],
 )
-def test_labels_are_what_people_read(token, shown):
-    assert format_token(token) == shown
+def test_labels_are_what_people_read(token, expected):
+    assert format_token(token) == expected

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qkv.yaml_input import MOST_CHARACTERS, load_yaml, read_yaml_text
+from qkv.yaml_input import MAX_CHARACTERS, load_yaml, read_yaml_text
 
 NAMES = "abcdefghijklmnopqrs"
 
@@ -41,10 +41,10 @@ def test_plain_data_is_read(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice .first in line 1."),
-        ("x:\n  a: 1\n  a: 1", "line 3: the key 'a' is there twice .first in line 2."),
-        ("x: {a: 1, 'a': 2}", "the key 'a' is there twice"),
-        ("- {a: 1}\n- {b: 1, b: 2}", "line 2: the key 'b' is there twice"),
+        ("a: 1\nb: 2\na: 3", "line 3: the key 'a' occurs twice .first in line 1."),
+        ("x:\n  a: 1\n  a: 1", "line 3: the key 'a' occurs twice .first in line 2."),
+        ("x: {a: 1, 'a': 2}", "the key 'a' occurs twice"),
+        ("- {a: 1}\n- {b: 1, b: 2}", "line 2: the key 'b' occurs twice"),
         ("a: " + "9" * 20, "line 1: 9+ is an integer beyond 64 bits"),
         ("a: " + "9" * 5000, "is an integer beyond 64 bits"),
         ("a: -" + "9" * 5000, "is an integer beyond 64 bits"),
@@ -61,14 +61,14 @@ def test_plain_data_is_read(text: str, value: Any) -> None:
         ("a: 2026-99-99", "month must be in"),
         (bomb("[x, x]", "[*, *, *]"), "more than 20,000 values"),
         (bomb("{x: 1}", "{<<: [*, *]}"), "more than 20,000 values"),
-        ("a: &a [*a]", "an alias stands within what it stands for"),
-        ("a: &a {<<: *a}", "an alias stands within what it stands for"),
+        ("a: &a [*a]", "an alias is inside the value"),
+        ("a: &a {<<: *a}", "an alias is inside the value"),
         ("[" + "1," * 45_000 + "]", "more than 20,000 values"),
         ("[" * 90_000, "more than 40 levels"),
         ("{a: " * 20_000, "more than 40 levels"),
         ("- " * 45_000, "more than 40 levels"),
         ("? " * 45_000, "more than 40 levels"),
-        ("a: " + "x" * MOST_CHARACTERS, "more than 100,000 characters"),
+        ("a: " + "x" * MAX_CHARACTERS, "more than 100,000 characters"),
         ('a: "\\UFFFFFFFF"', "."),
         ("a: \0", "special characters are not allowed"),
         ("? [a]\n: b", "unhashable key"),

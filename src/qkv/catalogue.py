@@ -4,7 +4,6 @@ Everything is read from the parts and their docstrings.
 """
 
 import inspect
-import re
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
@@ -51,11 +50,11 @@ class Description(NamedTuple):
 
     Args:
         summary: The text before the sections.
-        options: The names of options and their meaning; options that are explained together share an entry.
+        options: The meaning of every option, by name.
     """
 
     summary: str
-    options: list[tuple[list[str], str]]
+    options: dict[str, str]
 
 
 def list_part_classes() -> list[type[Part]]:
@@ -90,8 +89,6 @@ def find_part_class(name: str) -> type[Part]:
 def describe(part_class: type[Part]) -> Description:
     """Read the docstring of a part: its summary, and the entries of its `Args:` block.
 
-    An option without an entry gets the sentence of the summary, or the entry, that names it in backticks.
-
     Args:
         part_class: The class of the part.
 
@@ -100,24 +97,17 @@ def describe(part_class: type[Part]) -> Description:
     """
     known = list_options(part_class)
     summary: list[str] = []
-    entries: list[tuple[list[str], list[str]]] = []
+    entries: dict[str, list[str]] = {}
     current: list[str] = summary
     for line in inspect.cleandoc(part_class.__doc__ or "").splitlines():
-        if line in SECTIONS:
+        if line in SECTIONS or line.startswith(">>>"):
             break
-        names, _, meaning = line.strip().partition(": ")
-        if meaning and set(names.split(", ")) <= set(known):
-            current = [meaning]
-            entries.append((names.split(", "), current))
+        name, _, meaning = line.strip().partition(": ")
+        if meaning and name in known:
+            current = entries[name] = [meaning]
         elif line != "Args:":
             current.append(line)
-    text = _join_lines(summary)
-    options = [(names, _join_lines(lines)) for names, lines in entries]
-    documented = {name for names, _ in options for name in names}
-    for name in known:
-        if name not in documented:
-            _add_mentioned_option(name, text, options)
-    return Description(text, sorted(options, key=lambda option: known.index(option[0][0])))
+    return Description(_join_lines(summary), {name: _join_lines(entries[name]) for name in known})
 
 
 def format_options(part_class: type[Part], names: Iterable[str] | None = None) -> str:
@@ -205,16 +195,6 @@ def format_for_python(part_class: type[Part]) -> str:
 
 def _join_lines(lines: Iterable[str]) -> str:
     return " ".join(" ".join(lines).split())
-
-
-def _add_mentioned_option(name: str, summary: str, options: list[tuple[list[str], str]]) -> None:
-    """Add an option that only the summary, or the entry of another option, explains."""
-    sentences = _join_lines(s for s in re.split(r"(?<=\.) ", summary) if f"`{name}`" in s)
-    mentions = [names for names, meaning in options if f"`{name}`" in meaning]
-    if sentences or not mentions:
-        options.append(([name], sentences))
-    else:
-        mentions[0].append(name)
 
 
 def _required_options(part_class: type[Part]) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""What can go wrong because of what a user asked for.  The command line prints these in one line and exits
-with 2.
+"""Errors that a user can fix.  The command line prints them in one line and exits with status 2.
 
 QKVError
-├── IncompatibleParts   an attention whose parts cannot go together
-├── UnknownName         a name or option that does not exist (with the nearest one that does)
+├── IncompatibleParts   parts that cannot be combined
+├── UnknownName         a name or option that does not exist (the message offers the nearest one)
 ├── BadShape            tensors whose shapes do not fit each other or the layer
 ├── BadMask             a mask of the wrong type, shape or polarity
 ├── TooLarge            a result that does not fit into memory
@@ -17,15 +16,23 @@ from collections.abc import Iterable
 
 
 class QKVError(Exception):
-    """Base of every error that a change in the user's input can heal."""
+    """Base of every error that a change of the user's input can fix.
+
+    Example:
+        >>> try:
+        ...     qkv.Attention(512, heads=7)
+        ... except qkv.QKVError as error:
+        ...     print(error)
+        d_model=512 cannot be split into heads=7 of equal width: use a multiple
+    """
 
 
 class IncompatibleParts(QKVError, ValueError):
-    """Parts that cannot go together; the message says why and which single change heals it."""
+    """Parts that cannot be combined; the message says why, and which single change fixes it."""
 
 
 class UnknownName(QKVError, ValueError):
-    """A name that nothing here answers to; the message offers the nearest known one."""
+    """A name that does not exist; the message offers the nearest one that does."""
 
 
 class BadShape(QKVError, ValueError):
@@ -33,11 +40,11 @@ class BadShape(QKVError, ValueError):
 
 
 class BadMask(QKVError, TypeError):
-    """A mask that is not boolean, not broadcastable, or cannot be honoured."""
+    """A mask that is not boolean, does not broadcast, or cannot be applied by the kernel."""
 
 
 class TooLarge(QKVError, MemoryError):
-    """A result too large for this machine; the message says how large, and what to do instead."""
+    """A result too large for this machine; the message says how large it is, and what to do instead."""
 
 
 class BadRecipe(QKVError, ValueError):
@@ -49,16 +56,24 @@ class BadData(QKVError, ValueError):
 
 
 class BadRun(QKVError, ValueError):
-    """A run directory that cannot be loaded; the message names the file at fault."""
+    """A run directory that cannot be loaded; the message names the file."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that lists the known names, led by the nearest one where there is one.
+    """Write a sentence that lists the known names, and the nearest one first.
 
-    >>> did_you_mean("windw", ["window", "global"])
-    "Did you mean 'window'? Known: global, window"
+    Args:
+        name: The unknown name.
+        known: The names that exist.
+
+    Returns:
+        The sentence.
+
+    Example:
+        >>> did_you_mean("windw", ["window", "global"])
+        "Did you mean 'window'? Known: global, window"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    matches = difflib.get_close_matches(name, names, n=1)
+    hint = f"Did you mean {matches[0]!r}? " if matches else ""
     return f"{hint}Known: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Output files: complete or unchanged, with links, permissions and special files respected."""
+"""Output files that are complete or unchanged; links, permissions and special files are respected."""
 
 import errno
 import io
@@ -15,24 +15,40 @@ from typing import Any, BinaryIO, TextIO
 from qkv.atomic_files import open_temporary
 from qkv.errors import BadData
 
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 
 
 @contextmanager
 def open_output(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file whose content is at `path` when the block ends without an error.
+    """Open a binary file whose content is at `path` when the block ends without an error.
 
-    A regular file is replaced in one step and a failure leaves what was there; its permissions, owner and
-    group stay, and those of a new file follow the umask.  A symbolic link is followed.  A device, pipe or
-    socket is written into.  Raises OSError where it cannot be written.
+    A regular file is replaced in one step, so that a failure does not change it.  It keeps its permissions,
+    owner and group; those of a new file follow the umask.  A symbolic link is followed.  A device, pipe or
+    socket is written to.
+
+    Args:
+        path: The path of the file.
+
+    Yields:
+        The open file.
+
+    Raises:
+        OSError: It cannot be written.
     """
-    with _opened(Path(path)) as file:
+    with _open(Path(path)) as file:
         yield file
 
 
 @contextmanager
 def open_text_output(path: str | Path) -> Iterator[TextIO]:
-    """The same for UTF-8 text."""
+    """Open a text file in UTF-8, as `open_output` does.
+
+    Args:
+        path: The path of the file.
+
+    Yields:
+        The open file.
+    """
     with open_output(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
         yield text
@@ -41,21 +57,32 @@ def open_text_output(path: str | Path) -> Iterator[TextIO]:
 
 
 def check_output(path: str | Path) -> None:
-    """Raise OSError for what `open_output` could not write, before the work whose result it is to hold."""
-    place = Path(path)
-    status = _status(place)
+    """Check that `open_output` can write a file, before the work whose result it will hold.
+
+    Args:
+        path: The path of the file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    output = Path(path)
+    status = _read_status(output)
     if status is None or stat.S_ISREG(status.st_mode):
-        target = Path(os.path.realpath(place))
+        target = Path(os.path.realpath(output))
         if status is None or _is_replaceable(target, status):
             with open_temporary(target, 0o600):
                 pass
 
 
 @contextmanager
-def write_errors(path: str | Path, label: str = "") -> Iterator[None]:
-    """Turn an OSError into BadData that names the path, after a label such as "the trace ".
+def convert_write_errors(path: str | Path, label: str = "") -> Iterator[None]:
+    """Convert an OSError of the block to a BadData that names the path.
 
-    BrokenPipeError passes: the reader of a pipe has what it wanted.
+    BrokenPipeError passes: the reader of a pipe has closed it on purpose.
+
+    Args:
+        path: The path of the file.
+        label: What the file is, such as "the trace ".
     """
     try:
         yield
@@ -66,7 +93,14 @@ def write_errors(path: str | Path, label: str = "") -> Iterator[None]:
 
 
 def expand_home(path: str | Path) -> Path:
-    """The path with `~` and `~user` expanded; taken literally where it exists or there is no such user."""
+    """Expand `~` and `~user`.
+
+    Args:
+        path: A path.
+
+    Returns:
+        The expanded path; the same path where it exists literally or there is no such user.
+    """
     literal = Path(path)
     if os.path.lexists(literal):
         return literal
@@ -76,8 +110,8 @@ def expand_home(path: str | Path) -> Path:
         return literal
 
 
-def _status(path: Path) -> os.stat_result | None:
-    """The status of what is there already, None if nothing is.  Raises OSError if it cannot be written."""
+def _read_status(path: Path) -> os.stat_result | None:
+    """The status of an existing file; None for a new one.  Raises OSError if it cannot be written."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -89,24 +123,24 @@ def _status(path: Path) -> os.stat_result | None:
     return status
 
 
-def _opened(path: Path) -> AbstractContextManager[Any]:
-    status = _status(path)
-    number = _descriptor(path)
-    if status is not None and number is not None:
-        return open(os.dup(number), "wb")
+def _open(path: Path) -> AbstractContextManager[Any]:
+    status = _read_status(path)
+    descriptor = _find_descriptor(path)
+    if status is not None and descriptor is not None:
+        return open(os.dup(descriptor), "wb")
     if status is not None and stat.S_ISSOCK(status.st_mode):
-        return _socket(path)
+        return _connect(path)
     if status is not None and not stat.S_ISREG(status.st_mode):
         return open(path, "wb")
     target = Path(os.path.realpath(path))
     if status is not None and not _is_replaceable(target, status):
-        return _rewritten(target)
-    return _replaced(target, status)
+        return _open_and_overwrite(target)
+    return _open_and_replace(target, status)
 
 
-def _descriptor(path: Path) -> int | None:
-    """The number of this process's open file that a name such as /dev/stdout or /dev/fd/63 stands for."""
-    for _ in range(_MOST_LINKS):
+def _find_descriptor(path: Path) -> int | None:
+    """The file descriptor of this process that a path such as /dev/stdout or /dev/fd/63 refers to."""
+    for _ in range(_MAX_LINKS):
         folder = os.path.realpath(path.parent)
         if path.name.isdecimal() and folder in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
             return int(path.name)
@@ -117,7 +151,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 @contextmanager
-def _socket(path: Path) -> Iterator[BinaryIO]:
+def _connect(path: Path) -> Iterator[BinaryIO]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         with connection.makefile("wb") as file:
@@ -125,7 +159,7 @@ def _socket(path: Path) -> Iterator[BinaryIO]:
 
 
 def _is_replaceable(target: Path, status: os.stat_result) -> bool:
-    """Whether another file can take its name with the same owner and group, and no other name is lost."""
+    """Whether a new file can replace it with the same owner and group, without breaking a hard link."""
     if os.name != "posix":
         return True
     may_keep_owner = os.geteuid() == 0 or (
@@ -135,26 +169,26 @@ def _is_replaceable(target: Path, status: os.stat_result) -> bool:
 
 
 @contextmanager
-def _rewritten(target: Path) -> Iterator[Any]:
-    """Collects the content elsewhere and copies it over the file's at the end."""
-    with tempfile.TemporaryFile() as draft:
-        yield draft
-        draft.seek(0)
+def _open_and_overwrite(target: Path) -> Iterator[Any]:
+    """Collects the content in a temporary file and copies it into the target at the end."""
+    with tempfile.TemporaryFile() as content:
+        yield content
+        content.seek(0)
         with target.open("wb") as file:
-            shutil.copyfileobj(draft, file)
+            shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
 
 
 @contextmanager
-def _replaced(target: Path, status: os.stat_result | None) -> Iterator[BinaryIO]:
-    with open_temporary(target, 0o666 if status is None else 0o600) as draft:
-        yield draft.file
+def _open_and_replace(target: Path, status: os.stat_result | None) -> Iterator[BinaryIO]:
+    with open_temporary(target, 0o666 if status is None else 0o600) as temporary:
+        yield temporary.file
         if status is not None:
-            draft.file.flush()
-            _copy_attributes(target, draft.file.fileno(), status)
-        draft.sync()
-        draft.move()
+            temporary.file.flush()
+            _copy_attributes(target, temporary.file.fileno(), status)
+        temporary.sync()
+        temporary.replace_target()
 
 
 def _copy_attributes(source: Path, handle: int, status: os.stat_result) -> None:
@@ -162,6 +196,6 @@ def _copy_attributes(source: Path, handle: int, status: os.stat_result) -> None:
         return
     os.fchown(handle, status.st_uid, status.st_gid)
     for name in os.listxattr(source) if hasattr(os, "listxattr") else ():
-        with suppress(OSError):  # attributes of the system, which only it may set
+        with suppress(OSError):  # some attributes can be set by the system only
             os.setxattr(handle, name, os.getxattr(source, name))
     os.fchmod(handle, stat.S_IMODE(status.st_mode))

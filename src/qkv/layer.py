@@ -1,47 +1,57 @@
-"""The layer: project, split heads, let the core average, merge."""
+"""The attention layer: project, split heads, evaluate, merge heads, project."""
 
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qkv import masks, nan
-from qkv.errors import BadMask, BadShape, IncompatibleParts
+from qkv import layer_inputs, masks, nan
+from qkv.errors import BadMask
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
 from qkv.kernel.native.small_linear import apply_linear
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
+from qkv.layer_inputs import MemoryState, SelfState, check_width, split_heads, zero_padding
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Key, Query, Value
 from qkv.spec import AttentionSpec
-from qkv.state import batch_of
+from qkv.state import batch_size
 
 Sequence = Float[Tensor, "B T M"]
 Memory = Float[Tensor, "B S M2"]
 
 
-class Growing(NamedTuple):
-    """State of causal self-attention: every step adds what it reads."""
-
-    core: Any
-
-
-class Fixed(NamedTuple):
-    """State of attention to a memory that is there from the start."""
-
-    core: Any
-
-
 class Attention(nn.Module):
-    """Attention of any legal combination of parts, to itself or to a memory.
+    """Multi-head attention of any legal combination of parts, to the input itself or to a memory.
 
         out = merge(core(split(x W_q), split(m W_k), split(m W_v))) W_o          m = memory, or x itself
 
-    The arguments are those of `AttentionSpec`; an illegal combination raises IncompatibleParts when it is
-    built. Vaswani et al. 2017, section 3.2.2.
+    Vaswani et al. 2017, section 3.2.2.
+
+    Args:
+        d_model: M, the width of queries and output.
+        heads: H, the number of heads, a divisor of `d_model`.
+        score: Similarity of a query and a key; None is ScaledDot for Softmax, no score for a feature map.
+        scope: Which keys a query may attend to.
+        select: How scores become weights.
+        kernel: Softmax(), or a feature map.
+        causal: Whether queries see no later keys; the last query is aligned with the last key.
+        d_memory: Width of the memory; None takes `d_model`.
+        kv_heads: Heads of keys and values, a divisor of `heads` (grouped queries); None takes `heads`.
+        dropout: Probability with which weights are dropped in training.
+        bias: Whether the projections have a bias.
+        project: Whether there are projections; without them there is one head.
+
+    Raises:
+        IncompatibleParts: The parts clash; the message lists the single changes that fix it.
+        BadShape: The sizes do not divide each other.
+
+    Example:
+        >>> qkv.Attention(512, heads=8, kernel=qkv.RFA(64), causal=True)(torch.randn(2, 10, 512)).shape
+        torch.Size([2, 10, 512])
     """
 
     def __init__(  # noqa: PLR0913 -- the fixed public signature
@@ -60,14 +70,20 @@ class Attention(nn.Module):
         bias: bool = True,
         project: bool = True,
     ) -> None:
-        places = {"causal": causal, "d_memory": d_memory, "kv_heads": kv_heads}
-        layer = {"dropout": dropout, "bias": bias, "project": project}
-        parts = {"score": score, "scope": scope, "select": select, "kernel": kernel}
-        self._build(AttentionSpec(d_model, heads, **parts, **places, **layer))
+        parts = (score, scope, select, kernel)
+        spec = AttentionSpec(d_model, heads, *parts, causal, d_memory, kv_heads, dropout, bias, project)
+        self._build(spec)
 
     @classmethod
     def from_spec(cls, spec: AttentionSpec) -> "Attention":
-        """The layer of a spec, which is not checked again; the `__init__` of a subclass is not called."""
+        """Build the layer of a spec, which is not validated again; `__init__` of a subclass is not called.
+
+        Args:
+            spec: The spec, with `d_model`.
+
+        Returns:
+            The layer.
+        """
         layer = cls.__new__(cls)
         layer._build(spec)
         return layer
@@ -81,10 +97,21 @@ class Attention(nn.Module):
         allow: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Sequence:
-        """Attend from x [B,T,M] to memory [B,S,d_memory], or to x itself; returns [B,T,M].
+        """Attend from x to a memory, or to x itself.  All masks intersect, also with `causal`.
 
-        keep [B,S] bool: real keys.  allow [T,S], [B,T,S] or [B,H,T,S] bool: what each query may see.
-        bias [T,S], [B,T,S] or [B,H,T,S]: added to the scores.  All masks intersect, also with causal.
+        Args:
+            x: Queries [B,T,M].
+            memory: Keys and values [B,S,d_memory]; None takes x.
+            keep: [B,S] bool, True = a real key.
+            allow: [T,S], [B,T,S] or [B,H,T,S] bool, True = may be attended.
+            bias: [T,S], [B,T,S] or [B,H,T,S], added to the scores.
+
+        Returns:
+            The output [B,T,M].
+
+        Raises:
+            BadShape: The shapes do not fit together.
+            BadMask: A mask has another type or shape, or a feature map cannot apply it.
         """
         q, k, v, masking = self._prepare(x, memory, keep, allow, bias)
         return self._merge(self.core(q, k, v, masking))
@@ -98,7 +125,13 @@ class Attention(nn.Module):
         allow: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Attended:
-        """The same with the weights [B,H,T,S] that made it; asking for them changes no output."""
+        """Compute `forward` together with the weights; asking for them does not change the output.
+
+        Args and errors are those of `forward`.
+
+        Returns:
+            The output [B,T,M], the weights [B,H,T,S], and log_prob [B,H,T] where the selection sampled.
+        """
         q, k, v, masking = self._prepare(x, memory, keep, allow, bias)
         attended = self.core.attend(q, k, v, masking)
         return attended._replace(out=self._merge(attended.out))
@@ -110,190 +143,158 @@ class Attention(nn.Module):
         keep: Tensor | None = None,
         batch: int | None = None,
         remember: bool = False,
-    ) -> Growing | Fixed:
-        """The state before the first step: of a memory [B,S,d_memory], or empty for causal self-attention.
+    ) -> SelfState | MemoryState:
+        """Build the decode state before the first step.
 
-        keep [B,S]: the memory's real positions.  batch: rows, where there is no memory to tell (default 1).
-        remember: keep what `attend_step` needs to show the weights.
+        Args:
+            memory: Keys and values [B,S,d_memory]; None for causal self-attention, which starts empty.
+            keep: [B,S] bool, the real positions of the memory.
+            batch: B, for self-attention; None is 1.
+            remember: Whether the state keeps what `attend_step` needs to return weights.
+
+        Returns:
+            The state, a nested tuple of tensors with the batch first.
         """
-        if memory is None and keep is not None:
-            raise BadMask(
-                "start(keep=) marks a memory's real positions; without a memory pass keep= to each step"
-            )
+        layer_inputs.check_start(self.spec.causal, memory, keep)
         if memory is not None:
-            if self.spec.causal:
-                raise IncompatibleParts(
-                    "step over a memory: the layer is causal=True, its memory has no steps"
-                )
-            memory = self._hide_padding(memory, keep)
-            nan.check(memory=memory)
-            k, v = self._keys_values(memory)
-            return Fixed(self.core.start(k, v, Masking(keep), remember))
-        if not self.spec.causal:
-            raise IncompatibleParts(
-                "stepping through self-attention needs causal=True: without it every output depends on "
-                "later inputs"
-            )
+            memory = zero_padding(memory, keep, self.memory_width)
+            nan.check_inputs(memory=memory)
+            k, v = self._project_keys_values(memory)
+            return MemoryState(self.core.start(k, v, Masking(keep), remember))
         like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
-        nothing = like.new_zeros(batch or 1, 0, self.spec.d_memory or self.spec.width)
-        k, v = self._keys_values(nothing)
-        return Growing(self.core.start(k, v, Masking(gate=self._gates(nothing)), remember))
+        no_tokens = like.new_zeros(batch or 1, 0, self.memory_width)
+        k, v = self._project_keys_values(no_tokens)
+        return SelfState(self.core.start(k, v, Masking(gate=self._gate_logits(no_tokens)), remember))
 
-    def step(self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Attend from the next position(s) x [B,t,M] (or one, [B,M]); returns the output and the state after
-        it.
+    def step(
+        self, x: Tensor, state: SelfState | MemoryState, *, keep: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Attend from the next position(s).
 
-        keep [B,t]: which of the new positions are real (self-attention; default all).
+        Args:
+            x: The next positions [B,t,M], or the next one [B,M].
+            state: The state after the positions before.
+            keep: [B,t] bool, which of the new positions are real (self-attention); None: all.
+
+        Returns:
+            The output, shaped like x, and the state after it.
         """
         attended, state = self.attend_step(x, state, keep=keep)
         return attended.out, state
 
     def attend_step(
-        self, x: Tensor, state: Growing | Fixed, *, keep: Tensor | None = None
+        self, x: Tensor, state: SelfState | MemoryState, *, keep: Tensor | None = None
     ) -> tuple[Attended, Any]:
-        """`step` with the weights [B,H,t,S so far]; None where the state was started without `remember`."""
-        single = x.dim() == 2
-        x = x[:, None] if single else x
-        _check_width(x, self.spec.width, "x")
-        _check_rows(x.shape[0], batch_of(state))
-        if isinstance(state, Fixed) and keep is not None:
+        """Compute `step` together with the weights.
+
+        Args and errors are those of `step`.
+
+        Returns:
+            The output with the weights [B,H,t,S so far] (None where the state was started without
+            `remember`), and the state after it.
+        """
+        is_single = x.dim() == 2
+        x = x[:, None] if is_single else x
+        check_width(x, self.spec.width, "x")
+        layer_inputs.check_state_batch(x.shape[0], batch_size(state))
+        if isinstance(state, MemoryState) and keep is not None:
             raise BadMask("step(keep=) marks new positions; a memory's were marked in start(memory, keep=)")
-        source = self._hide_padding(x, keep)
-        x = x if keep is None else masks.bound_queries(x, keep)
-        nan.check(x=x)
-        if keep is None and isinstance(state, Growing) and (done := self._at_once(x, state.core)):
-            out, core = done
-            return Attended(out[:, 0] if single else out, None), Growing(core)
-        q = self._queries(x)
-        if isinstance(state, Fixed):
+        source = zero_padding(x, keep, self.memory_width)
+        x = x if keep is None else masks.zero_unusable_queries(x, keep)
+        nan.check_inputs(x=x)
+        if keep is None and isinstance(state, SelfState) and (result := self._layer_step(x, state.core)):
+            out, core = result
+            return Attended(out[:, 0] if is_single else out, None), SelfState(core)
+        q = self._project_queries(x)
+        if isinstance(state, MemoryState):
             attended, core = self.core.read(q, state.core)
         else:
-            k, v = self._keys_values(source)
-            masking = Masking(keep, is_self=True, gate=self._gates(source))
+            k, v = self._project_keys_values(source)
+            masking = Masking(keep, is_self=True, gate=self._gate_logits(source))
             attended, core = self.core.extend(state.core, q, k, v, masking)
         out = self._merge(attended.out)
-        return attended._replace(out=out[:, 0] if single else out), type(state)(core)
+        return attended._replace(out=out[:, 0] if is_single else out), type(state)(core)
 
     def explain(self, queries: int, keys: int) -> str:
-        """In words: which route runs for T queries and S keys, and why."""
+        """Explain which backend runs for these sizes, and why.
+
+        Args:
+            queries: T, the number of queries.
+            keys: S, the number of keys.
+
+        Returns:
+            One sentence or more.
+        """
         heads = self.dims.heads
-        what = f"{heads} head{'s' * (heads > 1)} of {self.dims.query}, kernel {self.spec.kernel!r}"
-        return f"{what}: {self.core.explain(queries, keys)}"
+        layer = f"{heads} head{'s' * (heads > 1)} of {self.dims.query}, kernel {self.spec.kernel!r}"
+        return f"{layer}: {self.core.explain(queries, keys)}"
 
     def extra_repr(self) -> str:
-        """The spec, as it was written."""
+        """Show the arguments of the spec that differ from the defaults."""
         return ", ".join(f"{name}={value!r}" for name, value in self.spec.to_dict().items())
 
     def reset_parameters(self) -> None:
-        """Initialise all weights anew."""
+        """Initialise all weights at random."""
         if self.spec.project:
-            self._initialise_projections()
-        if self.spec.gated:
-            _initialise_gate(self.to_gate)
+            layer_inputs.initialise_projections(self.to_q, self.to_kv, self.to_out)
+        if self.spec.is_gated:
+            layer_inputs.initialise_gate(self.to_gate)
         reset_children(self.core)
 
     def _build(self, spec: AttentionSpec) -> None:
         super().__init__()
-        self.spec, self.dims = spec, spec.dims
+        self.spec, self.dims, self.memory_width = spec, spec.dims, spec.memory_width
         if spec.project:
-            self._make_projections()
-        if spec.gated:
-            self.to_gate = nn.Linear(spec.d_memory or spec.width, self.dims.heads)
-            _initialise_gate(self.to_gate)
+            key_width = (spec.kv_heads or self.dims.heads) * self.dims.key
+            self.to_q = nn.Linear(spec.width, self.dims.heads * self.dims.query, bias=spec.bias)
+            self.to_kv = nn.Linear(self.memory_width, 2 * key_width, bias=spec.bias)
+            self.to_out = nn.Linear(self.dims.heads * self.dims.value, spec.width, bias=spec.bias)
+            layer_inputs.initialise_projections(self.to_q, self.to_kv, self.to_out)
+        if spec.is_gated:
+            self.to_gate = nn.Linear(self.memory_width, self.dims.heads)
+            layer_inputs.initialise_gate(self.to_gate)
         self.core = spec.kernel.build_core(self.dims, spec.choice)
-
-    def _make_projections(self) -> None:
-        spec, dims = self.spec, self.dims
-        shared = (spec.kv_heads or self.dims.heads) * dims.key
-        self.to_q = nn.Linear(spec.width, dims.heads * dims.query, bias=spec.bias)
-        self.to_kv = nn.Linear(spec.d_memory or spec.width, 2 * shared, bias=spec.bias)
-        self.to_out = nn.Linear(dims.heads * dims.value, spec.width, bias=spec.bias)
-        self._initialise_projections()
-
-    def _initialise_projections(self) -> None:
-        for weight in (self.to_q.weight, *self.to_kv.weight.chunk(2), self.to_out.weight):
-            nn.init.xavier_uniform_(weight.data)
-        for linear in (self.to_q, self.to_kv, self.to_out):
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
 
     def _prepare(
         self, x: Tensor, memory: Tensor | None, keep: Tensor | None, allow: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Masking]:
-        own, source = memory is None or memory is x, x if memory is None else memory
+        is_self, source = memory is None or memory is x, x if memory is None else memory
         if keep is not None:
-            _check_width(x, self.spec.width, "x")
-            source = self._hide_padding(source, keep)
-            x = masks.bound_queries(x, keep) if own else x
-        nan.check(x=x, memory=None if own else source, bias=bias)
-        q, (k, v) = self._queries(x), self._keys_values(source)
-        if x.shape[0] != source.shape[0]:
-            raise BadShape(f"x and memory must have one batch size, got {x.shape[0]} and {source.shape[0]}")
-        gate = self._gates(source)
+            check_width(x, self.spec.width, "x")
+            source = zero_padding(source, keep, self.memory_width)
+            x = masks.zero_unusable_queries(x, keep) if is_self else x
+        nan.check_inputs(x=x, memory=None if is_self else source, bias=bias)
+        q, (k, v) = self._project_queries(x), self._project_keys_values(source)
+        layer_inputs.check_batch(x, source)
+        gate = self._gate_logits(source)
         if keep is None and allow is None and bias is None:
-            return q, k, v, Masking(is_self=own, gate=gate)
-        masking = Masking(keep, masks.as_allow(allow), masks.as_bias(bias), own, gate)
-        masks.check_pairs(
-            masking.allow, masking.bias, (x.shape[0], self.dims.heads, x.shape[1], source.shape[1])
-        )
-        return q, k, v, masking
+            return q, k, v, Masking(is_self=is_self, gate=gate)
+        allow, bias = masks.as_allow(allow), masks.as_bias(bias)
+        masks.check_pairs(allow, bias, (x.shape[0], self.dims.heads, x.shape[1], source.shape[1]))
+        return q, k, v, Masking(keep, allow, bias, is_self, gate)
 
-    def _hide_padding(self, source: Tensor, keep: Tensor | None) -> Tensor:
-        if keep is None:
-            return source
-        _check_width(source, self.spec.d_memory or self.spec.width, "memory")
-        masks.checked_keep(keep, source)
-        return masks.hide_keys(source, keep)
-
-    def _at_once(self, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
-        shared = self.spec.kv_heads in (None, self.dims.heads)
-        if not (self.spec.project and shared and self.core.has_layer_step):
+    def _layer_step(self, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
+        """One native call for projections and core; None where it is not available."""
+        equal_heads = self.spec.kv_heads in (None, self.dims.heads)
+        if not (self.spec.project and equal_heads and self.core.has_layer_step):
             return None
         return self.core.step((self.to_q, self.to_kv, self.to_out), x, state)
 
-    def _queries(self, x: Tensor) -> Query:
-        _check_width(x, self.spec.width, "x")
-        return self._split(apply_linear(self.to_q, x), self.dims.heads) if self.spec.project else x[:, None]
+    def _project_queries(self, x: Tensor) -> Query:
+        check_width(x, self.spec.width, "x")
+        return split_heads(apply_linear(self.to_q, x), self.dims.heads) if self.spec.project else x[:, None]
 
-    def _keys_values(self, memory: Tensor) -> tuple[Key, Value]:
-        spec = self.spec
-        _check_width(memory, spec.d_memory or spec.width, "memory")
-        if not spec.project:
+    def _project_keys_values(self, memory: Tensor) -> tuple[Key, Value]:
+        check_width(memory, self.memory_width, "memory")
+        if not self.spec.project:
             return memory[:, None], memory[:, None]
         k, v = apply_linear(self.to_kv, memory).chunk(2, -1)
-        shared = spec.kv_heads or self.dims.heads
-        return self._split(k, shared), self._split(v, shared)
+        heads = self.spec.kv_heads or self.dims.heads
+        return split_heads(k, heads), split_heads(v, heads)
 
-    def _gates(self, source: Tensor) -> Float[Tensor, "B H S"] | None:
-        return self.to_gate(source).mT if self.spec.gated else None
-
-    @staticmethod
-    def _split(x: Tensor, heads: int) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], heads, x.shape[2] // heads).transpose(1, 2)
+    def _gate_logits(self, source: Tensor) -> Float[Tensor, "B H S"] | None:
+        return self.to_gate(source).mT if self.spec.is_gated else None
 
     def _merge(self, out: Tensor) -> Tensor:
-        flat = out.transpose(1, 2).flatten(2)
-        return apply_linear(self.to_out, flat) if self.spec.project else flat
-
-
-def _initialise_gate(gate: nn.Linear) -> None:
-    """g = sigmoid(w·x + b) of every head begins with a memory of about twenty positions."""
-    nn.init.xavier_uniform_(gate.weight)
-    nn.init.constant_(gate.bias, 3.0)
-
-
-def _check_width(x: Tensor, width: int, name: str) -> None:
-    if x.is_nested:
-        raise BadShape(
-            f"{name} is a nested tensor: pass it padded, {name}.to_padded_tensor(0.0), and mark its real "
-            "positions with keep="
-        )
-    if x.dim() != 3 or x.shape[-1] != width:
-        raise BadShape(f"{name} must be [batch, positions, {width}], got {tuple(x.shape)}")
-
-
-def _check_rows(rows: int, state_rows: int) -> None:
-    if rows != state_rows:
-        raise BadShape(
-            f"x has {rows} rows, the state {state_rows}: start with batch={rows}, or reorder the state"
-        )
+        merged = out.transpose(1, 2).flatten(2)
+        return apply_linear(self.to_out, merged) if self.spec.project else merged

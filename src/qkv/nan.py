@@ -1,4 +1,4 @@
-"""Finding the input that is not a number before it has spread: `with qkv.debug_nan(): ...`."""
+"""Finding the input that is not a number before it spreads: `with qkv.debug_nan(): ...`."""
 
 from types import TracebackType
 
@@ -9,14 +9,21 @@ from qkv.tracing import can_read
 
 
 class debug_nan:
-    """While on, every attention looks for NaN in what it is given, and names what it finds.
+    """Switch on a check of every attention's inputs for NaN, which names the first input that has one.
 
-        with qkv.debug_nan():           # inside the block
-            model(x)
-        qkv.debug_nan()                 # from here on; qkv.debug_nan(False) ends it
+    It raises BadData with the argument and the index.  It reads every input once more and synchronises with
+    the device, so use it for debugging only.  Use it as a context manager, or call it to switch permanently.
 
-    Raises BadData with the argument and the first place in it.  It reads every input once more and waits for
-    the device, so it is for looking, not for training.
+    Args:
+        on: Whether to check from here on.
+
+    Example:
+        >>> attention, x = qkv.Attention(8), torch.full((1, 2, 8), torch.nan)
+        >>> with qkv.debug_nan():
+        ...     attention(x)
+        Traceback (most recent call last):
+            ...
+        qkv.errors.BadData: x [1, 2, 8] holds NaN, first at [0, 0, 0], 16 in all: ...
     """
 
     on = False
@@ -34,14 +41,21 @@ class debug_nan:
         debug_nan.on = self.before
 
 
-def check(**given: Tensor | None) -> None:
-    """Raise BadData for the first argument that holds NaN, while `debug_nan` is on."""
+def check_inputs(**inputs: Tensor | None) -> None:
+    """Check inputs for NaN while `debug_nan` is on.
+
+    Args:
+        **inputs: The inputs by the name of their argument.
+
+    Raises:
+        BadData: An input holds NaN.
+    """
     if not debug_nan.on:
         return
-    for name, value in given.items():
-        if value is not None and can_read(value) and bool(value.isnan().any()):
-            where = value.isnan().nonzero()
+    for name, x in inputs.items():
+        if x is not None and can_read(x) and bool(x.isnan().any()):
+            indices = x.isnan().nonzero()
             raise BadData(
-                f"{name} {list(value.shape)} holds NaN, first at {where[0].tolist()}, {len(where)} in all: "
-                "look at what made it, such as a loss that diverged, 0/0, or padding filled with NaN"
+                f"{name} {list(x.shape)} holds NaN, first at {indices[0].tolist()}, {len(indices)} in all: "
+                "look at what computed it, such as a loss that diverged, 0/0, or padding filled with NaN"
             )

@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, plain lines elsewhere, silence where nobody asked."""
+"""Progress of long work: a live bar on a terminal, plain lines in a log, or nothing."""
 
 import sys
 import time
@@ -10,76 +10,110 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Progress(Protocol):
-    """What long work reports to."""
+    """The receiver of progress reports."""
 
-    def update(self, done: int, note: str = "") -> None:
-        """`done` units are finished in all; `note` is a few words beside the bar."""
+    def update(self, completed: int, note: str = "") -> None:
+        """Report progress.
+
+        Args:
+            completed: The number of units completed so far.
+            note: A few words beside the bar.
+        """
         ...
 
-    def say(self, line: str) -> None:
-        """Print a line that stays, above the bar."""
+    def print_line(self, line: str) -> None:
+        """Print a line that stays, above the bar.
+
+        Args:
+            line: The text.
+        """
         ...
 
 
-class Plain:
-    """One line at most every `every` seconds, for logs."""
+class LineProgress:
+    """Prints at most one line per interval, for logs.
 
-    def __init__(self, title: str, total: int | None, every: float = 10.0) -> None:
-        self.title, self.total, self.every = title, total, every
+    Args:
+        title: The name of the work.
+        total: The number of units; None if unknown.
+        interval: Seconds between two lines.
+    """
+
+    def __init__(self, title: str, total: int | None, interval: float = 10.0) -> None:
+        self.title, self.total, self.interval = title, total, interval
         self.last = time.monotonic()
         self.first: tuple[float, int] | None = None
 
-    def update(self, done: int, note: str = "") -> None:
-        """Print where the work stands, unless a line was printed just now."""
-        now = time.monotonic()
-        self.first = self.first or (now, done)
-        if now - self.last >= self.every:
-            self.last = now
-            of = f"/{self.total:,}" if self.total else ""
-            self.say(", ".join(filter(None, (f"{self.title} {done:,}{of}", note, self._left(now, done)))))
+    def update(self, completed: int, note: str = "") -> None:
+        """Print a line, unless the interval since the last one has not passed.
 
-    def _left(self, now: float, done: int) -> str:
-        begin, had = self.first or (now, done)
-        if not self.total or done <= had:
+        Args:
+            completed: The number of units completed so far.
+            note: A few words at the end of the line.
+        """
+        now = time.monotonic()
+        self.first = self.first or (now, completed)
+        if now - self.last >= self.interval:
+            self.last = now
+            total = f"/{self.total:,}" if self.total else ""
+            fields = (f"{self.title} {completed:,}{total}", note, self._format_time_left(now, completed))
+            self.print_line(", ".join(filter(None, fields)))
+
+    def _format_time_left(self, now: float, completed: int) -> str:
+        begin, first_completed = self.first or (now, completed)
+        if not self.total or completed <= first_completed:
             return ""
-        seconds = (now - begin) / (done - had) * (self.total - done)
+        seconds = (now - begin) / (completed - first_completed) * (self.total - completed)
         return f"{timedelta(seconds=round(seconds))} left"
 
-    def say(self, line: str) -> None:
-        """Print the line to stderr."""
+    def print_line(self, line: str) -> None:
+        """Print the line to stderr.
+
+        Args:
+            line: The text.
+        """
         print(line, file=sys.stderr, flush=True)
 
 
-class Silent:
+class NoProgress:
     """Reports nothing."""
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, completed: int, note: str = "") -> None:
         """Do nothing."""
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Do nothing."""
 
 
-class _Live:
+class _BarProgress:
+    """Draws a bar of rich."""
+
     def __init__(self, bar: "object", task: "object") -> None:
         self.bar, self.task = bar, task
 
-    def update(self, done: int, note: str = "") -> None:
-        self.bar.update(self.task, completed=done, note=note)  # pyright: ignore[reportAttributeAccessIssue]
+    def update(self, completed: int, note: str = "") -> None:
+        self.bar.update(self.task, completed=completed, note=note)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         self.bar.console.print(line, markup=False, highlight=False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager
-def progress(title: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Progress]:
-    """A progress report on stderr: live with time left on a terminal, plain lines in a log, nothing when
-    `quiet`.
+def show_progress(title: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show progress on stderr: a bar with the time left on a terminal, plain lines in a log.
+
+    Args:
+        title: The name of the work.
+        total: The number of units; None if unknown.
+        quiet: Whether to show nothing.
+
+    Yields:
+        The receiver of reports.
     """
     if quiet:
-        yield Silent()
+        yield NoProgress()
     elif not sys.stderr.isatty():
-        yield Plain(title, total)
+        yield LineProgress(title, total)
     else:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -88,4 +122,4 @@ def progress(title: str, total: int | None = None, *, quiet: bool = False) -> It
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         columns += (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            yield _Live(bar, bar.add_task(title, total=total, note=""))
+            yield _BarProgress(bar, bar.add_task(title, total=total, note=""))

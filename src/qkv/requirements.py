@@ -1,6 +1,6 @@
-"""What this installation of qkv requires, which of it is missing or too old, and the command that mends it.
+"""The requirements of this installation of qkv, which of them are not met, and the command that fixes it.
 
-Needs neither torch nor anything else that may be missing.
+It imports neither torch nor anything else that may be missing.
 """
 
 import json
@@ -22,30 +22,57 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 class Unmet(NamedTuple):
-    """A requirement ("numpy>=1.26") that is not met, and the version that is installed; "" for none."""
+    """A requirement that is not met.
+
+    Args:
+        requirement: Such as "numpy>=1.26".
+        installed: The installed version; "" for none.
+    """
 
     requirement: str
     installed: str
 
 
 def is_installed() -> bool:
-    """Whether qkv is installed, so that its requirements are known; a checkout on the path is not."""
+    """Check whether qkv is installed, so that its requirements are known; a checkout on the path is not.
+
+    Returns:
+        Whether it is installed.
+    """
     return bool(_metadata())
 
 
-def extras() -> list[str]:
-    """The names of the optional extras."""
+def list_extras() -> list[str]:
+    """List the optional extras.
+
+    Returns:
+        Their names.
+    """
     return [name for about in _metadata() for name in about.get_all("Provides-Extra", [])]
 
 
-def required(extra: str = "") -> list[Requirement]:
-    """What qkv itself requires here, or what an extra adds; extras that an extra names are resolved."""
+def list_required(extra: str = "") -> list[Requirement]:
+    """List the requirements of qkv on this platform, or those that an extra adds.
+
+    Args:
+        extra: The name of an extra; "" for qkv itself.
+
+    Returns:
+        The requirements; extras that an extra includes are resolved.
+    """
     return list(_required(extra, set()))
 
 
-def unmet(extra: str = "") -> list[Unmet]:
-    """Those of `required(extra)` that are missing or have a version that is not accepted."""
-    candidates = ((requirement, _version(requirement.name)) for requirement in required(extra))
+def find_unmet(extra: str = "") -> list[Unmet]:
+    """Find the requirements that are missing or have a version that is not accepted.
+
+    Args:
+        extra: The name of an extra; "" for qkv itself.
+
+    Returns:
+        The requirements that are not met.
+    """
+    candidates = ((requirement, _version(requirement.name)) for requirement in list_required(extra))
     return [
         Unmet(f"{requirement.name}{requirement.specifier}", version)
         for requirement, version in candidates
@@ -53,34 +80,49 @@ def unmet(extra: str = "") -> list[Unmet]:
     ]
 
 
-def remedy(lacking: Sequence[Unmet]) -> str:
-    """What is missing, what is too old, and the command that installs what is required."""
-    missing = [one.requirement for one in lacking if not one.installed]
-    wrong = [f"{one.requirement} is required, not {one.installed}" for one in lacking if one.installed]
-    parts = [f"missing {', '.join(missing)}"] * bool(missing) + wrong
-    return f"{'; '.join(parts)}: {install_command(lacking)}"
+def describe_fix(unmet: Sequence[Unmet]) -> str:
+    """Describe what is missing, what is too old, and the command that installs it.
 
+    Args:
+        unmet: The requirements that are not met.
 
-def install_command(lacking: Sequence[Unmet]) -> str:
-    """The command that installs these requirements for the Python that runs now.
-
-    A CPU build of torch is replaced by a CPU build.
+    Returns:
+        One line.
     """
-    cpu = any(one.requirement.startswith("torch") and one.installed.endswith("+cpu") for one in lacking)
-    options = ["--extra-index-url", CPU_INDEX] if cpu else []
-    return _pip("install", *options, *(one.requirement for one in lacking))
+    missing = [entry.requirement for entry in unmet if not entry.installed]
+    wrong = [f"{entry.requirement} is required, not {entry.installed}" for entry in unmet if entry.installed]
+    parts = [f"missing {', '.join(missing)}"] * bool(missing) + wrong
+    return f"{'; '.join(parts)}: {format_install_command(unmet)}"
 
 
-def rebuild_command() -> str:
-    """The command that builds qkv again from where it was installed; "" where that is not known.
+def format_install_command(unmet: Sequence[Unmet]) -> str:
+    """Write the command that installs requirements for the current Python.
 
-    What qkv requires is left as it is.
+    Args:
+        unmet: The requirements.
+
+    Returns:
+        A shell command; it replaces a CPU build of torch by a CPU build.
+    """
+    is_cpu = any(
+        entry.requirement.startswith("torch") and entry.installed.endswith("+cpu") for entry in unmet
+    )
+    options = ["--extra-index-url", CPU_INDEX] if is_cpu else []
+    return _pip("install", *options, *(entry.requirement for entry in unmet))
+
+
+def format_rebuild_command() -> str:
+    """Write the command that builds qkv again from its source, without changing its requirements.
+
+    Returns:
+        A shell command; "" where the source is not known.
     """
     source = _source()
     return _pip("install", "--force-reinstall", "--no-deps", "--no-cache-dir", *source) if source else ""
 
 
 def _metadata() -> list[Any]:
+    """The metadata of the installed distribution; empty if there is none."""
     try:
         return [metadata.metadata(NAME)]
     except metadata.PackageNotFoundError:
@@ -101,10 +143,12 @@ def _required(extra: str, visited: set[str]) -> Iterator[Requirement]:
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
+    """Whether the environment marker of a requirement holds."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def _version(package: str) -> str:
+    """The installed version; "" for none."""
     try:
         return metadata.version(package) or ""
     except metadata.PackageNotFoundError:
@@ -119,14 +163,15 @@ def _accepts(requirement: Requirement, version: str) -> bool:
 
 
 def _pip(*arguments: str) -> str:
+    """A command of pip, or of uv where pip is missing, for the current Python."""
     if find_spec("pip"):
         return shlex.join([sys.executable, "-m", "pip", *arguments])
-    command, *rest = arguments
-    return shlex.join(["uv", "pip", command, "--python", sys.executable, *rest])
+    command, *options = arguments
+    return shlex.join(["uv", "pip", command, "--python", sys.executable, *options])
 
 
 def _source() -> list[str]:
-    """What to hand to pip so that it builds qkv again."""
+    """The arguments of pip that select the source of qkv."""
     try:
         distribution = metadata.distribution(NAME)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The letters every shape in this library is written with, and what attention returns.
+"""The shapes used in type annotations, and the result of attention with weights.
 
 B batch · H heads · T query positions · S key positions · M model width
 D query/key width per head · E value width per head · R random features · F features of a map · V vocabulary
@@ -20,7 +20,14 @@ Allow = Bool[Tensor, "#B #H #T #S"]
 
 
 class Dims(NamedTuple):
-    """The sizes a part needs to build itself: heads, and the widths per head of queries, keys and values."""
+    """The sizes that a part needs to build itself.
+
+    Args:
+        heads: H, the number of query heads.
+        query: Width of a query per head.
+        key: Width of a key per head.
+        value: Width of a value per head.
+    """
 
     heads: int
     query: int
@@ -29,11 +36,17 @@ class Dims(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What attention returns when it is asked to explain itself.
+    """The output of attention together with the weights.
 
-    out: [B,T,M] from a layer, [B,H,T,E] from the functional `attend`.
-    weights: [B,H,T,S], zero where nothing may be attended; None where a step was not asked to keep them.
-    log_prob: [B,H,T], the log-probability of a sampled selection; None where nothing was sampled.
+    Args:
+        out: [B,T,M] from a layer, [B,H,T,E] from `qkv.attend`.
+        weights: [B,H,T,S], zero where a key may not be attended; None where a step does not keep them.
+        log_prob: [B,H,T], the log-probability of sampled keys; None where nothing was sampled.
+
+    Example:
+        >>> out, weights, log_prob = qkv.Attention(8, heads=2).attend(torch.randn(1, 5, 8))
+        >>> weights.shape
+        torch.Size([1, 2, 5, 5])
     """
 
     out: Tensor

@@ -89,15 +89,19 @@ class AttentionSpec:
         """The number of heads, and the widths per head."""
         width = self.width
         if not self.project:
-            memory = self.d_memory or width
-            return Dims(1, width, memory, memory)
+            return Dims(1, width, self.memory_width, self.memory_width)
         heads = self.heads or 1
         return Dims(heads, width // heads, width // heads, width // heads)
 
     @property
-    def gated(self) -> bool:
+    def is_gated(self) -> bool:
         """Whether a gate, computed from the layer's input, lets earlier keys decay."""
         return self.kernel.is_gated
+
+    @property
+    def memory_width(self) -> int:
+        """The width of keys and values before their projection: `d_memory`, or else `d_model`."""
+        return self.d_memory or self.width
 
     @property
     def key_limit(self) -> tuple[int, str] | None:

@@ -1,6 +1,4 @@
-"""Decode states are values: nested tuples of tensors with the batch first.  They are returned, never changed
-in place.
-"""
+"""Decode states: nested tuples of tensors with the batch first.  They are values, never changed in place."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,33 +7,55 @@ from torch import Tensor
 
 
 class Shared(NamedTuple):
-    """Something in a state that all rows of the batch have in common, and that reordering leaves alone."""
+    """A value in a state that all rows of the batch share; `select_rows` does not change it.
+
+    Args:
+        value: The value.
+    """
 
     value: Any
 
 
 def select_rows(state: Any, rows: Tensor) -> Any:
-    """The state whose batch row i is the old row `rows[i]`: reorders beams, drops finished rows, repeats a
-    row.
+    """Select rows of the batch: to reorder beams, drop finished rows or repeat a row.
 
-    Every tensor inside must have the batch as its first dimension; what is Shared, numbers and None pass
-    through.
+    Args:
+        state: A state; every tensor in it has the batch as its first dimension.  Shared values, numbers and
+            None stay as they are.
+        rows: Indices of rows, [new batch].
+
+    Returns:
+        The state whose row i is the old row `rows[i]`.
     """
     if isinstance(state, Shared):
         return state
-    return _each(state, lambda part: select_rows(part, rows), lambda tensor: tensor.index_select(0, rows))
+    return _map_state(state, lambda part: select_rows(part, rows), lambda x: x.index_select(0, rows))
 
 
-def batch_of(state: Any) -> int:
-    """The batch size of a state: that of the first tensor in it; 0 where it holds none."""
+def batch_size(state: Any) -> int:
+    """Get the batch size of a state from the first tensor in it that is not shared.
+
+    Args:
+        state: A state.
+
+    Returns:
+        The batch size; 0 for a state without tensors.
+    """
     if isinstance(state, Tensor):
         return state.shape[0]
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
-    return next((size for part in parts if not isinstance(part, Shared) and (size := batch_of(part))), 0)
+    return next((size for part in parts if not isinstance(part, Shared) and (size := batch_size(part))), 0)
 
 
 def first_tensor(state: Any) -> Tensor | None:
-    """The first tensor in a state, or in a tuple of arguments; None where it holds none."""
+    """Find the first tensor in a state or in a tuple of arguments.
+
+    Args:
+        state: A state, or a tuple of arguments.
+
+    Returns:
+        The tensor; None if there is none.
+    """
     if isinstance(state, Tensor):
         return state
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
@@ -43,21 +63,27 @@ def first_tensor(state: Any) -> Tensor | None:
 
 
 def detach(state: Any) -> Any:
-    """The state cut off from the graph that made it, what is Shared included: the next segment of a long text
-    starts from it, and no gradient runs back into this one.
+    """Detach all tensors, shared ones included, so that no gradient flows from the next segment of a text.
+
+    Args:
+        state: A state.
+
+    Returns:
+        The same values without a graph.
     """
     if isinstance(state, Shared) and not isinstance(state.value, Tensor):
         return state
-    return _each(state, detach, Tensor.detach)
+    return _map_state(state, detach, Tensor.detach)
 
 
-def _each(state: Any, inside: Callable[[Any], Any], of_tensor: Callable[[Tensor], Tensor]) -> Any:
+def _map_state(state: Any, map_part: Callable[[Any], Any], map_tensor: Callable[[Tensor], Tensor]) -> Any:
+    """The state with `map_tensor` of a tensor, or `map_part` of every part of a tuple or dict."""
     if isinstance(state, Tensor):
-        return of_tensor(state)
+        return map_tensor(state)
     if isinstance(state, dict):
-        return {name: inside(value) for name, value in state.items()}
+        return {name: map_part(value) for name, value in state.items()}
     if isinstance(state, tuple):
-        parts = [inside(part) for part in state]
+        parts = [map_part(part) for part in state]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     if state is None or isinstance(state, int | float | str):
         return state

@@ -1,3 +1,3 @@
-"""The ids of the symbols that stand for no text; every vocabulary and every model agrees on them."""
+"""Token ids of the special symbols, the same in every vocabulary and every model."""
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3

@@ -1,7 +1,7 @@
-"""What watches or records a call: autograd, tracers, function transforms, fake tensors.
+"""Detects autograd, tracing, function transforms and fake tensors.
 
-While any of them is active, Python may not read values, choose a route by one size that other sizes cannot
-take, or compute outside torch's dispatcher.
+While one of them is active, Python must not read values, choose a backend by a size that may change, or
+compute outside torch's dispatcher.
 """
 
 from collections.abc import Iterable
@@ -24,16 +24,29 @@ _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has n
 
 
 def can_read(x: Tensor) -> bool:
-    """Whether Python may branch on the values of x: it has some, and no program is being recorded."""
+    """Check whether Python may branch on the values of a tensor.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        False for tensors without values, and while a program is recorded.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return False
     return not (x.is_meta or is_function_transform_active() or is_dispatch_mode_active())
 
 
 def can_bypass_dispatcher(tensors: Iterable[Any]) -> bool:
-    """Whether these may be computed on outside torch's dispatcher: nothing records or differentiates it.
+    """Check whether native code may read tensors directly: nothing records or differentiates the operation.
 
-    The memory of a view that negates does not hold its numbers, so such a view may not.
+    A lazily negated view does not qualify, because its memory does not hold its values.
+
+    Args:
+        tensors: The inputs; None entries are ignored.
+
+    Returns:
+        Whether the dispatcher may be bypassed.
     """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if traced or MISSING or is_transformed() or is_dispatch_mode_active():
@@ -42,9 +55,12 @@ def can_bypass_dispatcher(tensors: Iterable[Any]) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether torch.func or forward-mode derivatives are active.
+    """Check whether torch.func or forward-mode derivatives are active.
 
-    Operators without rules for them, and hooks of saved tensors, cannot be used then.
+    Operators without rules for them, and saved-tensor hooks, do not work then.
+
+    Returns:
+        Whether one of them is active.
     """
     if torch.compiler.is_compiling():
         return False
@@ -52,8 +68,10 @@ def is_transformed() -> bool:
 
 
 def needs_plain_operators() -> bool:
-    """Whether calls are batched or differentiated forwards or twice: torch's fused attention has no rules
-    for these.
+    """Check whether vmap, forward-mode or second derivatives are active: fused attention supports none.
+
+    Returns:
+        Whether only plain operators may be used.
     """
     if torch.compiler.is_compiling():
         return False
@@ -61,10 +79,15 @@ def needs_plain_operators() -> bool:
 
 
 def require(condition: Tensor, error: type[Exception], message: str) -> None:
-    """Raise `error` with this message unless all of `condition` is True.
+    """Raise an error unless all elements of a condition are True.
 
-    Where values cannot be read, it becomes an assertion of the program that torch.compile or torch.export
-    records.  torch.jit.trace and torch.func record none.
+    Where values cannot be read, torch.compile and torch.export record an assertion instead; torch.jit.trace
+    and torch.func record nothing.
+
+    Args:
+        condition: A boolean tensor.
+        error: The class of the error.
+        message: Its message.
     """
     if can_read(condition):
         if not bool(condition.all()):
@@ -74,15 +97,28 @@ def require(condition: Tensor, error: type[Exception], message: str) -> None:
 
 
 def is_recording(size: int | torch.SymInt | Tensor) -> bool:
-    """Whether a program is being recorded that may be run with other sizes than this one.
+    """Check whether a program is being recorded that may run with other sizes.
 
-    torch.compile does not count: it records another program for a size that needs one.
+    torch.compile with a fixed size does not count: it records another program for another size.
+
+    Args:
+        size: A size of a tensor.
+
+    Returns:
+        Whether the size may change.
     """
     return _is_exporting() or isinstance(size, torch.SymInt | Tensor)
 
 
 def always(condition: bool | torch.SymBool | Tensor) -> bool:
-    """Whether a condition on sizes holds; in a recorded program, whether it holds for all sizes it takes."""
+    """Check whether a condition on sizes holds for all sizes that a recorded program accepts.
+
+    Args:
+        condition: A comparison of sizes.
+
+    Returns:
+        The value of the condition where nothing is recorded; False where it cannot be proven.
+    """
     if type(condition) is bool and not _is_exporting():
         return condition
     if _is_exporting() or isinstance(condition, torch.SymBool):
@@ -96,9 +132,15 @@ def always(condition: bool | torch.SymBool | Tensor) -> bool:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast on the device of x; meta tensors have none.
+    """Build a context without autocast on the device of a tensor.
 
-    Where autocast is off already nothing is entered: that would cost time in every decoding step.
+    Where autocast is off, the context does nothing: entering autocast costs time in every decoding step.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        The context.
     """
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):

@@ -1,4 +1,4 @@
-"""Reads YAML that anyone may have written: plain data only, in bounded time and memory."""
+"""Reads untrusted YAML: plain data only, in bounded time and memory."""
 
 from pathlib import Path
 from typing import Any
@@ -6,24 +6,31 @@ from typing import Any
 import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
-MOST_CHARACTERS = 100_000
-MOST_NODES = 20_000  # aliases count as often as they are used
-DEEPEST = 40
+MAX_CHARACTERS = 100_000
+MAX_NODES = 20_000  # an alias counts every time it is used
+MAX_DEPTH = 40
 LARGEST_INTEGER = 2**63 - 1
 _PREFIX = "tag:yaml.org,2002:"
 _STRING, _INTEGER = f"{_PREFIX}str", f"{_PREFIX}int"
-_TOO_MANY = f"more than {MOST_NODES:,} values, counted as often as aliases repeat them"
+_TOO_MANY_VALUES = f"more than {MAX_NODES:,} values, where aliases count every time they are used"
 _LONGEST_INTEGER = 100  # characters, in any base
 
 
 def load_yaml(text: str) -> Any:
-    """The data that a YAML text holds: mappings, lists, text, numbers, dates, booleans and null.
+    """Parse YAML into mappings, lists, text, numbers, dates, booleans and null.
 
-    Raises ValueError, in one line with the line number, for what is not YAML or has duplicate keys, tags,
-    integers beyond 64 bits, too many levels, or more text or values than any recipe needs.
+    Args:
+        text: The text.
+
+    Returns:
+        The data; None for an empty text.
+
+    Raises:
+        ValueError: It is not YAML, or has duplicate keys, tags, integers beyond 64 bits, too many levels, or
+            more text or values than any recipe needs.  The message is one line with the line number.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -32,22 +39,30 @@ def load_yaml(text: str) -> Any:
         _check_size(node)
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        raise ValueError(_described(error)) from None
+        raise ValueError(_format_error(error)) from None
     except yaml.YAMLError as error:
         raise ValueError(_one_line(str(error))) from None
-    except (ValueError, OverflowError) as error:  # a date that is none; an escape beyond Unicode
+    except (ValueError, OverflowError) as error:  # an impossible date, or an escape beyond Unicode
         raise ValueError(_one_line(str(error))) from None
 
 
 def read_yaml_text(path: Path) -> str:
-    """The text of a YAML file or pipe.  Raises OSError, or ValueError if it is too long or not UTF-8.
+    """Read the text of a YAML file or pipe, no further than the limit.
 
-    One that never ends, such as a device, is read no further than the limit.
+    Args:
+        path: The path of the file.
+
+    Returns:
+        The text.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is too long or not UTF-8.
     """
     with path.open("rb") as file:
-        content = file.read(4 * MOST_CHARACTERS + 1)
-    if len(content) > 4 * MOST_CHARACTERS:
-        raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")
+        content = file.read(4 * MAX_CHARACTERS + 1)
+    if len(content) > 4 * MAX_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -55,21 +70,21 @@ def read_yaml_text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses what is harmful or ambiguous, where it stands in the text."""
+    """A SafeLoader with errors, with line numbers, for harmful or ambiguous YAML."""
 
     depth = count = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        """Compose a node no deeper than the limit."""
+        """Compose a node, and check depth, number of nodes and tag."""
         event: Any = self.peek_event()
-        if self.depth == DEEPEST:
-            raise _refused(event.start_mark, f"more than {DEEPEST} levels")
-        if self.count == MOST_NODES:
-            raise _refused(event.start_mark, _TOO_MANY)
+        if self.depth == MAX_DEPTH:
+            raise _build_error(event.start_mark, f"more than {MAX_DEPTH} levels")
+        if self.count == MAX_NODES:
+            raise _build_error(event.start_mark, _TOO_MANY_VALUES)
         tag = getattr(event, "tag", None)
         if tag not in (None, "!", _STRING):
-            shown = tag.replace(_PREFIX, "!!")
-            raise _refused(event.start_mark, f"the tag {shown!r} is not supported: leave it out")
+            short_tag = tag.replace(_PREFIX, "!!")
+            raise _build_error(event.start_mark, f"the tag {short_tag!r} is not supported: leave it out")
         self.depth += 1
         self.count += 1
         node = super().compose_node(parent, index)
@@ -77,24 +92,24 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
-        """Compose a mapping whose keys differ."""
+        """Compose a mapping, and check that its keys differ."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if isinstance(key, ScalarNode):
                 name = (key.tag, key.value)
                 if name in lines:
-                    first = f"the key {key.value!r} is there twice (first in line {lines[name] + 1})"
-                    raise _refused(key.start_mark, f"{first}: leave one out")
+                    problem = f"the key {key.value!r} occurs twice (first in line {lines[name] + 1})"
+                    raise _build_error(key.start_mark, f"{problem}: remove one")
                 lines[name] = key.start_mark.line
         return node
 
     def construct_yaml_int(self, node: ScalarNode) -> int:
-        """An integer of at most 64 bits."""
+        """Construct an integer, and check that it has at most 64 bits."""
         small = len(node.value) <= _LONGEST_INTEGER
         value = super().construct_yaml_int(node) if small else LARGEST_INTEGER + 1
         if abs(value) > LARGEST_INTEGER:
-            raise _refused(node.start_mark, f"{node.value[:30]} is an integer beyond 64 bits")
+            raise _build_error(node.start_mark, f"{node.value[:30]} is an integer beyond 64 bits")
         return value
 
 
@@ -102,10 +117,10 @@ _Loader.add_constructor(_INTEGER, _Loader.construct_yaml_int)
 
 
 def _check_size(root: Node) -> None:
-    """Count every node as often as aliases repeat it."""
+    """Count the nodes, where aliases count every time they are used, and check the total."""
     sizes: dict[int, int | None] = {}
 
-    def size_of(node: Node) -> int:
+    def count_nodes(node: Node) -> int:
         if not isinstance(node, CollectionNode):
             return 1
         if id(node) not in sizes:
@@ -113,26 +128,26 @@ def _check_size(root: Node) -> None:
             children = (
                 child for item in node.value for child in (item if isinstance(item, tuple) else (item,))
             )
-            sizes[id(node)] = 1 + sum(map(size_of, children))
+            sizes[id(node)] = 1 + sum(map(count_nodes, children))
         size = sizes[id(node)]
         if size is None:
-            raise _refused(node.start_mark, "an alias stands within what it stands for")
-        if size > MOST_NODES:
-            raise _refused(node.start_mark, _TOO_MANY)
+            raise _build_error(node.start_mark, "an alias is inside the value that it refers to")
+        if size > MAX_NODES:
+            raise _build_error(node.start_mark, _TOO_MANY_VALUES)
         return size
 
-    size_of(root)
+    count_nodes(root)
 
 
-def _refused(mark: Any, problem: str) -> yaml.MarkedYAMLError:
+def _build_error(mark: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
-def _described(error: yaml.MarkedYAMLError) -> str:
+def _format_error(error: yaml.MarkedYAMLError) -> str:
     mark: Any = error.problem_mark or error.context_mark
-    where = f"line {mark.line + 1}: " if mark else ""
+    position = f"line {mark.line + 1}: " if mark else ""
     context = f"{error.context}, " if error.context else ""
-    return _one_line(f"{where}{context}{error.problem}")
+    return _one_line(f"{position}{context}{error.problem}")
 
 
 def _one_line(text: str) -> str:

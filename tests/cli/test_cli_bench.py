@@ -25,10 +25,10 @@ def _threads() -> Iterator[None]:
 def test_it_prints_tables_and_writes_what_was_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
-    asked = ("sdpa", "r={kernel: {name: rfa, features: 8}}", "--lengths", "32,64", "--lengths", 16)
-    more = ("--what", "all", "--threads", 1, "--json", told, "--plot", drawn)
-    assert tiny.call("bench", *asked, *more, *SMALL) == 0
+    json_file, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
+    specs = ("sdpa", "r={kernel: {name: rfa, features: 8}}", "--lengths", "32,64", "--lengths", 16)
+    outputs = ("--what", "all", "--threads", 1, "--json", json_file, "--plot", picture)
+    assert tiny.call("bench", *specs, *outputs, *SMALL) == 0
     out, err = capsys.readouterr()
     assert err == ""
     head = out.splitlines()[:3]
@@ -38,11 +38,11 @@ def test_it_prints_tables_and_writes_what_was_asked_for(
     starts = [line.split(":")[0] for line in out.splitlines() if "as fast as sdpa" in line]
     assert starts == ["forward", "backward", "decode"]
     assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][2:5] == ["16", "32", "64"]
-    cells = json.loads(told.read_text())["cells"]
+    cells = json.loads(json_file.read_text())["cells"]
     assert len(cells) == 3 * 3 * 2
     assert all(cell["seconds"] > 0 for cell in cells)
-    assert drawn.read_text().startswith("<?xml")
-    assert out.endswith(f"{drawn}\n")
+    assert picture.read_text().startswith("<?xml")
+    assert out.endswith(f"{picture}\n")
 
 
 def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["rfaa"], "rfaa: there is no such attention. Did you mean 'rfa'?"),
         (["sdpa", "sdpa"], "two specs have the label 'sdpa'"),
@@ -65,8 +65,8 @@ def test_a_length_that_is_too_much_leaves_the_rest(capsys: pytest.CaptureFixture
         (["rfa", "--plot", "p.gif"], "pictures are written as .png, .svg, .pdf, not as 'p.gif'"),
     ],
 )
-def test_a_mistake_is_one_line(refused: tiny.Refused, arguments: list[str], said: str) -> None:
-    assert said in refused("bench", *arguments)
+def test_a_mistake_is_one_line(refused: tiny.Refused, arguments: list[str], message: str) -> None:
+    assert message in refused("bench", *arguments)
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])
@@ -96,12 +96,12 @@ def test_ctrl_c_prints_and_writes_what_is_there(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(benching, "measure", stopped)
-    told = tmp_path / "bench.json"
-    assert tiny.call("bench", "sdpa", "rfa", "--lengths", "8,16", "--json", told, *SMALL) == 130
+    json_file = tmp_path / "bench.json"
+    assert tiny.call("bench", "sdpa", "rfa", "--lengths", "8,16", "--json", json_file, *SMALL) == 130
     out, err = capsys.readouterr()
     assert "       8   1.00" in out
     assert err == "stopped: this is what was measured by then\n"
-    assert [cell["label"] for cell in json.loads(told.read_text())["cells"]] == ["sdpa"]
+    assert [cell["label"] for cell in json.loads(json_file.read_text())["cells"]] == ["sdpa"]
 
 
 def test_stopped_before_anything_was_measured(

@@ -56,7 +56,8 @@ def test_a_result_that_is_no_number_is_wrong() -> None:
 def test_a_missing_engine_is_reported_with_the_command_that_builds_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(requirements, "rebuild_command", lambda: "python -m pip install --no-deps SOURCE")
+    command = "python -m pip install --no-deps SOURCE"
+    monkeypatch.setattr(requirements, "format_rebuild_command", lambda: command)
     found = replace(doctor.examine(), native={"built": False, "reason": "it is not built here"})
     (line,) = (line for line in doctor.report_lines(found) if line.startswith("native"))
     assert "not built" in line
@@ -84,7 +85,7 @@ def test_missing_and_old_packages_come_with_their_command() -> None:
 def test_a_required_package_that_is_missing_ends_it_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(requirements, "unmet", lambda extra="": [Unmet("torch>=2.6", "")])
+    monkeypatch.setattr(requirements, "find_unmet", lambda extra="": [Unmet("torch>=2.6", "")])
     assert tiny.call("doctor") == 1
     out = capsys.readouterr().out
     assert out == f"packages  missing torch>=2.6: {sys.executable} -m pip install 'torch>=2.6'\n"

@@ -64,7 +64,11 @@ def test_output_is_utf_8_whatever_the_locale_says(run: Path, tmp_path: Path) -> 
         capture_output=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (2, f"qkv: {folder}/none.npz: there is no such file\n".encode())
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"qkv: {folder}/none.npz: there is no such file: check the path, or write a "
+        "trace with `qkv translate RUN --trace FILE`\n".encode(),
+    )
 
 
 def test_the_reader_of_the_output_may_go() -> None:

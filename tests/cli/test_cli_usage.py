@@ -19,7 +19,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_alone_it_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     tiny.call()
     out = capsys.readouterr()
-    for name in ("demo", "train", "translate", "evaluate", "view", "recipes"):
+    for name in ("demo", "train", "translate", "evaluate", "view", "recipes", "keys"):
         assert name in out.out + out.err
 
 
@@ -49,6 +49,7 @@ def test_a_recipe_is_printed_to_copy(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("view", "last cross"),
         ("parts", "all"),
         ("recipes", "all"),
+        ("keys", "all"),
         ("bench", "torch's"),
     ],
 )
@@ -62,7 +63,8 @@ def test_help_shows_defaults_in_words(
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "translate", "evaluate", "view", "recipes", "parts", "bench", "doctor"]
+    "command",
+    ["demo", "train", "translate", "evaluate", "view", "recipes", "keys", "parts", "bench", "doctor"],
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.call(command, "-h") == 0

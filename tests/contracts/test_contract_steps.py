@@ -147,6 +147,6 @@ def test_gradients_flow_through_steps(case: Case) -> None:
 @pytest.mark.parametrize("case", [case for case in OUTER if case not in STEPPED], ids=str)
 def test_what_cannot_be_stepped_says_so(case: Case) -> None:
     attention, (_, memory) = build(case), inputs(case)
-    reason = "causal=True, its memory has no steps" if case.cross else "needs causal=True"
+    reason = "needs a layer with causal=False" if case.cross else "needs causal=True"
     with pytest.raises(IncompatibleParts, match=reason):
         started(attention, memory, None)

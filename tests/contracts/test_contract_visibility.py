@@ -158,7 +158,7 @@ def test_masks_of_pairs_are_honoured_or_refused(case: Case, name: str) -> None:
             close(attention(x, memory, **given)[:, 1:], hidden[:, 1:], 1e-9)
         return
     for run in (attention, attention.attend):
-        with pytest.raises(BadMask, match=rf"{name}= cannot be honoured.*kernel=Softmax\(\)"):
+        with pytest.raises(BadMask, match=rf"{name}= was passed to a feature map.*kernel=Softmax\(\)"):
             run(x, memory, **given)
 
 

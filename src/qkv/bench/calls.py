@@ -169,7 +169,7 @@ def _split_keys_values(layer: Attention, inputs: Inputs) -> tuple[Tensor, Tensor
     dims, spec = layer.dims, layer.spec
     kv_heads = spec.kv_heads or dims.heads
     # A gate's logits begin around 3, which remembers about twenty positions.
-    gate = inputs.v[..., : dims.heads].mT + 3 if spec.gated else None
+    gate = inputs.v[..., : dims.heads].mT + 3 if spec.is_gated else None
     return _split_heads(inputs.k, kv_heads, dims.key), _split_heads(inputs.v, kv_heads, dims.value), gate
 
 

@@ -201,6 +201,24 @@ def recipes(
 
 
 @app.command()
+def keys(
+    section: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SECTION", help="a section or one key: train, data.phrases, train.lr", show_default="all"
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="the task whose recipes to explain", show_default="translate")
+    ] = None,
+) -> None:
+    """Explain the keys of a recipe: their types, their defaults and what they set."""
+    from qkv.cli.commands.keys import list_keys
+
+    list_keys(section, task)
+
+
+@app.command()
 def parts(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="one part in detail", show_default="all")

@@ -14,11 +14,11 @@ def doctor(
     """
     import json
 
-    from qkv.requirements import remedy, unmet
+    from qkv.requirements import describe_fix, find_unmet
 
-    lacking = unmet()
+    lacking = find_unmet()
     if not all(one.installed for one in lacking):  # then nothing else can be looked at
-        print(f"packages  {remedy(lacking)}")
+        print(f"packages  {describe_fix(lacking)}")
         raise typer.Exit(1)
 
     from qkv.doctor import examine, report_lines

@@ -6,7 +6,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import numpy as np
 from pydantic import PositiveInt
 
-from qkv.data.randomness import epoch_random
+from qkv.data.randomness import make_epoch_random
 from qkv.errors import BadData
 from qkv.strict import Strict
 
@@ -81,7 +81,7 @@ class Dataset(Generic[Batch]):
         row_name: what messages call a row, such as "pair".
 
     Raises:
-        BadData: the columns, or the arrays, differ in their number of rows.
+        BadData: the columns, or the arrays, differ in their number of rows, or a row takes no position.
     """
 
     def __init__(
@@ -104,17 +104,24 @@ class Dataset(Generic[Batch]):
                 f"{len(positions):,} and counts of {len(self.counts):,} rows: give one value per {row_name} "
                 "in each"
             )
+        if len(positions) and positions.min() < 1:
+            raise BadData(
+                f"{row_name} {int(positions.argmin()) + 1} takes {positions.min()} positions, expected one "
+                "or more: leave empty rows out"
+            )
 
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.positions)
 
-    def batch(self, rows: Sequence[int]) -> Batch:
+    def make_batch(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows, in this order."""
         return self.collate(*([column[row] for row in rows] for column in self.columns))
 
 
-class _Epoch(NamedTuple):
+class _EpochPlan(NamedTuple):
+    """The rows of every micro-batch of every update of one epoch."""
+
     number: int
     updates: list[list[np.ndarray]]
 
@@ -147,11 +154,11 @@ class BatchPlan(Generic[Batch]):
                 f"{name} {longest + 1} takes {positions[longest]:,} positions, more than batch_tokens="
                 f"{config.batch_tokens:,}; raise batch_tokens or lower max_length"
             )
-        self._planned: _Epoch | None = None
+        self._planned_epoch: _EpochPlan | None = None
 
     def steps(self, epoch: int) -> int:
         """The number of updates in this epoch."""
-        return len(self._plan(epoch))
+        return len(self._plan_epoch(epoch))
 
     def window(self, epoch: int, index: int, rank: int, world: int) -> list[Batch]:
         """The micro-batches of one update on one process; those with no row for it are left out.
@@ -162,35 +169,37 @@ class BatchPlan(Generic[Batch]):
             rank: number of this process, from 0.
             world: number of processes.
         """
-        shares = [rows[rank::world] for rows in self._plan(epoch)[index]]
-        return [self.dataset.batch(rows.tolist()) for rows in shares if len(rows)]
+        shares = [rows[rank::world] for rows in self._plan_epoch(epoch)[index]]
+        return [self.dataset.make_batch(rows.tolist()) for rows in shares if len(rows)]
 
     def count(self, epoch: int, index: int) -> int:
         """How many terms of the loss one update has, over all processes and micro-batches."""
-        return sum(int(self.dataset.counts[rows].sum()) for rows in self._plan(epoch)[index])
+        return sum(int(self.dataset.counts[rows].sum()) for rows in self._plan_epoch(epoch)[index])
 
-    def _plan(self, epoch: int) -> list[list[np.ndarray]]:
-        if self._planned is None or self._planned.number != epoch:
-            self._planned = _Epoch(epoch, self._plan_updates(epoch))
-        return self._planned.updates
+    def _plan_epoch(self, epoch: int) -> list[list[np.ndarray]]:
+        """The updates of an epoch; those of the latest one are kept."""
+        if self._planned_epoch is None or self._planned_epoch.number != epoch:
+            self._planned_epoch = _EpochPlan(epoch, self._plan_updates(epoch))
+        return self._planned_epoch.updates
 
     def _plan_updates(self, epoch: int) -> list[list[np.ndarray]]:
-        random = epoch_random(self.seed, epoch)
+        random = make_epoch_random(self.seed, epoch)
         order = random.permutation(len(self.dataset))
         batches: list[np.ndarray] = []
-        for start in range(0, len(order), self._pool_rows()):
-            pool = order[start : start + self._pool_rows()]
+        for start in range(0, len(order), self._count_pool_rows()):
+            pool = order[start : start + self._count_pool_rows()]
             pool = pool[np.lexsort(tuple(key[pool] for key in self.dataset.sort_keys))]
             batches += _cut_batches(pool, self.dataset.positions, self.config.batch_tokens)
         batches = [batches[i] for i in random.permutation(len(batches))]
         step = self.config.accumulate
         return [batches[start : start + step] for start in range(0, len(batches), step)]
 
-    def _pool_rows(self) -> int:
+    def _count_pool_rows(self) -> int:
+        """About how many rows make `pool` batches."""
         return max(1, int(self.config.pool * self.config.batch_tokens / self.dataset.positions.mean()))
 
 
-def batches_by_length(dataset: Dataset[Batch], batch_tokens: int) -> Iterator[tuple[list[int], Batch]]:
+def iterate_by_length(dataset: Dataset[Batch], batch_tokens: int) -> Iterator[tuple[list[int], Batch]]:
     """Every row once, longest first, in batches within a budget: for evaluation and decoding.
 
     Args:
@@ -203,7 +212,7 @@ def batches_by_length(dataset: Dataset[Batch], batch_tokens: int) -> Iterator[tu
     order = np.argsort(dataset.positions, kind="stable")
     for rows in reversed(_cut_batches(order, dataset.positions, batch_tokens)):
         numbers = rows.tolist()
-        yield numbers, dataset.batch(numbers)
+        yield numbers, dataset.make_batch(numbers)
 
 
 def _cut_batches(order: np.ndarray, positions: np.ndarray, budget: int) -> list[np.ndarray]:

@@ -39,7 +39,7 @@ class Line(NamedTuple):
     is_cut: bool
 
 
-def max_characters(max_tokens: int) -> int:
+def compute_max_characters(max_tokens: int) -> int:
     """The number of characters above which a line has surely more than `max_tokens` tokens."""
     return min(max(CHARACTERS_PER_TOKEN * max_tokens, SMALLEST_LIMIT), LONGEST_LINE)
 
@@ -72,7 +72,7 @@ def read_lines(path: str | Path) -> Iterator[str]:
     r"""The lines of a UTF-8 file or pipe, plain or gzipped, without `\n` or `\r\n`; nothing else ends a line.
 
     A byte-order mark at the start is dropped. So are the characters of a line beyond LONGEST_LINE + 1, which
-    keeps it longer than every limit of `max_characters`.
+    keeps it longer than every limit of `compute_max_characters`.
 
     Args:
         path: the file, see `expand_path`.

@@ -41,7 +41,7 @@ class Sources(NamedTuple):
     keep: Bool[Tensor, "B S"]
 
 
-def pair_dataset(source: Sequence[Any], target: Sequence[Any]) -> Dataset[Pairs]:
+def make_pair_dataset(source: Sequence[Any], target: Sequence[Any]) -> Dataset[Pairs]:
     """The data set of the pairs (source[i], target[i]); the loss counts target tokens, EOS included.
 
     A pair takes as many positions as the longer of source + EOS and BOS + target + EOS.
@@ -68,7 +68,7 @@ def pair_dataset(source: Sequence[Any], target: Sequence[Any]) -> Dataset[Pairs]
     )
 
 
-def source_dataset(source: Sequence[Any]) -> Dataset[Sources]:
+def make_source_dataset(source: Sequence[Any]) -> Dataset[Sources]:
     """The data set of sources alone, for decoding.
 
     Args:
@@ -78,7 +78,7 @@ def source_dataset(source: Sequence[Any]) -> Dataset[Sources]:
     return Dataset((source,), collate_source, positions=positions, row_name="source")
 
 
-def count_predicted(target: Ragged, vocab: int) -> np.ndarray:
+def count_predicted_tokens(target: Ragged, vocab: int) -> np.ndarray:
     """How often each token is to be predicted in an epoch, EOS included: int64 [V]."""
     counts = np.bincount(target.flat, minlength=vocab)
     counts[EOS] += len(target)

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def epoch_random(seed: int, epoch: int) -> np.random.RandomState:
+def make_epoch_random(seed: int, epoch: int) -> np.random.RandomState:
     """A generator of random numbers that depends on the seed and the epoch alone.
 
     Args:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int64
 from pydantic import PositiveInt
 from torch import Tensor
 
-from qkv.data.randomness import epoch_random
+from qkv.data.randomness import make_epoch_random
 from qkv.errors import BadData
 from qkv.strict import Strict
 from qkv.symbols import PAD
@@ -97,7 +97,7 @@ class StreamPlan:
     def steps(self, epoch: int) -> int:
         """The number of updates in this epoch."""
         if self.config.carry:
-            borders = self._stream_borders()
+            borders = self._find_stream_borders()
             return -(-int(np.diff(borders).max()) // self.config.length)
         return -(-len(self._order_segments(epoch).order) // self.config.streams)
 
@@ -110,21 +110,21 @@ class StreamPlan:
             rank: number of this process, from 0.
             world: number of processes.
         """
-        starts, ends = (positions[rank::world] for positions in self._bounds(epoch, index))
+        starts, ends = (positions[rank::world] for positions in self._find_bounds(epoch, index))
         if not (ends > starts).any():
             return []
-        return [self._read(starts, ends, is_start=index == 0 or not self.config.carry)]
+        return [self._read_segment(starts, ends, is_start=index == 0 or not self.config.carry)]
 
     def count(self, epoch: int, index: int) -> int:
         """How many tokens one update predicts, over all processes."""
-        starts, ends = self._bounds(epoch, index)
+        starts, ends = self._find_bounds(epoch, index)
         return int((ends - starts).sum())
 
-    def _bounds(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _find_bounds(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The first input of every row of an update, and the end of its inputs, as positions in the text."""
         length, inputs = self.config.length, len(self.ids) - 1
         if self.config.carry:
-            borders = self._stream_borders()
+            borders = self._find_stream_borders()
             starts = np.minimum(borders[:-1] + index * length, borders[1:])
             return starts, np.minimum(starts + length, borders[1:])
         segments = self._order_segments(epoch)
@@ -132,20 +132,20 @@ class StreamPlan:
         ends = segments.first_end + rows * length
         return np.maximum(ends - length, 0), np.minimum(ends, inputs)
 
-    def _stream_borders(self) -> np.ndarray:
+    def _find_stream_borders(self) -> np.ndarray:
         """Where the inputs of the streams begin and end: int64 [B+1]."""
         return np.arange(self.config.streams + 1) * (len(self.ids) - 1) // self.config.streams
 
     def _order_segments(self, epoch: int) -> _SegmentOrder:
         if self._order is None or self._order.epoch != epoch:
-            random = epoch_random(self.seed, epoch)
+            random = make_epoch_random(self.seed, epoch)
             length, inputs = self.config.length, len(self.ids) - 1
             first_end = int(random.randint(1, length + 1))
             count = 1 + max(0, -(-(inputs - first_end) // length))
             self._order = _SegmentOrder(epoch, first_end, random.permutation(count))
         return self._order
 
-    def _read(self, starts: np.ndarray, ends: np.ndarray, is_start: bool) -> Segment:
+    def _read_segment(self, starts: np.ndarray, ends: np.ndarray, is_start: bool) -> Segment:
         lengths = ends - starts
         keep = np.arange(lengths.max()) < lengths[:, None]
         inputs, targets = np.full(keep.shape, PAD, np.int64), np.full(keep.shape, PAD, np.int64)

@@ -102,7 +102,7 @@ class NBestLists:
         self.prompt_lengths, self.last_steps = prompt_lengths, limits + prompt_lengths
         self.prompt_counts = prompt_lengths.tolist()
         self.longest_prompt = max(self.prompt_counts)
-        penalties = [length_penalty(limit, config.length_penalty) for limit in limits.tolist()]
+        penalties = [compute_length_penalty(limit, config.length_penalty) for limit in limits.tolist()]
         self.largest_penalties = torch.tensor(penalties, dtype=torch.float32, device=limits.device)
         self.ends: list[list[_End]] = [[] for _ in penalties]
         self.finished_counts = torch.zeros_like(limits)
@@ -131,23 +131,24 @@ class NBestLists:
     def _store(
         self, candidates: Candidates, mask: Tensor, entries: Tensor, step: int, *, finished: bool
     ) -> None:
+        """Insert the candidates where the mask is True into the lists of their entries."""
         if not mask.any():
             return
         owners = entries[:, None].expand_as(mask)[mask].tolist()
         alpha = self.config.length_penalty
-        penalties = [length_penalty(step - self.prompt_counts[owner], alpha) for owner in owners]
+        penalties = [compute_length_penalty(step - self.prompt_counts[owner], alpha) for owner in owners]
         totals = candidates.totals[mask]
         scores = totals / torch.tensor(penalties, dtype=totals.dtype, device=totals.device)
         fields = (candidates.rows, candidates.tokens, candidates.log_probs)
         columns = [scores.tolist(), *(field[mask].tolist() for field in fields)]
         for owner, score, row, token, log_prob in zip(owners, *columns, strict=True):
             ends = self.ends[owner]
-            bisect.insort(ends, _End(score, finished, step - 1, row, token, log_prob), key=_rank)
+            bisect.insort(ends, _End(score, finished, step - 1, row, token, log_prob), key=_sort_key)
             del ends[self.config.n_best :]
             if len(ends) == self.config.n_best:
                 self.worst_scores[owner] = ends[-1].score
 
-    def hypotheses(self, history: list[Emitted]) -> list[list[Hypothesis]]:
+    def build_hypotheses(self, history: list[Emitted]) -> list[list[Hypothesis]]:
         """Every entry's n-best list, recovered through the beams that the steps point back to."""
         steps = [(e.tokens.tolist(), e.log_probs.tolist(), e.rows.tolist()) for e in history]
         weights = [emitted.weights for emitted in history]
@@ -157,7 +158,7 @@ class NBestLists:
         ]
 
 
-def length_penalty(length: int, alpha: float) -> float:
+def compute_length_penalty(length: int, alpha: float) -> float:
     """((5 + length) / 6)^alpha, by which a sum of log-probabilities is divided."""
     return ((5.0 + length) / 6.0) ** alpha
 
@@ -167,7 +168,8 @@ def bound_scores(totals: Float[Tensor, "A"], penalties: Float[Tensor, "A"]) -> F
     return totals / penalties
 
 
-def _rank(end: _End) -> tuple[bool, float]:
+def _sort_key(end: _End) -> tuple[bool, float]:
+    """Finished hypotheses first, the best score first."""
     return (not end.finished, -end.score)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkv.decode.config import SearchConfig
 from qkv.decode.constraints import Constraints
@@ -33,7 +33,7 @@ from qkv.decode.largest import find_largest
 from qkv.decode.prompts import read_tokens, split_prompts
 from qkv.errors import BadData, BadRecipe, BadRun
 from qkv.model.stepper import Step, Stepper
-from qkv.state import batch_of, first_tensor, select_rows
+from qkv.state import batch_size, first_tensor, select_rows
 from qkv.symbols import BOS, EOS, PAD, UNK
 
 DEFAULT = SearchConfig()
@@ -58,8 +58,8 @@ def search(  # noqa: PLR0913 -- three of them name the control symbols
         model: in eval mode, where it has dropout.
         source: what `model.start` takes: tensors with the batch first, such as token ids and their mask, or
             pictures. Without it, or where it is None, `model.start` gets `batch` instead.
-        max_length: most symbols that an entry may emit, end symbol included; one number for all, or [B]. The
-            smaller of it and `config.max_length` counts.
+        max_length: most symbols that an entry may emit, end symbol included; one number for all, or [B].
+            Where `config.max_length` is smaller, it applies instead.
         prompts: token ids per entry that are read before free decoding; hypotheses do not repeat them.
         batch: the number of entries, needed where neither a source nor prompts tell it.
         config: beam, length penalty and further options.
@@ -78,25 +78,23 @@ def search(  # noqa: PLR0913 -- three of them name the control symbols
         BadRun: the model's scores are not numbers.
     """
     has_source = any(part is not None for part in source)
-    batch = _batch_size(source if has_source else (), prompts, batch)
+    batch = _find_batch_size(source if has_source else (), prompts, batch)
     if batch == 0:
         return []
     options = {"capture": capture} if has_source else {"capture": capture, "batch": batch}
-    options = {"capture": capture} if has_source else {"capture": capture, "batch": batch}
     state = model.start(*(source if has_source else ()), **options)
-    tensor = first_tensor((source, state))
-    device = torch.device("cpu") if tensor is None else tensor.device
+    device = _find_device(model, source, state)
     forced = split_prompts(prompts, batch, bos, device)
-    limits = _length_limits(max_length, config, batch, device)
-    never = [pad, bos, UNK if config.forbid_unknown else None]
-    forbidden = torch.tensor([symbol for symbol in never if symbol is not None], device=device)
+    limits = _combine_limits(max_length, config, batch, device)
+    symbols = [pad, bos, UNK if config.forbid_unknown else None]
+    forbidden = torch.tensor([symbol for symbol in symbols if symbol is not None], device=device)
     constraints = Constraints(forbidden, eos, config.min_length, forced)
     n_best = NBestLists(config, eos, limits, forced.remaining_lengths)
     step = read_tokens(model, forced.shared, state, capture=capture)
-    return _search(model, step, constraints, n_best, capture)
+    return _run_search(model, step, constraints, n_best, capture)
 
 
-def _search(
+def _run_search(
     model: Stepper, step: Step, constraints: Constraints, n_best: NBestLists, capture: bool
 ) -> list[list[Hypothesis]]:
     """Extend the beams, from the step that scores their first symbol on, until every entry is done."""
@@ -105,28 +103,37 @@ def _search(
     history: list[Emitted] = []
     while True:
         number = len(history) + 1
-        log_probs = constraints.apply(_log_probs(step.logits, number), entries, number)
-        live, continues = n_best.update(_extend(totals, log_probs, 2 * beam), entries, number)
+        log_probs = constraints.apply(_compute_log_probs(step.logits, number), entries, number)
+        live, continues = n_best.update(_extend_beams(totals, log_probs, 2 * beam), entries, number)
         live, entries = live.select_entries(continues), entries[continues]
         history.append(Emitted.from_candidates(live, step.weights))
         if not len(entries):
-            return n_best.hypotheses(history)
+            return n_best.build_hypotheses(history)
         totals = live.totals
-        state = _follow(step.state, live.rows.flatten(), before=len(log_probs))
+        state = _reorder_state(step.state, live.rows.flatten(), before=len(log_probs))
         step = model.step(live.tokens.flatten(), state, capture=capture)
 
 
-def _batch_size(source: Any, prompts: Sequence[Sequence[int]] | None, batch: int | None) -> int:
+def _find_batch_size(source: Any, prompts: Sequence[Sequence[int]] | None, batch: int | None) -> int:
+    """The number of entries: the caller's `batch`, else that of the source, else that of the prompts."""
     if batch is not None:
         return batch
     if source:
-        return batch_of(source)
+        return batch_size(source)
     if prompts is not None:
         return len(prompts)
     raise BadData("the number of sequences to decode is unknown: pass a source, prompts or batch")
 
 
-def _length_limits(
+def _find_device(model: Stepper, source: Any, state: Any) -> torch.device:
+    """The device of the source, else of the state, else of the model's parameters, else the CPU."""
+    tensor = first_tensor((source, state))
+    if tensor is None and isinstance(model, nn.Module):
+        tensor = next(model.parameters(), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _combine_limits(
     max_length: int | Int[Tensor, "B"] | None, config: SearchConfig, batch: int, device: torch.device
 ) -> Int[Tensor, "B"]:
     """The most symbols that each entry may emit."""
@@ -146,7 +153,8 @@ def _length_limits(
     return limits
 
 
-def _log_probs(logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
+def _compute_log_probs(logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
+    """The log-probabilities of all symbols; raises BadRun where they are not numbers."""
     log_probs = logits.float().log_softmax(-1)
     nan_count = int(log_probs[:, 0].isnan().sum())
     if nan_count:
@@ -158,7 +166,7 @@ def _log_probs(logits: Float[Tensor, "N V"], step: int) -> Float[Tensor, "N V"]:
     return log_probs
 
 
-def _extend(totals: Float[Tensor, "A K"], log_probs: Float[Tensor, "N V"], count: int) -> Candidates:
+def _extend_beams(totals: Float[Tensor, "A K"], log_probs: Float[Tensor, "N V"], count: int) -> Candidates:
     """The `count` best extensions of every entry's beams by one symbol."""
     entries, beams = totals.shape
     symbol_log_probs, tokens = find_largest(log_probs, count)
@@ -172,7 +180,7 @@ def _extend(totals: Float[Tensor, "A K"], log_probs: Float[Tensor, "N V"], count
     return Candidates(best, rows, tokens, symbol_log_probs)
 
 
-def _follow(state: Any, rows: Int[Tensor, "N"], before: int) -> Any:
+def _reorder_state(state: Any, rows: Int[Tensor, "N"], before: int) -> Any:
     """The state of the beams that live on; the state itself where every beam keeps its place."""
     is_same = len(rows) == before and torch.equal(rows, torch.arange(before, device=rows.device))
     return state if is_same else select_rows(state, rows)

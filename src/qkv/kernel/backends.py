@@ -19,8 +19,11 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
     """The first backend that supports these tensors [B,H,N,*] and is faster; None for torch operators.
 
     Args:
-        has_backends: whether the backends know the feature map.
-        tensors: the queries, keys and values of one call.
+        has_backends: Whether the backends know the feature map.
+        tensors: The queries, keys and values of one call.
+
+    Returns:
+        The backend, or None.
     """
     for backend in BACKENDS if has_backends else ():
         if any(always(x.shape[2] >= backend.FEWEST) for x in tensors) and not backend.why_not(*tensors):
@@ -29,7 +32,15 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
 
 
 def describe_backends(has_backends: bool, length: int) -> str:
-    """Which backend runs instead of torch operators for which tensors of `length` positions, as a clause."""
+    """Which backend runs instead of torch operators for which tensors of `length` positions, as a clause.
+
+    Args:
+        has_backends: Whether the backends know the feature map.
+        length: The number of queries or keys, whichever is larger.
+
+    Returns:
+        A text that begins with a semicolon; "" where no backend runs.
+    """
     if not has_backends:
         return "; no backend knows this feature map"
     text = ""

@@ -1,8 +1,16 @@
-"""Windows in bands: blocks of queries, each with the few keys that any of its windows reach.
+"""Windowed attention in bands: blocks of queries, each with the few keys that its windows reach.
 
-Queries at places p … p + C - 1 that see `left` places back and `right` ahead meet, all together, the
-C + left + right keys from p - left on.  So the blocks are a batch of small attentions, and N·(C + left +
-right) pairs stand for N·N: time and memory grow as N.
+A block of C queries at positions p … p + C - 1, whose windows reach `left` positions back and `right` ahead,
+sees W = C + left + right keys:
+
+            keys
+    queries |#####  .  .  .|     block 0
+            |  .#######.  .|     block 1       C·W pairs per block
+            |  .  .#######.|     block 2
+            |  .  .  .#####|     block 3
+
+The blocks form a batch of small attentions.  Instead of T·S pairs they have T·W, so that time and memory grow
+linearly with the length.
 """
 
 from collections.abc import Callable
@@ -18,118 +26,169 @@ from qkv.shapes import Keep
 from qkv.token_positions import TokenPositions
 from qkv.tracing import always, can_bypass_dispatcher
 
-Whole = Float[Tensor, "B H N D"]
+Vectors = Float[Tensor, "B H N D"]
 Blocks = Float[Tensor, "Bn H C D"]
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+AttendBlocks = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
-# Half of the reach wastes little on the corners of a band; fewer queries make products too small to be fast.
-FEWEST, MOST = 32, 128
-# Blocks at a time where nobody sees it: what is made of them stays small and near.
-RUN = 16
+# Blocks of half the reach compute few pairs outside of the windows; smaller blocks make slow products.
+MIN_BLOCK, MAX_BLOCK = 32, 128
+# Without gradients this many blocks are computed at a time, so that their tensors stay in the cache.
+BLOCKS_AT_A_TIME = 16
 
 
 class Bands(NamedTuple):
-    """n blocks of C queries, and the W = C + left + right keys of each.
+    """n blocks of C queries, each with W = C + left + right slots for keys.
 
-    keys: [B or 1, n, W], which key stands at each slot, any where none does.
-    allow: [B or 1, n, C, W], whether the window of a query holds that slot's key.
-    first: the place of the first slot where slot after slot, block after block, follow in line; else None.
+    Args:
+        key_index: [B or 1,n,W], the index of the key in each slot; any index where the slot is empty.
+        allow: [B or 1,n,C,W], whether the window of a query holds the key in a slot.
+        first_slot: The index of the key in the first slot of the first block, where all slots follow each
+            other without gaps; None otherwise.
     """
 
-    keys: Int[Tensor, "#B n W"]
+    key_index: Int[Tensor, "#B n W"]
     allow: Bool[Tensor, "#B n C W"]
-    first: int | None
+    first_slot: int | None
 
 
-def block_size(left: int, right: int) -> int:
-    """C, the number of queries in a block."""
-    return min(max((left + right) // 2, FEWEST), MOST)
+def compute_band_size(left: int, right: int) -> int:
+    """C, the number of queries in a block, for windows that reach so many positions back and ahead.
+
+    Args:
+        left: How many positions a window reaches back.
+        right: How many positions a window reaches ahead.
+
+    Returns:
+        C.
+    """
+    return min(max((left + right) // 2, MIN_BLOCK), MAX_BLOCK)
 
 
-def worth_it(queries: int, keys: int, left: int, right: int) -> bool:
-    """Whether bands hold fewer pairs than the half of all pairs that a causal order leaves."""
-    size = block_size(left, right)
+def are_bands_cheaper(queries: int, keys: int, left: int, right: int) -> bool:
+    """Whether bands have fewer pairs than half of all pairs, which a causal mask leaves.
+
+    Args:
+        queries: T.
+        keys: S.
+        left: How many positions a window reaches back.
+        right: How many positions a window reaches ahead.
+
+    Returns:
+        True if so; in a recorded program, only if it is so for all lengths.
+    """
+    size = compute_band_size(left, right)
     return always(queries > size) and always(2 * (size + left + right) < keys)
 
 
-def bands(at: TokenPositions, keep: Keep | None, left: int, right: int, in_line: bool) -> Bands:
-    """The bands of windows p - left … p + right, for places that ascend by at most 1 from query to query.
-
-    in_line: whether they ascend by exactly 1 (queries that are keys too, none of them padded).
-    """
-    size, queries, keys = block_size(left, right), at.queries.shape[1], at.keys.shape[1]
-    at_block = F.pad(at.queries, (0, -queries % size)).unflatten(1, (-1, size))
-    slots = at_block[:, :, :1] - left + torch.arange(size + left + right, device=at.keys.device)
-    there = (slots >= 0) & (slots < at.key_counts[:, :, None])
-    alike = in_line and keep is None  # all blocks are as far from their slots as the first
-    ahead = (
-        (slots[:, :1, None] - at_block[:, :1, :, None]) if alike else slots[:, :, None] - at_block[..., None]
+def describe_bands(queries: int, left: int, right: int) -> str:
+    """The blocks of T queries in words, for `explain`."""
+    size = compute_band_size(left, right)
+    return (
+        f"in bands: {-(-queries // size)} blocks of {size} queries with {size + left + right} keys in reach"
     )
-    allow = there[:, :, None] & ((ahead >= -left) & (ahead <= right))
+
+
+def build_bands(positions: TokenPositions, keep: Keep | None, left: int, right: int, is_self: bool) -> Bands:
+    """The bands of windows p - left … p + right.
+
+    Args:
+        positions: Of queries and keys; the position grows by at most 1 from query to query.
+        keep: [B,S], True for real keys; None where all are real.
+        left: How many positions a window reaches back.
+        right: How many positions a window reaches ahead.
+        is_self: Whether the queries are keys too, so that without padding their positions grow by exactly 1.
+
+    Returns:
+        The blocks, their keys and masks.
+    """
+    size, queries, keys = compute_band_size(left, right), positions.queries.shape[1], positions.keys.shape[1]
+    query_positions = F.pad(positions.queries, (0, -queries % size)).unflatten(1, (-1, size))
+    offsets = torch.arange(size + left + right, device=positions.keys.device)
+    slots = query_positions[:, :, :1] - left + offsets
+    has_key = (slots >= 0) & (slots < positions.key_counts[:, :, None])
+    is_regular = is_self and keep is None  # every block has the same distances between queries and slots
+    if is_regular:
+        ahead = slots[:, :1, None] - query_positions[:, :1, :, None]
+    else:
+        ahead = slots[:, :, None] - query_positions[..., None]
+    allow = has_key[:, :, None] & ((ahead >= -left) & (ahead <= right))
     index = slots.clamp(0, keys - 1)
-    if keep is not None:  # the real keys in their order, wherever padding stands between them
+    if keep is not None:  # the indices of the real keys, in order, wherever the padding is
         order = (~keep).sort(dim=1, stable=True).indices
         index = order.gather(1, index.flatten(1)).view_as(index)
-    first = keys - queries - left if alike else None
-    return Bands(index, allow, first)
+    return Bands(index, allow, keys - queries - left if is_regular else None)
 
 
-def attended(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Whole:
-    """out [B,H,T,E], where attend(q, k, v, allow) gives that of blocks of queries and their keys."""
-    if band.first is None or not can_bypass_dispatcher((q, k, v)) or q.device.type != "cpu":
-        return _at_once(attend, q, k, v, band)
+def attend_in_bands(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands: Bands) -> Vectors:
+    """Windowed attention [B,H,T,E].
+
+    Args:
+        attend: `attend(q, k, v, allow)` computes the output of a batch of blocks.
+        q: Queries [B,H,T,D].
+        k: Keys [B,Hk,S,D].
+        v: Values [B,Hk,S,E].
+        bands: What `build_bands` returned for them.
+
+    Returns:
+        out [B,H,T,E].
+    """
+    if bands.first_slot is None or not can_bypass_dispatcher((q, k, v)) or q.device.type != "cpu":
+        return _attend_blocks(attend, q, k, v, bands)
     batch, heads, queries = q.shape[:3]
     out: Any = None
-    blocks, size = band.allow.shape[1:3]
-    for begin in range(0, blocks, RUN):
-        here, now = slice(begin, begin + RUN), slice(begin * size, (begin + RUN) * size)
-        some = Bands(band.keys[:, here], band.allow[:, here], band.first + begin * size)
-        part = _at_once(attend, q[:, :, now], k, v, some)
-        if out is None:  # autocast may have changed the type
-            out = pooled_empty((batch, queries, heads, v.shape[3]), part.dtype).transpose(1, 2)
-        out[:, :, now] = part
+    blocks, size = bands.allow.shape[1:3]
+    for begin in range(0, blocks, BLOCKS_AT_A_TIME):
+        some = slice(begin, begin + BLOCKS_AT_A_TIME)
+        rows = slice(begin * size, (begin + BLOCKS_AT_A_TIME) * size)
+        part = Bands(bands.key_index[:, some], bands.allow[:, some], bands.first_slot + begin * size)
+        block_out = _attend_blocks(attend, q[:, :, rows], k, v, part)
+        if out is None:  # autocast may have changed the dtype
+            out = pooled_empty((batch, queries, heads, v.shape[3]), block_out.dtype).transpose(1, 2)
+        out[:, :, rows] = block_out
     return out
 
 
-def _at_once(attend: Attend, q: Tensor, k: Tensor, v: Tensor, band: Bands) -> Whole:
-    (batch, _, queries, _), size = q.shape, band.allow.shape[2]
-    allow = band.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-    out = attend(_queries_of(q, size), _keys_of(k, band), _keys_of(v, band), allow)
-    return _merged(out, batch, queries)
+def _attend_blocks(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands: Bands) -> Vectors:
+    """The output [B,H,T,E] of all blocks, as one batch."""
+    (batch, _, queries, _), size = q.shape, bands.allow.shape[2]
+    allow = bands.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+    out = attend(_split_queries(q, size), _gather_slots(k, bands), _gather_slots(v, bands), allow)
+    return _merge_blocks(out, batch, queries)
 
 
-def _queries_of(x: Whole, size: int) -> Blocks:
-    """[B,H,T,D] -> the blocks as a batch [B·n,H,C,D], the last one filled up with zeros."""
-    rows, short = x.transpose(1, 2), -x.shape[2] % size
-    rows = F.pad(rows, (0, 0, 0, 0, 0, short)) if short else rows
+def _split_queries(x: Vectors, size: int) -> Blocks:
+    """[B,H,T,D] -> blocks as a batch [B·n,H,C,D]; the last one is padded with zeros."""
+    rows, missing = x.transpose(1, 2), -x.shape[2] % size
+    rows = F.pad(rows, (0, 0, 0, 0, 0, missing)) if missing else rows
     return rows.reshape(-1, size, *rows.shape[2:]).transpose(1, 2)
 
 
-def _keys_of(x: Whole, band: Bands) -> Blocks:
-    """[B,H,S,D] -> the keys or values of every block [B·n,H,W,D]."""
-    blocks, width = band.keys.shape[1:]
+def _gather_slots(x: Vectors, bands: Bands) -> Blocks:
+    """Keys or values [B,H,S,D] -> those in the slots of every block [B·n,H,W,D]."""
+    blocks, width = bands.key_index.shape[1:]
     rows = x.transpose(1, 2)
-    if band.first is None:
-        return _gathered(rows, band.keys).transpose(1, 2)
-    size = band.allow.shape[2]
-    all_slots = (blocks - 1) * size + width
-    begin, end = (min(max(place, 0), x.shape[2]) for place in (band.first, band.first + all_slots))
-    before = min(max(-band.first, 0), all_slots)
-    after = all_slots - before - (end - begin)
+    if bands.first_slot is None:
+        return _gather_rows(rows, bands.key_index).transpose(1, 2)
+    size = bands.allow.shape[2]
+    slots = (blocks - 1) * size + width
+    begin, end = (min(max(slot, 0), x.shape[2]) for slot in (bands.first_slot, bands.first_slot + slots))
+    before = min(max(-bands.first_slot, 0), slots)
+    after = slots - before - (end - begin)
     rows = rows[:, begin:end]
     rows = F.pad(rows, (0, 0, 0, 0, before, after)) if before or after else rows
     return rows.unfold(1, width, size).permute(0, 1, 2, 4, 3).flatten(0, 1)
 
 
-def _merged(out: Blocks, batch: int, queries: int) -> Whole:
+def _merge_blocks(out: Blocks, batch: int, queries: int) -> Vectors:
     """The blocks [B·n,H,C,E] as one sequence [B,H,T,E]."""
     rows = out.transpose(1, 2).reshape(batch, -1, out.shape[1], out.shape[3])
     return rows[:, :queries].transpose(1, 2)
 
 
-def _gathered(rows: Tensor, index: Tensor) -> Tensor:
-    """[B,S,H,D] at [B or 1,n,W] -> [B·n,W,H,D].  As an embedding, whose gradient is summed in parallel."""
+def _gather_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """rows [B,S,H,D] at an index [B or 1,n,W] -> [B·n,W,H,D]."""
     batch, keys, heads, width = rows.shape
     offsets = torch.arange(batch, device=rows.device)[:, None, None] * keys
-    picked = F.embedding(index + offsets, rows.reshape(batch * keys, heads * width))
-    return picked.view(-1, index.shape[2], heads, width)
+    # An embedding, because torch sums its gradient in parallel.
+    gathered = F.embedding(index + offsets, rows.reshape(batch * keys, heads * width))
+    return gathered.view(-1, index.shape[2], heads, width)

@@ -1,7 +1,8 @@
-"""A cache that grows: what a step appends is written behind it, into room that is kept ready.
+"""A cache of keys or values that grows in place, into memory that is allocated ahead.
 
-A cache is a value: what it holds never changes.  Room behind it is written to once, by the first cache that
-grows into it; any other that stands there (a state kept and extended twice, a reordered beam) copies.
+A cache is a value: its entries never change.  A step writes new entries behind them and returns a new cache
+that shares the memory.  Each free position is written to once.  Any other cache that would append there (a
+state that is kept and extended twice, a reordered beam) copies its entries to new memory.
 """
 
 from threading import Lock
@@ -13,71 +14,105 @@ from torch import Tensor
 from qkv.state import Shared
 from qkv.tracing import can_read, is_transformed
 
-# Room for fewer would be used up at once.
-FEWEST = 16
+# A smaller buffer would be full after a few steps.
+MIN_CAPACITY = 16
 
 
-class Room:
-    """Memory [B,H,capacity,D], of which the first `used` positions are taken."""
+class CacheBuffer:
+    """The memory that several caches share.
+
+    Args:
+        memory: [B,H,capacity,D].
+        used: The number of positions, from the first on, that have been written to.
+    """
 
     def __init__(self, memory: Tensor, used: int) -> None:
         self.memory, self.used, self.lock = memory, used, Lock()
 
-    def take(self, held: Tensor, more: Tensor) -> slice | None:
-        """The positions behind `held`, for `more`; None where somebody has them or they are too few.  Of two
-        threads one gets them.
+    def reserve(self, entries: Tensor, new: Tensor) -> slice | None:
+        """Reserve the positions behind `entries` for `new`; of several threads, one gets them.
+
+        Args:
+            entries: [B,H,S,D] of the cache that grows.
+            new: [B,H,t,D], its new entries.
+
+        Returns:
+            The positions; None where they have been written to, are too few, or the tensors do not match.
         """
         with self.lock:
-            if not self._behind(held, more):
+            if not self._can_append(entries, new):
                 return None
             begin = self.used
-            self.used += more.shape[2]
-        return slice(begin, begin + more.shape[2])
+            self.used += new.shape[2]
+        return slice(begin, begin + new.shape[2])
 
-    def _behind(self, held: Tensor, more: Tensor) -> bool:
-        begin, memory = self.used - held.shape[2], self.memory
+    def _can_append(self, entries: Tensor, new: Tensor) -> bool:
+        """Whether `entries` are the last positions in use, and `new` fits behind them."""
+        begin, memory = self.used - entries.shape[2], self.memory
         return (
             begin >= 0
-            and memory.shape[:2] == held.shape[:2]
-            and memory.shape[2] >= self.used + more.shape[2]
-            and memory.dtype == held.dtype == more.dtype
-            and memory[:, :, begin:].data_ptr() == held.data_ptr()
+            and memory.shape[:2] == entries.shape[:2]
+            and memory.shape[2] >= self.used + new.shape[2]
+            and memory.dtype == entries.dtype == new.dtype
+            and memory[:, :, begin:].data_ptr() == entries.data_ptr()
             and memory.is_inference() == torch.is_inference_mode_enabled()
         )
 
 
 class Cache(NamedTuple):
-    """held: [B,H,S,D].  room: Shared(Room) or Shared(None)."""
+    """The keys or values of a decode state.
 
-    held: Tensor
-    room: Shared = Shared(None)
+    Args:
+        entries: [B,H,S,D].
+        buffer: Shared(CacheBuffer) whose memory holds the entries, or Shared(None).
+    """
 
-    def last(self, count: int) -> "Cache":
-        """The cache of the last `count` positions alone, which lets go of the memory of many others."""
-        ahead = self.held.shape[2] - count
-        if ahead <= 0:
+    entries: Tensor
+    buffer: Shared = Shared(None)
+
+    def keep_last(self, count: int) -> "Cache":
+        """The cache of the last `count` positions; it copies them where that frees much memory.
+
+        Args:
+            count: How many positions to keep.
+
+        Returns:
+            A cache of at most `count` positions.
+        """
+        dropped = self.entries.shape[2] - count
+        if dropped <= 0:
             return self
-        held = self.held[:, :, ahead:]
-        return Cache(held.clone()) if ahead > max(count, FEWEST) else self._replace(held=held)
+        entries = self.entries[:, :, dropped:]
+        if dropped > max(count, MIN_CAPACITY):
+            return Cache(entries.clone())
+        return self._replace(entries=entries)
 
-    def grown(self, more: Tensor) -> "Cache":
-        """The cache that holds `more` [B,H,t,D] too: amortised O(t), whatever it holds already."""
-        # A layer without parameters cannot know, when it starts, what will be read.
-        held, room = self.held.to(more), self.room.value
-        if torch.is_grad_enabled() or is_transformed() or not can_read(more):
-            return Cache(torch.cat([held, more], 2))
-        place = None if room is None else room.take(held, more)
-        if room is None or place is None:
-            room = _made(held, more)
-            return Cache(room.memory[:, :, : room.used], Shared(room))
-        room.memory[:, :, place] = more
-        return Cache(room.memory[:, :, place.start - held.shape[2] : place.stop], Shared(room))
+    def append(self, new: Tensor) -> "Cache":
+        """The cache with further entries [B,H,t,D], in amortised O(t) time if no gradient is recorded.
+
+        Args:
+            new: Entries [B,H,t,D] that follow; the cache takes their dtype.
+
+        Returns:
+            A cache of S + t positions; this one does not change.
+        """
+        # A layer without parameters does not know, when it starts, the dtype of its inputs.
+        entries, buffer = self.entries.to(new), self.buffer.value
+        if torch.is_grad_enabled() or is_transformed() or not can_read(new):
+            return Cache(torch.cat([entries, new], 2))
+        positions = None if buffer is None else buffer.reserve(entries, new)
+        if buffer is None or positions is None:
+            buffer = _allocate_buffer(entries, new)
+            return Cache(buffer.memory[:, :, : buffer.used], Shared(buffer))
+        buffer.memory[:, :, positions] = new
+        begin = positions.start - entries.shape[2]
+        return Cache(buffer.memory[:, :, begin : positions.stop], Shared(buffer))
 
 
-def _made(held: Tensor, more: Tensor) -> Room:
-    count = held.shape[2]
-    capacity = max(2 * (count + more.shape[2]), FEWEST)
-    memory = held.new_empty(*held.shape[:2], capacity, held.shape[3])
-    used = count + more.shape[2]
-    memory[:, :, :count], memory[:, :, count:used] = held, more
-    return Room(memory, used)
+def _allocate_buffer(entries: Tensor, new: Tensor) -> CacheBuffer:
+    """A buffer of twice the size that holds both."""
+    count = entries.shape[2]
+    used = count + new.shape[2]
+    memory = entries.new_empty(*entries.shape[:2], max(2 * used, MIN_CAPACITY), entries.shape[3])
+    memory[:, :, :count], memory[:, :, count:used] = entries, new
+    return CacheBuffer(memory, used)

@@ -1,8 +1,7 @@
 """Causal linear attention of one chunk: every query averages over the keys up to its own.
 
 A sequence is processed in chunks of `chunks.CHUNK` positions, one after the other (`chunks.scan_chunks`).
-The carry, which is the sums over all earlier keys, is passed from chunk to chunk.  A chunk is divided into
-tiles of
+The carry (the sums over all earlier keys) is passed from chunk to chunk.  A chunk is divided into tiles of
 C = `chunks.TILE` positions:
 
                         one chunk of n = 4 tiles
@@ -41,10 +40,10 @@ from qkv.kernel import chunks
 from qkv.kernel.key_weights import (
     LOG_ZERO,
     KeyWeights,
-    exp_minus_max,
-    log_weights_at_queries,
-    row_max,
+    compute_log_weights_at_queries,
+    compute_row_max,
     split_key_weights,
+    subtract_max_and_exp,
 )
 from qkv.kernel.sums import (
     Features,
@@ -55,7 +54,7 @@ from qkv.kernel.sums import (
     combine_sums,
     compute_deficit,
     sum_keys,
-    total_log_decay,
+    sum_log_decay,
 )
 from qkv.tracing import is_recording
 
@@ -84,9 +83,9 @@ def causal_average(
     Args:
         query_features: φ(q) [B,H,T,F].  T is a multiple of `chunks.TILE`, or smaller than it; in a program
             that is being recorded it is any number.
-        keys: the T keys of the same positions.
-        carry: the sums over all earlier keys.
-        floor: see `sums`.
+        keys: The T keys of the same positions.
+        carry: The sums over all earlier keys.
+        floor: See `sums`.
 
     Returns:
         The averages [B,H,T,E], and the sums after the last key.
@@ -98,7 +97,7 @@ def causal_average(
         return _average_tiles(query_features, keys, carry, floor), accumulate_keys(keys, carry)
     key_weights = None if keys.key_weights is None else split_key_weights(keys.key_weights, chunks.TILE)
     tiles = MappedKeys(_split_tiles(keys.features), _split_tiles(keys.values), key_weights)
-    carries, after = _prefix_sums_of_tiles(tiles, carry)
+    carries, after = _compute_prefix_sums_of_tiles(tiles, carry)
     out = _average_tiles(_split_tiles(query_features), tiles, carries, floor)
     return out.unflatten(1, (heads, -1)).flatten(2, 3), after
 
@@ -108,10 +107,10 @@ def _split_tiles(x: Float[Tensor, "B H N _"]) -> Float[Tensor, "B HG C _"]:
     return x.unflatten(2, (-1, chunks.TILE)).flatten(1, 2)
 
 
-def _prefix_sums_of_tiles(tiles: MappedKeys, carry: Sums) -> tuple[Sums, Sums]:
+def _compute_prefix_sums_of_tiles(tiles: MappedKeys, carry: Sums) -> tuple[Sums, Sums]:
     """The sums before every tile, with the tiles folded into the heads, and the sums after the last tile."""
     heads = carry.feature_sums.shape[1]
-    prefix_sums, fields = [carry], (*sum_keys(tiles), total_log_decay(tiles.key_weights))
+    prefix_sums, fields = [carry], (*sum_keys(tiles), sum_log_decay(tiles.key_weights))
     for *tile_sums, log_decay in zip(*(_unbind_tiles(x, heads) for x in fields), strict=False):
         prefix_sums.append(combine_sums(prefix_sums[-1], Sums(*tile_sums), log_decay))
     before_tiles = (_stack_tiles(*field) for field in zip(*prefix_sums[:-1], strict=True))
@@ -141,7 +140,7 @@ def _causal_average_of_any_length(
     if key_weights is not None:
         key_weights = split_key_weights(_pad_key_weights(key_weights, fill), chunks.TILE)
     tiles = MappedKeys(_split_tiles(features), _split_tiles(values), key_weights)
-    feature_sums, plain_sums, log_scale = _prefix_sums_in_one_product(tiles, carry)
+    feature_sums, plain_sums, log_scale = _compute_prefix_sums_in_one_product(tiles, carry)
     scales = (None, None) if log_scale is None else (log_scale[:, :, :-1].flatten(1, 2), log_scale[:, :, -1])
     carries = Sums(feature_sums[:, :, :-1].flatten(1, 2), plain_sums[:, :, :-1].flatten(1, 2), scales[0])
     after = Sums(feature_sums[:, :, -1], plain_sums[:, :, -1], scales[1])
@@ -155,7 +154,7 @@ def _pad_key_weights(key_weights: KeyWeights, count: int) -> KeyWeights:
     return KeyWeights(F.pad(key_weights.log_weights, (0, count), value=LOG_ZERO), log_decay)
 
 
-def _prefix_sums_in_one_product(tiles: MappedKeys, carry: Sums) -> Sums:
+def _compute_prefix_sums_in_one_product(tiles: MappedKeys, carry: Sums) -> Sums:
     """The sums [B,H,n+1,...] before each of n tiles and after the last.
 
     The carry and the sums of the tiles are treated as n + 1 keys: a lower-triangular matrix of their weights
@@ -166,7 +165,7 @@ def _prefix_sums_in_one_product(tiles: MappedKeys, carry: Sums) -> Sums:
     def prepend(first: Tensor, of_tiles: Tensor) -> Tensor:
         return torch.cat([first[:, :, None], of_tiles.unflatten(1, (heads, -1))], 2)
 
-    tile_sums, log_decay = sum_keys(tiles), total_log_decay(tiles.key_weights)
+    tile_sums, log_decay = sum_keys(tiles), sum_log_decay(tiles.key_weights)
     feature_sums = prepend(carry.feature_sums, tile_sums.feature_sums)
     plain_sums = prepend(carry.plain_sums, tile_sums.plain_sums)
     if tile_sums.log_scale is None:
@@ -174,9 +173,9 @@ def _prefix_sums_in_one_product(tiles: MappedKeys, carry: Sums) -> Sums:
     log_scales = prepend(carry.log_scale, tile_sums.log_scale).flatten(2)
     if log_decay is not None:
         log_decay = F.pad(log_decay.unflatten(1, (heads, -1)).flatten(2), (1, 0))
-    logs = log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])
-    log_scale = row_max(logs)
-    m = exp_minus_max(logs, log_scale)
+    logs = compute_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])
+    log_scale = compute_row_max(logs)
+    m = subtract_max_and_exp(logs, log_scale)
     plain_sums = plain_sums.flatten(3)
     # [B,H,n+1,n+1] @ [B,H,n+1,E+1] -> [B,H,n+1,E+1], and the same for the sums of squares
     plain_sums = torch.cat([m @ plain_sums[..., :-1], m.square() @ plain_sums[..., -1:]], -1)[:, :, :, None]
@@ -191,7 +190,7 @@ def _average_tiles(
     """The averages of every tile's queries over the carry and the keys of the tile up to their own."""
     features, values, key_weights = keys
     if key_weights is None:
-        pairs, total, squares, carry_factor = _uniform_tile_weights(values)
+        pairs, total, squares, carry_factor = _create_uniform_tile_weights(values)
     else:
         pairs, total, squares, carry_factor = _compute_tile_weights(key_weights, carry)
     scores = (query_features @ features.mT) * pairs  # [B,H,T,F] @ [B,H,F,S] -> [B,H,T,S]
@@ -208,7 +207,7 @@ def _average_tiles(
     return sums[..., :-1] / torch.where(has_keys, sums[..., -1:], 1)
 
 
-def _uniform_tile_weights(values: ValuesWithOne) -> TileWeights:
+def _create_uniform_tile_weights(values: ValuesWithOne) -> TileWeights:
     """The weights where every real key has the weight 1: a lower triangle of ones."""
     length, count = values.shape[2], values[..., -1:].cumsum(2)
     triangle = masks.causal(length, length, values.device)[None, None].to(values.dtype)
@@ -217,15 +216,15 @@ def _uniform_tile_weights(values: ValuesWithOne) -> TileWeights:
 
 def _compute_tile_weights(key_weights: KeyWeights, carry: Sums) -> TileWeights:
     """The weights of keys with factors or a gate."""
-    logs = log_weights_at_queries(key_weights, key_weights.log_weights.shape[2])
-    log_carry = _log_scale_at_queries(carry, key_weights)
-    maximum = torch.maximum(row_max(logs), log_carry.detach())
-    pairs = exp_minus_max(logs, maximum)
+    logs = compute_log_weights_at_queries(key_weights, key_weights.log_weights.shape[2])
+    log_carry = _decay_log_scale(carry, key_weights)
+    maximum = torch.maximum(compute_row_max(logs), log_carry.detach())
+    pairs = subtract_max_and_exp(logs, maximum)
     total, squares = pairs.sum(-1, keepdim=True), pairs.square().sum(-1, keepdim=True)
-    return TileWeights(pairs, total, squares, exp_minus_max(log_carry, maximum))
+    return TileWeights(pairs, total, squares, subtract_max_and_exp(log_carry, maximum))
 
 
-def _log_scale_at_queries(carry: Sums, key_weights: KeyWeights) -> Tensor:
+def _decay_log_scale(carry: Sums, key_weights: KeyWeights) -> Tensor:
     """The log scale [B,H,S or 1,1] of the carry at every query, after the decay up to there."""
     if key_weights.log_decay is None:
         return carry.log_scale

@@ -30,7 +30,7 @@ def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, A
     Args:
         step: `step(state, positions, *chunks) -> (out, state)`, where `positions` is the slice of the chunk.
             A chunk is a number of whole tiles, or shorter than one tile.
-        state: the state before the first chunk.
+        state: The state before the first chunk.
         tensors: [B,H,N,...], which are split along N; None stays None.
 
     Returns:
@@ -70,7 +70,12 @@ class ChunkOutputs:
         self.length, self.parts, self.buffer = length, [], None
 
     def append(self, positions: slice, out: Any) -> None:
-        """Add the output of the next chunk."""
+        """Add the output of the next chunk.
+
+        Args:
+            positions: The slice of the chunk.
+            out: [B,H,size,...], or None.
+        """
         if out is None or not can_bypass_dispatcher((out,)) or out.device.type != "cpu":
             self.parts.append(out)
             return

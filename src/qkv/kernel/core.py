@@ -1,4 +1,4 @@
-"""What every evaluator of attention is to the code that trains it."""
+"""The base class of the evaluators, by which training finds their parameters."""
 
 from torch import nn
 
@@ -6,5 +6,5 @@ from torch import nn
 class Core(nn.Module):
     """Base class of the evaluators: attention per head, between the projections of a layer.
 
-    The first dimension of each of its parameters counts heads; a parameter [H, D] is one vector per head.
+    The first dimension of every parameter is the head: a parameter [H,D] is one vector per head.
     """

@@ -14,7 +14,7 @@ from qkv.kernel.causal_average import causal_average
 from qkv.kernel.chunks import scan_chunks
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
 from qkv.kernel.key_weights import LOG_ZERO, KeyWeights
-from qkv.kernel.masking import at_least_float32
+from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.sums import Features, MappedKeys, Sums, accumulate_keys, average_from_sums, empty_sums
 from qkv.score.cosine import scale_to_unit_length
 from qkv.tracing import is_transformed
@@ -62,11 +62,11 @@ class BackendOptions(NamedTuple):
     """The numbers of a backend's call.
 
     Args:
-        map: the number of the feature map in `feature_map.MAP_NUMBERS`.
-        unit: as in `feature_map.Kind`.
-        causal: whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
-        square: as in `feature_map.Kind`.
-        floor: see `sums`.
+        map: The number of the feature map in `feature_map.MAP_NUMBERS`.
+        unit: As in `feature_map.Kind`.
+        causal: Whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
+        square: As in `feature_map.Kind`.
+        floor: See `sums`.
     """
 
     map: int
@@ -92,9 +92,9 @@ def compute_gradients(
     """The gradients of `inputs`, computed with operators that autograd can differentiate.
 
     Args:
-        inputs: the tensors of the forward pass.
-        options: the numbers of the forward pass.
-        grads: the gradients of out, feature sums and plain sums; None for zeros.
+        inputs: The tensors of the forward pass.
+        options: The numbers of the forward pass.
+        grads: The gradients of out, feature sums and plain sums; None for zeros.
 
     Returns:
         One gradient for every tensor of `inputs`; None where a tensor has none.
@@ -103,7 +103,7 @@ def compute_gradients(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(inputs.q.device.type, enabled=False):
         inputs = BackendInputs._make(None if x is None else x.view_as(x) for x in inputs)
-        outputs = attend(inputs, options)
+        outputs = attend_with_operators(inputs, options)
     pairs = [
         (y, grad) for y, grad in zip(outputs, grads, strict=True) if grad is not None and y.requires_grad
     ]
@@ -115,14 +115,22 @@ def compute_gradients(
     return [next(gradients) if x is not None and x.requires_grad else None for x in inputs]
 
 
-def attend(inputs: BackendInputs, options: BackendOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """out [B,H,T,E] in the dtype of q, and the feature sums and plain sums after the last key."""
+def attend_with_operators(inputs: BackendInputs, options: BackendOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """out [B,H,T,E] in the dtype of q, and the feature sums and plain sums after the last key.
+
+    Args:
+        inputs: The tensors of the call.
+        options: The numbers of the call.
+
+    Returns:
+        The output, the feature sums and the plain sums.
+    """
     q, k, v, log_weights, log_decay = inputs.q, inputs.k, inputs.v, inputs.log_weights, inputs.log_decay
     carry = _initial_sums(inputs, options)
     if options.causal:
 
         def step(carry: Sums, positions: slice, q: Tensor, *keys: Any) -> tuple[Tensor, Sums]:
-            query_features = _map_vectors(at_least_float32(q), inputs.matrix, options)[0]
+            query_features = _map_vectors(promote_to_float32(q), inputs.matrix, options)[0]
             return causal_average(
                 query_features, _map_keys(inputs, options, positions, *keys), carry, options.floor
             )
@@ -134,7 +142,7 @@ def attend(inputs: BackendInputs, options: BackendOptions) -> tuple[Tensor, Tens
             return None, accumulate_keys(_map_keys(inputs, options, positions, *keys), carry)
 
         _, after = scan_chunks(accumulate, carry, k, v, log_weights, log_decay)
-        query_features = _map_vectors(at_least_float32(q), inputs.matrix, options)[0]
+        query_features = _map_vectors(promote_to_float32(q), inputs.matrix, options)[0]
         # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
         out = average_from_sums(query_features @ after.feature_sums, after.plain_sums, options.floor)
     return out.to(q.dtype), after.feature_sums, after.plain_sums
@@ -159,8 +167,8 @@ def _map_keys(
     log_decay: Tensor | None,
 ) -> MappedKeys:
     """Map the keys of these positions.  The content of padding is never read."""
-    values = F.pad(at_least_float32(v), (0, 1), value=1.0)
-    k = at_least_float32(k)
+    values = F.pad(promote_to_float32(v), (0, 1), value=1.0)
+    k = promote_to_float32(k)
     if inputs.keep is None:
         features, log_factor = _map_vectors(k, inputs.matrix, options)
     else:

@@ -55,11 +55,18 @@ class EluMap(BackendMap):
         """φ(k) [B,H,S,D]; every key has the weight 1."""
         return elu_features(x), None
 
-    def key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
+    def compute_key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: every key has the weight 1."""
 
     def describe_for_backends(self, projections: None) -> Kind:
-        """The same map for the backends."""
+        """The same map for the backends.
+
+        Args:
+            projections: None.
+
+        Returns:
+            The name of the map.
+        """
         return Kind("elu")
 
 
@@ -67,12 +74,14 @@ class EluMap(BackendMap):
 class Elu(Part):
     """The linear Transformer: positive features at the lowest cost, which estimate no exact attention.
 
-    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k) with φ(x) = elu(x) + 1.  Katharopoulos et al. 2020, eq. 7.
+    References:
+        Katharopoulos et al. 2020, eq. 7.
 
-    >>> import qkv, torch
-    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Elu(), causal=True)
-    >>> layer(torch.randn(1, 1000, 16)).shape
-    torch.Size([1, 1000, 16])
+    Example:
+        >>> import qkv, torch
+        >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Elu(), causal=True)
+        >>> layer(torch.randn(1, 1000, 16)).shape
+        torch.Size([1, 1000, 16])
     """
 
     axis: ClassVar[str] = "kernel"
@@ -90,5 +99,8 @@ class Elu(Part):
             dims: Heads, and the widths per head.
             parts: The other choices of the attention; only `causal` is read.
             generator: Not used, because nothing is random.
+
+        Returns:
+            The evaluator.
         """
         return Linear(dims, EluMap(dims), FLOOR, parts.causal)

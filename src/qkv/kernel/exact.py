@@ -1,46 +1,53 @@
-"""The exact evaluator: score every pair, hide what may not be seen, select, average.
+"""The exact evaluator: score every pair of a query and a key, mask, select, average.
 
 weights = select(score(q, k) + bias, allow);   out = weights v
+
+`Exact` chooses one of three routes, which give the same result:
+
+    fused      torch's scaled_dot_product_attention, for softmax of a dot product (`fused_attention`)
+    bands      windows: blocks of queries with the few keys they reach, fused or explicit (`bands`)
+    explicit   forms the weights, in blocks of queries (`query_blocks`)
 """
 
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv import masks
-from qkv.kernel import bands, native, pairs
-from qkv.kernel.bands import Bands
+from qkv.kernel import native
+from qkv.kernel.bands import Bands, are_bands_cheaper, attend_in_bands, build_bands, describe_bands
 from qkv.kernel.cache import Cache
 from qkv.kernel.core import Core
-from qkv.kernel.fused import fused
-from qkv.kernel.masking import Masking, repeat_heads
-from qkv.kernel.pairs import Pairs
-from qkv.part import Part
+from qkv.kernel.exact_state import ExactState, append_keys, drop_unreachable_keys
+from qkv.kernel.fused_attention import fused_attention
+from qkv.kernel.masking import Masking, add_bias, combine_masks, repeat_heads
+from qkv.kernel.query_blocks import (
+    AttentionInputs,
+    attend_in_blocks,
+    check_weights_fit,
+    compute_queries_per_block,
+    pad_weights,
+    slice_queries,
+)
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
-from qkv.strict import PART
 from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
-from qkv.tracing import always, can_read, is_transformed
-
-
-class ExactState(NamedTuple):
-    """Decode state: the keys as the score prepared them, the values, which are real, and queries so far.
-
-    remember: whether steps show their weights, for which every key is kept.
-    """
-
-    keys: Cache
-    values: Cache
-    keep: Tensor | None
-    steps: int = 0
-    remember: bool = False
+from qkv.tracing import always
 
 
 class Exact(Core):
-    """Attention that forms its weights: any score, any scope, any selection."""
+    """Attention with any score, any scope and any selection.
+
+    Args:
+        dims: Heads, and the widths per head of queries, keys and values.
+        score: The part that scores pairs.
+        scope: The part that limits which keys a query may attend to.
+        select: The part that turns scores into weights.
+        causal: Whether query t sees keys up to t + S - T only.
+        dropout: The probability that a weight is set to 0 in training.
+    """
 
     has_layer_step: ClassVar[bool] = False
 
@@ -50,220 +57,234 @@ class Exact(Core):
         self.heads, self.causal, self.dropout = dims.heads, causal, dropout
         self.positional, self.learns = score.positional or scope.positional, score.learns
         self.reach = None if score.positional else scope.reach
-        self.fused = score.is_dot_product and not scope.reweights and select.is_softmax
+        self.is_fused = score.is_dot_product and not scope.reweights and select.is_softmax
         self.scale = score.scale if score.is_dot_product else None
         self.has_native_scores = score.has_native_scores
 
     def forward(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Tensor:
-        """out [B,H,T,E]: by windows in bands and through torch's fused kernel where these can be used."""
-        # The usual case, before anything is made that it has no use for: small inputs notice.
-        unmasked = masking.keep is None and masking.allow is None and masking.bias is None
-        if self.fused and unmasked and not self.positional and not (self.causal and _differ(q, k)):
-            return self._fused(q, k, v, None, self.causal)
-        at = self._places(q, k.shape[2], masking)
-        band = self._band(q, k, masking, at)
-        if band is not None:
-            return self._banded(q, k, v, band)
-        if self.fused and masking.bias is None:
-            return self._softly(Pairs(q, k, v, masking, at, self.causal))
-        return self._average(Pairs(q, self.prepare(k), v, masking, at, self.causal), shown=False).out
+        """Attend without returning weights.
+
+        Args:
+            q: [B,H,T,D].
+            k: [B,Hk,S,D2]; query heads may share a key head.
+            v: [B,Hk,S,E].
+            masking: The masks and the bias.
+
+        Returns:
+            out [B,H,T,E]; 0 for a query that may attend to no key.
+        """
+        # The common case first, before any mask is created: small inputs are sensitive to overhead.
+        is_masked = masking.keep is not None or masking.allow is not None or masking.bias is not None
+        is_plain = self.is_fused and not is_masked and not self.positional
+        if is_plain and not (self.causal and _may_differ_in_length(q, k)):
+            return self._run_fused_attention(q, k, v, None, self.causal)
+        positions = self._build_positions(q, k.shape[2], masking)
+        bands = self._build_bands(q, k, masking, positions)
+        if bands is not None:
+            keys = k if self.is_fused else self.prepare(k)
+            return attend_in_bands(self._attend_band_blocks, q, keys, v, bands)
+        if self.is_fused and masking.bias is None:
+            return self._attend_fused(AttentionInputs(q, k, v, masking, positions, self.causal))
+        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+        return self._attend_explicitly(inputs, return_weights=False).out
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
-        """out [B,H,T,E] together with the weights [B,H,T,S] that made it."""
-        at = self._places(q, k.shape[2], masking)
-        return self._average(Pairs(q, self.prepare(k), v, masking, at, self.causal), shown=True)
+        """`forward` together with the weights [B,H,T,S].
+
+        Raises:
+            TooLarge: The weights do not fit into memory.
+        """
+        positions = self._build_positions(q, k.shape[2], masking)
+        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+        return self._attend_explicitly(inputs, return_weights=True)
 
     def prepare(self, k: Key) -> Tensor:
-        """The part of the score that depends on the keys alone; shared heads stay shared where they can."""
+        """The part of the score that depends on the keys alone; shared heads stay shared where possible."""
         return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
     def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> ExactState:
-        """The state that holds these keys and values; `remember` lets its steps show their weights."""
+        """The state that holds these keys and values.
+
+        Args:
+            k: [B,Hk,S,D2].
+            v: [B,Hk,S,E].
+            masking: `keep` of these keys.
+            remember: Whether `read` and `extend` return weights.
+        """
         return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, remember=remember)
 
     def extend(
         self, state: ExactState, q: Query, k: Key, v: Value, masking: Masking = Masking()
     ) -> tuple[Attended, ExactState]:
-        """Read further positions one after the other; each query sees the keys up to its own."""
-        state = self._append(state, k, v, masking.keep)
-        looked = self._look(q, state, Masking(keep=state.keep, is_self=True), causal=True)
-        return looked, self._in_reach(state)
+        """Read further positions in order; each query sees the keys up to its own.
+
+        Args:
+            state: What `start` or `extend` returned.
+            q: [B,H,t,D] of the new positions.
+            k: [B,Hk,t,D2] of the new positions.
+            v: [B,Hk,t,E] of the new positions.
+            masking: `keep` of the new keys.
+
+        Returns:
+            The output [B,H,t,E] with weights if the state remembers, and the state after the last position.
+        """
+        state = append_keys(state, self.prepare(k), v, masking.keep)
+        attended = self._attend_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
+        return attended, drop_unreachable_keys(state, self.reach)
 
     def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
-        """Attend from the next queries to everything the state holds."""
-        attended = self._look(q, state, Masking(keep=state.keep), causal=False)
+        """Attend from the next queries to all keys of the state.
+
+        Args:
+            q: [B,H,T,D].
+            state: What `start` or `read` returned.
+
+        Returns:
+            The output [B,H,T,E] with weights if the state remembers, and the state with T more steps.
+        """
+        attended = self._attend_state(q, state, Masking(keep=state.keep), causal=False)
         return attended, state._replace(steps=state.steps + q.shape[2])
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
-        how = "torch.nn.functional.scaled_dot_product_attention: a dot product, selected softly"
-        if self.reach is not None and bands.worth_it(queries, keys, *self._window()):
-            left, right = self._window()
-            size = bands.block_size(left, right)
-            route = f"each through {how}" if self.fused else "explicitly"
-            return (
-                f"exact, in bands: {-(-queries // size)} blocks of {size} queries, each with the "
-                f"{size + left + right} keys its windows reach, {route}. Asking for weights, and passing "
-                "allow= or bias=, take all pairs."
-            )
-        if self.fused:
+        operator = "torch.nn.functional.scaled_dot_product_attention, as softmax of a dot product"
+        reach = self._get_window_reach()
+        if self.reach is not None and are_bands_cheaper(queries, keys, *reach):
+            route = f"each through {operator}" if self.is_fused else "each explicitly"
+            exceptions = "Returning weights, and passing allow= or bias=, take all pairs."
+            return f"exact, {describe_bands(queries, *reach)}, {route}. {exceptions}"
+        if self.is_fused:
             mask = f", with a mask of {queries}×{keys} for the window" if self.positional else ""
             return (
-                f"exact, through {how}{mask}; a mask of all pairs comes in blocks of queries. Asking for "
-                "weights and passing bias= take the explicit route."
+                f"exact, through {operator}{mask}; a mask of all pairs is applied in blocks of queries. "
+                "Returning weights and passing bias= take the explicit route."
             )
-        fast = self.has_native_scores and native.available()
-        rows = pairs.rows_at_once(1, self.heads, keys, 1 if fast else self.score.numbers_per_pair)
-        blocks = f", {rows} queries at a time (of 1 row), recomputed for gradients" if rows < queries else ""
-        engine = ", scored by the native engine where these are float32 or bfloat16 on a CPU" if fast else ""
-        what = f"forms {queries}×{keys} weights per head{blocks}{engine}"
-        return f"exact, explicit: {what}, because only these parts say how"
+        is_native = self.has_native_scores and native.available()
+        numbers = 1 if is_native else self.score.numbers_per_pair
+        block_size, details = compute_queries_per_block(1, self.heads, keys, numbers), ""
+        if block_size < queries:
+            details += f", {block_size} queries at a time (batch size 1), recomputed for gradients"
+        if is_native:
+            details += ", scored by the native backend if these are float32 or bfloat16 on a CPU"
+        weights = f"forms {queries}×{keys} weights per head{details}"
+        return f"exact, explicit: {weights}, because no fused operator computes these parts"
 
-    def _window(self) -> tuple[int, int]:
+    def _get_window_reach(self) -> tuple[int, int]:
+        """How many positions a window reaches back and ahead."""
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
 
-    def _band(self, q: Query, k: Key, masking: Masking, at: TokenPositions | None) -> Bands | None:
-        pairwise = masking.allow is not None or masking.bias is not None
-        if self.reach is None or at is None or pairwise:
+    def _build_bands(
+        self, q: Query, k: Key, masking: Masking, positions: TokenPositions | None
+    ) -> Bands | None:
+        """The bands of a window; None where bands do not apply or have more pairs."""
+        has_pair_masks = masking.allow is not None or masking.bias is not None
+        if self.reach is None or positions is None or has_pair_masks:
             return None
-        if not bands.worth_it(q.shape[2], k.shape[2], *self._window()):
+        reach = self._get_window_reach()
+        if not are_bands_cheaper(q.shape[2], k.shape[2], *reach):
             return None
-        return bands.bands(at, masking.keep, *self._window(), in_line=self.causal or masking.is_self)
+        return build_bands(positions, masking.keep, *reach, is_self=self.causal or masking.is_self)
 
-    def _banded(self, q: Query, k: Key, v: Value, band: Bands) -> Tensor:
-        k = k if self.fused else self.prepare(k)
-        return bands.attended(self._of_blocks, q, k, v, band)
+    def _attend_band_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
+        """The output of a batch of blocks of queries, each with its own keys."""
+        if self.is_fused:
+            return self._run_fused_attention(q, k, v, allow)
+        inputs = AttentionInputs(q, k, v, Masking(allow=allow), None, causal=False)
+        return self._attend_explicitly(inputs, return_weights=False).out
 
-    def _of_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
-        if self.fused:
-            return self._fused(q, k, v, allow)
-        return self._average(Pairs(q, k, v, Masking(allow=allow), None, causal=False), shown=False).out
-
-    def _softly(self, met: Pairs) -> Tensor:
-        """The fused route: at once where no mask has a row for every query, else block after block."""
-        (q, k, v, masking, at, causal), queries = met, met.q.shape[2]
-        if masking.allow is None and at is None:
+    def _attend_fused(self, inputs: AttentionInputs) -> Tensor:
+        """The fused route: one call, or blocks of queries where a mask has a row for every query."""
+        (q, k, v, masking, positions, causal), queries = inputs, inputs.q.shape[2]
+        if masking.allow is None and positions is None:
             if not causal:
-                return self._fused(q, k, v, masks.over_keys(masking.keep))
-            if masking.keep is None and not _differ(q, k):
-                return self._fused(q, k, v, None, causal=True)
-        rows = pairs.rows_at_once(q.shape[0], 1, k.shape[2], 1)
-        return pairs.in_blocks(partial(self._softly_of_rows, met), queries, rows).out
+                return self._run_fused_attention(q, k, v, masks.expand_keep(masking.keep))
+            if masking.keep is None and not _may_differ_in_length(q, k):
+                return self._run_fused_attention(q, k, v, None, causal=True)
+        block_size = compute_queries_per_block(q.shape[0], 1, k.shape[2], 1)
+        return attend_in_blocks(partial(self._attend_fused_block, inputs), queries, block_size).out
 
-    def _softly_of_rows(self, met: Pairs, rows: slice) -> Attended:
-        q, k, v, masking, at, causal = pairs.cut(met, rows)
-        reach, _ = self.scope(q, at)
-        return Attended(self._fused(q, k, v, self._allowed(q, k.shape[2], masking, causal, reach)), None)
+    def _attend_fused_block(self, inputs: AttentionInputs, rows: slice) -> Attended:
+        """The output of a slice of the queries, through the fused operator."""
+        q, k, v, masking, positions, causal = slice_queries(inputs, rows)
+        reach, _ = self.scope(q, positions)
+        allow = combine_masks(q, k.shape[2], masking, causal, reach)
+        return Attended(self._run_fused_attention(q, k, v, allow), None)
 
-    def _fused(self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False) -> Tensor:
-        return fused(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
+    def _run_fused_attention(
+        self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False
+    ) -> Tensor:
+        """Call the fused operator with the scale and dropout of this module."""
+        return fused_attention(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
 
-    def _in_reach(self, state: ExactState) -> ExactState:
-        """The state without the keys that no later window reaches."""
-        if self.reach is None or state.remember or is_transformed() or not can_read(state.values.held):
-            return state
-        count = self.reach[0] + 1  # a padded query stands at the last real key, and reaches back from there
-        if state.keep is not None:
-            later = state.keep.flip(1).cumsum(1) <= count
-            count = int(later.sum(1).max())
-            state = state._replace(keep=state.keep[:, max(state.keep.shape[1] - count, 0) :])
-        return state._replace(keys=state.keys.last(count), values=state.values.last(count))
+    def _attend_state(self, q: Query, state: ExactState, masking: Masking, causal: bool) -> Attended:
+        """Attend from queries to the keys of a state."""
+        keys, values = state.keys.entries, state.values.entries
+        positions = self._build_positions(q, values.shape[2], masking, state.steps)
+        if self.is_fused and not state.remember:
+            causal = causal and q.shape[2] > 1  # a single query sees all keys
+            return Attended(
+                self._attend_fused(AttentionInputs(q, keys, values, masking, positions, causal)), None
+            )
+        inputs = AttentionInputs(q, keys, values, masking, positions, causal)
+        return self._attend_explicitly(inputs, return_weights=state.remember)
 
-    def _append(self, state: ExactState, k: Key, v: Value, keep: Tensor | None) -> ExactState:
-        met = state.keep
-        if met is not None or keep is not None:
-            old = met if met is not None else _all_real(state.values.held)
-            new = keep if keep is not None else _all_real(v)
-            met = torch.cat([old, new], 1)
-        return state._replace(keys=state.keys.grown(self.prepare(k)), values=state.values.grown(v), keep=met)
-
-    def _look(self, q: Query, state: ExactState, masking: Masking, causal: bool) -> Attended:
-        keys, values = state.keys.held, state.values.held
-        at = self._places(q, values.shape[2], masking, state.steps)
-        if self.fused and not state.remember:
-            causal = causal and q.shape[2] > 1  # one query stands behind every key
-            return Attended(self._softly(Pairs(q, keys, values, masking, at, causal)), None)
-        return self._average(Pairs(q, keys, values, masking, at, causal), shown=state.remember)
-
-    def _average(self, met: Pairs, shown: bool) -> Attended:
-        """The explicit route: block after block of queries."""
-        batch, heads, queries, _ = met.q.shape
-        per_pair = 1 if self._natively(met.q, met.keys) else self.score.numbers_per_pair
-        rows = pairs.rows_at_once(batch, heads, met.values.shape[2], per_pair)
-        met = met._replace(
-            keys=repeat_heads(met.keys, self.heads), values=repeat_heads(met.values, self.heads)
+    def _attend_explicitly(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
+        """The explicit route: blocks of queries, whose weights are formed."""
+        batch, heads, queries, _ = inputs.q.shape
+        numbers = 1 if self._uses_native_scores(inputs.q, inputs.keys) else self.score.numbers_per_pair
+        block_size = compute_queries_per_block(batch, heads, inputs.values.shape[2], numbers)
+        inputs = inputs._replace(
+            keys=repeat_heads(inputs.keys, self.heads), values=repeat_heads(inputs.values, self.heads)
         )
-        if shown and always(rows < queries):
-            pairs.check_room(met)
-        return pairs.in_blocks(partial(self._of_rows, met, shown), queries, rows)
+        if return_weights and always(block_size < queries):
+            check_weights_fit(inputs)
+        attend = partial(self._attend_explicit_block, inputs, return_weights)
+        return attend_in_blocks(attend, queries, block_size)
 
-    def _of_rows(self, met: Pairs, shown: bool, rows: slice) -> Attended:
-        return pairs.pad_weights(self._of_pairs(pairs.cut(met, rows), shown), met.values.shape[2])
+    def _attend_explicit_block(self, inputs: AttentionInputs, return_weights: bool, rows: slice) -> Attended:
+        """The output and weights of a slice of the queries, over all keys."""
+        attended = self._form_weights_and_average(slice_queries(inputs, rows), return_weights)
+        return pad_weights(attended, inputs.values.shape[2])
 
-    def _of_pairs(self, met: Pairs, shown: bool) -> Attended:
-        q, keys, v, masking, at, causal = met
-        logits = self._logits(q, keys, at)
-        reach, reweight = (None, None) if at is None else self.scope(q, at)
-        allow = self._allowed(q, v.shape[2], masking, causal, reach)
+    def _form_weights_and_average(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
+        """Score all pairs, mask, select, and average the values."""
+        q, keys, v, masking, positions, causal = inputs
+        logits = self._score_pairs(q, keys, positions)
+        reach, reweight = (None, None) if positions is None else self.scope(q, positions)
+        allow = combine_masks(q, v.shape[2], masking, causal, reach)
         if masking.bias is not None:
-            bias = masking.bias.to(logits.dtype)  # where a large negative number may become -inf
-            hidden = torch.isneginf(bias)
-            logits = _added(logits, bias.masked_fill(hidden, 0))
-            allow = masks.intersect(allow, ~hidden)
+            bias = masking.bias.to(logits.dtype)  # a large negative number may become -inf here
+            is_masked = torch.isneginf(bias)
+            logits = add_bias(logits, bias.masked_fill(is_masked, 0))
+            allow = masks.intersect(allow, ~is_masked)
         weights, log_prob = self.select(logits, allow)
         weights = weights if reweight is None else reweight(weights)
-        mixed = F.dropout(weights, self.dropout, self.training) @ v
-        return Attended(mixed, weights if shown else None, log_prob)
+        # [B,H,T,S] @ [B,H,S,E] -> [B,H,T,E]
+        out = F.dropout(weights, self.dropout, self.training) @ v
+        return Attended(out, weights if return_weights else None, log_prob)
 
-    def _logits(self, q: Query, keys: Tensor, at: TokenPositions | None) -> Logits:
-        if self._natively(q, keys):
+    def _score_pairs(self, q: Query, keys: Tensor, positions: TokenPositions | None) -> Logits:
+        """Scores [B,H,T,S] of queries and prepared keys, by the native backend where it supports them."""
+        if self._uses_native_scores(q, keys):
             return native.additive(self.score.project(q), keys, self.score.v)
-        return self.score(q, keys, at)
+        return self.score(q, keys, positions)
 
-    def _natively(self, *tensors: Tensor) -> bool:
+    def _uses_native_scores(self, *tensors: Tensor) -> bool:
+        """Whether the native backend computes this score for these tensors."""
         return self.has_native_scores and not native.why_not(*tensors)
 
-    def _places(self, q: Query, keys: int, masking: Masking, first: int = 0) -> TokenPositions | None:
+    def _build_positions(
+        self, q: Query, keys: int, masking: Masking, first: int = 0
+    ) -> TokenPositions | None:
+        """The positions of queries, of which the first is number `first`, and of keys; None if not needed."""
         if not self.positional:
             return None
         if self.causal or masking.is_self:
             return build_self_positions(q.shape[2], keys, masking.keep, q.device)
         return build_memory_positions(q.shape[2], keys, masking.keep, first, q.device)
 
-    @staticmethod
-    def _allowed(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:
-        ahead = masks.causal(q.shape[2], keys, q.device)[None, None] if causal else None
-        return masks.intersect(ahead, masks.over_keys(masking.keep), masking.allow, reach)
 
-
-def _added(logits: Logits, bias: Tensor) -> Logits:
-    """Their sum.  In float16 the smallest number and a score of -16 make -inf, which would hide the key."""
-    added = logits + bias
-    return added.clamp_min(torch.finfo(added.dtype).min) if added.dtype == torch.float16 else added
-
-
-def _differ(q: Query, k: Key) -> bool:
-    """Whether there may be more queries than keys, or fewer."""
+def _may_differ_in_length(q: Query, k: Key) -> bool:
+    """Whether the numbers of queries and keys may differ."""
     return not always(q.shape[2] == k.shape[2])
-
-
-def _all_real(v: Value) -> Tensor:
-    return torch.ones(v.shape[0], v.shape[2], dtype=torch.bool, device=v.device)
-
-
-@dataclass(frozen=True, config=PART)
-class Softmax(Part):
-    """Exact attention: the weights are formed, from whatever score, scope and selection."""
-
-    axis: ClassVar[str] = "kernel"
-    name: ClassVar[str] = "softmax"
-    formula: ClassVar[str] = "select(score(q, k)) v"
-    paper: ClassVar[str] = "Vaswani et al. 2017, eq. 1"
-    forms_weights: ClassVar[bool] = True
-    is_gated: ClassVar[bool] = False
-    estimates: ClassVar[str] = ""
-
-    def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
-        """The evaluator for these parts (`parts` has score, scope, select, causal and dropout)."""
-        return Exact(dims, parts.score, parts.scope, parts.select, parts.causal, parts.dropout)

@@ -60,20 +60,43 @@ class PositiveMap(RandomFeatureMap):
         self.reset_parameters(generator)
 
     def map_queries(self, x: Float[Tensor, "B H N D"], projections: Projections) -> Features:
-        """φ(q) [B,H,T,R] without the factor m, which cancels."""
+        """φ(q) [B,H,T,R] without the factor m, which cancels.
+
+        Args:
+            x: Queries [B,H,T,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,T,R].
+        """
         return self.map_keys(x, projections)[0]
 
     def map_keys(
         self, x: Float[Tensor, "B H N D"], projections: Projections
     ) -> tuple[Features, Float[Tensor, "B H N"]]:
-        """φ(k) [B,H,S,R] and the log factors log m [B,H,S]."""
+        """φ(k) [B,H,S,R] and the log factors log m [B,H,S].
+
+        Args:
+            x: Keys [B,H,S,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,S,R] and log factors [B,H,S].
+        """
         return positive_features(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
 
-    def key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
+    def compute_key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: the backends compute the factors together with the features."""
 
     def describe_for_backends(self, projections: Projections) -> Kind:
-        """The same map for the backends."""
+        """The same map for the backends.
+
+        Args:
+            projections: What `choose_projections` returned.
+
+        Returns:
+            The name, the scaled projections and the factor of |k|².
+        """
         width = projections.shape[-1]
         return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2)
 
@@ -82,9 +105,6 @@ class PositiveMap(RandomFeatureMap):
 class Favor(Part):
     """FAVOR+ of the Performer: estimates softmax attention with the scaled dot product.
 
-    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k) with E[φ(q)·φ(k)] = exp(q·k / sqrt(D)).  Choromanski et al. 2021, lemma
-    1.
-
     Args:
         features: R, the number of random vectors.
         orthogonal: Whether projections are block-orthogonal, which lowers the variance of the estimate.
@@ -92,10 +112,14 @@ class Favor(Part):
             one.
         pool: The number of sets of projections for training.
 
-    >>> import qkv, torch
-    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Favor(32)).eval()
-    >>> layer.attend(torch.randn(1, 5, 16)).weights.shape
-    torch.Size([1, 2, 5, 5])
+    References:
+        Choromanski et al. 2021, lemma 1: E[φ(q)·φ(k)] = exp(q·k / sqrt(D)).
+
+    Example:
+        >>> import qkv, torch
+        >>> layer = qkv.Attention(16, heads=2, kernel=qkv.Favor(32)).eval()
+        >>> layer.attend(torch.randn(1, 5, 16)).weights.shape
+        torch.Size([1, 2, 5, 5])
     """
 
     features: PositiveInt = 64
@@ -119,5 +143,8 @@ class Favor(Part):
             dims: Heads, and the widths per head.
             parts: The other choices of the attention; only `causal` is read.
             generator: Draws the fixed projections; None uses torch's global generator.
+
+        Returns:
+            The evaluator.
         """
         return Linear(dims, PositiveMap(dims, self, generator), FLOOR, parts.causal)

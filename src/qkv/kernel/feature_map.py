@@ -29,11 +29,27 @@ class FeatureMap(Protocol):
         """The random projections of one call, for queries and keys alike; None where nothing is random."""
 
     def map_queries(self, x: Tensor, projections: Any) -> Tensor:
-        """φ(q) [B,H,T,F] of queries [B,H,T,D], up to a factor per query, which cancels."""
+        """φ(q) [B,H,T,F] of queries [B,H,T,D], up to a factor per query, which cancels.
+
+        Args:
+            x: Queries [B,H,T,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,T,F].
+        """
         ...
 
     def map_keys(self, x: Tensor, projections: Any) -> tuple[Tensor, Tensor | None]:
-        """φ(k) [B,H,S,F] of keys [B,H,S,D], and log m [B,H,S] of the factors of φ(k); None for 0."""
+        """φ(k) [B,H,S,F] of keys [B,H,S,D], and log m [B,H,S] of the factors of φ(k); None for 0.
+
+        Args:
+            x: Keys [B,H,S,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,S,F], and log factors [B,H,S] or None.
+        """
         ...
 
 
@@ -41,11 +57,11 @@ class Kind(NamedTuple):
     """A feature map as the backends know it.
 
     Args:
-        map: a name in `MAP_NUMBERS`.
-        matrix: the projections W [H,R,D] in float32, with everything that scales them; None for a map
+        map: A name in `MAP_NUMBERS`.
+        matrix: The projections W [H,R,D] in float32, with everything that scales them; None for a map
             without.
-        unit: whether vectors are scaled to length 1 first.
-        square: the factor of |k|² that is subtracted from a key's log weight.
+        unit: Whether vectors are scaled to length 1 first.
+        square: The factor of |k|² that is subtracted from a key's log weight.
     """
 
     map: str
@@ -62,9 +78,19 @@ class BackendMap(nn.Module, ABC):
         """The same map for the backends.
 
         Args:
-            projections: what `choose_projections` returned.
+            projections: What `choose_projections` returned.
+
+        Returns:
+            The description.
         """
 
     @abstractmethod
-    def key_log_factor(self, x: Tensor) -> Tensor | None:
-        """log m [B,H,S] of keys [B,H,S,D], without what a backend computes with the features; None for 0."""
+    def compute_key_log_factor(self, x: Tensor) -> Tensor | None:
+        """log m [B,H,S] of keys [B,H,S,D], without what a backend computes with the features; None for 0.
+
+        Args:
+            x: Keys [B,H,S,D].
+
+        Returns:
+            Log factors [B,H,S], or None.
+        """

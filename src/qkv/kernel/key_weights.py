@@ -64,28 +64,58 @@ def compute_key_weights(
 
 
 def concat_key_weights(earlier: KeyWeights, later: KeyWeights) -> KeyWeights:
-    """Concatenate the weights of keys and of the keys that follow them."""
+    """Concatenate the weights of keys and of the keys that follow them.
+
+    Args:
+        earlier: Of S keys.
+        later: Of t keys.
+
+    Returns:
+        The weights of S + t keys.
+    """
     return _map_fields(lambda *parts: torch.cat(parts, 2), earlier, later)
 
 
 def split_key_weights(key_weights: KeyWeights, size: int) -> KeyWeights:
-    """Split the keys into tiles of `size` keys and fold the tiles into the heads: [B,H,S] -> [B,H·n,size]."""
+    """Split the keys into tiles of `size` keys and fold the tiles into the heads: [B,H,S] -> [B,H·n,size].
+
+    Args:
+        key_weights: Of S keys per head.
+        size: The number of keys in a tile, which divides S.
+
+    Returns:
+        The weights of `size` keys for each of H·S/size heads.
+    """
     return _map_fields(lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), key_weights)
 
 
-def log_weights_at_end(key_weights: KeyWeights) -> PairLogs:
-    """Log weights [B,H,1,S] of all keys after the last key."""
+def compute_log_weights_at_end(key_weights: KeyWeights) -> PairLogs:
+    """Log weights [B,H,1,S] of all keys after the last key.
+
+    Args:
+        key_weights: Of S keys.
+
+    Returns:
+        [B,H,1,S].
+    """
     logs = key_weights.log_weights
     if key_weights.log_decay is not None:
         logs = logs + _sum_later_log_decay(key_weights.log_decay)
     return logs[:, :, None]
 
 
-def log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
+def compute_log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
     """Log weights [B,H,T,S] of all keys at each of the last T positions; -inf for later keys.
 
     Every Σ log g runs over exactly the gates between key and query.  Differences of one long prefix sum would
     lose small terms next to large ones.
+
+    Args:
+        key_weights: Of S keys.
+        queries: T; the last query is at the last key.
+
+    Returns:
+        [B,H,T,S].
     """
     keys = key_weights.log_weights.shape[2]
     logs, rows = key_weights.log_weights[:, :, None], min(queries, keys)
@@ -99,17 +129,32 @@ def log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
     return logs.masked_fill(~masks.causal(queries, keys, logs.device), LOG_ZERO)
 
 
-def row_max(logs: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T 1"]:
-    """The largest log weight of every row; -inf for a row without keys.  Detached, because it cancels."""
+def compute_row_max(logs: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T 1"]:
+    """The largest log weight of every row; -inf for a row without keys.  Detached, because it cancels.
+
+    Args:
+        logs: Log weights [B,H,T,S].
+
+    Returns:
+        [B,H,T,1].
+    """
     if logs.shape[-1] == 0:
         return logs.new_full((*logs.shape[:-1], 1), LOG_ZERO)
     return logs.detach().amax(-1, keepdim=True)
 
 
-def exp_minus_max(
+def subtract_max_and_exp(
     logs: Float[Tensor, "B H #T S"], maximum: Float[Tensor, "B H T 1"]
 ) -> Float[Tensor, "B H T S"]:
-    """exp(logs - maximum); 0 where both are -inf, instead of NaN."""
+    """exp(logs - maximum); 0 where both are -inf, instead of NaN.
+
+    Args:
+        logs: Log weights [B,H,T or 1,S].
+        maximum: What to subtract [B,H,T,1].
+
+    Returns:
+        Weights [B,H,T,S] between 0 and 1.
+    """
     return (logs - maximum.masked_fill(maximum == LOG_ZERO, 0)).exp()
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkv import masks
-from qkv.errors import BadMask, BadShape
+from qkv.errors import BadShape
 from qkv.kernel.backends import describe_backends, select_backend
 from qkv.kernel.chunks import CHUNK
 from qkv.kernel.core import Core
@@ -28,12 +28,13 @@ from qkv.kernel.key_weights import compute_key_weights
 from qkv.kernel.linear_operators import (
     average_causally,
     average_over_sums,
+    check_masking,
     compute_weights,
     map_keys,
     sum_sequence,
 )
-from qkv.kernel.linear_state import KeyHistory, LinearState, append_keys, read_sums
-from qkv.kernel.masking import Masking, at_least_float32, repeat_heads, slice_keys
+from qkv.kernel.linear_state import KeyHistory, LinearState, cast_state_sums, extend_history
+from qkv.kernel.masking import Masking, promote_to_float32, repeat_heads, slice_keys
 from qkv.kernel.native import layer_step
 from qkv.kernel.sums import MappedKeys, Sums
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
@@ -45,11 +46,11 @@ class Linear(Core):
     """Attention through a feature map, which never forms the T×S weights unless they are asked for.
 
     Args:
-        dims: heads, and the widths per head of queries, keys and values.
-        features: the feature map, with the members of `feature_map.FeatureMap`.
-        floor: the smallest denominator, in multiples of sqrt(Σ m²); see `sums`.
-        causal: whether query t sees keys up to t + S - T only.
-        is_gated: whether calls pass the logits of a forget gate (`Masking.gate`).
+        dims: Heads, and the widths per head of queries, keys and values.
+        features: The feature map, with the members of `feature_map.FeatureMap`.
+        floor: The smallest denominator, in multiples of sqrt(Σ m²); see `sums`.
+        causal: Whether query t sees keys up to t + S - T only.
+        is_gated: Whether calls pass the logits of a forget gate (`Masking.gate`).
     """
 
     has_layer_step: ClassVar[bool] = True
@@ -75,7 +76,7 @@ class Linear(Core):
         Raises:
             BadMask: `allow` or `bias` is set, or the gate is missing or not expected.
         """
-        self._check_masking(masking)
+        check_masking(masking, self.is_gated)
         queries, keys = q.shape[2], k.shape[2]
         backend = select_backend(self.has_backends, q, k, v)
         if backend is not None and not (always(queries == 0) or always(keys == 0)):
@@ -91,12 +92,12 @@ class Linear(Core):
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
         """`forward` together with the weights [B,H,T,S] that the feature map implies."""
-        self._check_masking(masking)
+        check_masking(masking, self.is_gated)
         with without_autocast(q):
             projections = self.features.choose_projections()
-            query_features = self.features.map_queries(at_least_float32(q), projections)
+            query_features = self.features.map_queries(promote_to_float32(q), projections)
             keys = self._map_keys(k, v, masking, projections)
-            keep = masks.over_keys(masking.keep)
+            keep = masks.expand_keep(masking.keep)
             weights = compute_weights(
                 query_features, keys.features, keep, keys.key_weights, self.causal, self.floor
             )
@@ -110,9 +111,12 @@ class Linear(Core):
             k: [B,Hk,S,D].
             v: [B,Hk,S,E].
             masking: `keep` and `gate` of these keys.
-            remember: whether to keep φ(k), from which `read` and `extend` compute weights.
+            remember: Whether to keep φ(k), from which `read` and `extend` compute weights.
+
+        Returns:
+            The state after the last key.
         """
-        self._check_masking(masking)
+        check_masking(masking, self.is_gated)
         backend = None if remember else select_backend(self.has_backends, k, v)
         if backend is not None:
             projections = self.features.choose_projections()
@@ -134,7 +138,7 @@ class Linear(Core):
         """Read further positions in order; each query sees the keys up to its own.
 
         Args:
-            state: what `start` or `extend` returned.
+            state: What `start` or `extend` returned.
             q: [B,H,t,D] of the new positions.
             k: [B,Hk,t,D] of the new positions.
             v: [B,Hk,t,E] of the new positions.
@@ -145,9 +149,9 @@ class Linear(Core):
             position.
 
         Raises:
-            BadShape: the state comes from an attention of other sizes.
+            BadShape: The state comes from an attention of other sizes.
         """
-        self._check_masking(masking)
+        check_masking(masking, self.is_gated)
         self._check_state(state)
         backend = None if state.history is not None else select_backend(self.has_backends, q, k, v)
         if backend is not None and state.feature_sums.dtype == torch.float32:
@@ -156,13 +160,13 @@ class Linear(Core):
             out, after = self._run_backend(backend, projections, (q, k, v), masking, carry, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
         with without_autocast(q):
-            projections, carry = state.projections.value, read_sums(state, q)
+            projections, carry = state.projections.value, cast_state_sums(state, q)
             out, after = average_causally(
                 self.features, self.heads, self.floor, (q, k, v), masking, projections, carry
             )
             history, weights = state.history, None
             if history is not None:
-                history = append_keys(history, self._map_keys(k, v, masking, projections))
+                history = extend_history(history, self._map_keys(k, v, masking, projections))
                 weights = self._compute_history_weights(q, history, projections, causal=True).to(v.dtype)
         return Attended(out, weights), LinearState(*after, state.projections, history)
 
@@ -172,9 +176,9 @@ class Linear(Core):
         """A decoding step of a complete attention layer in one native call; None where that is not possible.
 
         Args:
-            layers: the projections to queries, to keys and values, and to the output.
+            layers: The projections to queries, to keys and values, and to the output.
             x: [B,t,M], the new positions.
-            state: what `start` or a step returned.
+            state: What `start` or a step returned.
 
         Returns:
             The output [B,t,M] of the layer, and the state after it.
@@ -197,13 +201,13 @@ class Linear(Core):
 
         Args:
             q: [B,H,T,D].
-            state: what `start` or `extend` returned.
+            state: What `start` or `extend` returned.
 
         Returns:
             The output [B,H,T,E] with weights if the state has a history, and the same state.
 
         Raises:
-            BadShape: the state comes from an attention of other sizes.
+            BadShape: The state comes from an attention of other sizes.
         """
         self._check_state(state)
         backend = None if state.history is not None else select_backend(self.has_backends, q)
@@ -217,7 +221,7 @@ class Linear(Core):
             history, weights = state.history, None
             if history is not None:
                 weights = self._compute_history_weights(q, history, projections, causal=False).to(q.dtype)
-            out = average_over_sums(self.features, self.floor, q, projections, read_sums(state, q))
+            out = average_over_sums(self.features, self.floor, q, projections, cast_state_sums(state, q))
         return Attended(out, weights), state
 
     def explain(self, queries: int, keys: int) -> str:
@@ -243,8 +247,8 @@ class Linear(Core):
         """out [B,H,T,E] of q, k and v after the earlier keys in `carry`, and the sums after the last key."""
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
         with without_autocast(q):
-            gate = None if masking.gate is None else at_least_float32(masking.gate)
-            key_weights = compute_key_weights(self.features.key_log_factor(k), gate, masking.keep)
+            gate = None if masking.gate is None else promote_to_float32(masking.gate)
+            key_weights = compute_key_weights(self.features.compute_key_log_factor(k), gate, masking.keep)
             kind = self.features.describe_for_backends(projections)
             return backend.attend(kind, (q, k, v), key_weights, masking.keep, carry, causal, self.floor)
 
@@ -254,45 +258,34 @@ class Linear(Core):
         return always(queries * keys * (width + value) <= (queries + keys) * width * value)
 
     def _map_keys(self, k: Key, v: Value, masking: Masking, projections: Any) -> MappedKeys:
+        """Map these keys with the feature map of this module."""
         return map_keys(self.features, self.heads, k, v, masking, projections)
 
     def _attend_causally(self, q: Query, k: Key, v: Value, masking: Masking) -> Tensor:
         """Causal attention of T queries and S keys, whose ends are aligned."""
         extra = k.shape[2] - q.shape[2]
         queries_without_keys, keys_before = max(-extra, 0), max(extra, 0)
-        first, rest = slice(keys_before), slice(keys_before, None)
-        state = self.start(k[:, :, first], v[:, :, first], slice_keys(masking, first))
+        before, after = slice(keys_before), slice(keys_before, None)
+        state = self.start(k[:, :, before], v[:, :, before], slice_keys(masking, before))
         q = q[:, :, queries_without_keys:]
-        attended, _ = self.extend(state, q, k[:, :, rest], v[:, :, rest], slice_keys(masking, rest))
+        attended, _ = self.extend(state, q, k[:, :, after], v[:, :, after], slice_keys(masking, after))
         return F.pad(attended.out, (0, 0, queries_without_keys, 0)) if queries_without_keys else attended.out
 
     def _compute_history_weights(
         self, q: Query, history: KeyHistory, projections: Any, causal: bool
     ) -> Weights:
-        query_features = self.features.map_queries(at_least_float32(q), projections)
+        """The weights [B,H,T,S] of queries over all keys of the history."""
+        query_features = self.features.map_queries(promote_to_float32(q), projections)
         keep = history.keep[:, :, None] > 0
         return compute_weights(
             query_features, history.features, keep, history.key_weights, causal, self.floor
         )
 
     def _check_state(self, state: LinearState) -> None:
+        """Raise BadShape for a state of another number of heads, features or values."""
         expected = (self.heads, self.features.width, self.value + 1)
         if tuple(state.feature_sums.shape[1:]) != expected:
             raise BadShape(
                 f"the state holds sums of shape {list(state.feature_sums.shape[1:])} per row, expected "
                 f"{list(expected)} = [heads, features, value width + 1]: pass a state that this layer started"
             )
-
-    def _check_masking(self, masking: Masking) -> None:
-        for name in ("allow", "bias"):
-            if getattr(masking, name) is not None:
-                raise BadMask(
-                    f"{name}= was passed to a feature map, which sums over all keys or a prefix and cannot "
-                    "mask or bias single pairs: use keep= and causal=True, or kernel=Softmax()"
-                )
-        if self.is_gated and masking.gate is None:
-            raise BadMask(
-                "RFA(gate=True) needs the gate logits of every key, gate=; qkv.Attention computes them"
-            )
-        if masking.gate is not None and not self.is_gated:
-            raise BadMask("gate= was passed to a kernel without a gate: use RFA(gate=True)")

@@ -10,18 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qkv import masks
+from qkv.errors import BadMask
 from qkv.kernel.causal_average import causal_average
 from qkv.kernel.chunks import scan_chunks
 from qkv.kernel.feature_map import FeatureMap
 from qkv.kernel.key_weights import (
     KeyWeights,
     compute_key_weights,
-    exp_minus_max,
-    log_weights_at_end,
-    log_weights_at_queries,
-    row_max,
+    compute_log_weights_at_end,
+    compute_log_weights_at_queries,
+    compute_row_max,
+    subtract_max_and_exp,
 )
-from qkv.kernel.masking import Masking, at_least_float32, repeat_heads, slice_keep, slice_keys
+from qkv.kernel.masking import Masking, promote_to_float32, repeat_heads, slice_chunk, slice_keys
 from qkv.kernel.sums import (
     Features,
     MappedKeys,
@@ -34,25 +35,71 @@ from qkv.kernel.sums import (
 from qkv.shapes import Key, Query, Value, Weights
 
 
+def check_masking(masking: Masking, is_gated: bool) -> None:
+    """Check that a feature map supports the masking of a call.
+
+    Args:
+        masking: The masks and the gate of the call.
+        is_gated: Whether the kernel has a gate.
+
+    Raises:
+        BadMask: `allow` or `bias` is set, or the gate is missing or not expected.
+    """
+    for name in ("allow", "bias"):
+        if getattr(masking, name) is not None:
+            raise BadMask(
+                f"{name}= was passed to a feature map, which sums over all keys or a prefix and cannot treat "
+                "single pairs differently: use keep= and causal=True, or kernel=Softmax()"
+            )
+    if is_gated and masking.gate is None:
+        raise BadMask("RFA(gate=True) needs the gate logits of every key, gate=; qkv.Attention computes them")
+    if masking.gate is not None and not is_gated:
+        raise BadMask("gate= was passed to a kernel without a gate: use RFA(gate=True)")
+
+
 def map_keys(
     feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
 ) -> MappedKeys:
-    """φ(k), [v, 1] and the key weights, with shared key heads repeated and padding set to 0."""
-    features, log_factor = feature_map.map_keys(at_least_float32(repeat_heads(k, heads)), projections)
-    values = F.pad(at_least_float32(repeat_heads(v, heads)), (0, 1), value=1.0)
+    """φ(k), [v, 1] and the key weights, with shared key heads repeated and padding set to 0.
+
+    Args:
+        feature_map: Maps the keys.
+        heads: H, the number of query heads.
+        k: Keys [B,Hk,S,D].
+        v: Values [B,Hk,S,E].
+        masking: `keep` and `gate` of these keys.
+        projections: What the feature map chose for the sequence.
+
+    Returns:
+        Keys that are ready to be summed.
+    """
+    features, log_factor = feature_map.map_keys(promote_to_float32(repeat_heads(k, heads)), projections)
+    values = F.pad(promote_to_float32(repeat_heads(v, heads)), (0, 1), value=1.0)
     if masking.keep is not None:
         features, values = (x * masking.keep[:, None, :, None] for x in (features, values))
-    gate = None if masking.gate is None else at_least_float32(masking.gate)
+    gate = None if masking.gate is None else promote_to_float32(masking.gate)
     return MappedKeys(features, values, compute_key_weights(log_factor, gate, masking.keep))
 
 
 def sum_sequence(
     feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
 ) -> Sums:
-    """The sums over all keys of a sequence."""
+    """The sums over all keys of a sequence.
+
+    Args:
+        feature_map: Maps the keys.
+        heads: H, the number of query heads.
+        k: Keys [B,Hk,S,D].
+        v: Values [B,Hk,S,E].
+        masking: `keep` and `gate` of these keys.
+        projections: What the feature map chose for the sequence.
+
+    Returns:
+        The sums after the last key.
+    """
 
     def step(carry: Sums, positions: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
-        chunk = slice_keep(masking, positions, gate)
+        chunk = slice_chunk(masking, positions, gate)
         return None, accumulate_keys(map_keys(feature_map, heads, k, v, chunk, projections), carry)
 
     no_keys = slice_keys(masking, slice(0))
@@ -72,13 +119,13 @@ def average_causally(
     """Causal linear attention of a sequence that follows the keys in `carry`.
 
     Args:
-        feature_map: maps queries and keys.
+        feature_map: Maps queries and keys.
         heads: H, the number of query heads.
-        floor: see `sums`.
+        floor: See `sums`.
         tensors: q [B,H,T,D], k and v [B,Hk,T,*] of the same T positions.
-        masking: of these keys.
-        projections: what the feature map chose for the sequence.
-        carry: the sums over all earlier keys.
+        masking: Of these keys.
+        projections: What the feature map chose for the sequence.
+        carry: The sums over all earlier keys.
 
     Returns:
         out [B,H,T,E] in the dtype of v, and the sums after the last key.
@@ -87,8 +134,8 @@ def average_causally(
     def step(
         carry: Sums, positions: slice, q: Query, k: Key, v: Value, gate: Tensor | None
     ) -> tuple[Tensor, Sums]:
-        keys = map_keys(feature_map, heads, k, v, slice_keep(masking, positions, gate), projections)
-        query_features = feature_map.map_queries(at_least_float32(q), projections)
+        keys = map_keys(feature_map, heads, k, v, slice_chunk(masking, positions, gate), projections)
+        query_features = feature_map.map_queries(promote_to_float32(q), projections)
         out, after = causal_average(query_features, keys, carry, floor)
         return out.to(v.dtype), after
 
@@ -99,10 +146,21 @@ def average_causally(
 def average_over_sums(
     feature_map: FeatureMap, floor: float, q: Query, projections: Any, sums: Sums
 ) -> Tensor:
-    """out [B,H,T,E] in the dtype of q, where every query averages over all keys in the sums."""
+    """out [B,H,T,E] in the dtype of q, where every query averages over all keys in the sums.
+
+    Args:
+        feature_map: Maps the queries.
+        floor: See `sums`.
+        q: Queries [B,H,T,D].
+        projections: What the feature map chose for the sequence.
+        sums: The sums over the keys.
+
+    Returns:
+        out [B,H,T,E].
+    """
 
     def step(sums: Sums, _: slice, q: Query) -> tuple[Tensor, Sums]:
-        query_features = feature_map.map_queries(at_least_float32(q), projections)
+        query_features = feature_map.map_queries(promote_to_float32(q), projections)
         query_sums = query_features @ sums.feature_sums  # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
         return average_from_sums(query_sums, sums.plain_sums, floor).to(q.dtype), sums
 
@@ -124,16 +182,23 @@ def compute_weights(
         key_features: φ(k) [B,H,S,F].
         keep: [B,1 or H,1,S], True for real keys; ignored where key_weights are passed, which include it.
         key_weights: None where every real key has the weight 1.
-        causal: whether query t sees keys up to t + S - T only.
-        floor: see `sums`.
+        causal: Whether query t sees keys up to t + S - T only.
+        floor: See `sums`.
+
+    Returns:
+        Weights [B,H,T,S].
     """
     queries, keys = query_features.shape[2], key_features.shape[2]
     if key_weights is None:
         triangle = masks.causal(queries, keys, query_features.device)[None, None] if causal else None
         m = masks.intersect(triangle, keep)
     else:
-        logs = log_weights_at_queries(key_weights, queries) if causal else log_weights_at_end(key_weights)
-        m = exp_minus_max(logs, row_max(logs))
+        logs = (
+            compute_log_weights_at_queries(key_weights, queries)
+            if causal
+            else compute_log_weights_at_end(key_weights)
+        )
+        m = subtract_max_and_exp(logs, compute_row_max(logs))
     return compute_implied_weights(query_features, key_features, m, floor)
 
 

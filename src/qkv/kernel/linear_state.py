@@ -18,8 +18,8 @@ class LinearState(NamedTuple):
         feature_sums: [B,H,F,E+1], as in `sums.Sums`.
         plain_sums: [B,H,1,E+2], as in `sums.Sums`.
         log_scale: [B,H,1,1] or None, as in `sums.Sums`.
-        projections: those of the first call, so that all keys and queries of one sequence are mapped alike.
-        history: all keys that have been read, where steps return their weights; None otherwise.
+        projections: Those of the first call, so that all keys and queries of one sequence are mapped alike.
+        history: All keys that have been read, where steps return their weights; None otherwise.
     """
 
     feature_sums: Tensor
@@ -43,18 +43,33 @@ class KeyHistory(NamedTuple):
     key_weights: KeyWeights | None
 
 
-def read_sums(state: LinearState, q: Query) -> Sums:
+def cast_state_sums(state: LinearState, q: Query) -> Sums:
     """The sums of a state in float64 for float64 queries, in float32 otherwise.
 
     An empty state is float32 even if float64 keys follow: it is created before any input is known.
+
+    Args:
+        state: A decode state.
+        q: The queries that follow.
+
+    Returns:
+        The sums in the dtype in which they are continued.
     """
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     log_scale = None if state.log_scale is None else state.log_scale.to(dtype)
     return Sums(state.feature_sums.to(dtype), state.plain_sums.to(dtype), log_scale)
 
 
-def append_keys(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
-    """The history with further keys."""
+def extend_history(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
+    """The history with further keys.
+
+    Args:
+        history: The keys so far.
+        keys: The keys that follow.
+
+    Returns:
+        The history of all these keys.
+    """
     key_weights = None
     if history.key_weights is not None and keys.key_weights is not None:
         key_weights = concat_key_weights(history.key_weights, keys.key_weights)

@@ -34,11 +34,14 @@ def pooled_empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     A storage of more than `MAX_MALLOC_BYTES` cannot be resized.
 
     Args:
-        shape: the shape of the tensor.
-        dtype: the type of its numbers.
+        shape: The shape of the tensor.
+        dtype: The type of its numbers.
+
+    Returns:
+        An uninitialised tensor on the CPU.
 
     Raises:
-        MemoryError: there is not enough memory.
+        MemoryError: There is not enough memory.
     """
     raise_malloc_threshold()
     count = prod(shape)

@@ -59,6 +59,14 @@ def draw_from_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     The sets are not stored.  Each is drawn from a seed of its own: the index plus the bits of the first
     number of `like`, which checkpoints hold.  This is an operator because torch.compile cannot trace
     generators.
+
+    Args:
+        index: The number of the set, an integer tensor.
+        like: The fixed projections [H,R,D].
+        orthogonal: As in `draw_projections`.
+
+    Returns:
+        Projections [H,R,D].
     """
     heads, features, width = like.shape
     seed = int(like.flatten()[0].float().view(torch.int32)) % 2**31
@@ -89,7 +97,11 @@ class RandomFeatureMap(BackendMap):
         self.fixed: Tensor
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new fixed projections."""
+        """Draw new fixed projections.
+
+        Args:
+            generator: Draws the new projections; None uses torch's global generator.
+        """
         heads, features, width = self.fixed.shape
         self.fixed.copy_(draw_projections(heads, features, width, self.orthogonal, generator, self.fixed))
 

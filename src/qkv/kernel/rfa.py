@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from qkv.kernel.feature_map import Kind
 from qkv.kernel.linear import Linear
-from qkv.kernel.masking import at_least_float32
+from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -69,57 +69,8 @@ def arccos_features(x: Vectors, projections: Projections) -> Features:
     return (x @ projections.mT).relu() * projections.shape[1] ** -0.5  # [B,H,N,D] @ [H,D,R] -> [B,H,N,R]
 
 
-class GaussianMap(RandomFeatureMap):
-    """Features of the Gaussian kernel, with a learned bandwidth σ [H,1,D].
-
-    Args:
-        dims: Heads, and the widths per head.
-        part: The part that the map belongs to.
-        generator: Draws the fixed projections; None uses torch's global generator.
-    """
-
-    def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
-        super().__init__(dims, part)
-        self.normalise, self.temperature = part.normalise, part.temperature
-        self.width = 2 * part.features
-        self.bandwidth = nn.Parameter(torch.empty(dims.heads, 1, dims.query))
-        self.reset_parameters(generator)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new fixed projections, and set σ to 1."""
-        super().reset_parameters(generator)
-        nn.init.ones_(self.bandwidth)
-
-    def map_queries(self, x: Vectors, projections: Projections) -> Features:
-        """φ(q) [B,H,T,2R]."""
-        return fourier_features(
-            scale_to_unit_length(x) if self.normalise else x, self._scale_projections(projections, x)
-        )
-
-    def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
-        """φ(k) [B,H,S,2R] and the log factors [B,H,S]."""
-        return self.map_queries(x, projections), self.key_log_factor(x)
-
-    def key_log_factor(self, x: Vectors) -> KeyLogs | None:
-        """|σ∘k|² / 2τ² [B,H,S]; None for normalised keys, which all have the same."""
-        if self.normalise:
-            return None
-        x = at_least_float32(x)
-        return _clamp_to_finite((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
-
-    def describe_for_backends(self, projections: Projections) -> Kind:
-        """The same map for the backends."""
-        projections = projections.float()
-        return Kind("gaussian", self._scale_projections(projections, projections), self.normalise)
-
-    def _scale_projections(self, projections: Projections, x: Tensor) -> Projections:
-        """W = σ∘W̃/τ in the dtype of x."""
-        # States hold W̃ without σ, so that σ also learns from queries that follow a detached state.
-        return (self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)
-
-
-class ArccosMap(RandomFeatureMap):
-    """Features of the arc-cosine kernel, with a learned bandwidth σ [H,1,D].
+class BandwidthMap(RandomFeatureMap):
+    """Base class of the maps with a learned bandwidth σ [H,1,D].
 
     Args:
         dims: Heads, and the widths per head.
@@ -130,31 +81,123 @@ class ArccosMap(RandomFeatureMap):
     def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
         super().__init__(dims, part)
         self.normalise = part.normalise
-        self.width = part.features
         self.bandwidth = nn.Parameter(torch.empty(dims.heads, 1, dims.query))
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new fixed projections, and set σ to 1."""
+        """Draw new fixed projections, and set σ to 1.
+
+        Args:
+            generator: Draws the new projections; None uses torch's global generator.
+        """
         super().reset_parameters(generator)
         nn.init.ones_(self.bandwidth)
 
+
+class GaussianMap(BandwidthMap):
+    """Features of the Gaussian kernel."""
+
+    def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
+        super().__init__(dims, part, generator)
+        self.temperature, self.width = part.temperature, 2 * part.features
+
     def map_queries(self, x: Vectors, projections: Projections) -> Features:
-        """φ(q) [B,H,T,R] of unit vectors, because the length of a query cancels."""
+        """φ(q) [B,H,T,2R].
+
+        Args:
+            x: Queries [B,H,T,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,T,2R].
+        """
+        return fourier_features(
+            scale_to_unit_length(x) if self.normalise else x, self._scale_projections(projections, x)
+        )
+
+    def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
+        """φ(k) [B,H,S,2R] and the log factors [B,H,S].
+
+        Args:
+            x: Keys [B,H,S,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,S,2R] and log factors [B,H,S].
+        """
+        return self.map_queries(x, projections), self.compute_key_log_factor(x)
+
+    def compute_key_log_factor(self, x: Vectors) -> KeyLogs | None:
+        """|σ∘k|² / 2τ² [B,H,S]; None for normalised keys, which all have the same."""
+        if self.normalise:
+            return None
+        x = promote_to_float32(x)
+        return _clamp_to_finite((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
+
+    def describe_for_backends(self, projections: Projections) -> Kind:
+        """The same map for the backends.
+
+        Args:
+            projections: What `choose_projections` returned.
+
+        Returns:
+            The name, the scaled projections and whether vectors are normalised.
+        """
+        projections = projections.float()
+        return Kind("gaussian", self._scale_projections(projections, projections), self.normalise)
+
+    def _scale_projections(self, projections: Projections, x: Tensor) -> Projections:
+        """W = σ∘W̃/τ in the dtype of x."""
+        # States hold W̃ without σ, so that σ also learns from queries that follow a detached state.
+        return (self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)
+
+
+class ArccosMap(BandwidthMap):
+    """Features of the arc-cosine kernel."""
+
+    def __init__(self, dims: Dims, part: "RFA", generator: torch.Generator | None) -> None:
+        super().__init__(dims, part, generator)
+        self.width = part.features
+
+    def map_queries(self, x: Vectors, projections: Projections) -> Features:
+        """φ(q) [B,H,T,R] of unit vectors, because the length of a query cancels.
+
+        Args:
+            x: Queries [B,H,T,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,T,R].
+        """
         return arccos_features(scale_to_unit_length(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
 
     def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
-        """φ(k) [B,H,S,R] of unit vectors, and the log factors [B,H,S]."""
-        return self.map_queries(x, projections), self.key_log_factor(x)
+        """φ(k) [B,H,S,R] of unit vectors, and the log factors [B,H,S].
 
-    def key_log_factor(self, x: Vectors) -> KeyLogs | None:
+        Args:
+            x: Keys [B,H,S,D].
+            projections: What `choose_projections` returned.
+
+        Returns:
+            Features [B,H,S,R] and log factors [B,H,S].
+        """
+        return self.map_queries(x, projections), self.compute_key_log_factor(x)
+
+    def compute_key_log_factor(self, x: Vectors) -> KeyLogs | None:
         """log |k| [B,H,S]; None for normalised keys."""
         if self.normalise:
             return None
-        return _clamp_to_finite(at_least_float32(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
+        return _clamp_to_finite(promote_to_float32(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
 
     def describe_for_backends(self, projections: Projections) -> Kind:
-        """The same map for the backends."""
+        """The same map for the backends.
+
+        Args:
+            projections: What `choose_projections` returned.
+
+        Returns:
+            The name and the scaled projections, for unit vectors.
+        """
         return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
 
 
@@ -168,9 +211,7 @@ FEATURE_MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}
 
 @dataclass(frozen=True, config=PART)
 class RFA(Part):
-    """Random Feature Attention: linear-time attention with random features of a kernel.
-
-    out = φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k).  Peng et al. 2021, eq. 5.
+    """Random Feature Attention: random features of a Gaussian or arc-cosine kernel, in linear time.
 
     Args:
         features: R, the number of random vectors.  The Gaussian map has 2R features, the arc-cosine map R.
@@ -188,10 +229,14 @@ class RFA(Part):
     Raises:
         BadRecipe: An option is out of range, or `temperature` is set for the arc-cosine kernel.
 
-    >>> import qkv, torch
-    >>> layer = qkv.Attention(16, heads=2, kernel=qkv.RFA(32, gate=True), causal=True).eval()
-    >>> layer(torch.randn(1, 1000, 16)).shape
-    torch.Size([1, 1000, 16])
+    References:
+        Peng et al. 2021, eq. 5, and eq. 7 for the gate.
+
+    Example:
+        >>> import qkv, torch
+        >>> layer = qkv.Attention(16, heads=2, kernel=qkv.RFA(32, gate=True), causal=True).eval()
+        >>> layer(torch.randn(1, 1000, 16)).shape
+        torch.Size([1, 1000, 16])
     """
 
     features: PositiveInt = 64
@@ -228,6 +273,7 @@ class RFA(Part):
 
     @model_validator(mode="after")
     def _check_temperature(self) -> "RFA":
+        """Reject a temperature for the arc-cosine kernel."""
         if self.kernel == "arccos" and self.temperature != 1.0:
             raise ValueError(
                 f"kernel='arccos' has no temperature, got temperature={self.temperature}: leave it out"
@@ -241,6 +287,9 @@ class RFA(Part):
             dims: Heads, and the widths per head.
             parts: The other choices of the attention; only `causal` is read.
             generator: Draws the fixed projections; None uses torch's global generator.
+
+        Returns:
+            The evaluator.
         """
         feature_map = FEATURE_MAPS[self.kernel](dims, self, generator)
         floor = GAUSSIAN_FLOOR * self.features**-0.5 if self.kernel == "gaussian" else ARCCOS_FLOOR

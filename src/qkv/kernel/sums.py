@@ -23,7 +23,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qkv.kernel.key_weights import LOG_ZERO, KeyWeights, exp_minus_max, log_weights_at_end, row_max
+from qkv.kernel.key_weights import (
+    LOG_ZERO,
+    KeyWeights,
+    compute_log_weights_at_end,
+    compute_row_max,
+    subtract_max_and_exp,
+)
 from qkv.shapes import Weights
 
 Features = Float[Tensor, "B H N F"]
@@ -73,7 +79,10 @@ def compute_implied_weights(
         key_features: φ(k) [B,H,S,F].
         key_weights: m of every key at every query, 0 (or False) where the query may not attend to the key;
             None for 1 everywhere.
-        floor: see the module's docstring.
+        floor: See the module's docstring.
+
+    Returns:
+        Weights [B,H,T,S] that sum to 1, or to 0 for a query without keys.
     """
     scores = query_features @ key_features.mT  # [B,H,T,F] @ [B,H,F,S] -> [B,H,T,S]
     m = torch.ones_like(scores) if key_weights is None else key_weights.to(scores.dtype).expand_as(scores)
@@ -88,7 +97,16 @@ def compute_implied_weights(
 def average_from_sums(
     query_sums: ValuesWithOne, plain_sums: PlainSums, floor: float
 ) -> Float[Tensor, "B H N E"]:
-    """Averages [B,H,N,E] from φ(q) @ feature_sums [B,H,N,E+1] and the plain sums; 0 where no key was read."""
+    """Averages [B,H,N,E] from φ(q) @ feature_sums [B,H,N,E+1] and the plain sums; 0 where no key was read.
+
+    Args:
+        query_sums: φ(q) @ feature_sums, [B,H,N,E+1].
+        plain_sums: [B,H,N or 1,E+2], as in `Sums`.
+        floor: See the module's docstring.
+
+    Returns:
+        Averages [B,H,N,E].
+    """
     values, count, squares = plain_sums.split([plain_sums.shape[-1] - 2, 1, 1], -1)
     total, has_keys = query_sums[..., -1:], count > 0
     deficit = compute_deficit(total, squares, floor)
@@ -97,13 +115,29 @@ def average_from_sums(
 
 
 def compute_deficit(total: Tensor, squares: Tensor, floor: float) -> Tensor:
-    """How much the denominator `total` is short of floor·sqrt(squares); 0 where it is not."""
+    """How much the denominator `total` is short of floor·sqrt(squares); 0 where it is not.
+
+    Args:
+        total: Denominators Σ w, [...,1].
+        squares: Σ m², of the same shape.
+        floor: See the module's docstring.
+
+    Returns:
+        The deficit d, never negative.
+    """
     # The derivative of the root at 0 is infinite.  The squares are 0 only where there are no keys.
     return (floor * torch.where(squares > 0, squares, 1).sqrt() - total).clamp_min(0)
 
 
 def empty_sums(keys: MappedKeys) -> Sums:
-    """The sums over no keys, with the shapes and dtypes that `keys` lead to."""
+    """The sums over no keys, with the shapes and dtypes that `keys` lead to.
+
+    Args:
+        keys: Mapped keys of any number, also 0.
+
+    Returns:
+        Sums of zeros.
+    """
     features, values = keys.features[:, :, :1], keys.values[:, :, :1]
     feature_sums = features.new_zeros(*features.shape[:2], features.shape[-1], values.shape[-1])
     plain_sums = features.new_zeros(*features.shape[:2], 1, values.shape[-1] + 1)
@@ -112,20 +146,35 @@ def empty_sums(keys: MappedKeys) -> Sums:
 
 
 def accumulate_keys(keys: MappedKeys, carry: Sums) -> Sums:
-    """The sums over the keys in `carry` and over all of `keys`, which follow them."""
-    return combine_sums(carry, sum_keys(keys), total_log_decay(keys.key_weights))
+    """The sums over the keys in `carry` and over all of `keys`, which follow them.
+
+    Args:
+        keys: The keys to add.
+        carry: The sums over all earlier keys.
+
+    Returns:
+        The sums after the last of `keys`.
+    """
+    return combine_sums(carry, sum_keys(keys), sum_log_decay(keys.key_weights))
 
 
 def sum_keys(keys: MappedKeys) -> Sums:
-    """The sums over these keys alone, as they stand after the last of them."""
+    """The sums over these keys alone, as they stand after the last of them.
+
+    Args:
+        keys: Mapped keys [B,H,S,...].
+
+    Returns:
+        Their sums, scaled by the largest key weight.
+    """
     features, values, key_weights = keys
     if key_weights is None:
         plain_sums = values.sum(2, keepdim=True)
         # [B,H,F,S] @ [B,H,S,E+1] -> [B,H,F,E+1]
         return Sums(features.mT @ values, torch.cat([plain_sums, plain_sums[..., -1:]], -1), None)
-    logs = log_weights_at_end(key_weights)
-    log_scale = row_max(logs)
-    m = exp_minus_max(logs, log_scale)
+    logs = compute_log_weights_at_end(key_weights)
+    log_scale = compute_row_max(logs)
+    m = subtract_max_and_exp(logs, log_scale)
     # [B,H,1,S] @ [B,H,S,E+1] -> [B,H,1,E+1]
     plain_sums = torch.cat([m @ values, m.square().sum(-1, keepdim=True)], -1)
     return Sums((features.mT * m) @ values, plain_sums, log_scale)  # [B,H,F,S] @ [B,H,S,E+1] -> [B,H,F,E+1]
@@ -135,22 +184,32 @@ def combine_sums(earlier: Sums, later: Sums, log_decay: Tensor | None) -> Sums:
     """The sums over earlier and later keys together.
 
     Args:
-        earlier: the sums over the earlier keys, as they stood after the last of these.
-        later: the sums over the later keys alone.
+        earlier: The sums over the earlier keys, as they stood after the last of these.
+        later: The sums over the later keys alone.
         log_decay: [B,H,1,1], how much the later keys let the earlier sums decay; None for not at all.
+
+    Returns:
+        The sums over all these keys.
     """
     if later.log_scale is None:
         return Sums(earlier.feature_sums + later.feature_sums, earlier.plain_sums + later.plain_sums, None)
     decayed = earlier.log_scale if log_decay is None else earlier.log_scale + log_decay
     log_scale = torch.maximum(later.log_scale, decayed.detach())
-    old, new = exp_minus_max(decayed, log_scale), exp_minus_max(later.log_scale, log_scale)
+    old, new = subtract_max_and_exp(decayed, log_scale), subtract_max_and_exp(later.log_scale, log_scale)
     feature_sums = old * earlier.feature_sums + new * later.feature_sums
     plain_sums = _scale_plain_sums(earlier.plain_sums, old) + _scale_plain_sums(later.plain_sums, new)
     return Sums(feature_sums, plain_sums, log_scale)
 
 
-def total_log_decay(key_weights: KeyWeights | None) -> Tensor | None:
-    """The log [B,H,1,1] of the factor by which these keys let all earlier sums decay; None for 0."""
+def sum_log_decay(key_weights: KeyWeights | None) -> Tensor | None:
+    """The log [B,H,1,1] of the factor by which these keys let all earlier sums decay; None for 0.
+
+    Args:
+        key_weights: Of S keys; None where all have the weight 1.
+
+    Returns:
+        [B,H,1,1], or None.
+    """
     if key_weights is None or key_weights.log_decay is None:
         return None
     return key_weights.log_decay.sum(2)[..., None, None]

@@ -1,4 +1,4 @@
-"""The Transformer's layers: attention and a feed-forward net, each with its residual and normalisation."""
+"""The layers of a Transformer: attention and a feed-forward network, with residuals and normalisation."""
 
 from typing import Any
 
@@ -15,7 +15,13 @@ Memory = Float[Tensor, "B S M"]
 
 
 class FeedForward(nn.Module):
-    """max(0, x W1 + b1) W2 + b2.  Vaswani et al. 2017, eq. 2."""
+    """FFN(x) = max(0, x W1 + b1) W2 + b2.  Vaswani et al. 2017, eq. 2.
+
+    Args:
+        width: M, the width of input and output.
+        inner: The width of the hidden layer.
+        dropout: Probability with which hidden units are dropped in training.
+    """
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()
@@ -23,35 +29,70 @@ class FeedForward(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise both layers anew."""
+        """Initialise both layers at random."""
         for linear in (self.widen, self.narrow):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Hidden) -> Hidden:
-        """The same network at every position."""
+        """Apply the network to every position.
+
+        Args:
+            x: [B,N,M].
+
+        Returns:
+            [B,N,M].
+        """
         return self.narrow(dropout(self.widen(x).relu_(), self.dropout, self.training))
 
 
 class Residual(nn.Module):
-    """What surrounds a sublayer f: x + f(norm(x)) with pre-norm, norm(x + f(x)) with post-norm."""
+    """The residual connection of a sublayer f: x + f(norm(x)) with pre-norm, norm(x + f(x)) with post-norm.
+
+    Args:
+        width: M.
+        dropout: Probability with which elements of f(x) are dropped in training.
+        pre: Whether normalisation comes before the sublayer.
+    """
 
     def __init__(self, width: int, dropout: float, pre: bool) -> None:
         super().__init__()
         self.norm, self.dropout, self.pre = nn.LayerNorm(width), dropout, pre
 
-    def enter(self, x: Hidden) -> Hidden:
-        """What the sublayer reads."""
+    def prepare_input(self, x: Hidden) -> Hidden:
+        """Compute the input of the sublayer.
+
+        Args:
+            x: The residual stream [B,N,M].
+
+        Returns:
+            [B,N,M].
+        """
         return self.norm(x) if self.pre else x
 
-    def leave(self, x: Hidden, read: Hidden) -> Hidden:
-        """x joined by what the sublayer made of it."""
-        joined = x + dropout(read, self.dropout, self.training)
-        return joined if self.pre else self.norm(joined)
+    def add(self, x: Hidden, output: Hidden) -> Hidden:
+        """Add the output of the sublayer to the residual stream.
+
+        Args:
+            x: The residual stream before the sublayer, [B,N,M].
+            output: The output of the sublayer, [B,N,M].
+
+        Returns:
+            The residual stream after the sublayer, [B,N,M].
+        """
+        total = x + dropout(output, self.dropout, self.training)
+        return total if self.pre else self.norm(total)
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention, then the feed-forward net."""
+    """A layer of the encoder: self-attention, then the feed-forward network.
+
+    Args:
+        spec: The self-attention.
+        inner: The width of the hidden layer of the feed-forward network.
+        dropout: Probability of dropout.
+        pre: Whether normalisation comes before the sublayers.
+    """
 
     def __init__(self, spec: AttentionSpec, inner: int, dropout: float, pre: bool) -> None:
         super().__init__()
@@ -60,53 +101,98 @@ class EncoderBlock(nn.Module):
         self.feed, self.around_feed = FeedForward(width, inner, dropout), Residual(width, dropout, pre)
 
     def forward(self, x: Hidden, keep: Tensor, capture: bool = False) -> tuple[Hidden, Attended]:
-        """The layer's output, and where it looked; with weights [B,H,S,S] where `capture` asks for them."""
-        seen = _look(self.attention, self.around_attention.enter(x), None, keep, capture)
-        x = self.around_attention.leave(x, seen.out)
-        return _feed(self, x), seen
+        """Compute the output of the layer.
+
+        Args:
+            x: [B,S,M].
+            keep: [B,S] bool, True at real tokens.
+            capture: Whether to return the weights [B,H,S,S].
+
+        Returns:
+            The output [B,S,M], and the result of the attention.
+        """
+        attended = _attend(self.attention, self.around_attention.prepare_input(x), None, keep, capture)
+        x = self.around_attention.add(x, attended.out)
+        return _apply_feed_forward(self, x), attended
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to the memory, then the feed-forward net."""
+    """A layer of the decoder: causal self-attention, attention to the memory, the feed-forward network.
+
+    Args:
+        self_spec: The self-attention.
+        cross_spec: The attention to the memory.
+        inner: The width of the hidden layer of the feed-forward network.
+        dropout: Probability of dropout.
+        pre: Whether normalisation comes before the sublayers.
+    """
 
     def __init__(
-        self, own: AttentionSpec, cross: AttentionSpec, inner: int, dropout: float, pre: bool
+        self, self_spec: AttentionSpec, cross_spec: AttentionSpec, inner: int, dropout: float, pre: bool
     ) -> None:
         super().__init__()
-        width = own.width
-        self.attention, self.around_attention = own.build(), Residual(width, dropout, pre)
-        self.cross, self.around_cross = cross.build(), Residual(width, dropout, pre)
+        width = self_spec.width
+        self.attention, self.around_attention = self_spec.build(), Residual(width, dropout, pre)
+        self.cross, self.around_cross = cross_spec.build(), Residual(width, dropout, pre)
         self.feed, self.around_feed = FeedForward(width, inner, dropout), Residual(width, dropout, pre)
 
     def forward(
         self, x: Hidden, memory: Memory, keep: Tensor, capture: bool = False
     ) -> tuple[Hidden, Attended, Attended]:
-        """The layer's output, and where it and its cross-attention looked."""
-        own = _look(self.attention, self.around_attention.enter(x), None, None, capture)
-        x = self.around_attention.leave(x, own.out)
-        cross = _look(self.cross, self.around_cross.enter(x), memory, keep, capture)
-        x = self.around_cross.leave(x, cross.out)
-        return _feed(self, x), own, cross
+        """Compute the output of the layer for all positions of the target.
 
-    def start(self, memory: Memory, keep: Tensor, remember: bool) -> tuple[Any, Any]:
-        """The states of both attentions before the first token."""
-        own = self.attention.start(batch=memory.shape[0], remember=remember)
-        return own, self.cross.start(memory, keep=keep, remember=remember)
+        Args:
+            x: [B,T,M].
+            memory: The output of the encoder, [B,S,M].
+            keep: [B,S] bool, True at real tokens of the memory.
+            capture: Whether to return weights.
+
+        Returns:
+            The output [B,T,M], and the results of the self-attention and of the cross-attention.
+        """
+        attended = _attend(self.attention, self.around_attention.prepare_input(x), None, None, capture)
+        x = self.around_attention.add(x, attended.out)
+        cross = _attend(self.cross, self.around_cross.prepare_input(x), memory, keep, capture)
+        x = self.around_cross.add(x, cross.out)
+        return _apply_feed_forward(self, x), attended, cross
+
+    def start(self, memory: Memory, keep: Tensor, capture: bool) -> tuple[Any, Any]:
+        """Build the states of both attentions before the first token.
+
+        Args:
+            memory: The output of the encoder, [B,S,M].
+            keep: [B,S] bool, True at real tokens of the memory.
+            capture: Whether steps will be asked for weights.
+
+        Returns:
+            The states of the self-attention and of the cross-attention.
+        """
+        self_state = self.attention.start(batch=memory.shape[0], remember=capture)
+        return self_state, self.cross.start(memory, keep=keep, remember=capture)
 
     def step(self, x: Hidden, state: tuple[Any, Any]) -> tuple[Hidden, tuple[Any, Any], tuple[Any, Any]]:
-        """The output at the next position, the states after it, and where both attentions looked."""
-        own, own_state = self.attention.attend_step(self.around_attention.enter(x), state[0])
-        x = self.around_attention.leave(x, own.out)
-        cross, cross_state = self.cross.attend_step(self.around_cross.enter(x), state[1])
-        x = self.around_cross.leave(x, cross.out)
-        return _feed(self, x), (own_state, cross_state), (own.weights, cross.weights)
+        """Compute the output at the next position(s).
+
+        Args:
+            x: [B,t,M].
+            state: The states of both attentions.
+
+        Returns:
+            The output [B,t,M], the states after it, and the weights of both attentions (None where the state
+            was started without `capture`).
+        """
+        attended, self_state = self.attention.attend_step(self.around_attention.prepare_input(x), state[0])
+        x = self.around_attention.add(x, attended.out)
+        cross, cross_state = self.cross.attend_step(self.around_cross.prepare_input(x), state[1])
+        x = self.around_cross.add(x, cross.out)
+        return _apply_feed_forward(self, x), (self_state, cross_state), (attended.weights, cross.weights)
 
 
-def _feed(block: EncoderBlock | DecoderBlock, x: Hidden) -> Hidden:
-    return block.around_feed.leave(x, block.feed(block.around_feed.enter(x)))
+def _apply_feed_forward(block: EncoderBlock | DecoderBlock, x: Hidden) -> Hidden:
+    return block.around_feed.add(x, block.feed(block.around_feed.prepare_input(x)))
 
 
-def _look(
+def _attend(
     attention: Attention, x: Hidden, memory: Memory | None, keep: Tensor | None, capture: bool
 ) -> Attended:
     if capture:

@@ -1,8 +1,8 @@
-"""Dropout whose mask costs little on a CPU.
+"""Dropout with a mask that is cheap on a CPU.
 
-torch draws one Bernoulli number per element there, which takes a fifth of the time a small Transformer
-trains.  Here one 64-bit draw decides four elements, each by comparing 16 random bits with the rate, rounded
-to 1/65536.
+There torch draws one Bernoulli number per element, which takes a fifth of the training time of a small
+Transformer.  Here one random 64-bit integer decides on four elements: 16 bits each are compared with the
+rate, which is rounded to 1/65536.
 """
 
 import torch
@@ -13,14 +13,23 @@ LEVELS = 2**16
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """x with each element zero with probability `rate` and else divided by 1 - rate, in training.  Srivastava
-    2014.
+    """Set elements to zero with probability `rate` in training, and divide the others by 1 - rate.
+
+    Srivastava et al. 2014.
+
+    Args:
+        x: Any tensor.
+        rate: The probability, from 0 to 1.
+        training: Whether to drop anything.
+
+    Returns:
+        A tensor like x.
     """
     if not training or rate == 0:
         return x
     if x.device.type != "cpu" or rate == 1:
         return F.dropout(x, rate)
-    cut = min(round(rate * LEVELS), LEVELS - 1)
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= cut - LEVELS // 2
-    return x * (keep.to(x.dtype) * (LEVELS / (LEVELS - cut)))
+    threshold = min(round(rate * LEVELS), LEVELS - 1)
+    random_bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    keep = random_bits.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - LEVELS // 2
+    return x * (keep.to(x.dtype) * (LEVELS / (LEVELS - threshold)))

@@ -1,4 +1,4 @@
-"""How many positions a model can hold: tables of positions, and scores that know a fixed number of keys."""
+"""The longest sequences that a model accepts: tables of positions, and scores with a fixed number of keys."""
 
 from typing import NamedTuple
 
@@ -6,25 +6,50 @@ from qkv.spec import AttentionSpec
 
 
 class LengthLimit(NamedTuple):
-    """A largest number of positions, and the recipe's key that sets it."""
+    """The largest number of positions of a sequence.
+
+    Args:
+        positions: The number.
+        key: The key of the recipe that sets it.
+    """
 
     positions: int
     key: str
 
 
 class LengthLimits(NamedTuple):
-    """Most positions of a source (EOS included) and of a target (BOS included); None: no limit."""
+    """The limits of a translation model; None is no limit.
+
+    Args:
+        source: The limit of a source, with its end symbol.
+        target: The limit of a target, with its begin symbol.
+    """
 
     source: LengthLimit | None = None
     target: LengthLimit | None = None
 
 
-def get_key_limit(spec: AttentionSpec | None, place: str) -> LengthLimit | None:
-    """The limit of one attention on its keys; `place` is its key in the recipe."""
-    bound = spec.key_limit if spec is not None else None
-    return None if bound is None else LengthLimit(bound[0], f"{place}.{bound[1]}")
+def get_key_limit(spec: AttentionSpec | None, section: str) -> LengthLimit | None:
+    """Get the limit of one attention on its keys.
+
+    Args:
+        spec: The attention; None where there is none.
+        section: Its section of the recipe.
+
+    Returns:
+        The limit; None where there is none.
+    """
+    limit = spec.key_limit if spec is not None else None
+    return None if limit is None else LengthLimit(limit[0], f"{section}.{limit[1]}")
 
 
 def find_smallest_limit(*limits: LengthLimit | None) -> LengthLimit | None:
-    """The smallest of the limits; None where there is none."""
+    """Find the smallest limit.
+
+    Args:
+        *limits: Limits, or None.
+
+    Returns:
+        The smallest; None where all are None.
+    """
     return min((limit for limit in limits if limit is not None), default=None)

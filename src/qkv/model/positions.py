@@ -1,4 +1,4 @@
-"""Where a token stands: fixed sinusoids or a learned table, added to the embeddings."""
+"""Encodings of positions that are added to the embeddings: fixed sinusoids or a learned table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,30 @@ from qkv.tracing import always, is_recording
 
 
 def sinusoids(length: int, width: int) -> Float[Tensor, "N M"]:
-    """PE(p, 2i) = sin(p / 10000^(2i/M)), PE(p, 2i+1) = cos(same).  Vaswani et al. 2017, section 3.5."""
-    count = {"dtype": torch.float64, "device": "cpu"}  # not every device has float64
-    rates = 10000 ** (-torch.arange(0, width, 2, **count) / width)
-    angles = torch.arange(length, **count)[:, None] * rates
+    """Compute PE(p, 2i) = sin(p / 10000^(2i/M)) and PE(p, 2i+1) = cos(p / 10000^(2i/M)).
+
+    Vaswani et al. 2017, section 3.5.
+
+    Args:
+        length: N, the number of positions.
+        width: M.
+
+    Returns:
+        The table [N,M] in float32, on the CPU.
+    """
+    options = {"dtype": torch.float64, "device": "cpu"}  # not every device has float64
+    rates = 10000 ** (-torch.arange(0, width, 2, **options) / width)
+    angles = torch.arange(length, **options)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width].float()
 
 
 class Sinusoids(nn.Module):
-    """Adds the sinusoids; the table grows when a longer sequence comes.
+    """Adds the sinusoids.  The table grows with the longest sequence.
 
-    No checkpoint holds the table, so it is computed anew wherever it may have been lost.
+    The table is not in the state_dict; it is computed again wherever it may have been lost.
+
+    Args:
+        width: M.
     """
 
     def __init__(self, width: int) -> None:
@@ -33,13 +46,21 @@ class Sinusoids(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Compute the table anew."""
+        """Compute the table again."""
         self.table = sinusoids(self.table.shape[0], self.width).to(self.table)
 
     def forward(self, x: Float[Tensor, "B N M"], begin: int = 0) -> Float[Tensor, "B N M"]:
-        """x plus the sinusoids of positions begin … begin + N - 1."""
+        """Add the sinusoids of positions begin … begin + N - 1.
+
+        Args:
+            x: Embeddings [B,N,M].
+            begin: The position of the first one.
+
+        Returns:
+            The sum [B,N,M].
+        """
         end = begin + x.shape[1]
-        if is_recording(end):  # a program cannot keep what it computes
+        if is_recording(end):  # a recorded program cannot replace the table
             table = self.table if always(end <= self.table.shape[0]) else sinusoids(end, self.width).to(x)
             return x + table[begin:end]
         if end > self.table.shape[0] or self.table.device != x.device:
@@ -48,19 +69,24 @@ class Sinusoids(nn.Module):
         return x + self.table[begin:end]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty comes by here
+        super()._apply(fn, recurse)  # to_empty calls this
         self.reset_parameters()
         return self
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        if self.table.is_meta:  # load_state_dict(assign=True) leaves it there
+        if self.table.is_meta:  # load_state_dict(assign=True) does not replace it
             self.table = torch.empty_like(self.table, device="cpu")
             self.reset_parameters()
 
 
 class LearnedPositions(nn.Module):
-    """Adds a learned vector per position, up to a fixed length.  Gehring et al. 2017, section 3.1."""
+    """Adds a learned vector per position, up to a fixed length.  Gehring et al. 2017, section 3.1.
+
+    Args:
+        width: M.
+        length: The largest number of positions.
+    """
 
     def __init__(self, width: int, length: int) -> None:
         super().__init__()
@@ -68,11 +94,22 @@ class LearnedPositions(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the vectors anew."""
+        """Initialise the vectors at random."""
         nn.init.normal_(self.table, std=self.table.shape[1] ** -0.5)
 
     def forward(self, x: Float[Tensor, "B N M"], begin: int = 0) -> Float[Tensor, "B N M"]:
-        """x plus the vectors of positions begin … begin + N - 1; BadShape beyond the table."""
+        """Add the vectors of positions begin … begin + N - 1.
+
+        Args:
+            x: Embeddings [B,N,M].
+            begin: The position of the first one.
+
+        Returns:
+            The sum [B,N,M].
+
+        Raises:
+            BadShape: A position is beyond the table.
+        """
         end = begin + x.shape[1]
         if end > len(self.table):
             raise BadShape(

@@ -1,4 +1,4 @@
-"""Recurrent cells whose share of the input words is computed for a whole sentence at once."""
+"""Recurrent cells; the projection of the input words is computed for all steps at once."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class _GRUGates(torch.autograd.Function):
     """s' = (1 - z) ∘ tanh(a_n + r ∘ b_n) + z ∘ s with [r; z] = sigmoid(a_rz + b_rz), as in torch.nn.GRU.
 
-    One node instead of a dozen: at these sizes the bookkeeping costs more than the arithmetic.
+    One autograd node replaces a dozen: at these sizes the overhead of a node exceeds its arithmetic.
     """
 
     @staticmethod
@@ -26,35 +26,43 @@ class _GRUGates(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         a, b, s, rz, new = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradients are to be differentiated again
+        if torch.is_grad_enabled():  # for a second derivative
             return _differentiable_gradients((a, b, s), grad)
         n = s.shape[-1]
         b_n = b[..., 2 * n :]
         r, z = rz.chunk(2, -1)
-        by_s = grad * z
+        d_s = grad * z
         d_a = grad.new_empty(*grad.shape[:-1], 3 * n)
-        d_new = torch.mul(grad - by_s, 1 - new * new, out=d_a[..., 2 * n :])
+        d_new = torch.mul(grad - d_s, 1 - new * new, out=d_a[..., 2 * n :])
         torch.mul(d_new, b_n, out=d_a[..., :n])
         torch.mul(grad, s - new, out=d_a[..., n : 2 * n])
         d_a[..., : 2 * n] *= rz * (1 - rz)
         d_b = d_a.clone()
         d_b[..., 2 * n :] *= r
-        return d_a, d_b, by_s
+        return d_a, d_b, d_s
 
 
 def _differentiable_gradients(inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients of `_GRUGates` as functions of its inputs, by torch's own operators."""
-    a, b, s = views = [x.view_as(x) for x in inputs]  # s may be made of a: each gets what reaches it directly
+    """The gradients of `_GRUGates` as functions of its inputs, by torch operators."""
+    # s may be a function of a: views separate the direct gradients of the inputs.
+    a, b, s = views = [x.view_as(x) for x in inputs]
     n = s.shape[-1]
     r, z = (a[..., : 2 * n] + b[..., : 2 * n]).sigmoid().chunk(2, -1)
     new = (a[..., 2 * n :] + r * b[..., 2 * n :]).tanh()
-    wanted = [x for x in views if x.requires_grad]
-    grads = iter(torch.autograd.grad(torch.lerp(new, s, z), wanted, grad, create_graph=True))
+    leaves = [x for x in views if x.requires_grad]
+    grads = iter(torch.autograd.grad(torch.lerp(new, s, z), leaves, grad, create_graph=True))
     return tuple(next(grads) if x.requires_grad else None for x in views)
 
 
-class Cell(nn.Module):
-    """A GRU or LSTM that reads [word vector; context], or the word alone (context 0)."""
+class RecurrentCell(nn.Module):
+    """A GRU or LSTM cell with the input [word vector; context].
+
+    Args:
+        kind: "gru" or "lstm".
+        word: Width of a word vector.
+        context: Width of the context; 0 for no context.
+        hidden: n, the width of the state.
+    """
 
     def __init__(self, kind: str, word: int, context: int, hidden: int) -> None:
         super().__init__()
@@ -65,16 +73,32 @@ class Cell(nn.Module):
         self.from_state = nn.Linear(hidden, gates)
 
     def start(self, s: Float[Tensor, "B n"]) -> tuple[Tensor, ...]:
-        """The cell's tensors whose state is s; an LSTM's memory is empty."""
+        """Build the first state; the memory of an LSTM starts with zeros.
+
+        Args:
+            s: [B,n].
+
+        Returns:
+            The tensors of the cell: (s,) or (s, memory).
+        """
         return (s,) if self.kind == "gru" else (s, torch.zeros_like(s))
 
-    def forward(self, gates: Tensor, context: Tensor | None, last: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The cell's tensors after a step.  gates [B,G]: the word's share, and a fixed context's."""
-        s = last[0]
+    def forward(self, gates: Tensor, context: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Compute the next state.
+
+        Args:
+            gates: [B,G], the projected word, plus that of a fixed context.
+            context: [B,context], or None.
+            state: The tensors of the cell.
+
+        Returns:
+            The tensors of the cell after the step.
+        """
+        s = state[0]
         a = gates if context is None else gates + self.from_context(context)
         b = self.from_state(s)
         if self.kind == "gru":
             return (_GRUGates.apply(a.to(s.dtype), b.to(s.dtype), s),)
-        into, keep, new, out = (a + b).to(s.dtype).chunk(4, -1)
-        memory = keep.sigmoid() * last[1] + into.sigmoid() * new.tanh()
-        return out.sigmoid() * memory.tanh(), memory
+        input_gate, forget_gate, new, output_gate = (a + b).to(s.dtype).chunk(4, -1)
+        memory = forget_gate.sigmoid() * state[1] + input_gate.sigmoid() * new.tanh()
+        return output_gate.sigmoid() * memory.tanh(), memory

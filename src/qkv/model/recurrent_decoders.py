@@ -6,8 +6,9 @@ Cho et al. 2014         the same with one summary of the source for every c_i
 Luong et al. 2015       s_i = cell([E y_{i-1}; out_{i-1}], s_{i-1});  c_i = attention(s_i, h)
                         out_i = tanh(W_c [c_i; s_i])               out_{i-1} only with input feeding
 
-Bahdanau's query is the previous state, Luong's the new one.  Bahdanau's read-out takes the new state s_i, as
-Cho et al. do (Bahdanau's appendix takes s_{i-1}); the gates are those of torch.nn.GRU, not of the appendix.
+The query is the previous state in Bahdanau's decoder, and the new state in Luong's.  Bahdanau's read-out
+uses the new state s_i, like Cho et al. (Bahdanau's appendix uses s_{i-1}); the gates are those of
+torch.nn.GRU, not of the appendix.
 """
 
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.layer import Attention
-from qkv.model.recurrent_cell import Cell
-from qkv.model.recurrent_encoder import Annotated
+from qkv.model.recurrent_cell import RecurrentCell
+from qkv.model.recurrent_encoder import EncodedSource
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 
@@ -26,10 +27,12 @@ Words = Float[Tensor, "B T e"]
 
 
 class DecoderState(NamedTuple):
-    """Between two steps.
+    """The state between two steps.
 
-    cell: the cell's tensors [B,n], its own state first.  source: the attention's state, or the summary.
-    out: [B,n], Luong's last output, to be fed to the next step; None where nothing is fed.
+    Args:
+        cell: The tensors of the cell [B,n], the hidden state first.
+        source: The state of the attention, or the fixed context.
+        out: [B,n], the last output of Luong's decoder, for input feeding; None without it.
     """
 
     cell: tuple[Tensor, ...]
@@ -37,134 +40,219 @@ class DecoderState(NamedTuple):
     out: Tensor | None = None
 
 
-class Decoded(NamedTuple):
-    """What a decoder made of T words: out [B,T,width], where it looked (None: nowhere), the state after."""
+class DecoderOutput(NamedTuple):
+    """The output of a decoder for T words.
+
+    Args:
+        out: [B,T,width].
+        attended: The results of the attention; None without attention.
+        state: The state after the last word.
+    """
 
     out: Tensor
-    looked: Attended | None
+    attended: Attended | None
     state: DecoderState
 
 
-class PlainDecoder(nn.Module):
-    """One fixed summary of the source, and no attention.  Cho et al. 2014, section 2.2."""
+class FixedContextDecoder(nn.Module):
+    """A decoder without attention: one fixed context for all steps.  Cho et al. 2014, section 2.2.
+
+    Args:
+        kind: "gru" or "lstm".
+        words: Width of a word vector.
+        hidden: n, the width of the state.
+        annotation: Width of the final state of the encoder.
+    """
 
     def __init__(self, kind: str, words: int, hidden: int, annotation: int) -> None:
         super().__init__()
         self.attention, self.width = None, words
         self.summary, self.first_state = nn.Linear(annotation, hidden), nn.Linear(hidden, hidden)
-        self.cell, self.readout = Cell(kind, words, hidden, hidden), _maxout(words, hidden, hidden)
+        self.cell, self.readout = (
+            RecurrentCell(kind, words, hidden, hidden),
+            _build_readout(words, hidden, hidden),
+        )
 
-    def start(self, source: Annotated, remember: bool) -> DecoderState:
-        """The state before the first word."""
-        summary = self.summary(source.last).tanh()
+    def start(self, source: EncodedSource, capture: bool) -> DecoderState:
+        """Build the state before the first word.
+
+        Args:
+            source: The output of the encoder.
+            capture: Not used: there are no weights.
+
+        Returns:
+            The state.
+        """
+        summary = self.summary(source.final_state).tanh()
         return DecoderState(self.cell.start(self.first_state(summary).tanh()), summary)
 
-    def forward(self, words: Words, state: DecoderState) -> Decoded:
-        """Read T words one after the other."""
+    def forward(self, words: Words, state: DecoderState) -> DecoderOutput:
+        """Read T words one by one.
+
+        Args:
+            words: Word vectors [B,T,e].
+            state: The state before the first of them.
+
+        Returns:
+            The read-outs [B,T,e], the results of the attention, and the state after the last word.
+        """
         gates = self.cell.from_word(words) + self.cell.from_context(state.source)[:, None]
         states, cell = [], state.cell
         for gate in gates.unbind(1):
             cell = self.cell(gate, None, cell)
             states.append(cell[0])
         contexts = state.source[:, None].expand(-1, words.shape[1], -1)
-        known = torch.cat([torch.stack(states, 1), words, contexts], -1)
-        return Decoded(torch.maximum(*self.readout(known).chunk(2, -1)), None, state._replace(cell=cell))
+        features = torch.cat([torch.stack(states, 1), words, contexts], -1)
+        out = torch.maximum(*self.readout(features).chunk(2, -1))
+        return DecoderOutput(out, None, state._replace(cell=cell))
 
 
 class BahdanauDecoder(nn.Module):
-    """Asks with its previous state, and reads what it finds together with the word."""
+    """A decoder whose query is its previous state; the cell reads the context and the word.
+
+    Bahdanau et al. 2015, section 3.1.
+
+    Args:
+        kind: "gru" or "lstm".
+        words: Width of a word vector.
+        hidden: n, the width of the state.
+        spec: The attention.
+    """
 
     def __init__(self, kind: str, words: int, hidden: int, spec: AttentionSpec) -> None:
         super().__init__()
-        context = _context(spec)
+        context = _context_width(spec)
         self.attention, self.width = Attention.from_spec(spec), words
-        self.first_state, self.cell = nn.Linear(hidden, hidden), Cell(kind, words, context, hidden)
-        self.readout = _maxout(words, hidden, context)
+        self.first_state, self.cell = nn.Linear(hidden, hidden), RecurrentCell(kind, words, context, hidden)
+        self.readout = _build_readout(words, hidden, context)
 
-    def start(self, source: Annotated, remember: bool) -> DecoderState:
-        """The state before the first word, made of the last state of the direction that ends there."""
-        return _start(self, source, remember)
+    def start(self, source: EncodedSource, capture: bool) -> DecoderState:
+        """Build the state before the first word from the final state of the backward direction.
 
-    def forward(self, words: Words, state: DecoderState) -> Decoded:
-        """Read T words one after the other."""
-        cell, memory, states, looks = state.cell, state.source, [], []
+        Args:
+            source: The output of the encoder.
+            capture: Whether steps will be asked for weights.
+
+        Returns:
+            The state.
+        """
+        return _start_with_attention(self, source, capture)
+
+    def forward(self, words: Words, state: DecoderState) -> DecoderOutput:
+        """Read T words one by one.
+
+        Args:
+            words: Word vectors [B,T,e].
+            state: The state before the first of them.
+
+        Returns:
+            The read-outs [B,T,e], the results of the attention, and the state after the last word.
+        """
+        cell, memory, states, results = state.cell, state.source, [], []
         for gate in self.cell.from_word(words).unbind(1):
-            look, memory = self.attention.attend_step(cell[0], memory)
-            cell = self.cell(gate, look.out, cell)
+            attended, memory = self.attention.attend_step(cell[0], memory)
+            cell = self.cell(gate, attended.out, cell)
             states.append(cell[0])
-            looks.append(look)
-        looked = _joined(looks)
-        known = torch.cat([torch.stack(states, 1), words, looked.out], -1)
-        return Decoded(torch.maximum(*self.readout(known).chunk(2, -1)), looked, DecoderState(cell, memory))
+            results.append(attended)
+        attended = _stack_steps(results)
+        features = torch.cat([torch.stack(states, 1), words, attended.out], -1)
+        out = torch.maximum(*self.readout(features).chunk(2, -1))
+        return DecoderOutput(out, attended, DecoderState(cell, memory))
 
 
 class LuongDecoder(nn.Module):
-    """Asks with its new state, and joins what it finds with it; `feeding` gives the result to the next step.
+    """A decoder whose query is its new state, which is then combined with the context.
 
     Luong et al. 2015, sections 3 and 3.3.
+
+    Args:
+        kind: "gru" or "lstm".
+        words: Width of a word vector.
+        hidden: n, the width of the state.
+        spec: The attention.
+        feeding: Whether the cell also reads the last output (input feeding).
     """
 
     def __init__(self, kind: str, words: int, hidden: int, spec: AttentionSpec, feeding: bool) -> None:
         super().__init__()
         self.attention, self.width, self.feeding = Attention.from_spec(spec), hidden, feeding
         self.first_state = nn.Linear(hidden, hidden)
-        self.cell = Cell(kind, words, hidden if feeding else 0, hidden)
-        self.join = nn.Linear(_context(spec) + hidden, hidden, bias=False)
+        self.cell = RecurrentCell(kind, words, hidden if feeding else 0, hidden)
+        self.join = nn.Linear(_context_width(spec) + hidden, hidden, bias=False)
 
-    def start(self, source: Annotated, remember: bool) -> DecoderState:
-        """The state before the first word; what is fed first is zero."""
-        state = _start(self, source, remember)
+    def start(self, source: EncodedSource, capture: bool) -> DecoderState:
+        """Build the state before the first word; the first fed output is zero.
+
+        Args:
+            source: The output of the encoder.
+            capture: Whether steps will be asked for weights.
+
+        Returns:
+            The state.
+        """
+        state = _start_with_attention(self, source, capture)
         return state._replace(out=torch.zeros_like(state.cell[0])) if self.feeding else state
 
-    def forward(self, words: Words, state: DecoderState) -> Decoded:
-        """Read T words; without feeding, the attention reads all T states at once."""
-        gates = self.cell.from_word(words).unbind(1)
-        return self._fed(gates, state) if self.feeding else self._unfed(gates, state)
+    def forward(self, words: Words, state: DecoderState) -> DecoderOutput:
+        """Read T words; without feeding, one call of the attention serves all T states.
 
-    def _fed(self, gates: tuple[Tensor, ...], state: DecoderState) -> Decoded:
+        Args:
+            words: Word vectors [B,T,e].
+            state: The state before the first of them.
+
+        Returns:
+            The outputs [B,T,n], the results of the attention, and the state after the last word.
+        """
+        gates = self.cell.from_word(words).unbind(1)
+        decode = self._decode_with_feeding if self.feeding else self._decode_without_feeding
+        return decode(gates, state)
+
+    def _decode_with_feeding(self, gates: tuple[Tensor, ...], state: DecoderState) -> DecoderOutput:
         cell, memory, out = state
-        outs, looks = [], []
+        outs, results = [], []
         for gate in gates:
             cell = self.cell(gate, out, cell)
-            look, memory = self.attention.attend_step(cell[0], memory)
-            out = self._join(look.out, cell[0])
+            attended, memory = self.attention.attend_step(cell[0], memory)
+            out = self._combine(attended.out, cell[0])
             outs.append(out)
-            looks.append(look)
-        return Decoded(torch.stack(outs, 1), _joined(looks), DecoderState(cell, memory, out))
+            results.append(attended)
+        return DecoderOutput(torch.stack(outs, 1), _stack_steps(results), DecoderState(cell, memory, out))
 
-    def _unfed(self, gates: tuple[Tensor, ...], state: DecoderState) -> Decoded:
+    def _decode_without_feeding(self, gates: tuple[Tensor, ...], state: DecoderState) -> DecoderOutput:
         cell, states = state.cell, []
         for gate in gates:
             cell = self.cell(gate, None, cell)
             states.append(cell[0])
-        own = torch.stack(states, 1)
-        looked, memory = self.attention.attend_step(own, state.source)
-        return Decoded(self._join(looked.out, own), looked, DecoderState(cell, memory))
+        queries = torch.stack(states, 1)
+        attended, memory = self.attention.attend_step(queries, state.source)
+        return DecoderOutput(self._combine(attended.out, queries), attended, DecoderState(cell, memory))
 
-    def _join(self, context: Tensor, state: Tensor) -> Tensor:
+    def _combine(self, context: Tensor, state: Tensor) -> Tensor:
         return self.join(torch.cat([context, state], -1)).tanh().to(state.dtype)
 
 
-def _start(decoder: BahdanauDecoder | LuongDecoder, source: Annotated, remember: bool) -> DecoderState:
+def _start_with_attention(
+    decoder: BahdanauDecoder | LuongDecoder, source: EncodedSource, capture: bool
+) -> DecoderState:
     hidden = decoder.first_state.in_features
-    first = decoder.first_state(source.last[:, -hidden:]).tanh()
-    memory = decoder.attention.start(source.annotations, keep=source.keep, remember=remember)
+    first = decoder.first_state(source.final_state[:, -hidden:]).tanh()
+    memory = decoder.attention.start(source.annotations, keep=source.keep, remember=capture)
     return DecoderState(decoder.cell.start(first), memory)
 
 
-def _context(spec: AttentionSpec) -> int:
-    return spec.width if spec.project else spec.d_memory or spec.width
+def _context_width(spec: AttentionSpec) -> int:
+    return spec.width if spec.project else spec.memory_width
 
 
-def _maxout(words: int, hidden: int, context: int) -> nn.Linear:
+def _build_readout(words: int, hidden: int, context: int) -> nn.Linear:
     return nn.Linear(hidden + words + context, 2 * words)
 
 
-def _joined(looks: list[Attended]) -> Attended:
-    """Looks [B,·] of single steps as one of T steps."""
-    out = torch.stack([look.out for look in looks], 1)
-    weights = [look.weights for look in looks if look.weights is not None]
-    log_probs = [look.log_prob for look in looks if look.log_prob is not None]
+def _stack_steps(results: list[Attended]) -> Attended:
+    """The results of T single steps as one of T queries."""
+    out = torch.stack([attended.out for attended in results], 1)
+    weights = [attended.weights for attended in results if attended.weights is not None]
+    log_probs = [attended.log_prob for attended in results if attended.log_prob is not None]
     return Attended(
         out, torch.cat(weights, 2) if weights else None, torch.cat(log_probs, 2) if log_probs else None
     )

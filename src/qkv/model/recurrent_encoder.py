@@ -1,4 +1,4 @@
-"""The recurrent encoder: a source sentence as one annotation a word."""
+"""The recurrent encoder: it turns every token of a source into an annotation."""
 
 from typing import NamedTuple
 
@@ -12,37 +12,73 @@ from qkv.symbols import PAD
 from qkv.tracing import require
 
 
-class Annotated(NamedTuple):
-    """A source that has been read.
+class EncodedSource(NamedTuple):
+    """The output of the encoder.
 
-    annotations: [B,S,n], or [B,S,2n] of both directions.  last: [B,n] or [B,2n], the state after the last
-    word, and of the backward direction after the first.  keep: [B,S], the real words.
+    Args:
+        annotations: [B,S,n], or [B,S,2n] of both directions.
+        final_state: [B,n] or [B,2n], the state after the last token, and of the backward direction after the
+            first.
+        keep: [B,S] bool, True at real tokens.
     """
 
     annotations: Float[Tensor, "B S A"]
-    last: Float[Tensor, "B A"]
+    final_state: Float[Tensor, "B A"]
     keep: Bool[Tensor, "B S"]
 
 
-class Encoder(nn.Module):
-    """h_j = [h_fwd_j; h_bwd_j], or the forward half alone.  Bahdanau et al. 2015, section 3.2."""
+class RecurrentEncoder(nn.Module):
+    """h_j = [h_fwd_j; h_bwd_j], or the forward half alone.  Bahdanau et al. 2015, section 3.2.
+
+    Args:
+        network: The recurrent network, of one direction or both.
+        words: The embedding of the source.
+        dropout: The dropout of word vectors.
+    """
 
     def __init__(self, network: nn.GRU | nn.LSTM, words: nn.Embedding, dropout: nn.Dropout) -> None:
         super().__init__()
         self.network, self.words, self.dropout = network, words, dropout
         self.width = network.hidden_size * (2 if network.bidirectional else 1)
 
-    def forward(self, source: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -> Annotated:
-        """The annotations of a source padded on the right; BadMask for padding elsewhere."""
+    def recurrent_weights(self) -> list[nn.Parameter]:
+        """List the matrices that multiply the previous state.
+
+        Returns:
+            One per layer and direction.
+        """
+        return [weights[1] for weights in self.network.all_weights]
+
+    def input_biases(self) -> list[nn.Parameter]:
+        """List the biases of the input gates.
+
+        Returns:
+            One per layer and direction.
+        """
+        return [weights[2] for weights in self.network.all_weights]
+
+    def forward(self, source: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -> EncodedSource:
+        """Encode a source.
+
+        Args:
+            source: Token ids [B,S], padded on the right.
+            keep: [B,S] bool, True at real tokens.
+
+        Returns:
+            The annotations and the final state.
+
+        Raises:
+            BadMask: There is padding before a real token.
+        """
         problem = "source_keep has a real token after padding: pad sources on the right only"
         require(keep[:, :-1] | ~keep[:, 1:], BadMask, problem)
         words = self.dropout(self.words(source.masked_fill(~keep, PAD)))
         lengths = keep.sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-        out, last = self.network(packed)
-        last = last[0] if isinstance(last, tuple) else last
+        out, state = self.network(packed)
+        hidden = state[0] if isinstance(state, tuple) else state
         annotations, _ = pad_packed_sequence(out, batch_first=True, total_length=source.shape[1])
-        if torch.is_autocast_enabled(source.device.type):  # else every step of the decoder casts them anew
+        if torch.is_autocast_enabled(source.device.type):  # cast once, not in every step of the decoder
             annotations = annotations.to(torch.get_autocast_dtype(source.device.type))
-        ends = last[-2:] if self.network.bidirectional else last[-1:]
-        return Annotated(annotations, torch.cat(list(ends), -1), keep)
+        last_layer = hidden[-2:] if self.network.bidirectional else hidden[-1:]
+        return EncodedSource(annotations, torch.cat(list(last_layer), -1), keep)

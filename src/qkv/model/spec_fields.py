@@ -1,30 +1,52 @@
-"""An AttentionSpec as a field of a recipe: written as plain data, read with the spec's own messages."""
+"""An `AttentionSpec` as a field of a recipe: a mapping in YAML, validated with the messages of the spec."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from qkv.errors import BadRecipe
 from qkv.spec import AttentionSpec
 
-
-def parse_spec(written: Any) -> Any:
-    """The spec of `{score: additive}`; BadRecipe for what is no mapping."""
-    if isinstance(written, AttentionSpec):
-        return written
-    if isinstance(written, dict):
-        return AttentionSpec.from_dict(written)
-    raise BadRecipe(f"expected an attention like {{score: additive}}, got {written!r}")
+Place = Literal["encoder", "decoder", "cross"]  # of an attention in an encoder–decoder
 
 
-def parse_causal_spec(written: Any) -> Any:
-    """The same, causal unless a recipe says otherwise."""
-    if isinstance(written, AttentionSpec):
-        return replace(written, causal=True)
-    return parse_spec({"causal": True, **written} if isinstance(written, dict) else written)
+def parse_spec(value: Any) -> Any:
+    """Read the value of a field.
+
+    Args:
+        value: A mapping such as `{score: additive}`, or a spec.
+
+    Returns:
+        The spec.
+
+    Raises:
+        BadRecipe: It is neither.
+    """
+    if isinstance(value, AttentionSpec):
+        return value
+    if isinstance(value, dict):
+        return AttentionSpec.from_dict(value)
+    raise BadRecipe(f"expected an attention like {{score: additive}}, got {value!r}")
 
 
-_PLAIN = PlainSerializer(lambda spec: spec.to_dict())
-SpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_spec), _PLAIN]
-CausalSpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_causal_spec), _PLAIN]
+def parse_causal_spec(value: Any) -> Any:
+    """Read the value of a field whose attention is causal unless the mapping says otherwise.
+
+    Args:
+        value: A mapping such as `{score: additive}`, or a spec.
+
+    Returns:
+        The spec.
+
+    Raises:
+        BadRecipe: It is neither.
+    """
+    if isinstance(value, AttentionSpec):
+        return replace(value, causal=True)
+    return parse_spec({"causal": True, **value} if isinstance(value, dict) else value)
+
+
+_TO_DICT = PlainSerializer(lambda spec: spec.to_dict())
+SpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_spec), _TO_DICT]
+CausalSpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_causal_spec), _TO_DICT]

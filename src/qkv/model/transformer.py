@@ -1,108 +1,64 @@
-"""The Transformer encoder–decoder with any attention in its three places (Vaswani et al. 2017)."""
+"""The Transformer encoder–decoder, with any attention in its three places (Vaswani et al. 2017)."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from qkv import masks
-from qkv.errors import BadRecipe
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
-from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
+from qkv.model.length_limits import LengthLimits
 from qkv.model.positions import LearnedPositions, Sinusoids
-from qkv.model.spec_fields import CausalSpecField, SpecField
+from qkv.model.spec_fields import Place
 from qkv.model.stepper import Step
+from qkv.model.transformer_config import TransformerConfig as TransformerConfig
 from qkv.model.weight_tying import tie_weights_after_loading
 from qkv.shapes import Attended
-from qkv.spec import AttentionSpec
-from qkv.strict import Strict
 from qkv.symbols import PAD
 
 Tokens = Int[Tensor, "B N"]
 Real = Bool[Tensor, "B N"]
 
 
-class TransformerConfig(Strict):
-    """A Transformer encoder–decoder.  An attention that names no heads takes the model's."""
-
-    kind: Literal["transformer"] = "transformer"
-    encoder_layers: PositiveInt = Field(default=4, le=1000)
-    decoder_layers: PositiveInt = Field(default=4, le=1000)
-    width: PositiveInt = Field(default=128, description="M, the width of the residual stream")
-    heads: PositiveInt = 4
-    feedforward: PositiveInt = Field(default=256, description="inner width of the feed-forward nets")
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    norm: Literal["pre", "post"] = "pre"
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    max_length: PositiveInt = Field(default=512, description="size of the table of learned positions")
-    embeddings: Literal["shared", "target", "separate"] = Field(
-        default="shared",
-        description="shared: source, target and output are one matrix; target: two of them; separate: none",
-    )
-    encoder: SpecField = Field(default=AttentionSpec(), description="the encoder's self-attention")
-    decoder: CausalSpecField = Field(
-        default=AttentionSpec(causal=True), description="the decoder's causal self-attention"
-    )
-    cross: SpecField = Field(default=AttentionSpec(), description="the decoder's attention to the source")
-
-    @property
-    def length_limits(self) -> LengthLimits:
-        """How long a source and a target may be."""
-        table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
-        encoder, decoder, cross = (
-            get_key_limit(getattr(self, name), f"model.{name}") for name in ("encoder", "decoder", "cross")
-        )
-        return LengthLimits(find_smallest_limit(table, encoder, cross), find_smallest_limit(table, decoder))
-
-    def place(self, name: Literal["encoder", "decoder", "cross"]) -> AttentionSpec:
-        """The attention of a place with the widths, and where it names none the heads, of this model."""
-        spec: AttentionSpec = getattr(self, name)
-        return replace(spec, d_model=self.width, heads=spec.heads or self.heads)
-
-    @model_validator(mode="after")
-    def _fits(self) -> "TransformerConfig":
-        for name in ("encoder", "decoder", "cross"):
-            spec: AttentionSpec = getattr(self, name)
-            if spec.d_model is not None or spec.d_memory is not None:
-                raise BadRecipe(
-                    f"{name}: d_model and d_memory follow from width: leave them out and set width"
-                )
-            if spec.causal != (name == "decoder"):
-                raise BadRecipe(f"{name}: causal must be {name == 'decoder'} there. Leave it out")
-            self.place(name)
-        return self
-
-
 class State(NamedTuple):
-    """Decode state: the position, and every layer's states of its own and its cross-attention."""
+    """Decode state of a Transformer.
+
+    Args:
+        position: The number of tokens read.
+        layers: The states of both attentions of every layer.
+    """
 
     position: int
     layers: tuple[Any, ...]
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder stacks, embeddings scaled by sqrt(M), one output layer."""
+    """The encoder–decoder: embeddings scaled by sqrt(M), both stacks, and the output layer.
+
+    Args:
+        config: Sizes and parts.
+        source_vocab: Number of tokens of the source.
+        target_vocab: Number of tokens of the target.
+    """
 
     def __init__(self, config: TransformerConfig, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
         self.config = config
         width, pre = config.width, config.norm == "pre"
-        self.source = _embedding(source_vocab, width)
-        self.target = self.source if config.embeddings == "shared" else _embedding(target_vocab, width)
-        self.positions = _positions(config)
+        self.source = _build_embedding(source_vocab, width)
+        self.target = self.source if config.embeddings == "shared" else _build_embedding(target_vocab, width)
+        self.positions = _build_positions(config)
         self.encoder: Any = nn.ModuleList(
-            EncoderBlock(config.place("encoder"), config.feedforward, config.dropout, pre)
+            EncoderBlock(config.complete_spec("encoder"), config.feedforward, config.dropout, pre)
             for _ in range(config.encoder_layers)
         )
-        own, cross = config.place("decoder"), config.place("cross")
+        self_spec, cross_spec = config.complete_spec("decoder"), config.complete_spec("cross")
         self.decoder: Any = nn.ModuleList(
-            DecoderBlock(own, cross, config.feedforward, config.dropout, pre)
+            DecoderBlock(self_spec, cross_spec, config.feedforward, config.dropout, pre)
             for _ in range(config.decoder_layers)
         )
         self.encoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
@@ -114,25 +70,32 @@ class Transformer(nn.Module):
         self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
-        """Let the output layer share its weight with the target's embedding, unless they are separate."""
+        """Let the output layer share the weight of the target's embedding, unless they are separate."""
         if self.config.embeddings != "separate":
             self.output.weight = self.target.weight
 
     def reset_parameters(self) -> None:
-        """Initialise all weights anew."""
+        """Initialise all weights at random."""
         reset_children(self)
         separate = (self.output,) if self.config.embeddings == "separate" else ()
         for table in (self.source, self.target, *separate):
             nn.init.normal_(table.weight, std=self.config.width**-0.5)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty makes two weights of one
+        super()._apply(fn, recurse)  # to_empty separates tied weights
         self.tie_weights()
         return self
 
     def forward(self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
-        """Teacher forcing: the decoder's output [B,T,M] before the output layer, for target tokens from BOS
-        on.
+        """Compute the decoder's output for all positions of a known target (teacher forcing).
+
+        Args:
+            source: Token ids [B,S].
+            keep: [B,S] bool, True at real tokens.
+            target_in: Token ids [B,T], the begin symbol first.
+
+        Returns:
+            Hidden states [B,T,M]; `output` computes logits from them.
         """
         memory, _ = self._encode(source, keep)
         x = self._embed(self.target, target_in)
@@ -140,89 +103,132 @@ class Transformer(nn.Module):
             x, _, _ = block(x, memory, keep)
         return self.decoder_norm(x)
 
-    def attended(
+    def forward_with_weights(
         self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T M"], dict[str, Attended]]:
-        """What `forward` gives, and where every layer looked: "encoder.i", "decoder.i" and "cross.i" ->
-        Attended.
+        """Compute `forward` together with the results of every attention.
+
+        Args:
+            source: Token ids [B,S].
+            keep: [B,S] bool, True at real tokens.
+            target_in: Token ids [B,T], the begin symbol first.
+
+        Returns:
+            Hidden states [B,T,M], and "encoder.N", "decoder.N" and "cross.N" -> the result of the attention.
         """
-        memory, seen = self._encode(source, keep, capture=True)
+        memory, captured = self._encode(source, keep, capture=True)
         x = self._embed(self.target, target_in)
         for i, block in enumerate(self.decoder):
-            x, seen[f"decoder.{i}"], seen[f"cross.{i}"] = block(x, memory, keep, capture=True)
-        return self.decoder_norm(x), seen
+            x, captured[f"decoder.{i}"], captured[f"cross.{i}"] = block(x, memory, keep, capture=True)
+        return self.decoder_norm(x), captured
 
     @property
     def length_limits(self) -> LengthLimits:
-        """How long a source and a target may be."""
+        """The longest source and target."""
         return self.config.length_limits
 
     def layers(self) -> list[nn.Module]:
-        """The blocks of both stacks, each of which `forward` calls once, in this order."""
+        """List the blocks that `forward` calls once, in this order.
+
+        Returns:
+            The blocks of the encoder and of the decoder.
+        """
         return [*self.encoder, *self.decoder]
 
-    def attentions(self) -> dict[str, Attention]:
-        """Every attention by the name of its weights: "encoder.i", "decoder.i", "cross.i"."""
+    def attention_layers(self) -> dict[str, Attention]:
+        """List every attention.
+
+        Returns:
+            "encoder.N", "decoder.N" and "cross.N" -> the layer.
+        """
         named: dict[str, Any] = {f"encoder.{i}": block.attention for i, block in enumerate(self.encoder)}
         for i, block in enumerate(self.decoder):
             named |= {f"decoder.{i}": block.attention, f"cross.{i}": block.cross}
         return named
 
-    def attention_places(self) -> dict[str, Literal["encoder", "decoder", "cross"]]:
-        """Where every attention of `attentions` is."""
-        places: dict[str, Literal["encoder", "decoder", "cross"]] = {
-            f"encoder.{i}": "encoder" for i in range(len(self.encoder))
-        }
+    def attention_places(self) -> dict[str, Place]:
+        """List where every attention is.
+
+        Returns:
+            The names of `attention_layers` -> "encoder", "decoder" or "cross".
+        """
+        places: dict[str, Place] = {f"encoder.{i}": "encoder" for i in range(len(self.encoder))}
         for i in range(len(self.decoder)):
             places |= {f"decoder.{i}": "decoder", f"cross.{i}": "cross"}
         return places
 
     def encoder_weights(self, source: Tokens, keep: Real) -> dict[str, Tensor]:
-        """Where the encoder's layers look: "encoder.i" -> [B,H,S,S]."""
-        seen = self._encode(source, keep, capture=True)[1]
-        return {name: look.weights for name, look in seen.items() if look.weights is not None}
+        """Compute the attention weights of the encoder.
+
+        Args:
+            source: Token ids [B,S].
+            keep: [B,S] bool, True at real tokens.
+
+        Returns:
+            "encoder.N" -> [B,H,S,S].
+        """
+        captured = self._encode(source, keep, capture=True)[1]
+        return {name: result.weights for name, result in captured.items() if result.weights is not None}
 
     def start(self, source: Tokens, keep: Real, *, capture: bool = False) -> State:
-        """Encode the source; `capture` says that weights will be asked for."""
+        """Encode the source.
+
+        Args:
+            source: Token ids [B,S].
+            keep: [B,S] bool, True at real tokens.
+            capture: Whether steps will be asked for weights.
+
+        Returns:
+            The state before the first token.
+        """
         memory, _ = self._encode(source, keep)
         return State(0, tuple(block.start(memory, keep, capture) for block in self.decoder))
 
     def step(self, tokens: Int[Tensor, "B"], state: State, *, capture: bool = False) -> Step:
-        """Read the last token of every row and score the next one."""
+        """Read the last token of every row and score the next one.
+
+        Args:
+            tokens: [B], the begin symbol first.
+            state: The state before.
+            capture: Whether to return weights.
+
+        Returns:
+            Logits [B,V], the state after the token, and weights "decoder.N" and "cross.N" -> [B,H,S].
+        """
         x = self._embed(self.target, tokens[:, None], state.position)
-        layers, seen = [], {}
-        for i, (block, before) in enumerate(zip(self.decoder, state.layers, strict=True)):
-            x, after, (own, cross) = block.step(x, before)
-            layers.append(after)
-            looked = {f"decoder.{i}": own, f"cross.{i}": cross} if capture else {}
-            seen |= {name: weights[:, :, 0] for name, weights in looked.items() if weights is not None}
+        layers, captured = [], {}
+        for i, (block, layer_state) in enumerate(zip(self.decoder, state.layers, strict=True)):
+            x, next_state, (self_weights, cross_weights) = block.step(x, layer_state)
+            layers.append(next_state)
+            named = {f"decoder.{i}": self_weights, f"cross.{i}": cross_weights} if capture else {}
+            captured |= {name: weights[:, :, 0] for name, weights in named.items() if weights is not None}
         logits = self.output(self.decoder_norm(x[:, 0])).float()
-        return Step(logits, State(state.position + 1, tuple(layers)), seen)
+        return Step(logits, State(state.position + 1, tuple(layers)), captured)
 
     def _encode(
         self, source: Tokens, keep: Real, capture: bool = False
     ) -> tuple[Tensor, dict[str, Attended]]:
-        # The residual stream carries padding past every layer: normalised, it would reach the weights.
-        x = masks.hide_keys(self._embed(self.source, source.masked_fill(~keep, PAD)), keep)
-        seen: dict[str, Attended] = {}
+        # Zero the padding: the residual stream would carry it through every layer and its normalisation.
+        x = masks.zero_keys(self._embed(self.source, source.masked_fill(~keep, PAD)), keep)
+        captured: dict[str, Attended] = {}
         for i, block in enumerate(self.encoder):
-            x, look = block(x, keep, capture)
+            x, attended = block(x, keep, capture)
             if capture:
-                seen[f"encoder.{i}"] = look
-        return self.encoder_norm(x), seen
+                captured[f"encoder.{i}"] = attended
+        return self.encoder_norm(x), captured
 
     def _embed(self, table: nn.Embedding, tokens: Tokens, begin: int = 0) -> Float[Tensor, "B N M"]:
         x = self.positions(table(tokens) * self.config.width**0.5, begin)
         return dropout(x, self.config.dropout, self.training)
 
 
-def _positions(config: TransformerConfig) -> nn.Module:
+def _build_positions(config: TransformerConfig) -> nn.Module:
     if config.positions == "learned":
         return LearnedPositions(config.width, config.max_length)
     return Sinusoids(config.width)
 
 
-def _embedding(vocab: int, width: int) -> nn.Embedding:
+def _build_embedding(vocab: int, width: int) -> nn.Embedding:
     table = nn.Embedding(vocab, width)
     nn.init.normal_(table.weight, std=width**-0.5)
     return table

@@ -85,6 +85,7 @@ class Task(ABC):
         label_sections: sections of the recipe that determine the weights; `load` refuses weights that were
             trained with others.
         resume_keys: `section` or `section.key` of the recipe that resuming may not change, `train` aside.
+        keys_from_data: `section.key` of the recipe whose defaults `complete_recipe` finds.
         evaluate_options: names of the fields of `EvaluateOptions` that `qkv evaluate` takes for this task.
     """
 
@@ -93,6 +94,7 @@ class Task(ABC):
     files: ClassVar[tuple[str, ...]] = ()
     label_sections: ClassVar[tuple[str, ...]] = ("model", "train")
     resume_keys: ClassVar[tuple[str, ...]] = ("model",)
+    keys_from_data: ClassVar[tuple[str, ...]] = ()
     evaluate_options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from qkv.errors import BadData
-from qkv.progress import Progress, Silent
+from qkv.progress import NoProgress, Progress
 
 MAX_LISTED = 20  # a file in the wrong language would fill the terminal
 
@@ -87,7 +87,7 @@ class ProblemReporter:
             self._print(f"{count:,} of {total:,} lines could not be {self.verb} as they are: {reasons}")
 
     def _print(self, line: str) -> None:
-        if isinstance(self.report, Silent):  # --quiet leaves out progress, not warnings
+        if isinstance(self.report, NoProgress):  # --quiet leaves out progress, not warnings
             print(f"qkv: {line}", file=sys.stderr, flush=True)
         else:
-            self.report.say(f"qkv: {line}")
+            self.report.print_line(f"qkv: {line}")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from qkv.files import check_output, open_text_output, write_errors
+from qkv.files import check_output, convert_write_errors, open_text_output
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def open_output_file(path: Path) -> Iterator[TextIO]:
     Raises:
         BadData: the file cannot be written.
     """
-    with write_errors(path):
+    with convert_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_text_output(path) as file:
             yield file
@@ -28,7 +28,7 @@ def open_output_file(path: Path) -> Iterator[TextIO]:
 
 def check_writable(path: Path) -> None:
     """Raise BadData if no file can be written there; called before long work whose result goes there."""
-    with write_errors(path):
+    with convert_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         check_output(path)
 

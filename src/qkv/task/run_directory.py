@@ -48,15 +48,25 @@ def read_run_recipe(run: Path) -> Any:
 
 
 def load(run: str | Path, *, device: Any = "cpu") -> Any:
-    """A trained model, ready for its task: that of a translation run has `.translate`.
+    """Load a trained model, ready for its task: that of a translation run has `.translate`.
 
     Args:
         run: the run directory.
         device: where to compute, as torch names it, or "auto": a GPU if there is one.
 
+    Returns:
+        The runner of the run's task, such as a `Translator`.
+
     Raises:
         BadRun: the directory is not a run, or a file of it is missing, damaged or from another run.
         UnknownName: the device does not exist on this machine.
+
+    Example:
+        >>> phrases = "data.phrases={source: en, target: fr, size: 300, dev: 20, test: 0}"
+        >>> changes = [phrases, "train={steps: 2}", "model.hidden=8"]
+        >>> result = qkv.fit("demo-rnn", "run", changes=changes, quiet=True)
+        >>> isinstance(qkv.load("run").translate("on Monday"), str)
+        True
     """
     torch_device = find_device(device)
     folder = expand_home(run)

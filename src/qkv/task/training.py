@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from qkv.errors import BadRun
 from qkv.files import expand_home
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.task.base import Recipe, Training
 from qkv.task.directory_lock import lock_directory
 from qkv.task.recipe import read_recipe
@@ -54,6 +54,12 @@ def fit(
     Raises:
         QKVError: the recipe, the data or the run directory cannot be used.
         KeyboardInterrupt: after Ctrl-C, once everything is saved.
+
+    Example:
+        >>> phrases = "data.phrases={source: en, target: fr, size: 300, dev: 20, test: 0}"
+        >>> changes = [phrases, "train={steps: 2}", "model.hidden=8"]
+        >>> qkv.fit("demo-rnn", "run", changes=changes, quiet=True).steps
+        2
     """
     is_first = is_first_process()
     full_recipe: Recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
@@ -88,8 +94,8 @@ class _Prepared(NamedTuple):
 def _prepare(run: Path, recipe: Recipe, before: dict[str, Any], resume: bool, quiet: bool) -> _Prepared:
     """Read the data, complete the recipe and build the training; on resuming, refuse other data."""
     task = find_task(recipe.task)
-    with progress("prepare", quiet=quiet) as report:
-        report.say(f"writing to {run}")
+    with show_progress("prepare", quiet=quiet) as report:
+        report.print_line(f"writing to {run}")
         data = task.read_data(recipe)
         if before:
             refuse_other_data(run, before.get("data"), data, recipe)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from qkv.errors import BadData
-from qkv.files import open_output, write_errors
+from qkv.files import convert_write_errors, open_output
 
 _LARGEST = 4 * 2**30  # bytes
 _MAGIC = b"PK\x03\x04"  # the first bytes of every zip archive
@@ -31,7 +31,7 @@ def write_archive(path: str | Path, header: Header, arrays: Arrays) -> None:
     encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     entries: dict[str, Any] = {"header": encoded, **arrays}
     content = io.BytesIO()  # writing an archive seeks, and `path` may be a pipe
-    with write_errors(path, "the trace "), open_output(path) as file:
+    with convert_write_errors(path, "the trace "), open_output(path) as file:
         np.savez_compressed(content, **entries)
         file.write(content.getbuffer())
 
@@ -48,40 +48,47 @@ def read_archive(path: Path) -> tuple[Header, Arrays]:
     except BadData:
         raise
     except FileNotFoundError:
-        raise BadData("there is no such file") from None
+        raise BadData(
+            "there is no such file: check the path, or write a trace with `qkv translate RUN --trace FILE`"
+        ) from None
     except Exception as error:  # the zip and array readers report damage with many types of errors
-        raise BadData(f"cannot be read, it is damaged or cut short ({error})") from None
+        raise BadData(
+            f"cannot be read, it is damaged or cut short ({error}): write or copy the trace again"
+        ) from None
 
 
 def _read_entries(file: BinaryIO) -> tuple[Header, Arrays]:
     magic = file.read(len(_MAGIC))
     if magic != _MAGIC:
-        raise BadData("is no trace: a trace is an .npz file, as `qkv translate --trace` writes it")
+        raise BadData("is not a trace: a trace is an .npz file, as `qkv translate --trace` writes it")
     archive = file if file.seekable() else io.BytesIO(magic + file.read(_LARGEST))
     archive.seek(0)
     with np.load(archive, allow_pickle=False) as entries:
         size = sum(info.file_size for info in entries.zip.infolist())
         if size > _LARGEST:
             raise BadData(
-                f"holds {size / 2**30:,.0f} GiB, more than the {_LARGEST / 2**30:.0f} GiB of any trace"
+                f"holds {size / 2**30:,.0f} GiB, more than the {_LARGEST / 2**30:.0f} GiB that a "
+                "trace may have: write fewer examples"
             )
         header = _parse_header(entries["header"] if "header" in entries.files else None)
         arrays = {name: entries[name] for name in entries.files if name != "header"}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise BadData(f"entry {name!r} is no .npy array")
+            raise BadData(f"entry {name!r} is not an .npy array: write the file with numpy.savez")
         if array.dtype.kind != "f":
-            raise BadData(f"entry {name!r} holds {array.dtype}, not floating-point numbers")
+            raise BadData(
+                f"entry {name!r} holds {array.dtype}, not floating-point numbers: write float16 or float32"
+            )
     return header, arrays
 
 
 def _parse_header(array: Any) -> Header:
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-        raise BadData("is no trace: an .npz file, but without the `header` that docs/trace.md describes")
+        raise BadData("is not a trace: it is an .npz file without the `header` that docs/trace.md describes")
     try:
         header = json.loads(array.tobytes().decode())
     except ValueError as error:
-        raise BadData(f"its header is not UTF-8 JSON ({error})") from None
+        raise BadData(f"its header is not UTF-8 JSON ({error}): write the trace again") from None
     if not isinstance(header, dict):
-        raise BadData("is no trace: its header is no JSON object with the key `schema`")
+        raise BadData("is not a trace: its header is not a JSON object with the key `schema`")
     return header

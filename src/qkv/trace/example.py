@@ -57,7 +57,9 @@ class Example:
             object.__setattr__(self, name, value)
         if set(self.weights) != set(self.weight_axes):
             [name, *_] = sorted(set(self.weights) ^ set(self.weight_axes))
-            raise BadData(f"{name!r} needs both an array in `weights` and its axes in `weight_axes`")
+            raise BadData(
+                f"{name!r} needs both an array in `weights` and its axes in `weight_axes`: pass both"
+            )
         for name in self.weights:
             _check_weights(self, name)
         _check_log_probs(self)
@@ -79,7 +81,9 @@ class Example:
             UnknownName: if the example has no such weights.
         """
         if name not in self.weight_axes:
-            raise UnknownName(f"no weights {name!r} in this example. {did_you_mean(name, self.weight_axes)}")
+            raise UnknownName(
+                f"there are no weights {name!r} in this example. {did_you_mean(name, self.weight_axes)}"
+            )
         pair = self.weight_axes[name]
         return self.named_axes[pair.rows], self.named_axes[pair.columns]
 
@@ -108,7 +112,7 @@ def copy_json(meta: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(dict(meta), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise BadData(
-            f"meta holds JSON values only (text, finite numbers, lists, mappings): {error}"
+            f"meta holds JSON values only (text, finite numbers, lists, mappings); convert others: {error}"
         ) from None
 
 
@@ -156,7 +160,9 @@ def _validate_axis(name: Any, axis: Any) -> Axis:
     if isinstance(axis, Grid):
         return axis
     if isinstance(axis, str) or not all(isinstance(token, str) for token in axis):
-        raise BadData(f"the axis {name!r} is neither a sequence of tokens (strings) nor a grid")
+        raise BadData(
+            f"the axis {name!r} must be a sequence of tokens (strings) or a Grid, not {type(axis).__name__}"
+        )
     return tuple(axis)
 
 
@@ -176,7 +182,9 @@ def _check_weights(example: Example, name: str) -> None:
             f"{columns} {pair.columns} positions: it must be (heads, {rows}, {columns})"
         )
     if not np.isfinite(weight).all():
-        raise BadData(f"{name} holds values that are not finite")
+        raise BadData(
+            f"{name} holds values that are not finite: look for NaN in the model that computed them"
+        )
     if pair.causal and np.triu(weight, 1 + columns - rows).any():
         raise BadData(f"{name} is causal, but attends to later keys: it must be zero above the diagonal")
 
@@ -194,7 +202,7 @@ def _check_log_probs(example: Example) -> None:
             f"log_probs has shape {log_probs.shape} for {count} {axis} positions: pass one for each"
         )
     if not (np.isfinite(log_probs) & (log_probs < TOLERANCE)).all():
-        raise BadData("log_probs are natural logarithms of probabilities: finite and not above 0")
+        raise BadData("log_probs must be natural logarithms of probabilities: finite and not above 0")
 
 
 def _check_known_axis(example: Example, name: str, axis: Any) -> None:

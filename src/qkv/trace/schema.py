@@ -68,7 +68,9 @@ def decode(header: Header, arrays: Arrays) -> Content:
     read_mapping(header, "its header", _HEADER_KEYS)
     entries = header.get("examples")
     if not isinstance(entries, list):
-        raise BadData("its header lists no examples")
+        raise BadData(
+            "its header lists no examples: `examples` must be a list with one mapping for each example"
+        )
     read_example = read_example_1 if version == 1 else _read_example
     examples = []
     for number, (entry, example_arrays) in enumerate(
@@ -89,7 +91,7 @@ def _read_version(header: Header) -> int:
     schema = header.get("schema")
     match = re.fullmatch(r"qkv-trace/([0-9]{1,9})", str(schema))
     if match is None or int(match[1]) == 0:
-        raise BadData(f"is no trace: its schema is {schema!r}, not 'qkv-trace/{VERSION}'")
+        raise BadData(f"is not a trace: its schema is {schema!r}, not 'qkv-trace/{VERSION}'")
     if int(match[1]) > VERSION:
         raise BadData(
             f"has the schema {schema}, but this qkv reads up to qkv-trace/{VERSION}; "
@@ -127,7 +129,7 @@ def _read_example(entry: Any, arrays: Arrays) -> Example:
     weights = read_mapping(entry.get("weights", {}), "weights")
     axis = entry.get(LOG_PROBS)
     if axis is not None and not isinstance(axis, str):
-        raise BadData(f"{LOG_PROBS} is not the name of an axis")
+        raise BadData(f"{LOG_PROBS} must be the name of an axis or null, not {axis!r}")
     described = set(weights) | ({LOG_PROBS} if axis is not None else set())
     _check_entries(described, arrays)
     return Example(
@@ -145,18 +147,23 @@ def _check_entries(described: Iterable[str], arrays: Arrays) -> None:
     for name in sorted(set(described) ^ set(arrays)):
         if name in arrays:
             raise BadData(f"the header does not describe its entry {name[:80]!r}: name its axes there")
-        raise BadData(f"the header describes {name[:80]!r}, but the file has no such entry")
+        raise BadData(
+            f"the header describes {name[:80]!r}, but the file has no such entry: "
+            "add the array or remove the description"
+        )
 
 
 def _read_axis(value: Any, name: str) -> Axis:
     if isinstance(value, list):
         return read_strings(value, f"the axis {name!r}")
-    fields = read_mapping(value, f"the axis {name!r} is no list of tokens and", _GRID_KEYS)
+    fields = read_mapping(value, f"the axis {name!r} is not a list of tokens and", _GRID_KEYS)
     height, width, picture = (fields.get(key) for key in _GRID_KEYS)
     if not isinstance(height, int) or not isinstance(width, int):
-        raise BadData(f"the axis {name!r} is a grid and needs `height` and `width`, whole numbers")
+        raise BadData(f"the axis {name!r} is a grid: it needs `height` and `width` as whole numbers")
     if picture is not None and not isinstance(picture, str):
-        raise BadData(f"the `picture` of the axis {name!r} is no path or file name: write it as text")
+        raise BadData(
+            f"the `picture` of the axis {name!r} must be a path or file name as text, not {picture!r}"
+        )
     return Grid(height, width, picture)
 
 
@@ -164,5 +171,7 @@ def _read_weight_axes(value: Any, name: str) -> WeightAxes:
     fields = read_mapping(value, f"the entry of {name} in weights", WeightAxes._fields)
     rows, columns, causal = fields.get("rows"), fields.get("columns"), fields.get("causal", False)
     if not isinstance(rows, str) or not isinstance(columns, str) or not isinstance(causal, bool):
-        raise BadData(f"{name} needs the names of its `rows` and `columns`, and `causal` is true or false")
+        raise BadData(
+            f"{name} needs the names of its axes in `rows` and `columns`, and `causal` must be true or false"
+        )
     return WeightAxes(rows, columns, causal)

@@ -36,7 +36,7 @@ class Trace:
         for name, value in (values | {"meta": copy_json(self.meta)}).items():
             object.__setattr__(self, name, value)
         if not self.examples:
-            raise BadData("a trace holds at least one example")
+            raise BadData("a trace holds at least one example: pass one or more")
         for number, example in enumerate(self.examples):
             for name in sorted(set(example.weights) - set(self.unnormalised)):
                 check_distributions(f"example {number}, {name}", example.weights[name])

@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with open_temporary(path) as draft:
             write(draft.file)
             draft.sync()
-            draft.move()
+            draft.replace_target()
         sync_directory(path.parent)
     # torch.save turns the OSError of a full disk into a RuntimeError
     except (OSError, RuntimeError) as error:
@@ -63,7 +63,7 @@ def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                 drafts[-1].sync()
             yield
             for draft in drafts:
-                draft.move()
+                draft.replace_target()
         sync_directory(run)
     except OSError as error:
         raise _write_error(path, error) from error
@@ -139,8 +139,8 @@ def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
     for name in (*files, METRICS, WEIGHTS):
         if os.path.lexists(run / name):
             raise BadRun(
-                f"{run / name} is not that of a run, and would be overwritten: choose another --out, or move "
-                "it away"
+                f"{run / name} does not belong to a training, and would be overwritten: choose another "
+                "--out, or move the file away"
             )
 
 

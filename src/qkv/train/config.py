@@ -17,69 +17,61 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Strict):
-    """How to train: AdamW with a warm-up and a schedule, for `steps` updates or `epochs` passes (set one)."""
+    """How to train: AdamW with a warm-up and a schedule, for `steps` updates or `epochs` passes (set one).
 
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
-    schedule: ScheduleName = Field(
-        default="inverse_sqrt", description="shape of the learning rate after warm-up"
-    )
-    warmup: int = Field(default=400, ge=0, description="updates of linear warm-up")
-    steps: int | None = Field(
-        default=None, ge=1, description="updates to train for; with `epochs` too, whichever is first"
-    )
-    epochs: int | None = Field(default=None, ge=1, description="passes over the training data")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), description="decay of AdamW's two moments")
-    weight_decay: float = Field(
-        default=0.0, ge=0, description="decoupled decay of matrices; vectors are not decayed"
-    )
-    no_decay: tuple[str, ...] = Field(
-        default=(), description="names of matrices that are not decayed either, such as '*embedding*'"
-    )
-    eps: float = Field(
-        default=1e-9, gt=0, description="AdamW's epsilon, added to the root of the second moment"
-    )
-    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="peak learning rates by name, such as {'encoder.*': 1e-4}; others have `lr`"
-    )
-    freeze: tuple[str, ...] = Field(
-        default=(), description="names of parameters that are not trained, such as 'encoder.*'"
-    )
-    clip: float | None = Field(
-        default=1.0, gt=0, description="largest L2 norm of the gradient per token; null: no clipping"
-    )
+    Args:
+        lr: peak learning rate of AdamW.
+        schedule: shape of the learning rate after the warm-up.
+        warmup: updates of linear warm-up.
+        steps: updates to train for; with `epochs` too, whichever comes first.
+        epochs: passes over the training data.
+        betas: decay of AdamW's two moments.
+        weight_decay: decoupled decay of matrices; vectors are not decayed.
+        no_decay: names of matrices that are not decayed either, such as '*embedding*'.
+        eps: AdamW's epsilon, added to the root of the second moment.
+        rates: peak learning rates by name, such as {'encoder.*': 1e-4}; other parameters have `lr`.
+        freeze: names of parameters that are not trained, such as 'encoder.*'.
+        clip: largest L2 norm of the gradient per token; null does not clip.
+        precision: number format of matrix products; auto is bf16 if the device is good at it, else 32.
+        device: where to train; auto is a GPU if there is one.
+        strategy: with several processes: ddp keeps all weights in each of them, fsdp a shard.
+        threads: CPU threads; null is torch's own choice, which OMP_NUM_THREADS sets.
+        validate_every: validate after this many updates, or after every epoch.
+        patience: stop after this many validations without improvement; null never stops.
+        average: try the mean of the weights at this many last validations; 0 does not.
+        seed: seed of dropout and sampling; each update draws from (seed, step, rank).
+        save_every_seconds: the longest work, in seconds, that a crash can cost.
+        log_every: updates per line of metrics.jsonl.
+        tensorboard: write the numbers of metrics.jsonl as TensorBoard events too.
+    """
+
+    lr: float = Field(default=1e-3, gt=0)
+    schedule: ScheduleName = Field(default="inverse_sqrt")
+    warmup: int = Field(default=400, ge=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98))
+    weight_decay: float = Field(default=0.0, ge=0)
+    no_decay: tuple[str, ...] = Field(default=())
+    eps: float = Field(default=1e-9, gt=0)
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    freeze: tuple[str, ...] = Field(default=())
+    clip: float | None = Field(default=1.0, gt=0)
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_number_to_text)] = Field(
         default="auto",
-        description="number format of matrix products; auto: bf16 where the device is good at it, else 32",
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="where to train; auto: a GPU if any"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto")
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp",
-        description="with several processes: ddp, all weights in each of them; fsdp, a shard in each",
     )
-    threads: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="CPU threads; null: as many as OMP_NUM_THREADS says"
-    )
-    validate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
-        default="epoch", description="validate after this many updates, or after every epoch"
-    )
-    patience: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="stop after this many validations without improvement; null: never"
-    )
-    average: int = Field(
-        default=0, ge=0, description="try the mean of the weights at this many last validations; 0: do not"
-    )
-    seed: int = Field(
-        default=1, ge=0, description="seed of dropout and sampling; each update draws from (seed, step, rank)"
-    )
-    save_every_seconds: float = Field(
-        default=300.0, ge=0, description="seconds between saves; a crash loses no more"
-    )
-    log_every: int = Field(default=50, ge=1, description="updates per line of metrics.jsonl")
-    tensorboard: bool = Field(
-        default=False, description="write the numbers of metrics.jsonl as TensorBoard events too"
-    )
+    threads: Annotated[int, Field(ge=1)] | None = Field(default=None)
+    validate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(default="epoch")
+    patience: Annotated[int, Field(ge=1)] | None = Field(default=None)
+    average: int = Field(default=0, ge=0)
+    seed: int = Field(default=1, ge=0)
+    save_every_seconds: float = Field(default=300.0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    tensorboard: bool = Field(default=False)
 
     @model_validator(mode="after")
     def _check_end(self) -> "TrainConfig":

@@ -48,7 +48,7 @@ def check_device_count(device: str, ranks: Ranks) -> None:
     if ranks.local_world > available:
         raise BadRecipe(
             f"torchrun started {ranks.local_world} processes on this machine, which has {available} {device} "
-            "device(s): start as many processes, or set train.device to 'cpu'"
+            "device(s): start at most as many processes, or set train.device to 'cpu'"
         )
 
 
@@ -82,10 +82,12 @@ def multiplies_bf16(device: str) -> bool:
     """
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and any(_cpu_features().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return device == "cpu" and any(
+        _read_cpu_features().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+    )
 
 
-def _cpu_features() -> dict[str, Any]:
+def _read_cpu_features() -> dict[str, Any]:
     """The names of the CPU's instruction sets, each with True."""
     read_capabilities = getattr(torch.cpu, "get_capabilities", None)
     if read_capabilities is not None:

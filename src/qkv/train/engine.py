@@ -101,12 +101,12 @@ def sum_over_processes(numbers: torch.Tensor, fabric: Any) -> torch.Tensor:
     return numbers
 
 
-def any_process(fabric: Any, flags: list[bool]) -> list[bool]:
+def any_over_processes(flags: list[bool], fabric: Any) -> list[bool]:
     """For each flag, whether it is True on any process.
 
     Args:
-        fabric: the launched Fabric.
         flags: as many on every process.
+        fabric: the launched Fabric.
 
     Returns:
         The same list on every process.

@@ -168,13 +168,13 @@ class TrainingLoop:
             is_best = self.loop_state.validations_without_improvement == 0
             self._write_metrics("validation", {**scores, "best": is_best})
             note = " (best so far)" if is_best else ""
-            report.say(f"update {self.loop_state.step}: {_format_scores(scores)}{note}")
+            report.print_line(f"update {self.loop_state.step}: {_format_scores(scores)}{note}")
             self.saved_at = -math.inf  # the weights of a validation took long enough to be worth saving
 
     def _save_if_due(self, interrupt: Interrupt, reason: str | None) -> None:
         is_late = time.monotonic() - self.saved_at >= self.config.save_every_seconds
         flags = [interrupt.is_requested, is_late or reason is not None]
-        stop, save = engine.any_process(self.fabric, flags)
+        stop, save = engine.any_over_processes(flags, self.fabric)
         if stop or save:
             self._save()
         if stop:
@@ -191,7 +191,9 @@ class TrainingLoop:
                 average_score = monitored_score(scores, self.validation.monitor)
                 self._write_metrics("average", {**scores, "best": loop_state.kept_score == average_score})
                 best = loop_state.best_score
-                report.say(f"mean of the last weights: {_format_scores(scores)}; best single one: {best}")
+                report.print_line(
+                    f"mean of the last weights: {_format_scores(scores)}; best single one: {best}"
+                )
         if not self.validation.has_usable_weights(loop_state):
             raise QKVError(
                 f"the training diverged: after {loop_state.step} updates there are no usable weights: they "

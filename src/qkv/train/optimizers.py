@@ -44,10 +44,10 @@ def make_adamw(
     for parameter in (objective if module is None else module).parameters():
         if parameter.requires_grad:
             name = names[id(parameter)]
-            is_decayed = _is_matrix(parameter, id(parameter) in per_head) and not _matches(
+            is_decayed = _is_matrix(parameter, id(parameter) in per_head) and not _matches_any(
                 name, config.no_decay
             )
-            rate = _own_rate(name, config) or settings["lr"]
+            rate = _find_rate(name, config) or settings["lr"]
             groups.setdefault((is_decayed, rate), []).append(parameter)
     # decayed parameters first: the order is part of a saved state
     ordered = sorted(groups.items(), key=lambda item: not item[0][0])
@@ -74,7 +74,7 @@ def freeze(objective: "Objective", config: TrainConfig) -> None:
     names = weight_names(objective)
     _check_patterns(config, names.values())
     for parameter in objective.parameters():
-        if _matches(names[id(parameter)], config.freeze):
+        if _matches_any(names[id(parameter)], config.freeze):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in objective.parameters()):
         raise BadRecipe("train.freeze leaves no parameter to train: name fewer")
@@ -109,7 +109,7 @@ def _list_patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
     yield from (("train.rates", pattern) for pattern in config.rates)
 
 
-def _own_rate(name: str, config: TrainConfig) -> float | None:
+def _find_rate(name: str, config: TrainConfig) -> float | None:
     """The peak learning rate of the first pattern that matches; None where none does."""
     return next((rate for pattern, rate in config.rates.items() if fnmatchcase(name, pattern)), None)
 
@@ -126,5 +126,5 @@ def _is_matrix(parameter: nn.Parameter, is_per_head: bool) -> bool:
     return sum(size > 1 for size in shape) >= 2
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+def _matches_any(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)

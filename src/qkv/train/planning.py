@@ -28,7 +28,7 @@ class Batches(Protocol):
         ...
 
 
-def planned_steps(batches: Batches, config: TrainConfig) -> int:
+def count_planned_updates(batches: Batches, config: TrainConfig) -> int:
     """The number of updates until `steps` or `epochs`, whichever is first.
 
     Epochs differ by a few updates; those after the first COUNTED_EPOCHS are assumed to be as long as they are

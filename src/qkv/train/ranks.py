@@ -73,8 +73,8 @@ def _read_torchrun_variables(world: int) -> Ranks:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         values = ", ".join(f"{name}={value}" for name, value in zip(names, ranks, strict=True))
         raise BadRun(
-            f"{values} contradict each other: each machine needs as many processes; start with torchrun, or "
-            "unset them to train on one process"
+            f"{values} contradict each other: every machine needs the same number of processes; start with "
+            "torchrun, or unset them to train on one process"
         )
     return ranks
 
@@ -86,6 +86,6 @@ def _read_integer(name: str, default: int | None = None) -> int:
         return default
     if not text.isdecimal():
         raise BadRun(
-            f"{name}={text!r} in the environment is no whole number: unset it, or start with torchrun"
+            f"{name}={text!r} in the environment is not a whole number: unset it, or start with torchrun"
         )
     return int(text)

@@ -43,7 +43,7 @@ class Replicated:
         """As many as the process has micro-batches."""
         return local_count
 
-    def accumulate(self) -> AbstractContextManager[None]:
+    def backward_context(self) -> AbstractContextManager[None]:
         """A context in which a backward pass does not communicate."""
         return self.fabric.no_backward_sync(self.module)
 

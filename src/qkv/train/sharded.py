@@ -36,7 +36,7 @@ def make_fabric_strategy(world: int) -> Any:
     """
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-    return ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1)
+    return ModelParallelStrategy(_shard_objective, data_parallel_size=world, tensor_parallel_size=1)
 
 
 def is_sharding(fabric: Any) -> bool:
@@ -79,7 +79,7 @@ class Sharded:
         return int(largest)
 
     @contextmanager
-    def accumulate(self) -> Iterator[None]:
+    def backward_context(self) -> Iterator[None]:
         """A context for a pass, whose backward part sums gradients over the processes."""
         with warnings.catch_warnings():
             # advice about changing a layer's output in place, which `Objective.layers` forbids
@@ -108,7 +108,7 @@ class Sharded:
         trained = self.objective.state_dict()
         with torch.no_grad():
             for name, value in distinct_tensors(self.complete_objective).items():
-                trained[name].copy_(_shard_like(value, trained[name]))
+                trained[name].copy_(_shard_tensor(value, trained[name]))
         synchronise_buffers(self.objective, self.fabric)
 
     def collect_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
@@ -123,7 +123,7 @@ class Sharded:
 
     def distribute_moment(self, value: Tensor, parameter: Tensor) -> Tensor:
         """This process's shard of a complete moment."""
-        return _shard_like(value, parameter)
+        return _shard_tensor(value, parameter)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def gather_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _shard_like(value: Tensor, like: Tensor) -> Tensor:
+def _shard_tensor(value: Tensor, like: Tensor) -> Tensor:
     """The first process's `value`, sharded as `like` where that is sharded."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -161,7 +161,7 @@ def _shard_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.detach().to(like.device), like.device_mesh, like.placements)
 
 
-def _shard(objective: nn.Module, mesh: Any) -> nn.Module:
+def _shard_objective(objective: nn.Module, mesh: Any) -> nn.Module:
     """Shard an objective: each of its layers by itself, and what is left together."""
     from torch.distributed.fsdp import fully_shard
 

@@ -30,7 +30,7 @@ class Strategy(Protocol):
         """How many forward and backward passes this process must run, if it has this many micro-batches."""
         ...
 
-    def accumulate(self) -> AbstractContextManager[None]:
+    def backward_context(self) -> AbstractContextManager[None]:
         """A context for the forward and backward pass of a micro-batch."""
         ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.train.config import TrainConfig
 from qkv.train.devices import limit_cpu_threads
 from qkv.train.engine import start_fabric
@@ -11,7 +11,7 @@ from qkv.train.interrupt import Interrupt
 from qkv.train.loop import Result, TrainingLoop
 from qkv.train.loop_state import Scores
 from qkv.train.objective.base import Objective
-from qkv.train.planning import Batches, planned_steps
+from qkv.train.planning import Batches, count_planned_updates
 from qkv.train.run_directory import RunDirectory
 from qkv.train.tensorboard import import_tensorboard
 from qkv.train.update import Updater
@@ -59,7 +59,7 @@ def fit(
     if config.tensorboard:
         import_tensorboard()  # refuse a missing package before anything is written
     fabric = start_fabric(config)
-    total = planned_steps(batches, config)
+    total = count_planned_updates(batches, config)
     updater = Updater(objective, config, fabric, total)
     validation = Validation(objective, fabric, run, validate, monitor)
     training = TrainingLoop(updater, batches, validation)
@@ -67,7 +67,7 @@ def fit(
         training.start(resume)
         with (
             limit_cpu_threads(config.threads),
-            progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,
+            show_progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,
             Interrupt() as interrupt,
         ):
             return training.train(report, interrupt)

@@ -105,7 +105,7 @@ class Updater:
         self.objective.update_statistics(lambda numbers: engine.sum_over_processes(numbers, self.fabric))
 
     def _add_gradient(self, batch: Any, count: int, metric_sums: MetricSums, name: str) -> None:
-        with self.strategy.accumulate():
+        with self.strategy.backward_context():
             loss = self._compute_loss(batch, name)
             self.fabric.backward(loss.total / self.strategy.loss_divisor(count))
         metric_sums.add("loss", loss.total)
@@ -116,7 +116,7 @@ class Updater:
 
     def _add_zero_gradients(self, batch: Any, passes: int, name: str) -> None:
         """Take part in passes for which this process has no micro-batch."""
-        with keep_buffers(self.objective), self.strategy.accumulate():
+        with keep_buffers(self.objective), self.strategy.backward_context():
             for _ in range(passes):
                 self.fabric.backward(self._compute_loss(batch, name).total * 0)
 

@@ -64,7 +64,9 @@ def heatmap(
         MissingGlyphs: if no installed font has some of the characters.
     """
     if example not in range(len(trace.examples)):
-        raise UnknownName(f"no example {example}: the trace has {len(trace.examples)}, counted from 0")
+        raise UnknownName(
+            f"there is no example {example}: the trace has {len(trace.examples)}, counted from 0"
+        )
     selected = trace.examples[example]
     names = _select_layers(selected, layers, select_all=heads == "all")
     panels = [_make_panels(selected, name, heads, merge) for name in names]
@@ -125,7 +127,7 @@ def _select_layers(
     for layer in [layers] if isinstance(layers, str) else layers:
         matches = [name for name in all_names if f"{name}.".startswith(f"{layer}.")]
         if not matches:
-            raise UnknownName(f"no layer {layer!r} in this trace. {did_you_mean(layer, all_names)}")
+            raise UnknownName(f"there is no layer {layer!r} in this trace. {did_you_mean(layer, all_names)}")
         selected += matches
     return selected
 
@@ -145,9 +147,11 @@ def _is_cross(example: ExampleLike, name: str) -> bool:
 def _make_panels(example: ExampleLike, name: str, heads: int | str, merge: bool) -> list[Panel]:
     weights = example.weights[name]
     if not weights.size:
-        raise BadData(f"{name} has no weights to draw: its shape is {weights.shape}")
+        raise BadData(
+            f"{name} has no weights to draw: its shape is {weights.shape}; choose another layer or example"
+        )
     if isinstance(heads, int) and heads not in range(len(weights)):
-        raise UnknownName(f"no head {heads} in {name}: it has {len(weights)}, counted from 0")
+        raise UnknownName(f"there is no head {heads} in {name}: it has {len(weights)}, counted from 0")
     axes, keys = example.weight_axes[name], example.axes(name)[1]
     rows, columns = map(list_labels, example.axes(name))
     if merge:

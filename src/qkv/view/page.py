@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from qkv.errors import BadData, QKVError
-from qkv.files import open_output, write_errors
-from qkv.requirements import Unmet, install_command
+from qkv.files import convert_write_errors, open_output
+from qkv.requirements import Unmet, format_install_command
 from qkv.view.colours import Theme
 from qkv.view.fonts import Fonts
 
@@ -33,7 +33,7 @@ def check_output(path: Path) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        command = install_command([Unmet("matplotlib", "")])
+        command = format_install_command([Unmet("matplotlib", "")])
         raise QKVError(f"pictures need matplotlib, which is not installed: {command}") from None
 
 
@@ -120,5 +120,5 @@ class Page:
                 facecolor=self.theme.paper,
                 metadata=metadata,
             )
-        with write_errors(path, "the picture "), open_output(path) as file:
+        with convert_write_errors(path, "the picture "), open_output(path) as file:
             file.write(content.getbuffer())

@@ -14,7 +14,7 @@ from qkv.bench import Cell, Comparison, Contender, Setting, describe_machine, me
 from qkv.bench import plot as picture
 from qkv.bench.table import format_comparison
 from qkv.errors import BadRecipe
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.task.output_files import check_writable, write_text
 from qkv.view.page import check_output
 
@@ -79,7 +79,7 @@ def _measured(
     cells: list[Cell] = []
     total = len(contenders) * len(lengths) * len(whats)
     try:
-        with progress("bench", total, quiet=to.quiet) as report:
+        with show_progress("bench", total, quiet=to.quiet) as report:
             doing = measure(
                 contenders, lengths, whats, setting, to.memory, lambda note: report.update(len(cells), note)
             )

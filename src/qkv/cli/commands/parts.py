@@ -63,8 +63,8 @@ def detail(name: str, width: int) -> Iterator[str]:
         yield from _block("" if number else "facts", fact, width)
     if options:
         yield from ("", "options")
-    for names, meaning in options:
-        yield from _entry(format_options(kind, names), meaning, width)
+    for option, meaning in options.items():
+        yield from _entry(format_options(kind, [option]), meaning, width)
     yield from _clash_lines(kind, width)
     yield from ("", "in a Transformer's recipe, under model", INDENT + format_for_recipe(kind))
     yield from ("", "in Python", INDENT + format_for_python(kind))

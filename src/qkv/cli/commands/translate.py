@@ -8,7 +8,7 @@ from typing import Any
 from qkv.cli.output_stream import STANDARD, open_output
 from qkv.data import decode_lines, decode_stream, read_lines
 from qkv.errors import BadData
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.task.line_problems import ProblemReporter
 from qkv.task.run_directory import load_for_command
 from qkv.task.translate.translator import BLOCK, Translated
@@ -36,7 +36,7 @@ def translate_lines(  # noqa: PLR0913 -- one for each option
     if trace is not None:
         lines = _limit_lines(list(lines))
     total = len(lines) if isinstance(lines, list) else None
-    with progress("translate", total, quiet=quiet or is_interactive) as report:
+    with show_progress("translate", total, quiet=quiet or is_interactive) as report:
         problems = ProblemReporter(report, strict, "translated")
         answers = translator.n_best(
             lines,

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from qkv.errors import BadShape
 from qkv.kernel import double_backward
 from qkv.kernel.native.library import make_strided, run_function
-from qkv.kernel.pairs import rows_at_once
+from qkv.kernel.query_blocks import compute_queries_per_block
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
@@ -97,7 +97,7 @@ def _compute_differentiable_gradients(
 
     A block is computed again when its gradients are differentiated.
     """
-    rows = rows_at_once(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
+    rows = compute_queries_per_block(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
     with torch.autocast("cpu", enabled=False):
         blocks = [
             checkpoint(_compute_block_gradients, *block, k, v, use_reentrant=False, preserve_rng_state=False)

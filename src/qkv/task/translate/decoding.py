@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from qkv.data import TokenizerPair, batches_by_length, source_dataset
+from qkv.data import TokenizerPair, iterate_by_length, make_source_dataset
 from qkv.decode import Hypothesis, SearchConfig, search
 from qkv.model.length_limits import LengthLimits
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
@@ -33,20 +33,20 @@ def start_at_frequencies(output: nn.Linear, counts: np.ndarray) -> None:
         output.bias.data.copy_(torch.from_numpy(np.log(shares)))
 
 
-def length_limits(
-    keep: Bool[Tensor, "B S"], config: SearchConfig, capacity: LengthLimits
+def limit_output_lengths(
+    keep: Bool[Tensor, "B S"], config: SearchConfig, model_limits: LengthLimits
 ) -> Int[Tensor, "B"]:
     """The most symbols in the translation of each source, end symbol included.
 
     Args:
         keep: [B,S], True at the real tokens of the sources, EOS included.
         config: its `max_length` replaces 2 × (source tokens) + 10.
-        capacity: a model that holds fewer positions stops there.
+        model_limits: a model that holds fewer positions stops there.
     """
     limits = 2 * keep.sum(1) + 10
     if config.max_length is not None:
         limits = torch.full_like(limits, config.max_length)
-    return limits if capacity.target is None else limits.clamp_max(capacity.target.positions)
+    return limits if model_limits.target is None else limits.clamp_max(model_limits.target.positions)
 
 
 def decode_ids(
@@ -64,9 +64,11 @@ def decode_ids(
     answers: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device
     finished = 0
-    for rows, (ids, keep) in batches_by_length(source_dataset(source), max(1, batch_tokens // config.beam)):
+    for rows, (ids, keep) in iterate_by_length(
+        make_source_dataset(source), max(1, batch_tokens // config.beam)
+    ):
         ids, keep = ids.to(device), keep.to(device)
-        limits = length_limits(keep, config, model.length_limits)
+        limits = limit_output_lengths(keep, config, model.length_limits)
         hypotheses = search(model, ids, keep, max_length=limits, config=config, capture=capture)
         for row, best in zip(rows, hypotheses, strict=True):
             answers[row] = best

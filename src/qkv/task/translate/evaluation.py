@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from qkv.data import ParallelData, read_pairs
 from qkv.errors import BadData
-from qkv.progress import progress
+from qkv.progress import show_progress
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.line_problems import ProblemReporter
 from qkv.task.translate.metrics import Report
@@ -40,7 +40,7 @@ def evaluate_translator(
     translator: Translator, pairs: Lines, options: EvaluateOptions, quiet: bool
 ) -> Evaluation:
     """Translate the source lines and score the translations, with a progress bar unless `quiet`."""
-    with progress("evaluate", len(pairs), quiet=quiet) as bar:
+    with show_progress("evaluate", len(pairs), quiet=quiet) as bar:
         problems = ProblemReporter(bar, options.strict, "translated")
         report = translator.evaluate(
             pairs, beam=options.beam, tokenize=options.tokenize, on_progress=bar.update, on_problem=problems

@@ -11,9 +11,9 @@ from qkv.data import (
     Pairs,
     Tokenizer,
     TokenizerPair,
+    compute_max_characters,
     find_usable_pairs,
-    max_characters,
-    pair_dataset,
+    make_pair_dataset,
     read_pairs,
 )
 from qkv.data.generated.phrases import PhraseData, Split, generate_phrases, split_phrases
@@ -89,7 +89,7 @@ def encode(pairs: Lines, tokens: TokenizerPair, max_length: int) -> Encoded:
 
 
 def _encode_side(lines: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
-    longest, too_long = max_characters(max_length), [UNK] * (max_length + 1)
+    longest, too_long = compute_max_characters(max_length), [UNK] * (max_length + 1)
     rows = iter(tokenizer.encode([_visible(line) for line in lines if len(line) <= longest]))
     return [next(rows) if len(line) <= longest else too_long for line in lines]
 
@@ -105,7 +105,7 @@ def build_batches(
     encoded = encode(pairs, tokens, recipe.batch.max_length)
     kept, dropped = find_usable_pairs(encoded.source, encoded.target, recipe.batch.max_length)
     if dropped.first is not None:
-        report.say(str(dropped))
+        report.print_line(str(dropped))
     check_capacity(recipe.model.length_limits, *encoded, kept)
-    dataset = pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
+    dataset = make_pair_dataset([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
     return BatchPlan(dataset, recipe.batch, recipe.train.seed)

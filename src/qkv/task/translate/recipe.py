@@ -17,19 +17,21 @@ ModelConfig = Annotated[TransformerConfig | RNNConfig, Field(discriminator="kind
 
 
 class DataConfig(Strict):
-    """Where the pairs come from: files of your own, or generated phrases."""
+    """Where the pairs come from: files, or generated phrases.
 
-    train: ParallelData | None = Field(default=None, description="the pairs to train on")
-    valid: ParallelData | None = Field(
-        default=None, description="held-out pairs; null takes some of the training pairs"
-    )
-    test: ParallelData | None = Field(
-        default=None, description="what `qkv evaluate` takes when no files are named"
-    )
-    holdout: PositiveInt = Field(
-        default=500, description="training pairs to hold out where valid is null (at most 5 %)"
-    )
-    phrases: PhraseData | None = Field(default=None, description="generate phrases instead of reading files")
+    Args:
+        train: the pairs to train on.
+        valid: held-out pairs; null holds out some of the training pairs.
+        test: the pairs that `qkv evaluate` scores by default; null takes `valid`.
+        holdout: training pairs to hold out if `valid` is null, at most 5 %.
+        phrases: generate phrases instead of reading files.
+    """
+
+    train: ParallelData | None = Field(default=None)
+    valid: ParallelData | None = Field(default=None)
+    test: ParallelData | None = Field(default=None)
+    holdout: PositiveInt = Field(default=500)
+    phrases: PhraseData | None = Field(default=None)
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
@@ -39,42 +41,55 @@ class DataConfig(Strict):
 
 
 class ValidationConfig(Strict):
-    """What is looked at while training."""
+    """What is measured on held-out pairs while training.
 
-    monitor: Literal["nll", "bleu", "exact"] = Field(
-        default="nll", description="the score that decides which weights are best"
-    )
-    decode: int = Field(
-        default=200, ge=0, description="held-out sentences translated greedily for BLEU and exact match"
-    )
-    samples: int = Field(default=2, ge=0, description="how many of those are printed")
+    Args:
+        monitor: the score that decides which weights are best.
+        decode: held-out sentences that are translated greedily, for BLEU and exact match; 0 is none.
+        samples: how many of those are printed.
+        tokenize: sacrebleu's tokeniser for BLEU; auto goes by the script of the references; none is for text
+            that is tokenised already.
+        lowercase: scores ignore letter case; they always do with tokens.lowercase.
+        plain_spaces: scores treat no-break spaces (U+00A0, U+202F) as plain ones; they always do with
+            tokens.plain_spaces.
+    """
+
+    monitor: Literal["nll", "bleu", "exact"] = Field(default="nll")
+    decode: int = Field(default=200, ge=0)
+    samples: int = Field(default=2, ge=0)
     tokenize: str = Field(
         default="auto",
-        description="sacrebleu's tokeniser; auto: by the script of the references; none for text that is "
-        "tokenised already",
     )
-    lowercase: bool = Field(
-        default=False, description="scores ignore letter case; they always do where tokens.lowercase"
-    )
+    lowercase: bool = Field(default=False)
     plain_spaces: bool = Field(
         default=False,
-        description="scores take no-break spaces (U+00A0, U+202F) for plain ones; they always do where "
-        "tokens.plain_spaces",
     )
 
 
 class ObjectiveConfig(AttentionTerms):
-    """What is minimised: cross-entropy with label smoothing, and terms for the sake of the attention."""
+    """The loss: cross-entropy with label smoothing, and terms of the attention.
 
-    smoothing: float = Field(
-        default=0.1, ge=0, lt=1, description="label smoothing: this much is spread over all classes"
-    )
+    Args:
+        smoothing: label smoothing, the share of the probability that is spread over all classes.
+    """
+
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
 
 
 class TranslationRecipe(Recipe):
-    """Everything that training a translator needs.  Every key has a default but `data`.
+    """Everything that training a translator needs.  Every key but `data` has a default.
 
-    When training starts, `defaults` gives the keys that were left out values that follow from the data.
+    When training starts, `fill_defaults` sets keys that were left out to values that follow from the data.
+
+    Args:
+        data: where the pairs come from: files, or generated phrases.
+        tokens: how text is cut into tokens.
+        batch: the size of an update.
+        model: the model, of one of several kinds.
+        train: how to train.
+        objective: the loss.
+        validation: what is measured on held-out pairs while training.
+        decode: how translations are searched.
     """
 
     task: Literal["translate"] = "translate"
@@ -99,5 +114,5 @@ class TranslationRecipe(Recipe):
             return raw
         if "smoothing" in objective:
             raise ValueError("both train.smoothing and objective.smoothing are set: keep objective.smoothing")
-        kept = {key: value for key, value in train.items() if key != "smoothing"}
-        return {**raw, "train": kept, "objective": {**objective, "smoothing": train["smoothing"]}}
+        remaining = {key: value for key, value in train.items() if key != "smoothing"}
+        return {**raw, "train": remaining, "objective": {**objective, "smoothing": train["smoothing"]}}

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from qkv.data import Tokenizer, max_characters
+from qkv.data import Tokenizer, compute_max_characters
 from qkv.model.length_limits import LengthLimit
 from qkv.task.line_problems import LineProblem
 from qkv.task.translate.capacity import TRAINED
@@ -31,7 +31,7 @@ def encode_line(
     """
     if not line.strip():
         return [], []
-    longest = max_characters(limit.positions)
+    longest = compute_max_characters(limit.positions)
     if len(line) > longest and tokenizer.kind != "char":  # the tokenizer drops these spaces
         line = re.sub(" +", " ", line).strip(" ")
     beginning = line[:longest]

@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkv.data import BatchPlan, Pairs, TokenizerPair, count_predicted, max_characters, train_tokenizers
+from qkv.data import (
+    BatchPlan,
+    Pairs,
+    TokenizerPair,
+    compute_max_characters,
+    count_predicted_tokens,
+    train_tokenizers,
+)
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.translate.decoding import build_model, start_at_frequencies
-from qkv.task.translate.defaults import FEW_UPDATES, Machine, fill_defaults, measure, take_defaults
+from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure, take_defaults
 from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
 from qkv.task.translate.pairs import Lines, Splits, build_batches, read_splits
 from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
@@ -38,6 +45,7 @@ class Translate(Task):
         *(f"objective.{name}" for name in ObjectiveConfig.model_fields),
     )
 
+    keys_from_data = KEYS
     evaluate_options = EvaluateOptions._fields
 
     def read_data(self, recipe: TranslationRecipe) -> Splits:
@@ -67,10 +75,10 @@ class Translate(Task):
         """The recipe with its defaults for these pairs, after saying which they are and why."""
         recipe, defaults = fill_defaults(recipe, measure(data.train), _machine(recipe.train))
         if defaults:
-            report.say(f"not in the recipe, so chosen for {len(data.train):,} pairs:")
+            report.print_line(f"not in the recipe, so chosen for {len(data.train):,} pairs:")
         width = max((len(default.setting) for default in defaults), default=0)
         for default in defaults:
-            report.say(f"    {default.setting:<{width}}  {default.reason}")
+            report.print_line(f"    {default.setting:<{width}}  {default.reason}")
         return recipe
 
     def complete_recipe_from(
@@ -81,7 +89,7 @@ class Translate(Task):
 
     def learn_files(self, recipe: TranslationRecipe, data: Splits) -> dict[str, bytes]:
         """The tokenizers of both sides, learnt from the training pairs."""
-        tokens = train_tokenizers(data.train, recipe.tokens, max_characters(recipe.batch.max_length))
+        tokens = train_tokenizers(data.train, recipe.tokens, compute_max_characters(recipe.batch.max_length))
         return {TOKENIZER: tokens.to_json().encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> TokenizerPair:
@@ -96,9 +104,9 @@ class Translate(Task):
         torch.manual_seed(recipe.train.seed)
         model: Any = build_model(recipe.model, tokens)
         targets: Any = batches.dataset.columns[1]
-        start_at_frequencies(model.output, count_predicted(targets, tokens.target.size))
+        start_at_frequencies(model.output, count_predicted_tokens(targets, tokens.target.size))
         size = sum(p.numel() for p in model.parameters())
-        report.say(
+        report.print_line(
             f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "
             f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
             f"{batches.steps(0):,} updates an epoch"
@@ -150,7 +158,7 @@ def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan[Pairs], r
     updates = min(steps, in_epochs)
     if updates < FEW_UPDATES and recipe.data.phrases is None:
         more = "raise train.steps" if steps < in_epochs else "raise train.epochs or lower batch.batch_tokens"
-        report.say(
+        report.print_line(
             f"this training makes only {updates:,} updates, and translation seldom succeeds with fewer than "
             f"about {FEW_UPDATES:,}: {more}"
         )

@@ -91,7 +91,7 @@ def find_unnormalised(model: Any) -> tuple[str, ...]:
 
     Those are the implied weights of a feature map, and the weights of scopes that do not normalise.
     """
-    specs = {name: layer.spec for name, layer in model.attentions().items()}
+    specs = {name: layer.spec for name, layer in model.attention_layers().items()}
     return tuple(
         name for name, spec in specs.items() if not (spec.kernel.forms_weights and spec.scope.normalised)
     )

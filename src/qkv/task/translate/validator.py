@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from qkv.data import TokenizerPair, batches_by_length, find_usable_pairs, pair_dataset
+from qkv.data import TokenizerPair, find_usable_pairs, iterate_by_length, make_pair_dataset
 from qkv.decode import SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
@@ -34,11 +34,11 @@ class Validator:
         encoded = encode(pairs, tokens, recipe.batch.max_length)
         kept = _usable(encoded, recipe, report)
         self.encoded = Encoded([encoded.source[i] for i in kept], [encoded.target[i] for i in kept])
-        self.dataset = pair_dataset(*self.encoded)
+        self.dataset = make_pair_dataset(*self.encoded)
         self.pairs = [pairs[i] for i in kept]
         self.objective, self.tokens, self.recipe, self.report = objective, tokens, recipe, report
         if recipe.validation.decode:
-            report.say(f"held-out scores: {self.scorer.description}")
+            report.print_line(f"held-out scores: {self.scorer.description}")
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model as it is now."""
@@ -53,7 +53,7 @@ class Validator:
     def _likelihood(self) -> dict[str, float]:
         total, count = {"nll": 0.0, "accuracy": 0.0}, 0
         device = next(self.objective.parameters()).device
-        for _, batch in batches_by_length(self.dataset, self.recipe.batch.batch_tokens):
+        for _, batch in iterate_by_length(self.dataset, self.recipe.batch.batch_tokens):
             loss = self.objective(type(batch)(*(part.to(device) for part in batch)))
             count += loss.count
             for name in total:
@@ -67,7 +67,7 @@ class Validator:
         for (source, target), text in list(zip(self.pairs, said, strict=False))[
             : self.recipe.validation.samples
         ]:
-            self.report.say(f"    {source}\n  → {text}\n  = {target}")
+            self.report.print_line(f"    {source}\n  → {text}\n  = {target}")
         references = [target for _, target in self.pairs[:count]]
         return self.scorer.compute_scores(said, references, ter=False)
 
@@ -87,11 +87,13 @@ def _usable(encoded: Encoded, recipe: TranslationRecipe, report: Progress) -> li
     except BadData as error:
         raise BadData(f"the held-out pairs: {error}") from None
     if dropped.first is not None:
-        report.say(f"held-out: {dropped}")
+        report.print_line(f"held-out: {dropped}")
     fitting = fitting_pairs(recipe.model.length_limits, *encoded, kept)
     if len(fitting) < len(kept):
         count = len(kept) - len(fitting)
-        report.say(f"held-out: left out {count:,} of {len(kept):,} pairs, longer than the model can hold")
+        report.print_line(
+            f"held-out: left out {count:,} of {len(kept):,} pairs, longer than the model can hold"
+        )
     if not fitting:
         raise BadData(
             "every held-out pair is longer than the model can hold: name shorter ones in data.valid"

@@ -62,7 +62,8 @@ class AttentionObjective(Objective):
         has_terms = attention_terms.coverage > 0 or attention_terms.entropy > 0
         if has_terms and not layers:
             raise BadRecipe(
-                "objective.coverage and objective.entropy need an attention, and the model has none"
+                "objective.coverage and objective.entropy need an attention, and the model has none: set "
+                "both to 0, or give the model an attention"
             )
         self.samples = any(layer.spec.select.gives_log_prob for layer in layers)
         self.needs_weights = bool(layers) and (self.samples or has_terms)
@@ -100,11 +101,11 @@ class AttentionObjective(Objective):
         surrogate, metrics["entropy"] = (torch.stack(values).mean() for values in zip(*pairs, strict=True))
         total = total - self.terms.entropy * surrogate
         if self.samples:
-            metrics["reinforce"] = self._reinforce(observed, log_likelihood, real)
+            metrics["reinforce"] = self._reinforce_term(observed, log_likelihood, real)
             total = total + self.terms.reinforce * metrics["reinforce"]
         return total, {name: value.detach() for name, value in metrics.items()}
 
-    def _reinforce(
+    def _reinforce_term(
         self, observed: Mapping[str, Observed], log_likelihood: Tensor, real: Tensor
     ) -> Float[Tensor, ""]:
         self.reward += torch.stack([log_likelihood.sum(), real.sum()]).detach()

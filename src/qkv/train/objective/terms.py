@@ -13,18 +13,19 @@ from qkv.strict import Strict
 
 
 class AttentionTerms(Strict):
-    """The factor of each term beside the cross-entropy."""
+    """The factor of each term beside the cross-entropy.
 
-    coverage: float = Field(
-        default=0.0, ge=0, description="of (1 - Σ_t weight)² per source position: attend to each once"
-    )
-    entropy: float = Field(default=0.0, ge=0, description="of the weights' entropy, which is rewarded")
-    reinforce: float = Field(
-        default=0.1, ge=0, description="of the REINFORCE gradient, where an attention samples"
-    )
-    baseline_decay: float = Field(
-        default=0.9, ge=0, lt=1, description="decay of the reward's moving average, the baseline"
-    )
+    Args:
+        coverage: factor of (1 - Σ_t weight)² per source position, so that each is attended to once.
+        entropy: factor of the entropy of the weights, which is rewarded.
+        reinforce: factor of the REINFORCE gradient, if an attention samples.
+        baseline_decay: decay of the moving average of the reward, which is the baseline.
+    """
+
+    coverage: float = Field(default=0.0, ge=0)
+    entropy: float = Field(default=0.0, ge=0)
+    reinforce: float = Field(default=0.1, ge=0)
+    baseline_decay: float = Field(default=0.9, ge=0, lt=1)
 
 
 def coverage(

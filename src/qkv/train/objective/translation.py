@@ -24,13 +24,13 @@ class TranslationModel(Protocol):
         """Hidden states [B,T,M'] for source tokens [B,S], their mask [B,S] and target tokens [B,T]."""
         ...
 
-    def attended(
+    def forward_with_weights(
         self, source: Tensor, source_keep: Tensor, target_in: Tensor
     ) -> tuple[Tensor, dict[str, Attended]]:
         """The same hidden states, and name -> what that attention returned."""
         ...
 
-    def attentions(self) -> Mapping[str, Any]:
+    def attention_layers(self) -> Mapping[str, Any]:
         """Name -> attention layer; empty for a model without attention."""
         ...
 
@@ -48,8 +48,8 @@ class Translation(AttentionObjective):
 
     `model(source, source_keep, target_in)` gives hidden states [B,T,M'], and `model.output` is a Linear(M',
     V).  Only the positions with a real label reach the output layer.  In training, where a term of the
-    attention has a factor or an attention samples, `model.attended(...)` is called instead, which also
-    returns weights and log-probabilities; `model.attention_places()` says where each attention is.
+    attention has a factor or an attention samples, `model.forward_with_weights(...)` is called instead, which
+    also returns weights and log-probabilities; `model.attention_places()` says where each attention is.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Translation(AttentionObjective):
             BadRecipe: a term has a factor, but the model has no attention.
         """
         declared: TranslationModel = model  # pyright: ignore[reportAssignmentType]
-        super().__init__(attention_terms, declared.attentions().values())
+        super().__init__(attention_terms, declared.attention_layers().values())
         self.model, self.smoothing = model, smoothing
 
     def forward(self, batch: Any) -> Loss:
@@ -81,7 +81,7 @@ class Translation(AttentionObjective):
         model: Any = self.model
         attended: dict[str, Attended] = {}
         if self.training and self.needs_weights:
-            hidden, attended = model.attended(*inputs)
+            hidden, attended = model.forward_with_weights(*inputs)
         else:
             hidden = model(*inputs)
         labels = batch.target[:, 1:][real]
