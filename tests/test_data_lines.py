@@ -24,7 +24,7 @@ from qkv.data import (
 from qkv.data import lines as module
 from qkv.data.lines import LONGEST_LINE, decode_stream
 from qkv.errors import BadData
-from qkv.task.translate.pairs import encode
+from qkv.task.translate.pairs import encode_pairs
 
 PAIRS = [("one two", "un deux")] * 30
 
@@ -150,7 +150,9 @@ def test_what_is_too_long_is_not_tokenised_and_counts_as_too_long(monkeypatch: p
         return encode_lines(self, lines)
 
     monkeypatch.setattr(type(tokens.source), "encode", counted)
-    encoded = encode([("one", "un"), ("x" * 10_001, "un"), ("two", "y" * 20_000), ("two", " ")], tokens, 12)
+    encoded = encode_pairs(
+        [("one", "un"), ("x" * 10_001, "un"), ("two", "y" * 20_000), ("two", " ")], tokens, 12
+    )
     assert max(lengths) < 10
     assert [len(ids) for ids in encoded.source] == [3, 13, 3, 3]
     assert [len(ids) for ids in encoded.target] == [2, 2, 13, 0]

@@ -53,7 +53,7 @@ sizes = {
 
 
 @given(**sizes)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_streams_equal_a_loop_over_tokens(count, streams, length, world):
     count = max(count, 2 * streams)
     plan = plan_of(count, streams, length)
@@ -70,7 +70,7 @@ def test_streams_equal_a_loop_over_tokens(count, streams, length, world):
 
 
 @given(**sizes, epoch=st.integers(0, 3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_independent_segments_predict_every_token_once(count, streams, length, world, epoch):
     plan = plan_of(count, streams, length, carry=False)
     predicted = []

@@ -12,7 +12,7 @@ from PIL import Image
 import qkv
 import tiny
 from qkv import catalogue, compatibility
-from qkv.cli.commands.parts import detail, overview
+from qkv.cli.commands.parts import format_overview, format_part
 from qkv.kernel import RFA, Elu, Softmax
 from qkv.part import Part, list_options
 from qkv.rules import RULES
@@ -50,15 +50,17 @@ def test_all_parts_are_listed_with_formula_paper_and_options(capsys: pytest.Capt
 
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_lines_fit_the_terminal(width: int) -> None:
-    lines = [line for kind in catalogue.list_part_classes() for line in detail(kind.name, 80)]
+    lines = [line for kind in catalogue.list_part_classes() for line in format_part(kind.name, 80)]
     assert max(map(len, lines)) <= 80
-    assert max(map(len, overview(width))) <= width
+    assert max(map(len, format_overview(width))) <= width
 
 
 def test_the_matrix_names_parts_in_full_where_there_is_room() -> None:
-    assert any(line.split()[:2] == ["scaled_dot", "dot"] for line in overview(140))
-    assert any(line.split()[:2] == ["sca", "dot"] for line in overview(80))
-    assert "  rfa gate=True  ·   ·   ·   ·   ·   ·   c   ·   ·   c   ·   ·   ·   ·" in list(overview(80))
+    assert any(line.split()[:2] == ["scaled_dot", "dot"] for line in format_overview(140))
+    assert any(line.split()[:2] == ["sca", "dot"] for line in format_overview(80))
+    assert "  rfa gate=True  ·   ·   ·   ·   ·   ·   c   ·   ·   c   ·   ·   ·   ·" in list(
+        format_overview(80)
+    )
 
 
 def test_one_part_in_detail(capsys: pytest.CaptureFixture[str]) -> None:

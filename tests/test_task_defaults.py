@@ -17,13 +17,13 @@ from qkv.task.translate.defaults import (
     KEYS,
     DataSize,
     Machine,
+    estimate_updates,
     fill_defaults,
     is_set,
-    measure,
-    planned_updates,
+    measure_size,
     take_defaults,
 )
-from qkv.task.translate.pairs import encode
+from qkv.task.translate.pairs import encode_pairs
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.train.update import Updater
 
@@ -46,7 +46,7 @@ def filled(pairs: int, machine: Machine = CPU, **sections: Any) -> TranslationRe
 
 
 def test_size_counts_both_sides() -> None:
-    assert measure([("a b", "cd"), ("", "é a")]) == DataSize(2, 8, 5, 6)
+    assert measure_size([("a b", "cd"), ("", "é a")]) == DataSize(2, 8, 5, 6)
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
@@ -106,7 +106,7 @@ def test_more_data_gets_no_smaller_a_model_and_no_more_passes() -> None:
 @pytest.mark.parametrize("kind", ["transformer", "rnn"])
 def test_the_defaults_make_enough_updates(pairs: int, kind: str) -> None:
     recipe = filled(pairs, model={"kind": kind})
-    updates = planned_updates(recipe, size_of(pairs))
+    updates = estimate_updates(recipe, size_of(pairs))
     assert updates >= 2_000
     assert 0 < recipe.train.warmup <= updates / 5
 
@@ -115,11 +115,11 @@ def test_the_defaults_make_enough_updates(pairs: int, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["bpe", "word", "char"])
 def test_updates_are_estimated_from_text_within_a_third(source: str, target: str, kind: str) -> None:
     pairs = generate_phrases(PhraseData(source=source, target=target, size=1000, dev=10, test=10))
-    size = measure(pairs)
+    size = measure_size(pairs)
     recipe, _ = fill_defaults(recipe_of(tokens={"kind": kind}, train={"epochs": 1}), size, CPU)
-    ids = encode(pairs, train_tokenizers(pairs, recipe.tokens), recipe.batch.max_length)
+    ids = encode_pairs(pairs, train_tokenizers(pairs, recipe.tokens), recipe.batch.max_length)
     updates = BatchPlan(make_pair_dataset(ids.source, ids.target), recipe.batch, seed=1).steps(0)
-    assert updates * 2 / 3 <= planned_updates(recipe, size) <= updates * 4 / 3
+    assert updates * 2 / 3 <= estimate_updates(recipe, size) <= updates * 4 / 3
 
 
 def test_where_the_end_is_set_as_updates_no_epochs_are_added() -> None:
@@ -155,7 +155,7 @@ def test_many_short_epochs_are_not_validated_one_by_one(train: dict[str, int], e
         assert recipe.train.validate_every == "epoch"  # patience and average count validations
     else:
         assert isinstance(recipe.train.validate_every, int)
-        assert planned_updates(recipe, size_of(3_000)) / recipe.train.validate_every <= every
+        assert estimate_updates(recipe, size_of(3_000)) / recipe.train.validate_every <= every
     assert filled(1_000_000).train.validate_every == "epoch"
 
 

@@ -24,7 +24,7 @@ from qkv.symbols import BOS
 from qkv.task.line_problems import LineProblem, LineWarning
 from qkv.task.recipe import read_recipe
 from qkv.task.training import fit
-from qkv.task.translate.decoding import build_model, start_at_frequencies
+from qkv.task.translate.model_building import build_model, set_bias_to_frequencies
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.translator import Translator
 from qkv.task.unnormalised import find_unnormalised
@@ -316,9 +316,9 @@ def test_killed_and_resumed_gives_the_same_file(tmp_path: Path) -> None:
 def test_a_bias_starts_at_the_frequencies_of_the_target() -> None:
     counts = np.array([0, 0, 0, 3, 5])
     output = nn.Linear(2, 5)
-    start_at_frequencies(output, counts)
+    set_bias_to_frequencies(output, counts)
     torch.testing.assert_close(output.bias.exp(), torch.tensor([1, 1, 1, 4, 6]) / 13)
-    start_at_frequencies(nn.Linear(2, 5, bias=False), counts)
+    set_bias_to_frequencies(nn.Linear(2, 5, bias=False), counts)
 
 
 # ---- lines that cannot be translated as they stand ----

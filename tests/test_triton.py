@@ -7,6 +7,7 @@ of its own.  With `-m gpu` the same tests run on a CUDA device.
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -293,5 +294,6 @@ def test_the_kernels_compile_for_devices(name: str, capability: int, monkeypatch
         mine, wanted = leaves(inputs(name, dims, 1, 70, 70, masked=True), torch.float32)
         torch.autograd.grad(attended(core, mine)[0].sum(), [*wanted, *core.parameters()])
     finally:
-        driver.reset_active()
+        with suppress(RuntimeError):  # there is no driver to return to without a device
+            driver.reset_active()
     assert len(compiled) >= 6

@@ -121,8 +121,10 @@ def format_options(part_class: type[Part], names: Iterable[str] | None = None) -
         The options, separated by commas.
     """
     selected = list_options(part_class) if names is None else list(names)
-    shown = [field for field in fields(part_class) if field.name in selected]  # pyright: ignore[reportArgumentType]
-    return ", ".join(f.name if f.default is MISSING else f"{f.name}={_quote(f.default)}" for f in shown)
+    selected_fields = [field for field in fields(part_class) if field.name in selected]  # pyright: ignore[reportArgumentType]
+    return ", ".join(
+        f.name if f.default is MISSING else f"{f.name}={_quote(f.default)}" for f in selected_fields
+    )
 
 
 def list_facts(part: Part) -> list[str]:

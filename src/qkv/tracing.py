@@ -110,7 +110,7 @@ def is_recording(size: int | torch.SymInt | Tensor) -> bool:
     return _is_exporting() or isinstance(size, torch.SymInt | Tensor)
 
 
-def always(condition: bool | torch.SymBool | Tensor) -> bool:
+def holds_for_all_sizes(condition: bool | torch.SymBool | Tensor) -> bool:
     """Check whether a condition on sizes holds for all sizes that a recorded program accepts.
 
     Args:

@@ -100,7 +100,7 @@ def test_ctrl_c_prints_and_writes_what_is_there(
     assert tiny.call("bench", "sdpa", "rfa", "--lengths", "8,16", "--json", json_file, *SMALL) == 130
     out, err = capsys.readouterr()
     assert "       8   1.00" in out
-    assert err == "stopped: this is what was measured by then\n"
+    assert err == "stopped; the tables show what was measured until then\n"
     assert [cell["label"] for cell in json.loads(json_file.read_text())["cells"]] == ["sdpa"]
 
 

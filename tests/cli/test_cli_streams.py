@@ -161,7 +161,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert fail_with(monkeypatch, ZeroDivisionError("a\nb")) == error_messages.UNFORESEEN == 70
+    assert fail_with(monkeypatch, ZeroDivisionError("a\nb")) == error_messages.UNEXPECTED == 70
     out, err = capsys.readouterr()
     (log,) = tmp_path.iterdir()
     assert (out, err) == (

@@ -143,8 +143,8 @@ def _build_spec(options: Mapping[str, Any], setting: Setting) -> AttentionSpec:
 
 def _make_label(options: Mapping[str, Any], spec: AttentionSpec) -> str:
     parts = [format_label(getattr(spec, axis)) for axis in AXES if options.get(axis) is not None]
-    others = [f"{key}={value}" for key, value in options.items() if key not in AXES]
-    return " ".join([*parts, *others]) or "softmax"
+    overrides = [f"{key}={value}" for key, value in options.items() if key not in AXES]
+    return " ".join([*parts, *overrides]) or "softmax"
 
 
 def _format_parts(parts: Mapping[str, Any]) -> str:
@@ -153,8 +153,8 @@ def _format_parts(parts: Mapping[str, Any]) -> str:
     for axis, options in parts.items():
         kind = AXES[axis][options["name"]]
         required = {"name", *_required_options(kind)}
-        shown = {key: value for key, value in options.items() if key in required}
-        short[axis] = shown["name"] if len(shown) == 1 else shown
+        fields_to_show = {key: value for key, value in options.items() if key in required}
+        short[axis] = fields_to_show["name"] if len(fields_to_show) == 1 else fields_to_show
     return yaml.safe_dump(short, default_flow_style=True, width=1000, sort_keys=False).strip()
 
 

@@ -1,5 +1,6 @@
-"""The command line: parse, call a task, print.  A user's mistake ends in one line on stderr and exit status
-2.
+"""The command line: parses arguments, calls a task, prints.
+
+A user's mistake ends in one line on stderr and exit status 2.
 """
 
 import sys
@@ -8,22 +9,22 @@ import sys
 def main() -> None:
     """Run `qkv`; torch is imported only by the commands that need it."""
     from qkv.cli.app import app
-    from qkv.cli.error_messages import describe
-    from qkv.cli.standard_streams import end_on_signals, end_quietly, prepare_streams
+    from qkv.cli.error_messages import describe_error
+    from qkv.cli.standard_streams import exit_on_signals, exit_quietly, prepare_streams
 
     prepare_streams()
     try:
-        with end_on_signals():
+        with exit_on_signals():
             try:
                 app()
             except SystemExit:
-                sys.stdout.flush()  # here, where a full disk can still be reported
+                sys.stdout.flush()  # before Python exits, so that a full disk can be reported
                 raise
     except BrokenPipeError:
-        end_quietly()  # the reader of our output has what it wanted
+        exit_quietly()  # the reader of stdout closed it, as `head` does
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        message, status = describe(error)
+        message, status = describe_error(error)
         print(f"qkv: {message}", file=sys.stderr)
         sys.exit(status)

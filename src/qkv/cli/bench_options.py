@@ -1,4 +1,4 @@
-"""`qkv bench`: its options."""
+"""The options of `qkv bench`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 
-class What(StrEnum):
+class Pass(StrEnum):
     """What can be timed."""
 
     forward = "forward"
@@ -17,7 +17,7 @@ class What(StrEnum):
 
 
 class Dtype(StrEnum):
-    """What the numbers are."""
+    """The number format."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -29,40 +29,51 @@ def bench(  # noqa: PLR0913, PLR0917 -- one for each option
         typer.Argument(
             metavar="SPEC...",
             help="sdpa (torch's own softmax), the name of a part (`qkv parts` lists them), or "
-            "'{kernel: {name: rfa, features: 32}}'; each with NAME= in front to call it so",
+            "'{kernel: {name: rfa, features: 32}}'; put NAME= in front of one to name its column",
         ),
     ],
     lengths: Annotated[
-        list[str], typer.Option(metavar="N,N...", help="tokens; with commas, or given several times")
+        list[str], typer.Option(metavar="N,N...", help="numbers of tokens, separated by commas")
     ] = ["512,1024,2048,4096"],  # noqa: B006 -- typer copies it
     what: Annotated[
-        list[What], typer.Option(help="what to time; can be given several times; backward includes forward")
-    ] = [What.forward],  # noqa: B006
-    width: Annotated[int, typer.Option(min=1, help="of the layer")] = 512,
-    heads: Annotated[int, typer.Option(min=1, help="for specs that do not say")] = 8,
-    batch: Annotated[int, typer.Option(min=1, help="sequences at a time")] = 1,
-    causal: Annotated[bool, typer.Option("--causal/--no-causal", help="for specs that do not say")] = True,
+        list[Pass], typer.Option(help="what to time; may be repeated; backward includes forward")
+    ] = [Pass.forward],  # noqa: B006
+    width: Annotated[int, typer.Option(min=1, help="width of the layer")] = 512,
+    heads: Annotated[int, typer.Option(min=1, help="heads of specs that do not set them")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="sequences in a batch")] = 1,
+    causal: Annotated[
+        bool, typer.Option("--causal/--no-causal", help="causal or not, for specs that do not set it")
+    ] = True,
     layer: Annotated[
-        bool, typer.Option("--layer/--core", help="with projections, or attention alone on q, k, v")
+        bool,
+        typer.Option(
+            "--layer/--core", help="time the layer with its projections, or attention on q, k and v alone"
+        ),
     ] = False,
-    dtype: Annotated[Dtype, typer.Option(help="of inputs and weights")] = Dtype.fp32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="of torch", show_default="torch's")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="the median of so many")] = 5,
+    dtype: Annotated[Dtype, typer.Option(help="number format of inputs and weights")] = Dtype.fp32,
+    device: Annotated[str, typer.Option(help="where to compute: cpu, cuda or cuda:1")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of torch", show_default="torch's")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="measurements; the table shows their median")] = 5,
     memory: Annotated[
-        bool, typer.Option("--memory", help="also peak memory, each in a fresh process")
+        bool, typer.Option("--memory", help="also measure peak memory, each in a new process")
     ] = False,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write it as JSON")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it (.png, .svg or .pdf)")] = None,
-    dark: Annotated[bool, typer.Option("--dark", help="draw for dark pages")] = False,
-    seed: Annotated[int, typer.Option(help="of inputs and weights")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write the result as JSON")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="also draw the result (.png, .svg or .pdf)")
+    ] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="draw for a dark page")] = False,
+    seed: Annotated[int, typer.Option(help="seed of inputs and weights")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
 ) -> None:
-    """Time attentions side by side: over lengths, forward, backward, or decoding.
+    """Compare the speed of attentions over lengths: forward, backward, or decoding.
 
     Example: qkv bench sdpa rfa 'local={scope: {name: window, half_width: 128}}' --lengths 512,2048,8192
 
-    Ctrl-C ends it, and prints what was measured by then.
+    Ctrl-C stops it, and prints what was measured until then.
     """
     from qkv.bench import Setting
     from qkv.cli.commands.bench import Output, run_bench
@@ -78,5 +89,6 @@ def bench(  # noqa: PLR0913, PLR0917 -- one for each option
         repeats=repeats,
         seed=seed,
     )
-    whats = [one.value for one in (What if What.all in what else dict.fromkeys(what)) if one is not What.all]
-    run_bench(specs, lengths, whats, setting, threads, Output(json, plot, dark, memory, quiet))
+    timed = Pass if Pass.all in what else dict.fromkeys(what)
+    passes = [one.value for one in timed if one is not Pass.all]
+    run_bench(specs, lengths, passes, setting, threads, Output(json, plot, dark, memory, quiet))

@@ -1,4 +1,4 @@
-"""What becomes of an error: one line and an exit status, and a log of what nobody foresaw."""
+"""Turns an error into one line and an exit status, and writes a log of an unexpected one."""
 
 import errno
 import os
@@ -10,10 +10,10 @@ import traceback
 from qkv import __version__
 from qkv.errors import QKVError
 
-MISTAKE, UNFORESEEN = 2, 70  # 70 is EX_SOFTWARE of sysexits.h
-LONGEST = 2000  # characters: messages may quote names and values of any length
+USER_ERROR, UNEXPECTED = 2, 70  # 70 is EX_SOFTWARE of sysexits.h
+MAX_CHARACTERS = 2000  # messages may quote names and values of any length
 
-_OUT_OF_MEMORY = (
+_OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "not enough memory",
     "can't allocate memory",
@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = (
     "integer multiplication overflow",
     "can't start new thread",
 )
-_OF_THE_SYSTEM = {
+_SYSTEM_ERRORS = {
     getattr(errno, name)
     for name in (
         *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "ENAMETOOLONG"),
@@ -34,21 +34,21 @@ _OF_THE_SYSTEM = {
 }
 
 
-def describe(error: Exception) -> tuple[str, int]:
-    """The line to print and the exit status; an unforeseen error goes into a log, which the line names."""
+def describe_error(error: Exception) -> tuple[str, int]:
+    """The line to print and the exit status; the traceback of an unexpected error goes to a log."""
     if isinstance(error, QKVError):
-        return _one_line(error)[:LONGEST], MISTAKE
+        return _join_lines(error)[:MAX_CHARACTERS], USER_ERROR
     if _is_out_of_memory(error):
         advice = "make the model, the batches, the beam or the input smaller, or free memory"
-        reason = _one_line(error)[:160]
-        return f"out of memory{f' ({reason})' if reason else ''}: {advice}", MISTAKE
-    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
-        return f"{error.filename or 'output'}: {error.strerror}", MISTAKE
-    what = f"unexpected {type(error).__name__}: {_one_line(error)[:200]}"
-    return f"{what}; {_logged(error)}", UNFORESEEN
+        reason = _join_lines(error)[:160]
+        return f"out of memory{f' ({reason})' if reason else ''}: {advice}", USER_ERROR
+    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
+        return f"{error.filename or 'output'}: {error.strerror}", USER_ERROR
+    message = f"unexpected {type(error).__name__}: {_join_lines(error)[:200]}"
+    return f"{message}; {_write_log(error)}", UNEXPECTED
 
 
-def _one_line(error: Exception) -> str:
+def _join_lines(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
@@ -56,13 +56,16 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError | ImportError) and any(sign in text for sign in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError | ImportError) and any(
+        sign in text for sign in _OUT_OF_MEMORY_PHRASES
+    )
 
 
-def _logged(error: Exception) -> str:
+def _write_log(error: Exception) -> str:
+    """Write the traceback to a log; a clause that says where it is."""
     lines = [
         f"qkv {__version__}, Python {platform.python_version()}, {platform.platform()}\n",
-        f"command: {sys.argv}\nfolder: {_folder()}\n\n",
+        f"command: {sys.argv}\nfolder: {_describe_folder()}\n\n",
         *traceback.format_exception(error),
     ]
     try:
@@ -71,12 +74,12 @@ def _logged(error: Exception) -> str:
         ) as log:
             log.writelines(lines)
     except OSError:
-        return "no log could be written; please report how it came about"
+        return "no log could be written; please report the command and this line"
     return f"the traceback is in {log.name}; please report it with that file"
 
 
-def _folder() -> str:
+def _describe_folder() -> str:
     try:
         return os.getcwd()
     except OSError:
-        return "one that was removed"
+        return "a folder that was removed"

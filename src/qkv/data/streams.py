@@ -125,7 +125,7 @@ class StreamPlan:
         length, inputs = self.config.length, len(self.ids) - 1
         if self.config.carry:
             borders = self._find_stream_borders()
-            starts = np.minimum(borders[:-1] + index * length, borders[1:])
+            starts = borders[:-1] + index * length
             return starts, np.minimum(starts + length, borders[1:])
         segments = self._order_segments(epoch)
         rows = segments.order[index * self.config.streams : (index + 1) * self.config.streams]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from qkv.kernel import native, triton
-from qkv.tracing import always
+from qkv.tracing import holds_for_all_sizes
 
 # In order of preference.
 BACKENDS = (native, triton)
@@ -26,7 +26,9 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
         The backend, or None.
     """
     for backend in BACKENDS if has_backends else ():
-        if any(always(x.shape[2] >= backend.FEWEST) for x in tensors) and not backend.why_not(*tensors):
+        if any(holds_for_all_sizes(x.shape[2] >= backend.FEWEST) for x in tensors) and not backend.why_not(
+            *tensors
+        ):
             return backend
     return None
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from qkv.kernel.memory_pool import pooled_empty
 from qkv.shapes import Keep
 from qkv.token_positions import TokenPositions
-from qkv.tracing import always, can_bypass_dispatcher
+from qkv.tracing import can_bypass_dispatcher, holds_for_all_sizes
 
 Vectors = Float[Tensor, "B H N D"]
 Blocks = Float[Tensor, "Bn H C D"]
@@ -77,7 +77,7 @@ def are_bands_cheaper(queries: int, keys: int, left: int, right: int) -> bool:
         True if so; in a recorded program, only if it is so for all lengths.
     """
     size = compute_band_size(left, right)
-    return always(queries > size) and always(2 * (size + left + right) < keys)
+    return holds_for_all_sizes(queries > size) and holds_for_all_sizes(2 * (size + left + right) < keys)
 
 
 def describe_bands(queries: int, left: int, right: int) -> str:

@@ -34,7 +34,7 @@ from qkv.kernel.query_blocks import (
 )
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
-from qkv.tracing import always
+from qkv.tracing import holds_for_all_sizes
 
 
 class Exact(Core):
@@ -237,7 +237,7 @@ class Exact(Core):
         inputs = inputs._replace(
             keys=repeat_heads(inputs.keys, self.heads), values=repeat_heads(inputs.values, self.heads)
         )
-        if return_weights and always(block_size < queries):
+        if return_weights and holds_for_all_sizes(block_size < queries):
             check_weights_fit(inputs)
         attend = partial(self._attend_explicit_block, inputs, return_weights)
         return attend_in_blocks(attend, queries, block_size)
@@ -287,4 +287,4 @@ class Exact(Core):
 
 def _may_differ_in_length(q: Query, k: Key) -> bool:
     """Whether the numbers of queries and keys may differ."""
-    return not always(q.shape[2] == k.shape[2])
+    return not holds_for_all_sizes(q.shape[2] == k.shape[2])

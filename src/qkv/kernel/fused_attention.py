@@ -9,7 +9,7 @@ from qkv import masks
 from qkv.kernel.masking import repeat_heads
 from qkv.select.soft import softmax
 from qkv.shapes import Allow, Key, Out, Query, Value
-from qkv.tracing import always, needs_plain_operators
+from qkv.tracing import holds_for_all_sizes, needs_plain_operators
 
 # From this number of queries and keys on, the fused operator gains more on a CPU from contiguous keys than
 # the copy costs.  After a projection, successive keys of one head are the width of all heads apart.
@@ -40,7 +40,9 @@ def fused_attention(
         options["enable_gqa"] = True
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, **options)
-    is_long = always(q.shape[2] >= MIN_CONTIGUOUS_LENGTH) and always(k.shape[2] >= MIN_CONTIGUOUS_LENGTH)
+    is_long = holds_for_all_sizes(q.shape[2] >= MIN_CONTIGUOUS_LENGTH) and holds_for_all_sizes(
+        k.shape[2] >= MIN_CONTIGUOUS_LENGTH
+    )
     if is_long and k.stride(2) > k.shape[3]:
         k, v = k.contiguous(), v.contiguous()
     if q.dtype in (torch.float32, torch.float64):

@@ -39,7 +39,7 @@ from qkv.kernel.native import layer_step
 from qkv.kernel.sums import MappedKeys, Sums
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
-from qkv.tracing import always, without_autocast
+from qkv.tracing import holds_for_all_sizes, without_autocast
 
 
 class Linear(Core):
@@ -59,7 +59,7 @@ class Linear(Core):
         super().__init__()
         self.features, self.floor = features, floor
         self.has_backends = isinstance(features, BackendMap)
-        self.heads, self.value, self.causal, self.is_gated = dims.heads, dims.value, causal, is_gated
+        self.heads, self.value_width, self.causal, self.is_gated = dims.heads, dims.value, causal, is_gated
 
     def forward(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Tensor:
         """Average the values; in float32 at least, even under autocast, because sums must not saturate.
@@ -79,7 +79,7 @@ class Linear(Core):
         check_masking(masking, self.is_gated)
         queries, keys = q.shape[2], k.shape[2]
         backend = select_backend(self.has_backends, q, k, v)
-        if backend is not None and not (always(queries == 0) or always(keys == 0)):
+        if backend is not None and not (holds_for_all_sizes(queries == 0) or holds_for_all_sizes(keys == 0)):
             if self.causal and queries != keys:
                 return self._attend_causally(q, k, v, masking)
             projections = self.features.choose_projections()
@@ -213,7 +213,7 @@ class Linear(Core):
         backend = None if state.history is not None else select_backend(self.has_backends, q)
         projections = state.projections.value
         if backend is not None and state.feature_sums.dtype == torch.float32:
-            no_keys = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value)
+            no_keys = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value_width)
             carry = Sums(state.feature_sums, state.plain_sums, state.log_scale)
             out, _ = self._run_backend(backend, projections, (q, *no_keys), Masking(), carry, causal=False)
             return Attended(out, None), state
@@ -254,8 +254,10 @@ class Linear(Core):
 
     def _is_pairwise_cheaper(self, queries: int, keys: int) -> bool:
         """Whether T·S pairs take fewer multiplications than the sums over features."""
-        width, value = self.features.width, self.value + 1
-        return always(queries * keys * (width + value) <= (queries + keys) * width * value)
+        features, values = self.features.width, self.value_width + 1
+        return holds_for_all_sizes(
+            queries * keys * (features + values) <= (queries + keys) * features * values
+        )
 
     def _map_keys(self, k: Key, v: Value, masking: Masking, projections: Any) -> MappedKeys:
         """Map these keys with the feature map of this module."""
@@ -283,7 +285,7 @@ class Linear(Core):
 
     def _check_state(self, state: LinearState) -> None:
         """Raise BadShape for a state of another number of heads, features or values."""
-        expected = (self.heads, self.features.width, self.value + 1)
+        expected = (self.heads, self.features.width, self.value_width + 1)
         if tuple(state.feature_sums.shape[1:]) != expected:
             raise BadShape(
                 f"the state holds sums of shape {list(state.feature_sums.shape[1:])} per row, expected "

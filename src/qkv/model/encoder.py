@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadRecipe
-from qkv.kernel.reset import reset_children
+from qkv.kernel.reset_parameters import reset_children
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.errors import BadShape
-from qkv.tracing import always, is_recording
+from qkv.tracing import holds_for_all_sizes, is_recording
 
 
 def sinusoids(length: int, width: int) -> Float[Tensor, "N M"]:
@@ -61,7 +61,11 @@ class Sinusoids(nn.Module):
         """
         end = begin + x.shape[1]
         if is_recording(end):  # a recorded program cannot replace the table
-            table = self.table if always(end <= self.table.shape[0]) else sinusoids(end, self.width).to(x)
+            table = (
+                self.table
+                if holds_for_all_sizes(end <= self.table.shape[0])
+                else sinusoids(end, self.width).to(x)
+            )
             return x + table[begin:end]
         if end > self.table.shape[0] or self.table.device != x.device:
             length = max(2 * end, self.table.shape[0])

@@ -42,8 +42,8 @@ def predict_centre(
         The predicted position of every query, [B,H,T,1].
     """
     hidden = torch.tanh(torch.einsum("bhtd,hda->bhta", q, w))
-    share = torch.einsum("bhta,ha->bht", hidden, v).sigmoid()[..., None]
-    return positions.key_counts[:, None, :, None] * share
+    fraction = torch.einsum("bhta,ha->bht", hidden, v).sigmoid()[..., None]
+    return positions.key_counts[:, None, :, None] * fraction
 
 
 def compute_window(p: Centre, positions: TokenPositions, half_width: int) -> Allow:

@@ -13,7 +13,7 @@ from qkv.part import Part
 from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
 from qkv.token_positions import TokenPositions
-from qkv.tracing import always, can_read, is_recording, require
+from qkv.tracing import can_read, holds_for_all_sizes, is_recording, require
 
 
 def location(
@@ -82,7 +82,7 @@ class LocationScore(nn.Module):
         """
         keys = prepared_keys.shape[2]
         # Counting real keys synchronises with the device: skip it where all keys fit, padding included.
-        if not always(keys <= self.length):
+        if not holds_for_all_sizes(keys <= self.length):
             problem = (
                 f"Location(length={self.length}) scores at most {self.length} keys, got "
                 f"{_format_key_count(positions)}: raise length, or pass fewer keys"

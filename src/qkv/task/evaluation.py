@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from qkv.errors import UnknownName
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class EvaluateOptions(NamedTuple):
@@ -51,10 +51,10 @@ class Evaluation(NamedTuple):
     scores: Mapping[str, float]
     examples: int
     unit: str
-    titles: Mapping[str, str] = NOTHING
-    remarks: Mapping[str, str] = NOTHING
+    titles: Mapping[str, str] = EMPTY
+    remarks: Mapping[str, str] = EMPTY
     notes: Sequence[str] = ()
-    details: Mapping[str, Any] = NOTHING
+    details: Mapping[str, Any] = EMPTY
     digits: int = 2
 
     def describe(self) -> Iterator[str]:
@@ -83,8 +83,8 @@ def refuse_unused_options(options: EvaluateOptions, task: str, used: Sequence[st
     """
     for name, default in EvaluateOptions()._asdict().items():
         if name not in used and getattr(options, name) != default:
-            known = ", ".join(f"--{option}" for option in used) or "none"
+            options_of_task = ", ".join(f"--{option}" for option in used) or "none"
             raise UnknownName(
                 f"--{name} has no meaning for a run of the task {task!r}: leave it out. Options of this "
-                f"task: {known}"
+                f"task: {options_of_task}"
             )

@@ -66,6 +66,7 @@ class Sharded:
         self.fabric, self.complete_objective, self.objective = fabric, objective, copy.deepcopy(objective)
         if fabric.is_global_zero:
             objective.to(fabric.device)
+        self.gradient_scale = measure_gradient_scale(fabric.strategy.device_mesh, fabric.device)
         self.module = fabric.setup_module(self.objective)
         self.optimizers = {
             name: fabric.setup_optimizers(optimizer)
@@ -87,8 +88,8 @@ class Sharded:
             yield
 
     def loss_divisor(self, count: int) -> int | float:
-        """The count divided by the number of processes, because FSDP averages over the processes."""
-        return count / self.fabric.world_size
+        """The count times what FSDP makes of a sum over the processes: their mean, or the sum itself."""
+        return count * self.gradient_scale
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give parameters without a gradient zeros; the others are summed already."""
@@ -139,6 +140,27 @@ def keep_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in before:
             buffer.copy_(value)
+
+
+def measure_gradient_scale(mesh: Any, device: torch.device) -> float:
+    """The gradient that `fully_shard` leaves, divided by the sum of the gradients of all processes.
+
+    It is 1 / processes where gradients are averaged.  Some versions of torch add them up on CPUs instead,
+    with no error, so it is measured with a layer whose gradient is known.
+
+    Args:
+        mesh: Fabric's device mesh.
+        device: the device of this process.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    data_mesh = mesh[MESH_DIMENSION]
+    processes = data_mesh.size()
+    layer = nn.Linear(1, processes, bias=False, device="meta").to_empty(device=device)
+    fully_shard(layer, mesh=data_mesh)
+    layer(torch.ones(1, 1, device=device)).sum().backward()  # the gradient of every weight is 1
+    assert layer.weight.grad is not None
+    return float(gather_tensor(layer.weight.grad)[0]) / processes
 
 
 def gather_tensor(value: Tensor) -> Tensor:

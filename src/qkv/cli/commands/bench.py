@@ -1,4 +1,4 @@
-"""`qkv bench`: reads the specs, measures, prints tables, writes what was asked for."""
+"""`qkv bench`: measures attentions, prints tables, and writes JSON and a plot."""
 
 import json
 import shutil
@@ -18,11 +18,19 @@ from qkv.progress import show_progress
 from qkv.task.output_files import check_writable, write_text
 from qkv.view.page import check_output
 
-LONGEST = 9  # digits of a number of tokens
+MAX_DIGITS = 9  # of a number of tokens
 
 
 class Output(NamedTuple):
-    """Where the results go besides stdout: json, plot (dark or not); whether memory is measured; progress."""
+    """What is written besides the tables on stdout.
+
+    Args:
+        json: a file for the results as JSON.
+        plot: a file for a plot.
+        dark: draw the plot for a dark page.
+        memory: measure peak memory too.
+        quiet: show no progress.
+    """
 
     json: Path | None
     plot: Path | None
@@ -31,7 +39,7 @@ class Output(NamedTuple):
     quiet: bool
 
     def check(self) -> None:
-        """BadData for what could not be written in the end."""
+        """Raise BadData if a file cannot be written; called before the measurements."""
         if self.plot is not None:
             check_output(self.plot)
         for path in filter(None, (self.json, self.plot)):
@@ -39,72 +47,77 @@ class Output(NamedTuple):
 
 
 def run_bench(
-    written: Sequence[str],
+    specs: Sequence[str],
     lengths: Sequence[str],
-    whats: Sequence[str],
+    passes: Sequence[str],
     setting: Setting,
     threads: int | None,
-    to: Output,
+    output: Output,
 ) -> None:
-    """Measure and print.  Raises QKVError for what cannot be read, built or drawn, before measuring."""
-    counts = _lengths(lengths)
-    contenders = read_contenders(written, setting)
+    """Measure and print.  Raises QKVError before measuring if a spec, length or output cannot be used."""
+    token_counts = _parse_lengths(lengths)
+    contenders = read_contenders(specs, setting)
     _check_device(setting.device)
-    to.check()
+    output.check()
     if threads is not None:
         torch.set_num_threads(threads)
     machine = describe_machine()
     print(f"{machine}\n{setting}", flush=True)
-    cells, whole = _measured(contenders, counts, whats, setting, to)
+    cells, is_complete = _measure_all(contenders, token_counts, passes, setting, output)
     comparison = Comparison(machine, setting, contenders, cells)
     for line in format_comparison(comparison, shutil.get_terminal_size((120, 24)).columns):
         print(line)
-    if to.json is not None:
-        write_text(to.json, json.dumps(comparison.to_dict(), indent=2) + "\n")
-    if to.plot is not None and any(cell.seconds for cell in cells):
-        print(picture.draw(comparison, to.plot, to.dark))
-    if not whole:
-        print("stopped: this is what was measured by then", file=sys.stderr)
+    if output.json is not None:
+        write_text(output.json, json.dumps(comparison.to_dict(), indent=2) + "\n")
+    if output.plot is not None and any(cell.seconds for cell in cells):
+        print(picture.draw(comparison, output.plot, output.dark))
+    if not is_complete:
+        print("stopped; the tables show what was measured until then", file=sys.stderr)
         raise typer.Exit(130)
 
 
-def _measured(
+def _measure_all(
     contenders: Sequence[Contender],
     lengths: Sequence[int],
-    whats: Sequence[str],
+    passes: Sequence[str],
     setting: Setting,
-    to: Output,
+    output: Output,
 ) -> tuple[list[Cell], bool]:
-    """The cells, and whether these are all."""
+    """The measured cells, and whether Ctrl-C cut none of them off."""
     cells: list[Cell] = []
-    total = len(contenders) * len(lengths) * len(whats)
+    total = len(contenders) * len(lengths) * len(passes)
     try:
-        with show_progress("bench", total, quiet=to.quiet) as report:
-            doing = measure(
-                contenders, lengths, whats, setting, to.memory, lambda note: report.update(len(cells), note)
-            )
-            for cell in doing:
+        with show_progress("bench", total, quiet=output.quiet) as report:
+            for cell in measure(
+                contenders,
+                lengths,
+                passes,
+                setting,
+                output.memory,
+                lambda note: report.update(len(cells), note),
+            ):
                 cells.append(cell)
     except KeyboardInterrupt:
         return cells, False
     return cells, True
 
 
-def _lengths(written: Sequence[str]) -> list[int]:
-    found = []
-    for text in ",".join(written).split(","):
-        if not text.strip().isdecimal() or len(text.strip()) > LONGEST or int(text) < 1:
+def _parse_lengths(options: Sequence[str]) -> list[int]:
+    """The numbers of tokens, in ascending order."""
+    lengths = []
+    for text in ",".join(options).split(","):
+        if not text.strip().isdecimal() or len(text.strip()) > MAX_DIGITS or int(text) < 1:
             raise BadRecipe(
                 f"--lengths takes whole numbers of tokens like 512,2048, got {text.strip()[:40]!r}"
             )
-        found.append(int(text))
-    return sorted(set(found))
+        lengths.append(int(text))
+    return sorted(set(lengths))
 
 
 def _check_device(name: str) -> None:
     try:
         if torch.device(name).type not in ("cpu", "cuda"):
-            raise BadRecipe(f"--device takes cpu or cuda, whose clocks are known here, got {name!r}")
+            raise BadRecipe(f"--device takes cpu or cuda, which qkv bench can time, got {name!r}")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise BadRecipe(f"--device {name}: {str(error).splitlines()[0]}") from None

@@ -254,8 +254,8 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | No
     grads = linear_attention_backward(grad_out, *grad_sums[:2], *inputs, *ctx.options, *outputs)
     q, k, v, matrix_of_rows, *other_grads = grads
     matrix = None if inputs.matrix is None else matrix_of_rows.sum(0)
-    others = (inputs.log_weights, inputs.log_decay, inputs.feature_sums, inputs.plain_sums)
-    optional = [None if x is None else grad for x, grad in zip(others, other_grads, strict=True)]
+    optional_inputs = (inputs.log_weights, inputs.log_decay, inputs.feature_sums, inputs.plain_sums)
+    optional = [None if x is None else grad for x, grad in zip(optional_inputs, other_grads, strict=True)]
     return (q, k, v, matrix, None, *optional, None, *(None,) * len(ctx.options))
 
 

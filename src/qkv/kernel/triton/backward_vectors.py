@@ -89,13 +89,13 @@ def compute_grad_scores(
 @no_type_check
 def find_real_tokens(weights: PairWeights, at: Position, of_keys: tl.constexpr, s: tl.constexpr) -> tl.tuple:
     """Which tokens are real: of the own side, and of the other."""
-    own = at.rows < at.tokens
-    other = own
+    own_mask = at.rows < at.tokens
+    other_mask = own_mask
     if of_keys:
-        own = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+        own_mask = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
     elif s.causal:
-        other = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
-    return own, other
+        other_mask = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+    return own_mask, other_mask
 
 
 @triton.jit
@@ -143,14 +143,14 @@ def compute_grad_logits(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers an
 @triton.jit
 @no_type_check
 def backpropagate_unit_length(
-    grad: tl.tensor, unit: tl.tensor, along: tl.tensor, inverse: tl.tensor, s: tl.constexpr
+    grad: tl.tensor, unit: tl.tensor, radial: tl.tensor, inverse: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
     """The gradient of x from that of x/|x|; vectors that are too short are divided by a constant instead.
 
-    along: the product of the gradient and x/|x|.
+    radial: the product of the gradient and x/|x|.
     """
-    along = tl.where(inverse < s.longest, along, 0.0)
-    return (grad - unit * along[:, None]) * inverse[:, None]
+    radial = tl.where(inverse < s.longest, radial, 0.0)
+    return (grad - unit * radial[:, None]) * inverse[:, None]
 
 
 @triton.jit
@@ -216,7 +216,7 @@ def grad_vectors(  # noqa: PLR0913, PLR0917
     if s.causal:
         grad_scores = compute_grad_scores(ys, weights, query_gradients, at, are_real, of_keys, s)
     grad = tl.zeros((s.chunk, s.width_block), tl.float32)
-    along = tl.zeros((s.chunk,), tl.float32)
+    radial = tl.zeros((s.chunk,), tl.float32)
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
         logits, grad_logits = compute_grad_logits(
@@ -225,7 +225,7 @@ def grad_vectors(  # noqa: PLR0913, PLR0917
         # [C, R] @ [R, D]
         w = load_projection(matrix, at, features, columns, s)
         grad += tl.dot(grad_logits, w, input_precision=s.precision)
-        along += tl.sum(grad_logits * logits, 1)
+        radial += tl.sum(grad_logits * logits, 1)
         if grads[1] is not None:
             pointers = grads[1] + (at.chunk * s.features + features)[:, None] * s.width + columns[None, :]
             mask = (features < s.features)[:, None] & (columns < s.width)[None, :]
@@ -233,7 +233,7 @@ def grad_vectors(  # noqa: PLR0913, PLR0917
             grad_w = tl.dot(tl.trans(grad_logits), unit, input_precision=s.precision)
             tl.store(pointers, grad_w, mask=mask)
     if s.unit:
-        grad = backpropagate_unit_length(grad, unit, along, inverse, s)
+        grad = backpropagate_unit_length(grad, unit, radial, inverse, s)
     if s.rescales_keys and of_keys:
         grad += x * load_scalars(factors[2], at)[:, None]
     pointers = grads[0] + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]

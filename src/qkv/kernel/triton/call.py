@@ -163,9 +163,9 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
     )
 
 
-def choose_block(size: int, most: int) -> int:
-    """The power of two that holds `size`, between what a matrix product needs and `most`."""
-    return min(max(1 << max(size - 1, 0).bit_length(), LEAST), most)
+def choose_block(size: int, maximum: int) -> int:
+    """The power of two that holds `size`, between what a matrix product needs and `maximum`."""
+    return min(max(1 << max(size - 1, 0).bit_length(), LEAST), maximum)
 
 
 def count_blocks(size: int, block: int) -> int:
@@ -173,17 +173,17 @@ def count_blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def make_grid(s: Sizes, scalars: Tensor, *more: int) -> tuple[int, ...]:
+def make_grid(s: Sizes, scalars: Tensor, *other_sizes: int) -> tuple[int, ...]:
     """One program for every chunk of every head.
 
     Args:
         s: the sizes.
         scalars: any tensor [.., N] with one number for every token of every head.
-        *more: further dimensions of the grid.
+        *other_sizes: further dimensions of the grid.
     """
     tokens = scalars.shape[-1]
     heads = scalars.numel() // tokens if tokens else 0
-    return (heads * count_blocks(tokens, s.chunk), *more)
+    return (heads * count_blocks(tokens, s.chunk), *other_sizes)
 
 
 def make_strided(x: Tensor) -> StridedTensor:

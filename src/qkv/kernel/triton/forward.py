@@ -84,8 +84,8 @@ def sum_chunks(
             tl.store(denominator_sums + s.features, tl.sum(second * one_factors[:, None], 0), mask=is_feature)
     if tl.program_id(1) == 0:
         plain_sums = state + s.mapped * (s.value + 1)
-        value_factors = load_scalars(factors[2], at)[:, None]
-        tl.store(plain_sums + columns, tl.sum(values * value_factors, 0), mask=is_column)
+        weighted_values = values * load_scalars(factors[2], at)[:, None]
+        tl.store(plain_sums + columns, tl.sum(weighted_values, 0), mask=is_column)
         if tl.program_id(2) == 0:
             tl.store(plain_sums + s.value, tl.sum(load_scalars(factors[3], at)))
             tl.store(plain_sums + s.value + 1, tl.sum(load_scalars(factors[4], at)))
@@ -114,10 +114,10 @@ def scan_chunks(
     for step in range(0, chunks):
         chunk = head * chunks + (chunks - 1 - step if reverse else step)
         pointers = states + chunk * s.state + index
-        own = tl.load(pointers, mask=mask, other=0.0)
+        chunk_sums = tl.load(pointers, mask=mask, other=0.0)
         tl.store(pointers, prefix, mask=mask)
         factor = tl.load(carry_factors + chunk)
-        prefix = prefix * tl.where(index == s.state - 1, factor * factor, factor) + own
+        prefix = prefix * tl.where(index == s.state - 1, factor * factor, factor) + chunk_sums
     tl.store(carry + head * s.state + index, prefix, mask=mask)
 
 

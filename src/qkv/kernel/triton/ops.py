@@ -200,8 +200,8 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | No
     needs_matrix = ctx.needs_input_grad[3]
     grads = linear_attention_backward(grad_out, *grad_sums[:2], needs_matrix, *inputs, *ctx.options, *outputs)
     q, k, v, matrix, *other_grads = grads
-    others = (inputs.log_weights, inputs.log_decay, inputs.feature_sums, inputs.plain_sums)
-    optional = [None if x is None else grad for x, grad in zip(others, other_grads, strict=True)]
+    optional_inputs = (inputs.log_weights, inputs.log_decay, inputs.feature_sums, inputs.plain_sums)
+    optional = [None if x is None else grad for x, grad in zip(optional_inputs, other_grads, strict=True)]
     return (q, k, v, matrix if needs_matrix else None, None, *optional, None, *(None,) * len(ctx.options))
 
 

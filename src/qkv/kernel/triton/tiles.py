@@ -184,8 +184,8 @@ def multiply_values(
 @triton.jit
 @no_type_check
 def multiply_features(
-    own: Vectors,
-    other: Vectors,
+    own_vectors: Vectors,
+    other_vectors: Vectors,
     matrix: tl.tensor,
     state: tl.tensor,
     at: Position,
@@ -193,7 +193,7 @@ def multiply_features(
     columns: tl.tensor,
     s: tl.constexpr,
 ) -> tl.tuple:
-    """The products of the features of a chunk, with φ of `own` and φ' of `other`.
+    """The products of the features of a chunk, with φ of `own_vectors` and φ' of `other_vectors`.
 
     Intra-chunk φ·φ' [own, other], zeros unless causal; inter-chunk φ·(feature sums) [own, columns] and
     φ·(denominator sums) [own] of a packed state.
@@ -204,7 +204,7 @@ def multiply_features(
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
         is_feature = features < s.features
-        phi, second, _ = compute_features(own, matrix, at, are_real[0], features, s)
+        phi, second, _ = compute_features(own_vectors, matrix, at, are_real[0], features, s)
         sums = load_feature_sums(state, features, is_feature, columns, s)
         # [C, R] @ [R, E]
         inter += tl.dot(phi, sums, input_precision=s.precision)
@@ -216,7 +216,7 @@ def multiply_features(
             inter += tl.dot(second, sums, input_precision=s.precision)
             denominators += tl.sum(second * load_denominator_sums(state, cosines, is_feature, s)[None, :], 1)
         if s.causal:
-            other_phi, other_second, _ = compute_features(other, matrix, at, are_real[1], features, s)
+            other_phi, other_second, _ = compute_features(other_vectors, matrix, at, are_real[1], features, s)
             # [C, R] @ [R, C]
             intra += tl.dot(phi, tl.trans(other_phi), input_precision=s.precision)
             if s.map == "gaussian":

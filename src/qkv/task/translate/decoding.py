@@ -1,36 +1,15 @@
-"""Translation models of either kind: built for their vocabularies, and searched in batches of like length."""
+"""Searches for translations in batches of like length."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from qkv.data import TokenizerPair, iterate_by_length, make_source_dataset
+from qkv.data import iterate_by_length, make_source_dataset
 from qkv.decode import Hypothesis, SearchConfig, search
 from qkv.model.length_limits import LengthLimits
-from qkv.model.seq2seq import RNNConfig, RNNTranslator
-from qkv.model.transformer import Transformer
-from qkv.task.translate.recipe import ModelConfig
-
-
-def build_model(config: ModelConfig, tokens: TokenizerPair) -> nn.Module:
-    """The model of a recipe for these vocabularies."""
-    kind = RNNTranslator if isinstance(config, RNNConfig) else Transformer
-    return kind(config, tokens.source.size, tokens.target.size)  # pyright: ignore[reportArgumentType]
-
-
-def start_at_frequencies(output: nn.Linear, counts: np.ndarray) -> None:
-    """b = log((n + 1) / Σ(n + 1)) for symbols counted n times: the first predictions are their frequencies.
-
-    From zero, the bias moves too slowly for Adam's even steps: the layers below learn the frequencies in its
-    place, and a tanh above them saturates doing so.  A layer without bias is left as it is.
-    """
-    if output.bias is not None:
-        shares = (counts + 1) / (counts + 1).sum()
-        output.bias.data.copy_(torch.from_numpy(np.log(shares)))
 
 
 def limit_output_lengths(
@@ -58,8 +37,18 @@ def decode_ids(
     capture: bool = False,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[list[Hypothesis]]:
-    """Search every source (ids without EOS), in batches of like length; the answers in the order of the
-    sources.
+    """Search for translations of every source, in batches of like length.
+
+    Args:
+        model: the translation model.
+        source: token ids of every source, without EOS.
+        config: how to search.
+        batch_tokens: the most source positions of a batch, times the beam.
+        capture: keep the attention weights.
+        on_progress: is called with the number of sources that are finished.
+
+    Returns:
+        The hypotheses of every source, best first, in the order of the sources.
     """
     answers: list[list[Hypothesis]] = [[] for _ in source]
     device = next(model.parameters()).device

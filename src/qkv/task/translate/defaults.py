@@ -1,4 +1,4 @@
-"""Settings that follow from the size of the training data, wherever the recipe does not set them."""
+"""Defaults that follow from the size of the training data, for keys that the recipe leaves out."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +29,18 @@ KEYS = (
     "train.threads",
 )
 TOKENS_PER_THREAD = 1024
-UNSPACED = 12  # characters a word, above which a script is taken to write no spaces
+UNSPACED = 12  # characters a word, above which a script is assumed to have no spaces
 
 
 class DataSize(NamedTuple):
-    """The number of training pairs; characters, words and different characters of both sides together."""
+    """The size of the training data.
+
+    Args:
+        pairs: number of training pairs.
+        characters: number of characters on both sides together.
+        words: number of words on both sides together.
+        alphabet: number of different characters on both sides together.
+    """
 
     pairs: int
     characters: int
@@ -42,7 +49,13 @@ class DataSize(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Where the training runs: "cpu", "cuda" or "mps", its CPU threads, whether it multiplies bfloat16."""
+    """Where the training runs.
+
+    Args:
+        device: "cpu", "cuda" or "mps".
+        threads: number of CPU threads.
+        bfloat16: whether the device multiplies bfloat16 in hardware.
+    """
 
     device: str
     threads: int
@@ -50,7 +63,13 @@ class Machine(NamedTuple):
 
 
 class Default(NamedTuple):
-    """A key that the recipe leaves out, as `section.key`, the value that it gets, and why."""
+    """The default of a key that the recipe leaves out.
+
+    Args:
+        key: the key, as `section.key`.
+        value: its value.
+        reason: why it has this value.
+    """
 
     key: str
     value: Any
@@ -62,8 +81,8 @@ class Default(NamedTuple):
         return f"{self.key}={self.value}"
 
 
-def measure(pairs: Sequence[tuple[str, str]]) -> DataSize:
-    """The size of training text; a word ends at white space."""
+def measure_size(pairs: Sequence[tuple[str, str]]) -> DataSize:
+    """The size of the training data; words are separated by white space."""
     characters = sum(len(source) + len(target) for source, target in pairs)
     words = sum(len(source.split()) + len(target.split()) for source, target in pairs)
     alphabet: set[str] = set()
@@ -75,21 +94,29 @@ def measure(pairs: Sequence[tuple[str, str]]) -> DataSize:
 def fill_defaults(
     recipe: TranslationRecipe, size: DataSize, machine: Machine
 ) -> tuple[TranslationRecipe, list[Default]]:
-    """The recipe with the keys that it leaves out set for data of this size, and those keys.
+    """Set the keys that a recipe leaves out to values for data of this size.
 
     A key that the recipe sets is never changed, so the complete recipe of a run comes back as it is.
+
+    Args:
+        recipe: the recipe.
+        size: the size of the training data.
+        machine: where the training runs.
+
+    Returns:
+        The complete recipe, and the defaults that were set.
     """
     defaults: list[Default] = []
     for rule in (
-        _vocabulary,
-        _model,
-        _feedforward,
-        _batch,
-        _length,
-        _rate,
-        _warmup,
-        _validation,
-        _arithmetic,
+        _choose_vocabulary,
+        _choose_model,
+        _choose_feedforward,
+        _choose_batch,
+        _choose_epochs,
+        _choose_rate,
+        _choose_warmup,
+        _choose_validation,
+        _choose_arithmetic,
     ):
         new = [default for default in rule(recipe, size, machine) if not is_set(recipe, default.key)]
         recipe = _with_values(recipe, {default.key: default.value for default in new})
@@ -98,7 +125,12 @@ def fill_defaults(
 
 
 def take_defaults(recipe: TranslationRecipe, complete: TranslationRecipe) -> TranslationRecipe:
-    """The recipe with every key that `fill_defaults` might set, and that it leaves out, as in `complete`."""
+    """Take the keys that a recipe leaves out, and that `fill_defaults` may set, from another recipe.
+
+    Args:
+        recipe: the recipe.
+        complete: the complete recipe to take the values from.
+    """
     if "model" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"model": complete.model})
     pairs = [(key, *key.split(".")) for key in KEYS if not is_set(recipe, key)]
@@ -118,14 +150,19 @@ def is_set(recipe: TranslationRecipe, key: str) -> bool:
     return section in recipe.model_fields_set and name in getattr(recipe, section).model_fields_set
 
 
-def planned_updates(recipe: TranslationRecipe, size: DataSize) -> int:
-    """About how many updates the training makes, estimated before the text is tokenised."""
+def estimate_updates(recipe: TranslationRecipe, size: DataSize) -> int:
+    """The number of updates that the training makes, estimated before the text is tokenised.
+
+    Args:
+        recipe: the recipe.
+        size: the size of the training data.
+    """
     steps = recipe.train.steps or math.inf
     epochs = recipe.train.epochs or math.inf
-    return max(1, round(min(steps, epochs * _updates_per_epoch(recipe, size))))
+    return max(1, round(min(steps, epochs * _estimate_updates_per_epoch(recipe, size))))
 
 
-def _vocabulary(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _choose_vocabulary(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if recipe.tokens.kind == "bpe":
         vocab = min(8000, max(1000, 2 * size.alphabet, size.characters // 25_000 * 100))
         reason = "one entry for 250, so that each is seen often, and at least two for a letter"
@@ -134,27 +171,27 @@ def _vocabulary(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> 
         )
 
 
-def _model(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _choose_model(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     pairs = f"{size.pairs:,} pairs"
-    few, many = size.pairs < FEW_PAIRS, size.pairs >= MANY_PAIRS
+    is_small, is_large = size.pairs < FEW_PAIRS, size.pairs >= MANY_PAIRS
     if isinstance(recipe.model, RNNConfig):
-        yield Default("model.dropout", 0.2 if many else 0.3, f"{pairs}: less where there is more text")
+        yield Default("model.dropout", 0.2 if is_large else 0.3, f"{pairs}: less where there is more text")
         return
     # twice the width learns less in the same CPU time (docs/results.md)
-    wide = many and machine.device != "cpu"
-    yield Default("model.width", 256 if wide else 128, f"{pairs} on {machine.device}: quick to train")
+    is_wide = is_large and machine.device != "cpu"
+    yield Default("model.width", 256 if is_wide else 128, f"{pairs} on {machine.device}: quick to train")
     for key in ("model.encoder_layers", "model.decoder_layers"):
-        yield Default(key, 4 if many else 2, f"{pairs}: a deeper model wants at least {MANY_PAIRS:,}")
-    yield Default("model.dropout", 0.2 if few else 0.1, f"{pairs}: less where there is more text")
+        yield Default(key, 4 if is_large else 2, f"{pairs}: a deeper model needs at least {MANY_PAIRS:,}")
+    yield Default("model.dropout", 0.2 if is_small else 0.1, f"{pairs}: less where there is more text")
 
 
-def _feedforward(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _choose_feedforward(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if not isinstance(recipe.model, RNNConfig):
         yield Default("model.feedforward", 2 * recipe.model.width, "twice the width")
 
 
-def _batch(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
-    positions = size.pairs * _positions_per_pair(recipe, size)
+def _choose_batch(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+    positions = size.pairs * _estimate_positions_per_pair(recipe, size)
     fitting = 2 ** int(math.log2(max(positions / UPDATES_PER_EPOCH, 1)))
     longest = recipe.batch.max_length + 2  # BOS and EOS: a pair of the greatest length must fit
     tokens = max(min(fitting, 2048), 512, longest)
@@ -165,16 +202,16 @@ def _batch(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Itera
     )
 
 
-def _length(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _choose_epochs(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if recipe.train.steps is not None:
         return
-    updates = _updates_per_epoch(recipe, size)
+    updates = _estimate_updates_per_epoch(recipe, size)
     epochs = max(5, 2000 / math.sqrt(size.pairs), 1.5 * FEW_UPDATES / updates)
     epochs = min(MOST_EPOCHS, round(epochs))
     yield Default("train.epochs", epochs, f"{size.pairs:,} pairs: about {epochs * updates:,} updates")
 
 
-def _rate(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _choose_rate(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     yield Default("train.schedule", "cosine", "the end of the training is known, and the rate is 0 there")
     model = recipe.model
     if isinstance(model, RNNConfig):
@@ -186,23 +223,23 @@ def _rate(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterat
     yield Default("train.lr", float(f"{lr:.2g}"), f"{reason}: wider models need a lower rate")
 
 
-def _warmup(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
-    updates = planned_updates(recipe, size)
+def _choose_warmup(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+    updates = estimate_updates(recipe, size)
     yield Default("train.warmup", min(2000, updates // 10), f"a tenth of about {updates:,} updates")
 
 
-def _validation(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
-    updates = planned_updates(recipe, size)
-    # patience and average count validations: whoever sets them knows what an epoch is
-    counted = is_set(recipe, "train.patience") or is_set(recipe, "train.average")
-    if not counted and updates > VALIDATIONS * _updates_per_epoch(recipe, size):
-        every = math.ceil(updates / VALIDATIONS)
+def _choose_validation(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+    updates = estimate_updates(recipe, size)
+    # patience and average count validations, so a recipe that sets them keeps one validation an epoch
+    counts_validations = is_set(recipe, "train.patience") or is_set(recipe, "train.average")
+    if not counts_validations and updates > VALIDATIONS * _estimate_updates_per_epoch(recipe, size):
+        interval = math.ceil(updates / VALIDATIONS)
         yield Default(
-            "train.validate_every", every, f"{VALIDATIONS} validations; one an epoch would take longer"
+            "train.validate_every", interval, f"{VALIDATIONS} validations; one an epoch would take longer"
         )
 
 
-def _arithmetic(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
+def _choose_arithmetic(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if machine.bfloat16:
         yield Default("train.precision", "bf16", f"this {machine.device} multiplies bfloat16 in hardware")
     else:
@@ -214,12 +251,12 @@ def _arithmetic(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> 
         yield Default(
             "train.threads",
             threads,
-            f"one for {TOKENS_PER_THREAD:,} tokens of a batch: more gain little",
+            f"one for {TOKENS_PER_THREAD:,} tokens of a batch: further threads gain little",
         )
 
 
-def _positions_per_pair(recipe: TranslationRecipe, size: DataSize) -> float:
-    """What a pair takes in a batch, from the usual length of a token: its longer side, BOS and EOS."""
+def _estimate_positions_per_pair(recipe: TranslationRecipe, size: DataSize) -> float:
+    """Estimated positions of a pair in a batch: the tokens of its longer side, BOS and EOS."""
     if recipe.tokens.kind == "word":
         tokens = size.words
     elif recipe.tokens.kind == "char":
@@ -231,8 +268,8 @@ def _positions_per_pair(recipe: TranslationRecipe, size: DataSize) -> float:
     return 1.1 * tokens / (2 * size.pairs) + 2
 
 
-def _updates_per_epoch(recipe: TranslationRecipe, size: DataSize) -> int:
-    positions = size.pairs * _positions_per_pair(recipe, size)
+def _estimate_updates_per_epoch(recipe: TranslationRecipe, size: DataSize) -> int:
+    positions = size.pairs * _estimate_positions_per_pair(recipe, size)
     return max(1, round(positions / (0.96 * recipe.batch.batch_tokens * recipe.batch.accumulate)))
 
 

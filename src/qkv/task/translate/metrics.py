@@ -43,8 +43,8 @@ def check_tokenize(name: str) -> None:
     from sacrebleu.metrics.bleu import BLEU
 
     if name not in BLEU.TOKENIZERS:
-        known = [*BLEU.TOKENIZERS, "auto"]
-        raise BadRecipe(f"sacrebleu has no tokeniser {name!r}. {did_you_mean(name, known)}")
+        names = [*BLEU.TOKENIZERS, "auto"]
+        raise BadRecipe(f"sacrebleu has no tokeniser {name!r}. {did_you_mean(name, names)}")
     try:
         BLEU(tokenize=name)
     except (ImportError, RuntimeError) as error:

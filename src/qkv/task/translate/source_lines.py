@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from qkv.data import Tokenizer, compute_max_characters
 from qkv.model.length_limits import LengthLimit
 from qkv.task.line_problems import LineProblem
-from qkv.task.translate.capacity import TRAINED
+from qkv.task.translate.pair_lengths import TRAINED
 
 TOO_LONG, UNKNOWN = "too long", "unknown"  # kinds of problems
 

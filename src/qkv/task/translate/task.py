@@ -1,4 +1,4 @@
-"""The task `translate`: from pairs of lines to a model that reads one side and writes the other."""
+"""The task `translate`: trains and evaluates a model that reads a source line and writes a target line."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,9 +20,9 @@ from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.evaluation import EvaluateOptions, Evaluation
-from qkv.task.translate.decoding import build_model, start_at_frequencies
-from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure, take_defaults
+from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure_size, take_defaults
 from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
+from qkv.task.translate.model_building import build_model, set_bias_to_frequencies
 from qkv.task.translate.pairs import Lines, Splits, build_batches, read_splits
 from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
 from qkv.task.translate.translator import Translator
@@ -34,7 +34,7 @@ TOKENIZER = "tokenizer.json"
 
 
 class Translate(Task):
-    """Translation, with every kind of sequence-to-sequence model."""
+    """Translation, by every kind of sequence-to-sequence model."""
 
     name = "translate"
     recipe = TranslationRecipe
@@ -53,7 +53,7 @@ class Translate(Task):
         return read_splits(recipe.data, recipe.train.seed)
 
     def compute_fingerprint(self, data: Splits) -> dict[str, dict[str, Any]]:
-        """The number and a digest of the lines of both sides of the training and the held-out pairs."""
+        """The number and the digest of the lines on both sides of the training and the held-out pairs."""
         return {
             f"{split}.{side}": {"lines": len(pairs), "digest": digest_lines(pair[i] for pair in pairs)}
             for split, pairs in data._asdict().items()
@@ -61,7 +61,7 @@ class Translate(Task):
         }
 
     def name_data_part(self, part: str, recipe: TranslationRecipe) -> str:
-        """What a user calls the lines of this side of a split."""
+        """The key of the recipe that names the lines of this side of a split."""
         data = recipe.data
         if data.phrases is not None:
             return "data.phrases"
@@ -72,8 +72,8 @@ class Translate(Task):
         return f"data.train.{name}, of which some is held out," if is_held_out else f"data.{split}.{name}"
 
     def complete_recipe(self, recipe: TranslationRecipe, data: Splits, report: Progress) -> TranslationRecipe:
-        """The recipe with its defaults for these pairs, after saying which they are and why."""
-        recipe, defaults = fill_defaults(recipe, measure(data.train), _machine(recipe.train))
+        """The recipe with its defaults for these pairs; reports each with its reason."""
+        recipe, defaults = fill_defaults(recipe, measure_size(data.train), _describe_machine(recipe.train))
         if defaults:
             report.print_line(f"not in the recipe, so chosen for {len(data.train):,} pairs:")
         width = max((len(default.setting) for default in defaults), default=0)
@@ -99,12 +99,12 @@ class Translate(Task):
     def build_training(
         self, recipe: TranslationRecipe, data: Splits, tokens: TokenizerPair, report: Progress
     ) -> Training:
-        """Wire the training; reports the number of pairs, parameters and updates."""
+        """Build the training; reports the numbers of pairs, parameters and updates."""
         batches = build_batches(data.train, tokens, recipe, report)
         torch.manual_seed(recipe.train.seed)
         model: Any = build_model(recipe.model, tokens)
         targets: Any = batches.dataset.columns[1]
-        start_at_frequencies(model.output, count_predicted_tokens(targets, tokens.target.size))
+        set_bias_to_frequencies(model.output, count_predicted_tokens(targets, tokens.target.size))
         size = sum(p.numel() for p in model.parameters())
         report.print_line(
             f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "
@@ -133,7 +133,7 @@ class Translate(Task):
         return evaluate_translator(runner, data, options, quiet)
 
     def find_changed_keys(self, old: Any, new: Any) -> Iterator[str]:
-        """The keys that resuming may not change; for a monitored score also those that it depends on."""
+        """The keys that resuming may not change, those of a monitored score of translations among them."""
         yield from super().find_changed_keys(old, new)
         for name in ("decode", "tokenize") if new.validation.monitor != "nll" else ():
             if getattr(old.validation, name) != getattr(new.validation, name):
@@ -147,7 +147,7 @@ class Translate(Task):
 TRANSLATE = Translate()
 
 
-def _machine(config: TrainConfig) -> Machine:
+def _describe_machine(config: TrainConfig) -> Machine:
     device = choose_device(config.device)
     return Machine(device, torch.get_num_threads(), multiplies_bf16(device))
 
@@ -157,8 +157,10 @@ def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan[Pairs], r
     in_epochs = epochs * batches.steps(0)
     updates = min(steps, in_epochs)
     if updates < FEW_UPDATES and recipe.data.phrases is None:
-        more = "raise train.steps" if steps < in_epochs else "raise train.epochs or lower batch.batch_tokens"
+        advice = (
+            "raise train.steps" if steps < in_epochs else "raise train.epochs or lower batch.batch_tokens"
+        )
         report.print_line(
             f"this training makes only {updates:,} updates, and translation seldom succeeds with fewer than "
-            f"about {FEW_UPDATES:,}: {more}"
+            f"about {FEW_UPDATES:,}: {advice}"
         )

@@ -11,10 +11,10 @@ from qkv.decode import Hypothesis, SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import describe_errors
 from qkv.task.line_problems import LineProblem, OnProblem, raise_problem, select_lines, warn_of_problem
-from qkv.task.translate.capacity import source_limit
 from qkv.task.translate.decoding import decode_ids
 from qkv.task.translate.metric_choice import build_scorer
 from qkv.task.translate.metrics import Report, Scorer
+from qkv.task.translate.pair_lengths import find_source_limit
 from qkv.task.translate.pairs import Lines, read_test_pairs
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.source_lines import TOO_LONG, UNKNOWN, as_lines, encode_line
@@ -111,7 +111,7 @@ class Translator:
             BadRecipe: the beam is narrower than n.
         """
         config = self.build_search_config(beam, n)
-        limit = source_limit(self.model.length_limits, self.recipe.batch.max_length)
+        limit = find_source_limit(self.model.length_limits, self.recipe.batch.max_length)
         remaining, first = iter(as_lines(lines)), 1
         while block_lines := list(islice(remaining, block)):
             ids = []

@@ -16,7 +16,8 @@ from qkv.errors import BadData
 from qkv.model.length_limits import LengthLimit, LengthLimits
 from qkv.symbols import EOS
 from qkv.task.training import fit
-from qkv.task.translate.decoding import build_model, decode_ids, limit_output_lengths
+from qkv.task.translate.decoding import decode_ids, limit_output_lengths
+from qkv.task.translate.model_building import build_model
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.translator import Translator
 
