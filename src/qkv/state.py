@@ -90,3 +90,53 @@ def _map_state(state: Any, map_part: Callable[[Any], Any], map_tensor: Callable[
     raise TypeError(
         f"a decode state holds tensors, tuples, dicts and plain values, not {type(state).__name__}"
     )
+
+
+def map_tensors(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The state with every tensor changed, what is Shared included.
+
+    Args:
+        state: a decode state.
+        change: called with every tensor.
+    """
+    if isinstance(state, Shared) and not isinstance(state.value, Tensor):
+        return state
+    return _map_state(state, lambda part: map_tensors(part, change), change)
+
+
+def to_plain(state: Any) -> Any:
+    """Turn a state into lists, tensors and plain values, which a file can hold.
+
+    Args:
+        state: a decode state; its tensors are not copied.
+
+    Returns:
+        The same values, with a list for every tuple.
+    """
+    if isinstance(state, tuple):
+        return [to_plain(part) for part in state]
+    if isinstance(state, dict):
+        return {name: to_plain(value) for name, value in state.items()}
+    return state
+
+
+def from_plain(plain: Any, like: Any) -> Any:
+    """Turn what `to_plain` returned into a state again.
+
+    Args:
+        plain: lists, tensors and plain values.
+        like: a state of the same model, which says of what type each tuple is.
+
+    Returns:
+        The state.
+
+    Raises:
+        ValueError: the lists do not have the lengths of the tuples.
+    """
+    if isinstance(plain, list):
+        names = like if isinstance(like, tuple) else (None,) * len(plain)
+        parts = [from_plain(part, other) for part, other in zip(plain, names, strict=True)]
+        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    if isinstance(plain, dict):
+        return {name: from_plain(value, like[name]) for name, value in plain.items()}
+    return plain

@@ -10,7 +10,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from qkv.errors import QKVError
+from qkv.errors import BadRun, QKVError
 from qkv.progress import Progress
 from qkv.train import checkpoint, engine, state_check
 from qkv.train.interrupt import Interrupt
@@ -246,6 +246,7 @@ class TrainingLoop:
     def _save(self) -> None:
         totals, updater_state = self._gather_totals(), self.updater.state_dict()
         self.updater.strategy.collect_weights()
+        carried = engine.gather_values(self.updater.objective.carried_state(), self.fabric)
         self._update_seconds()
         self.saved_at = time.monotonic()
         if not self.fabric.is_global_zero:
@@ -262,6 +263,7 @@ class TrainingLoop:
             "kept": self.validation.best_weights,
             "last": self.validation.recent_weights,
             **updater_state,
+            **({"carried": carried} if any(value is not None for value in carried) else {}),
         }
         checkpoint.save_state(self.run.path, state)
         self.validation.write_best_weights()
@@ -275,8 +277,23 @@ class TrainingLoop:
             )
         self.validation.objective.load_state_dict(state["weights"])
         self.updater.load_state_dict(state)
+        self._restore_carried_state(state.get("carried"))
         if self.fabric.is_global_zero:
             self.metric_sums = MetricSums(state["tally"])
+
+    def _restore_carried_state(self, carried: list[Any] | None) -> None:
+        if carried is None:
+            return
+        if len(carried) != self.fabric.world_size:
+            raise BadRun(
+                f"{self.run.path} was trained by {len(carried)} processes, each with the state of its texts: "
+                f"resume it with as many, got {self.fabric.world_size}"
+            )
+        try:
+            self.updater.objective.restore_carried_state(carried[self.fabric.global_rank])
+        except (ValueError, TypeError, KeyError) as error:
+            path = self.run.path / checkpoint.STATE
+            raise checkpoint.damaged_error(path, f"carried does not fit: {error}") from None
 
 
 def _format_scores(scores: Scores) -> str:

@@ -32,6 +32,7 @@ TYPES: dict[str, type] = {
     "precision": dict,
 }
 KEYS = {*TYPES, "format", "kept"}
+OPTIONAL_KEYS = {"carried"}
 OPTIONAL_SCORES = ("best", "kept")  # of the loop state
 
 
@@ -65,7 +66,9 @@ def read_state(run: Path) -> dict[str, Any]:
 
 
 def _check_values(state: Mapping[str, Any]) -> None:
-    _check_keys("the state", state, KEYS)
+    _check_keys("the state", {name: state[name] for name in state if name not in OPTIONAL_KEYS}, KEYS)
+    if not isinstance(state.get("carried", []), list):
+        raise StateMismatch(f"carried is of type {type(state['carried']).__name__}, expected list")
     for name, expected in TYPES.items():
         if not isinstance(state[name], expected) or isinstance(state[name], bool):
             raise StateMismatch(

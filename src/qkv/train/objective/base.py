@@ -67,3 +67,21 @@ class Objective(nn.Module):
         Args:
             sum_over_processes: adds up a tensor over all processes, in place, and returns it.
         """
+
+    def carried_state(self) -> Any:
+        """What the next update starts from on this process alone, such as the states of its texts.
+
+        Returns:
+            Lists, dicts, tensors and plain values; None, the default, where nothing is carried.
+        """
+        return None
+
+    def restore_carried_state(self, carried: Any) -> None:
+        """Continue from what `carried_state` returned; by default there is nothing.
+
+        Args:
+            carried: a copy of it, on the CPU.
+
+        Raises:
+            ValueError: it does not fit this objective.
+        """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qkv.shapes import Attended
-from qkv.state import detach
+from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
 from qkv.train.objective.cross_entropy import linear_cross_entropy
@@ -79,3 +79,13 @@ class LanguageModeling(AttentionObjective):
     def saved_module(self) -> nn.Module:
         """The language model."""
         return self.model
+
+    def carried_state(self) -> Any:
+        """The state of the model after the last batch; None where the next batch starts from an empty one."""
+        return None if self.state is None else to_plain(self.state)
+
+    def restore_carried_state(self, carried: Any) -> None:
+        """Continue from a saved state of the model."""
+        model: Any = self.model
+        device = next(model.parameters()).device
+        self.state = map_tensors(from_plain(carried, model.start()), lambda tensor: tensor.to(device))
