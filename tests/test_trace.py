@@ -182,7 +182,7 @@ def test_causal_weights_align_the_last_query_with_the_last_key():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"named_axes": {"text": ("a", "b")}}, "cross.0 lies along an axis 'image' that"),
+        ({"named_axes": {"text": ("a", "b")}}, "cross.0 names the axis 'image', which"),
         ({"named_axes": {"te\nxt": ("a", "b")}}, "printable characters"),
         ({"named_axes": {"text": ("a", "b"), "image": Grid(2, 2)}}, r"2 text and 4 image positions"),
         ({"weight_axes": {}}, "'cross.0' needs both an array"),

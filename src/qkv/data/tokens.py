@@ -186,7 +186,9 @@ class TokenizerPair(NamedTuple):
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            raise BadRun(f"{path}: cannot be read ({error.strerror or error})") from None
+            raise BadRun(
+                f"{path}: cannot be read ({error.strerror or error}): check the path and its permissions"
+            ) from None
         return cls.from_json(content, path)
 
     @classmethod

@@ -172,6 +172,7 @@ def _read_weight_axes(value: Any, name: str) -> WeightAxes:
     rows, columns, causal = fields.get("rows"), fields.get("columns"), fields.get("causal", False)
     if not isinstance(rows, str) or not isinstance(columns, str) or not isinstance(causal, bool):
         raise BadData(
-            f"{name} needs the names of its axes in `rows` and `columns`, and `causal` must be true or false"
+            f"{name}: got rows={rows!r}, columns={columns!r}, causal={causal!r}; expected the names of "
+            "two axes, and true or false for causal"
         )
     return WeightAxes(rows, columns, causal)

@@ -194,7 +194,7 @@ class Updater:
             number: {
                 name: value.clone()
                 if name == "step"
-                else self.strategy.distribute_moment(value, parameters[number])
+                else self.strategy.copy_moment_like_parameter(value, parameters[number])
                 for name, value in moments.items()
             }
             for number, moments in saved.items()

@@ -10,7 +10,7 @@ from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
 from qkv.kernel.memory_pool import pooled_empty
 from qkv.kernel.native.library import make_contiguous, run_structure
 from qkv.kernel.native.ops import allocate_sums, count_features
-from qkv.kernel.native.small_linear import MAX_ROWS, can_use_engine, count_rows, is_plain_linear
+from qkv.kernel.native.small_linear import MAX_ROWS, can_use_engine, count_rows, is_float32_cpu_linear
 from qkv.kernel.native.structures import Call, LayerStep, SmallLinear
 from qkv.kernel.sums import Sums
 
@@ -24,7 +24,9 @@ def can_step(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Li
     """
     if torch.compiler.is_compiling() or not 0 < count_rows(x) <= MAX_ROWS:
         return False
-    if not (can_use_engine(x) and all(is_plain_linear(layer) and _is_contiguous(layer) for layer in layers)):
+    if not (
+        can_use_engine(x) and all(is_float32_cpu_linear(layer) and _is_contiguous(layer) for layer in layers)
+    ):
         return False
     return _fit_together(layers, x)
 

@@ -50,7 +50,7 @@ def can_use_engine(x: Tensor) -> bool:
     return can_bypass_dispatcher((x,)) and _is_plain_float32(x)
 
 
-def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
+def is_float32_cpu_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of the layer computes what `nn.Linear` does in float32 on a CPU, and nothing else."""
     return is_unmodified_linear(layer) and has_plain_weights(layer)
 

@@ -36,7 +36,7 @@ def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, T
     s = _choose_sizes(inputs, options)
     weights = _make_log_weights(inputs)
     kernel_inputs = prepare_inputs(s, (q, k, v), inputs.keep, inputs.matrix, options.square, weights)
-    states, final = launches.sum_keys(kernel_inputs, _pack_initial_state(inputs, s))
+    states, final = launches.sum_keys(kernel_inputs, _pack_initial_sums(inputs, s))
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     query_sums = launches.attend_to_sums(kernel_inputs, states, out, options.floor)
     log_scale = kernel_inputs.weights.log_scale.view(*q.shape[:2], 1, 1).clone()
@@ -44,7 +44,7 @@ def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, T
 
 
 @linear_attention.register_fake
-def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _allocate_fake_outputs(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
     q, s = inputs.q, _choose_sizes(inputs, options)
     batch_heads, value = q.shape[:2], inputs.v.shape[3]
@@ -77,7 +77,7 @@ def _make_log_weights(inputs: BackendInputs) -> LogWeights:
     return LogWeights(log_weights.float().flatten(0, 1).contiguous(), log_decay, log_scale.float().flatten())
 
 
-def _pack_initial_state(inputs: BackendInputs, s: Sizes) -> Tensor:
+def _pack_initial_sums(inputs: BackendInputs, s: Sizes) -> Tensor:
     q = inputs.q
     if inputs.feature_sums is None or inputs.plain_sums is None:
         return q.new_zeros(q.shape[0] * q.shape[1], s.state, dtype=torch.float32)
@@ -126,7 +126,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     prepared = prepare_inputs(s, (q, k, v), keep, matrix, square, _make_log_weights(inputs))
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     final = pack_state(final_feature_sums, final_plain_sums)
-    initial = _pack_initial_state(inputs, s)
+    initial = _pack_initial_sums(inputs, s)
     states = launches.sum_keys(prepared, initial)[0] if causal else final[:, None]
     grad = make_strided(grad_out)
     queries = launches.compute_query_gradients(prepared, grad, make_strided(out), states, query_sums, floor)
@@ -173,7 +173,7 @@ def _convert_grads(grads: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...])
 
 
 @linear_attention_backward.register_fake
-def _(*arguments: Any) -> tuple[Tensor, ...]:
+def _allocate_fake_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     needs_matrix, inputs = arguments[3], BackendInputs(*arguments[4 : 4 + INPUTS])
     return tuple(
         inputs.q.new_empty(0, dtype=torch.float32)
