@@ -188,7 +188,7 @@ def test_causal_weights_align_the_last_query_with_the_last_key():
         ({"weight_axes": {}}, "'cross.0' needs both an array"),
         ({"log_probs_axis": None}, "belong together"),
         ({"log_probs_axis": "image"}, r"log_probs has shape \(2,\) for 6 image positions"),
-        ({"log_probs_axis": "txt"}, r"an axis 'txt' that.*Did you mean 'text'\?"),
+        ({"log_probs_axis": "txt"}, r"the axis 'txt', which.*Did you mean 'text'\?"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(changes, message):

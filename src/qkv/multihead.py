@@ -255,7 +255,7 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def _attend_to_prefix(self, q: Query, k: Key, v: Value, masking: Masking, need_weights: bool) -> Attended:
         added_k, added_v = self._added_keys(k)
-        state = self.core.start(added_k, added_v, remember=need_weights)
+        state = self.core.start(added_k, added_v, return_weights=need_weights)
         attended, _ = self.core.extend(state, q, k, v, masking)
         return _move_added_keys_last(attended, added_k.shape[2])
 

@@ -102,16 +102,18 @@ class Exact(Core):
         """The part of the score that depends on the keys alone; shared heads stay shared where possible."""
         return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
-    def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> ExactState:
+    def start(
+        self, k: Key, v: Value, masking: Masking = Masking(), return_weights: bool = False
+    ) -> ExactState:
         """The state that holds these keys and values.
 
         Args:
             k: [B,Hk,S,D2].
             v: [B,Hk,S,E].
             masking: `keep` of these keys.
-            remember: Whether `read` and `extend` return weights.
+            return_weights: Whether `read` and `extend` return weights.
         """
-        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, remember=remember)
+        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, return_weights=return_weights)
 
     def extend(
         self, state: ExactState, q: Query, k: Key, v: Value, masking: Masking = Masking()
@@ -221,13 +223,13 @@ class Exact(Core):
         """Attend from queries to the keys of a state."""
         keys, values = state.keys.entries, state.values.entries
         positions = self._build_positions(q, values.shape[2], masking, state.steps)
-        if self.is_fused and not state.remember:
+        if self.is_fused and not state.return_weights:
             causal = causal and q.shape[2] > 1  # a single query sees all keys
             return Attended(
                 self._attend_fused(AttentionInputs(q, keys, values, masking, positions, causal)), None
             )
         inputs = AttentionInputs(q, keys, values, masking, positions, causal)
-        return self._attend_by_forming_weights(inputs, return_weights=state.remember)
+        return self._attend_by_forming_weights(inputs, return_weights=state.return_weights)
 
     def _attend_by_forming_weights(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
         """The explicit route: blocks of queries, whose weights are formed."""

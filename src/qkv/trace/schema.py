@@ -91,7 +91,10 @@ def _read_version(header: Header) -> int:
     schema = header.get("schema")
     match = re.fullmatch(r"qkv-trace/([0-9]{1,9})", str(schema))
     if match is None or int(match[1]) == 0:
-        raise BadData(f"is not a trace: its schema is {schema!r}, not 'qkv-trace/{VERSION}'")
+        raise BadData(
+            f"is not a trace: its schema is {schema!r}, expected qkv-trace/ and a version from 1 to "
+            f"{VERSION}: pass a file that an option --trace wrote"
+        )
     if int(match[1]) > VERSION:
         raise BadData(
             f"has the schema {schema}, but this qkv reads up to qkv-trace/{VERSION}; "

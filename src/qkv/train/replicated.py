@@ -47,7 +47,7 @@ class Replicated:
         """A context in which a backward pass does not communicate."""
         return self.fabric.no_backward_sync(self.module)
 
-    def loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, count: int) -> int | float:
         """The count itself: `sum_gradients` adds up."""
         return count
 

@@ -87,7 +87,7 @@ class Sharded:
             warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
             yield
 
-    def loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, count: int) -> int | float:
         """The count times what FSDP makes of a sum over the processes: their mean, or the sum itself."""
         return count * self.gradient_scale
 

@@ -34,7 +34,7 @@ class Strategy(Protocol):
         """A context for the forward and backward pass of a micro-batch."""
         ...
 
-    def loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, count: int) -> int | float:
         """What to divide a loss by, so that the summed gradients are those of the mean over `count`."""
         ...
 

@@ -107,7 +107,7 @@ class Updater:
     def _add_gradient(self, batch: Any, count: int, metric_sums: MetricSums, name: str) -> None:
         with self.strategy.backward_context():
             loss = self._compute_loss(batch, name)
-            self.fabric.backward(loss.total / self.strategy.loss_divisor(count))
+            self.fabric.backward(loss.total / self.strategy.compute_loss_divisor(count))
         metric_sums.add("loss", loss.total)
         if name == next(iter(self.optimizers)):
             metric_sums.add("tokens", loss.count)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
 from qkv.kernel.memory_pool import pooled_empty
-from qkv.kernel.native.library import make_contiguous, run_structure
+from qkv.kernel.native.library import call_with_structure, make_contiguous
 from qkv.kernel.native.ops import allocate_sums, count_features
 from qkv.kernel.native.small_linear import MAX_ROWS, can_use_engine, count_rows, is_float32_cpu_linear
 from qkv.kernel.native.structures import Call, LayerStep, SmallLinear
@@ -80,7 +80,7 @@ def step(
     structure = LayerStep(*(_describe_layer(layer, batch * queries, threads) for layer in layers), call)
     structure.to_query.x = structure.to_key_value.x = x.data_ptr()
     structure.to_out.out = out.data_ptr()
-    run_structure("qkv_layer_step", structure)
+    call_with_structure("qkv_layer_step", structure)
     return out, Sums(*sums[:2], sums[2] if rescales_keys else None)
 
 

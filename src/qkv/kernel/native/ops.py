@@ -14,7 +14,7 @@ from qkv.kernel import double_backward
 from qkv.kernel.double_backward import FORWARD_SCHEMA, BackendInputs, BackendOptions
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
 from qkv.kernel.memory_pool import pooled_empty
-from qkv.kernel.native.library import make_contiguous, make_strided, run_function
+from qkv.kernel.native.library import call_with_fields, make_contiguous, make_strided
 
 # The fields of `structures.Call` that hold one number of every query, for the backward pass.
 QUERY_SUMS = ("denominators", "weight_sums", "squared_weight_sums", "max_log_weights")
@@ -66,7 +66,7 @@ def compute(inputs: BackendInputs, options: BackendOptions, query_sums: Tensor |
     fields |= {"final_plain_sums": sums[1], "final_log_scale": sums[2]}
     if query_sums is not None:
         fields |= dict(zip(QUERY_SUMS, query_sums, strict=True))
-    run_function("qkv_forward", **fields)
+    call_with_fields("qkv_forward", **fields)
     return [out, *sums]
 
 
@@ -214,7 +214,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     vectors = [make_strided(grad) for grad in grads[:3]]
     fields |= dict(zip(("grad_q", "grad_k", "grad_v"), vectors, strict=True))
     fields |= {name: grad if grad.numel() else None for name, grad in zip(names, grads[3:], strict=True)}
-    run_function("qkv_backward", **fields)
+    call_with_fields("qkv_backward", **fields)
     return grads
 
 

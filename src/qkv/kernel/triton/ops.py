@@ -139,8 +139,10 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     )
     # All that reaches the log weights through the final state; squared weights grow twice as fast.
     grad_total = (grad_state * final).sum(1) + grad_state[:, -1] * final[:, -1]
-    grad_states = launches.sum_query_gradients(prepared, grad, queries, grad_state)
-    grad_logs = launches.grad_values(prepared, grad, queries, grad_states, grads[2])
+    grad_states = launches.compute_state_gradients(prepared, grad, queries, grad_state)
+    grad_logs = launches.compute_value_and_log_weight_gradients(
+        prepared, grad, queries, grad_states, grads[2]
+    )
     key_factors = -2 * square * grad_logs
     matrix_of_keys = launches.grad_keys(
         prepared, grad, queries, key_factors, grad_states, grads[1], needs_matrix
@@ -150,7 +152,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     key_grads = (grad_logs.view(k.shape[:3]), grad_decay.view(k.shape[:3]))
     return _convert_grads(
         (*grads, matrix_of_queries + matrix_of_keys, *key_grads, *grad_initial),
-        _list_differentiable(inputs, needs_matrix),
+        _select_inputs_with_gradients(inputs, needs_matrix),
     )
 
 
@@ -158,7 +160,7 @@ def _zeros_if_none(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
 
-def _list_differentiable(inputs: BackendInputs, needs_matrix: bool) -> tuple[Tensor | None, ...]:
+def _select_inputs_with_gradients(inputs: BackendInputs, needs_matrix: bool) -> tuple[Tensor | None, ...]:
     """The inputs whose gradients the backward pass returns, in order."""
     q, k, v, matrix, _, log_weights, log_decay, sums, plain, _ = inputs
     return q, k, v, matrix if needs_matrix else None, log_weights, log_decay, sums, plain
@@ -179,7 +181,7 @@ def _allocate_fake_gradients(*arguments: Any) -> tuple[Tensor, ...]:
         inputs.q.new_empty(0, dtype=torch.float32)
         if x is None
         else torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in _list_differentiable(inputs, needs_matrix)
+        for x in _select_inputs_with_gradients(inputs, needs_matrix)
     )
 
 
