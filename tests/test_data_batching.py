@@ -285,7 +285,7 @@ def test_pictures_by_name_are_opened_for_their_batch_alone():
 
 def test_columns_of_different_lengths_are_refused():
     texts = Ragged([[5], [6]])
-    with pytest.raises(BadData, match=r"columns of 2, 3 values, .*: give one value per document in each"):
+    with pytest.raises(BadData, match=r"columns 2, 3; positions 2.*: give each one value per document"):
         Dataset((texts, [0, 1, 1]), padded, positions=texts.lengths, row_name="document")
     empty = Ragged([[5], []])
     with pytest.raises(BadData, match="document 2 takes 0 positions, expected one or more"):

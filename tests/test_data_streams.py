@@ -174,7 +174,7 @@ def test_training_resumes_within_an_epoch(carry, tmp_path):
 @pytest.mark.parametrize(
     ("ids", "carry", "message"),
     [
-        ([5] * 7, True, "the text has 7 tokens, but 4 streams need at least 8: give more text, or lower"),
+        ([5] * 7, True, "the text has 7 tokens, expected at least 8: give more text, or lower"),
         ([5], False, "the text has 1 tokens, .* at least 2"),
         ([[5, 6], [7, 8]], True, r"got an array of shape \(2, 2\) and type int64: join the documents"),
         ([0.5] * 9, True, "type float64"),

@@ -265,7 +265,7 @@ def test_a_cache_is_of_the_type_of_what_is_read() -> None:
 def test_steps_show_weights_only_where_asked() -> None:
     attention, x = layer(causal=True).eval(), torch.randn(B, 3, WIDTH).double()
     without_weights, _ = attention.attend_step(x, attention.start(batch=B))
-    attended, _ = attention.attend_step(x, attention.start(batch=B, remember=True))
+    attended, _ = attention.attend_step(x, attention.start(batch=B, return_weights=True))
     assert without_weights.weights is None
     close(weights_of(attended), weights_of(attention.attend(x)))
     close(without_weights.out, attended.out)

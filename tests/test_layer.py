@@ -200,7 +200,7 @@ def test_a_bias_of_minus_infinity_hides_and_an_empty_row_is_zero() -> None:
 def test_stepping_refuses_what_it_would_ignore() -> None:
     own, cross = Attention(8, 2, causal=True), Attention(8, 2)
     x, keep = torch.randn(2, 1, 8), torch.ones(2, 1, dtype=torch.bool)
-    with pytest.raises(BadMask, match="without a memory pass keep= to each step"):
+    with pytest.raises(BadMask, match="pass keep= to each step instead"):
         own.start(keep=keep)
     with pytest.raises(BadMask, match="were marked in start"):
         cross.step(x, cross.start(torch.randn(2, 3, 8)), keep=keep)

@@ -119,7 +119,7 @@ def test_weights_make_the_output_and_constants_survive(part: RFA) -> None:
     constant = core(q, k, torch.ones_like(v), masking)
     has_key = masking.keep.cumsum(1)[:, None, :, None] > 0  # pyright: ignore[reportOptionalMemberAccess]
     assert_close(constant, has_key.double().expand_as(constant))
-    state = core.start(k, v, masking, remember=True)
+    state = core.start(k, v, masking, return_weights=True)
     attended, same = core.read(q, state)
     assert same is state
     assert_close(weights_of(attended) @ v, attended.out)

@@ -31,7 +31,10 @@ def test_a_state_can_be_split_anywhere(part: RFA, at: tuple[int, ...]) -> None:
     length = 100 if max(at) > T else T
     q, k, v, masking = inputs(part, length, masked=True)
     attended = core.attend(q, k, v, masking)
-    state, begin = core.start(k[:, :, :0], v[:, :, :0], slice_masking(masking, slice(0)), remember=True), 0
+    state, begin = (
+        core.start(k[:, :, :0], v[:, :, :0], slice_masking(masking, slice(0)), return_weights=True),
+        0,
+    )
     for end in (*at, length):
         now = slice(begin, end)
         step, state = core.extend(
@@ -40,7 +43,7 @@ def test_a_state_can_be_split_anywhere(part: RFA, at: tuple[int, ...]) -> None:
         assert_close(step.out, attended.out[:, :, now])
         assert_close(weights_of(step), weights_of(attended)[:, :, now, :end])
         begin = end
-    full = core.start(k, v, masking, remember=True)
+    full = core.start(k, v, masking, return_weights=True)
     assert_close(core.read(q, state), core.read(q, full))
     assert_close(state[:3], full[:3])
 
@@ -97,7 +100,7 @@ def test_a_detached_state_starts_a_segment_of_its_own(name: str) -> None:
     q, k, v, masking = inputs(part, 9)
     leaf = k.requires_grad_()
     early, late = slice(4), slice(4, None)
-    state = core.start(leaf[:, :, early], v[:, :, early], slice_masking(masking, early), remember=True)
+    state = core.start(leaf[:, :, early], v[:, :, early], slice_masking(masking, early), return_weights=True)
     cutoff = detach(state)
     assert isinstance(cutoff, LinearState)
     assert_close(cutoff, state, 0)
@@ -130,6 +133,9 @@ def test_rows_of_a_state_with_key_weights_can_be_reordered() -> None:
     core = build_core(MAPS["gate-lengths"])
     q, k, v, masking = inputs(MAPS["gate-lengths"], masked=True)
     rows = torch.tensor([1, 0, 1])
-    state = select_rows(core.start(k, v, masking, remember=True), rows)
-    again = core.start(k[rows], v[rows], Masking(masking.keep[rows], gate=masking.gate[rows]), remember=True)  # pyright: ignore[reportOptionalSubscript]
+    state = select_rows(core.start(k, v, masking, return_weights=True), rows)
+    assert masking.keep is not None
+    assert masking.gate is not None
+    reordered = Masking(masking.keep[rows], gate=masking.gate[rows])
+    again = core.start(k[rows], v[rows], reordered, return_weights=True)
     assert_close(core.read(q[rows], state)[0], core.read(q[rows], again)[0])

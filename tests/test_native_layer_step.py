@@ -25,9 +25,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def record(name: str, structure: Any) -> None:
         names.append(name)
-        library.run_structure(name, structure)
+        library.call_with_structure(name, structure)
 
-    monkeypatch.setattr(layer_step, "run_structure", record)
+    monkeypatch.setattr(layer_step, "call_with_structure", record)
     return names
 
 
@@ -145,7 +145,7 @@ def test_gradients_padding_and_weights_run_through_the_parts(calls: list[str]) -
     assert out.requires_grad
     with torch.no_grad():
         layer.step(x, layer.start(batch=2), keep=torch.tensor([[True, False], [True, True]]))
-        attended, _ = layer.attend_step(x, layer.start(batch=2, remember=True))
+        attended, _ = layer.attend_step(x, layer.start(batch=2, return_weights=True))
         assert attended.weights is not None
         with torch.autocast("cpu", torch.bfloat16):
             layer.step(x, layer.start(batch=2))

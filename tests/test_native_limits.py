@@ -112,11 +112,11 @@ def test_empty_sequences_and_batches(name: str, dtype: torch.dtype) -> None:
 
 
 @some_maps
-@pytest.mark.parametrize("remember", [False, True])
-def test_steps_of_no_positions(name: str, remember: bool) -> None:
+@pytest.mark.parametrize("return_weights", [False, True])
+def test_steps_of_no_positions(name: str, return_weights: bool) -> None:
     core, _ = cores(name, DIMS, True)
     whole = inputs(name, DIMS, 2, 5, 5)
-    state = core.start(*part(whole, slice(0))[1:], remember=remember)
+    state = core.start(*part(whole, slice(0))[1:], return_weights=return_weights)
     for now in (slice(0), slice(0, 3), slice(3, 3), slice(3, 5), slice(5, 5)):
         attended, state = core.extend(state, *part(whole, now))
         assert attended.out.shape == (2, 2, len(range(*now.indices(5))), 7)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qkv import Attention
 from qkv.kernel import native
 from qkv.kernel.native import small_linear
-from qkv.kernel.native.library import run_function
+from qkv.kernel.native.library import call_with_fields
 
 needs_engine = pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
 SIZES = [(3, 5, 7), (4, 64, 64), (16, 1024, 512), (17, 33, 65), (32, 1, 16), (5, 130, 1)]
@@ -28,9 +28,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def record(name: str, **fields: object) -> None:
         names.append(name)
-        run_function(name, **fields)  # pyright: ignore[reportArgumentType]
+        call_with_fields(name, **fields)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(small_linear, "run_function", record)
+    monkeypatch.setattr(small_linear, "call_with_fields", record)
     return names
 
 

@@ -27,9 +27,9 @@ MIXERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", MIXERS)
 def test_training_learns_and_continues(tmp_path: Path, name: str) -> None:
-    recipe = language_recipe(tmp_path, model=MIXERS[name], train={"steps": 150, "validate_every": 150})
+    recipe = language_recipe(tmp_path, model=MIXERS[name], train={"steps": 250, "validate_every": 250})
     result = qkv.fit(recipe, tmp_path / "run", quiet=True)
-    assert result.scores["nll"] < 1.5  # a table of letter frequencies has 2.6
+    assert result.scores["nll"] < 1.9  # a table of letter frequencies has 2.6
     assert result.scores["bits_per_byte"] == pytest.approx(result.scores["nll"] / math.log(2))
     run = qkv.load(tmp_path / "run")
     text = run.generate("", length=60, temperature=0.2)

@@ -388,7 +388,7 @@ def test_a_trace_keeps_the_numbers_of_its_lines(translator: Translator, tmp_path
     examples = Trace.load(tmp_path / "t.npz").examples
     assert [example.meta["line"] for example in examples] == [1, 3, 5]
     assert examples[1].source == ("two",) * 12 + ("</s>",)
-    with pytest.raises(BadData, match="no line was translated"):
+    with pytest.raises(BadData, match="no line could be translated"):
         translator.trace(["", " "])
 
 

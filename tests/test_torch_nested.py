@@ -45,7 +45,7 @@ def test_nested_where_it_is_refused(layout: torch.layout) -> None:
     rows = [torch.randn(length, WIDTH) for length in (2, 3, 3)]
     x = torch.nested.nested_tensor(rows, layout=layout)
     last = qkv.MultiheadAttention(WIDTH, HEADS)  # as many rows as the longest has positions: it would fit
-    with pytest.raises(BadShape, match="made with batch_first=False"):
+    with pytest.raises(BadShape, match="this layer has batch_first=False"):
         last(x, x, x)
     first = qkv.MultiheadAttention(WIDTH, HEADS, batch_first=True)
     dense = torch.randn(3, 3, WIDTH)

@@ -182,13 +182,13 @@ def test_causal_weights_align_the_last_query_with_the_last_key():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"named_axes": {"text": ("a", "b")}}, "cross.0 lies along an axis 'image' that"),
+        ({"named_axes": {"text": ("a", "b")}}, "cross.0 names the axis 'image', which"),
         ({"named_axes": {"te\nxt": ("a", "b")}}, "printable characters"),
         ({"named_axes": {"text": ("a", "b"), "image": Grid(2, 2)}}, r"2 text and 4 image positions"),
         ({"weight_axes": {}}, "'cross.0' needs both an array"),
         ({"log_probs_axis": None}, "belong together"),
         ({"log_probs_axis": "image"}, r"log_probs has shape \(2,\) for 6 image positions"),
-        ({"log_probs_axis": "txt"}, r"an axis 'txt' that.*Did you mean 'text'\?"),
+        ({"log_probs_axis": "txt"}, r"the axis 'txt', which.*Did you mean 'text'\?"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(changes, message):

@@ -158,7 +158,7 @@ def test_version_1_knows_the_weights_of_translation_only(tmp_path, name):
         ({"axes": {"image": {"height": 2, "width": 3, "picture": 7}}}, "'image' must be a path or file name"),
         ({"axes": None}, "axes is not a mapping"),
         ({"weights": {}}, "does not describe its entry 'cross.0'"),
-        ({"weights": {"cross.0": {"rows": "text"}}}, "cross.0 needs the names"),
+        ({"weights": {"cross.0": {"rows": "text"}}}, "expected the names of two axes"),
         ({"weights": {"cross.0": {"rows": "text", "columns": "image", "causal": 1}}}, "true or false"),
         ({"weights": {"cross.0": {"row": "text"}}}, r"Did you mean 'rows'\?"),
         (

@@ -12,7 +12,7 @@ from qkv.errors import BadMask
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
 from qkv.kernel.native.small_linear import apply_linear
-from qkv.kernel.reset_parameters import reset_children
+from qkv.kernel.reset_parameters import reset_nearest_descendants
 from qkv.layer_inputs import MemoryState, SelfState, check_width, split_heads, zero_padding
 from qkv.scope import Global
 from qkv.select import Soft
@@ -142,7 +142,7 @@ class Attention(nn.Module):
         *,
         keep: Tensor | None = None,
         batch: int | None = None,
-        remember: bool = False,
+        return_weights: bool = False,
     ) -> SelfState | MemoryState:
         """Build the decode state before the first step.
 
@@ -150,7 +150,7 @@ class Attention(nn.Module):
             memory: Keys and values [B,S,d_memory]; None for causal self-attention, which starts empty.
             keep: [B,S] bool, the real positions of the memory.
             batch: B, for self-attention; None is 1.
-            remember: Whether the state keeps what `attend_step` needs to return weights.
+            return_weights: Whether the state keeps what `attend_step` needs to return weights.
 
         Returns:
             The state, a nested tuple of tensors with the batch first.
@@ -160,11 +160,11 @@ class Attention(nn.Module):
             memory = zero_padding(memory, keep, self.memory_width)
             nan.check_inputs(memory=memory)
             k, v = self._project_keys_values(memory)
-            return MemoryState(self.core.start(k, v, Masking(keep), remember))
+            return MemoryState(self.core.start(k, v, Masking(keep), return_weights))
         like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
         no_tokens = like.new_zeros(batch or 1, 0, self.memory_width)
         k, v = self._project_keys_values(no_tokens)
-        return SelfState(self.core.start(k, v, Masking(gate=self._gate_logits(no_tokens)), remember))
+        return SelfState(self.core.start(k, v, Masking(gate=self._gate_logits(no_tokens)), return_weights))
 
     def step(
         self, x: Tensor, state: SelfState | MemoryState, *, keep: Tensor | None = None
@@ -191,7 +191,7 @@ class Attention(nn.Module):
 
         Returns:
             The output with the weights [B,H,t,S so far] (None where the state was started without
-            `remember`), and the state after it.
+            `return_weights`), and the state after it.
         """
         is_single = x.dim() == 2
         x = x[:, None] if is_single else x
@@ -239,7 +239,7 @@ class Attention(nn.Module):
             layer_inputs.initialise_projections(self.to_q, self.to_kv, self.to_out)
         if self.spec.is_gated:
             layer_inputs.initialise_gate(self.to_gate)
-        reset_children(self.core)
+        reset_nearest_descendants(self.core)
 
     def _build(self, spec: AttentionSpec) -> None:
         super().__init__()

@@ -59,7 +59,10 @@ def check_batch(x: Tensor, memory: Tensor) -> None:
         BadShape: They differ.
     """
     if x.shape[0] != memory.shape[0]:
-        raise BadShape(f"x and memory must have one batch size, got {x.shape[0]} and {memory.shape[0]}")
+        raise BadShape(
+            f"x and memory must have one batch size, got {x.shape[0]} and {memory.shape[0]}: "
+            "repeat the rows of the smaller one"
+        )
 
 
 def check_state_batch(batch: int, state_batch: int) -> None:
@@ -93,7 +96,8 @@ def check_start(causal: bool, memory: Tensor | None, keep: Tensor | None) -> Non
     """
     if memory is None and keep is not None:
         raise BadMask(
-            "start(keep=) marks a memory's real positions; without a memory pass keep= to each step"
+            "start() got keep= without a memory, whose real positions it marks: pass keep= to each step "
+            "instead"
         )
     if memory is not None and causal:
         raise IncompatibleParts(

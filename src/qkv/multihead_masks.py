@@ -109,7 +109,10 @@ def _expand_padding(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | Non
         return None
     batch, keys = pairs[0], pairs[3]
     if mask.shape != (batch, keys) and not (batch == 1 and mask.shape == (keys,)):
-        raise BadMask(f"key_padding_mask must be [batch, keys] = {(batch, keys)}, got {tuple(mask.shape)}")
+        raise BadMask(
+            f"key_padding_mask must be [batch, keys] = {(batch, keys)}, got {tuple(mask.shape)}; transpose "
+            "or repeat it"
+        )
     return mask.reshape(batch, 1, 1, keys)
 
 

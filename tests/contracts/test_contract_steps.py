@@ -16,10 +16,12 @@ STEPPED = [case for case in OUTER if case.choice.causal != case.cross]
 stepped = pytest.mark.parametrize("case", STEPPED, ids=str)
 
 
-def started(attention: Attention, memory: Tensor | None, keep: Tensor | None, remember: bool = False) -> Any:
+def started(
+    attention: Attention, memory: Tensor | None, keep: Tensor | None, return_weights: bool = False
+) -> Any:
     if memory is None:
-        return attention.start(batch=B, remember=remember)
-    return attention.start(memory, keep=keep, remember=remember)
+        return attention.start(batch=B, return_weights=return_weights)
+    return attention.start(memory, keep=keep, return_weights=return_weights)
 
 
 def in_parts(
@@ -82,7 +84,7 @@ def test_one_position_without_its_dimension_is_a_step_of_one(case: Case) -> None
 def test_a_state_is_never_changed_in_place(case: Case) -> None:
     attention, (x, memory) = build(case), inputs(case)
     keep = all_masks(case).keep
-    before = started(attention, memory, keep, remember=True)
+    before = started(attention, memory, keep, return_weights=True)
     _, between = attention.step(x[:, :2], before)
     kept = copied(before), copied(between)
     first, _ = attention.step(x[:, 2:], between)
@@ -92,22 +94,22 @@ def test_a_state_is_never_changed_in_place(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "remember"),
+    ("case", "return_weights"),
     [*((case, True) for case in STEPPED), *((case, False) for case in STEPPED if not case.exact)],
     ids=str,
 )
-def test_reordered_rows_equal_rows_computed_again(case: Case, remember: bool) -> None:
+def test_reordered_rows_equal_rows_computed_again(case: Case, return_weights: bool) -> None:
     attention, (x, memory) = build(case), inputs(case)
     keep = all_masks(case).keep
     of_steps = keep if memory is None else None
     rows = torch.tensor([1, 1, 0])
-    state = started(attention, memory, keep, remember)
+    state = started(attention, memory, keep, return_weights)
     _, state = attention.step(x[:, :2], state, keep=None if of_steps is None else of_steps[:, :2])
     later = None if of_steps is None else of_steps[rows, 2:]
     beam, _ = attention.attend_step(x[rows, 2:], select_rows(state, rows), keep=later)
     again = attention.attend(x[rows], None if memory is None else memory[rows], keep=keep[rows])  # pyright: ignore[reportOptionalSubscript]
     close(beam.out, again.out[:, 2:])
-    if remember:
+    if return_weights:
         close(weights_of(beam), weights_of(again)[:, :, 2:])
 
 
@@ -126,7 +128,7 @@ def test_a_remembering_state_shows_the_weights(case: Case) -> None:
     attention, (x, memory) = build(case), inputs(case)
     keep = all_masks(case).keep
     expected = weights_of(attention.attend(x, memory, keep=keep))
-    state, begin = started(attention, memory, keep, remember=True), 0
+    state, begin = started(attention, memory, keep, return_weights=True), 0
     for size in (1, 2, 2):
         now = slice(begin, begin := begin + size)
         of_step = None if keep is None or case.cross else keep[:, now]

@@ -86,7 +86,10 @@ def measure_peak(mode: str, contender: Contender, length: int, setting: Setting)
     process = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
     if process.returncode < 0:
         signal = -process.returncode
-        raise MeasurementFailed(f"signal {signal} killed the process, which may have lacked memory")
+        raise MeasurementFailed(
+            f"the measuring process was killed by signal {signal}, probably for lack of memory: measure a "
+            "shorter length, or free memory"
+        )
     if process.returncode:
         raise MeasurementFailed((process.stderr.strip().splitlines() or ["the process failed"])[-1])
     result = json.loads(process.stdout)

@@ -39,7 +39,7 @@ class FusedSoftmax(nn.Module):
         """The output [B, H, T, E]; `masking` is ignored."""
         return _attend(q, k, v, self.causal)
 
-    def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> Cache:
+    def start(self, k: Key, v: Value, masking: Masking = Masking(), return_weights: bool = False) -> Cache:
         """The cache that holds these keys and values."""
         return Cache(k, v)
 

@@ -100,9 +100,9 @@ class Dataset(Generic[Batch]):
         sizes = [len(each) for each in (*columns, positions, self.counts, *self.sort_keys)]
         if len(set(sizes)) > 1:
             raise BadData(
-                f"columns of {', '.join(f'{len(column):,}' for column in columns)} values, with positions of "
-                f"{len(positions):,} and counts of {len(self.counts):,} rows: give one value per {row_name} "
-                "in each"
+                f"lengths differ: columns {', '.join(f'{len(column):,}' for column in columns)}; positions "
+                f"{len(positions):,}; counts {len(self.counts):,}; tie_break {len(self.sort_keys[0]):,}: "
+                f"give each one value per {row_name}"
             )
         if len(positions) and positions.min() < 1:
             raise BadData(

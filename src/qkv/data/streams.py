@@ -88,9 +88,9 @@ class StreamPlan:
             )
         needed = 2 * config.streams if config.carry else 2
         if len(self.ids) < needed:
+            fix = ", or lower the number of streams" if config.carry else ""
             raise BadData(
-                f"the text has {len(self.ids):,} tokens, but {config.streams:,} streams need at least "
-                f"{needed:,}: give more text, or lower the number of streams"
+                f"the text has {len(self.ids):,} tokens, expected at least {needed:,}: give more text{fix}"
             )
         self._order: _SegmentOrder | None = None
 

@@ -60,7 +60,7 @@ class TokenizerConfig(Strict):
     def _check_min_count(self) -> "TokenizerConfig":
         if self.min_count > 1 and self.kind != "word":
             raise ValueError(
-                f"'min_count' needs kind: word, not kind: {self.kind}; leave it out or change the kind"
+                f"'min_count' needs kind: word, not kind: {self.kind}; leave it out, or set kind: word"
             )
         return self
 
@@ -186,7 +186,9 @@ class TokenizerPair(NamedTuple):
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            raise BadRun(f"{path}: cannot be read ({error.strerror or error})") from None
+            raise BadRun(
+                f"{path}: cannot be read ({error.strerror or error}): check the path and its permissions"
+            ) from None
         return cls.from_json(content, path)
 
     @classmethod

@@ -29,7 +29,8 @@ class SearchConfig(Strict):
     def _check_combination(self) -> "SearchConfig":
         if self.n_best > self.beam:
             raise ValueError(
-                f"n_best={self.n_best} needs a beam at least as wide, but beam={self.beam}; raise beam"
+                f"n_best={self.n_best} needs a beam at least as wide, but beam={self.beam}; raise beam or "
+                "lower n_best"
             )
         if self.max_length is not None and self.min_length >= self.max_length:
             raise ValueError(

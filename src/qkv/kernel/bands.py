@@ -133,7 +133,7 @@ def attend_in_bands(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands
         out [B,H,T,E].
     """
     if bands.first_slot is None or not can_bypass_dispatcher((q, k, v)) or q.device.type != "cpu":
-        return _attend_blocks(attend, q, k, v, bands)
+        return _attend_blocks_as_batch(attend, q, k, v, bands)
     batch, heads, queries = q.shape[:3]
     out: Any = None
     blocks, size = bands.allow.shape[1:3]
@@ -141,14 +141,14 @@ def attend_in_bands(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands
         some = slice(begin, begin + BLOCKS_AT_A_TIME)
         rows = slice(begin * size, (begin + BLOCKS_AT_A_TIME) * size)
         part = Bands(bands.key_index[:, some], bands.allow[:, some], bands.first_slot + begin * size)
-        block_out = _attend_blocks(attend, q[:, :, rows], k, v, part)
+        block_out = _attend_blocks_as_batch(attend, q[:, :, rows], k, v, part)
         if out is None:  # autocast may have changed the dtype
             out = pooled_empty((batch, queries, heads, v.shape[3]), block_out.dtype).transpose(1, 2)
         out[:, :, rows] = block_out
     return out
 
 
-def _attend_blocks(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands: Bands) -> Vectors:
+def _attend_blocks_as_batch(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands: Bands) -> Vectors:
     """The output [B,H,T,E] of all blocks, as one batch."""
     (batch, _, queries, _), size = q.shape, bands.allow.shape[2]
     allow = bands.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]

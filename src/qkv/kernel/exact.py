@@ -23,7 +23,7 @@ from qkv.kernel.cache import Cache
 from qkv.kernel.core import Core
 from qkv.kernel.exact_state import ExactState, append_keys, drop_unreachable_keys
 from qkv.kernel.fused_attention import fused_attention
-from qkv.kernel.masking import Masking, add_bias, combine_masks, repeat_heads
+from qkv.kernel.masking import Masking, add_bias_without_masking, combine_masks, repeat_heads
 from qkv.kernel.query_blocks import (
     AttentionInputs,
     attend_in_blocks,
@@ -86,7 +86,7 @@ class Exact(Core):
         if self.is_fused and masking.bias is None:
             return self._attend_fused(AttentionInputs(q, k, v, masking, positions, self.causal))
         inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
-        return self._attend_explicitly(inputs, return_weights=False).out
+        return self._attend_by_forming_weights(inputs, return_weights=False).out
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
         """`forward` together with the weights [B,H,T,S].
@@ -96,22 +96,24 @@ class Exact(Core):
         """
         positions = self._build_positions(q, k.shape[2], masking)
         inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
-        return self._attend_explicitly(inputs, return_weights=True)
+        return self._attend_by_forming_weights(inputs, return_weights=True)
 
     def prepare(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone; shared heads stay shared where possible."""
         return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
-    def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> ExactState:
+    def start(
+        self, k: Key, v: Value, masking: Masking = Masking(), return_weights: bool = False
+    ) -> ExactState:
         """The state that holds these keys and values.
 
         Args:
             k: [B,Hk,S,D2].
             v: [B,Hk,S,E].
             masking: `keep` of these keys.
-            remember: Whether `read` and `extend` return weights.
+            return_weights: Whether `read` and `extend` return weights.
         """
-        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, remember=remember)
+        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, return_weights=return_weights)
 
     def extend(
         self, state: ExactState, q: Query, k: Key, v: Value, masking: Masking = Masking()
@@ -191,7 +193,7 @@ class Exact(Core):
         if self.is_fused:
             return self._run_fused_attention(q, k, v, allow)
         inputs = AttentionInputs(q, k, v, Masking(allow=allow), None, causal=False)
-        return self._attend_explicitly(inputs, return_weights=False).out
+        return self._attend_by_forming_weights(inputs, return_weights=False).out
 
     def _attend_fused(self, inputs: AttentionInputs) -> Tensor:
         """The fused route: one call, or blocks of queries where a mask has a row for every query."""
@@ -221,18 +223,18 @@ class Exact(Core):
         """Attend from queries to the keys of a state."""
         keys, values = state.keys.entries, state.values.entries
         positions = self._build_positions(q, values.shape[2], masking, state.steps)
-        if self.is_fused and not state.remember:
+        if self.is_fused and not state.return_weights:
             causal = causal and q.shape[2] > 1  # a single query sees all keys
             return Attended(
                 self._attend_fused(AttentionInputs(q, keys, values, masking, positions, causal)), None
             )
         inputs = AttentionInputs(q, keys, values, masking, positions, causal)
-        return self._attend_explicitly(inputs, return_weights=state.remember)
+        return self._attend_by_forming_weights(inputs, return_weights=state.return_weights)
 
-    def _attend_explicitly(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
+    def _attend_by_forming_weights(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
         """The explicit route: blocks of queries, whose weights are formed."""
         batch, heads, queries, _ = inputs.q.shape
-        numbers = 1 if self._uses_native_scores(inputs.q, inputs.keys) else self.score.numbers_per_pair
+        numbers = 1 if self._can_score_natively(inputs.q, inputs.keys) else self.score.numbers_per_pair
         block_size = compute_queries_per_block(batch, heads, inputs.values.shape[2], numbers)
         inputs = inputs._replace(
             keys=repeat_heads(inputs.keys, self.heads), values=repeat_heads(inputs.values, self.heads)
@@ -256,7 +258,7 @@ class Exact(Core):
         if masking.bias is not None:
             bias = masking.bias.to(logits.dtype)  # a large negative number may become -inf here
             is_masked = torch.isneginf(bias)
-            logits = add_bias(logits, bias.masked_fill(is_masked, 0))
+            logits = add_bias_without_masking(logits, bias.masked_fill(is_masked, 0))
             allow = masks.intersect(allow, ~is_masked)
         weights, log_prob = self.select(logits, allow)
         weights = weights if reweight is None else reweight(weights)
@@ -266,11 +268,11 @@ class Exact(Core):
 
     def _score_pairs(self, q: Query, keys: Tensor, positions: TokenPositions | None) -> Logits:
         """Scores [B,H,T,S] of queries and prepared keys, by the native backend where it supports them."""
-        if self._uses_native_scores(q, keys):
+        if self._can_score_natively(q, keys):
             return native.additive(self.score.project(q), keys, self.score.v)
         return self.score(q, keys, positions)
 
-    def _uses_native_scores(self, *tensors: Tensor) -> bool:
+    def _can_score_natively(self, *tensors: Tensor) -> bool:
         """Whether the native backend computes this score for these tensors."""
         return self.has_native_scores and not native.why_not(*tensors)
 

@@ -18,14 +18,14 @@ class ExactState(NamedTuple):
         values: The values.
         keep: [B,S], True for real keys; None where all are real.
         steps: How many queries have attended to a memory.
-        remember: Whether steps return their weights, for which all keys are kept.
+        return_weights: Whether steps return their weights, for which all keys are kept.
     """
 
     keys: Cache
     values: Cache
     keep: Tensor | None
     steps: int = 0
-    remember: bool = False
+    return_weights: bool = False
 
 
 def append_keys(state: ExactState, prepared_keys: Tensor, v: Value, keep: Tensor | None) -> ExactState:
@@ -57,7 +57,7 @@ def drop_unreachable_keys(state: ExactState, reach: tuple[int, int] | None) -> E
     Returns:
         The state, perhaps with fewer keys.
     """
-    if reach is None or state.remember or is_transformed() or not can_read(state.values.entries):
+    if reach is None or state.return_weights or is_transformed() or not can_read(state.values.entries):
         return state
     count = reach[0] + 1  # the position of a padded query is that of the last real key
     if state.keep is not None:

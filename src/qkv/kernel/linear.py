@@ -28,7 +28,7 @@ from qkv.kernel.key_weights import compute_key_weights
 from qkv.kernel.linear_operators import (
     average_causally,
     average_over_sums,
-    check_masking,
+    check_masks_and_gate,
     compute_weights,
     map_keys,
     sum_sequence,
@@ -76,7 +76,7 @@ class Linear(Core):
         Raises:
             BadMask: `allow` or `bias` is set, or the gate is missing or not expected.
         """
-        check_masking(masking, self.is_gated)
+        check_masks_and_gate(masking, self.is_gated)
         queries, keys = q.shape[2], k.shape[2]
         backend = select_backend(self.has_backends, q, k, v)
         if backend is not None and not (holds_for_all_sizes(queries == 0) or holds_for_all_sizes(keys == 0)):
@@ -92,7 +92,7 @@ class Linear(Core):
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
         """`forward` together with the weights [B,H,T,S] that the feature map implies."""
-        check_masking(masking, self.is_gated)
+        check_masks_and_gate(masking, self.is_gated)
         with without_autocast(q):
             projections = self.features.choose_projections()
             query_features = self.features.map_queries(promote_to_float32(q), projections)
@@ -104,20 +104,22 @@ class Linear(Core):
             out = weights @ keys.values[..., :-1]  # [B,H,T,S] @ [B,H,S,E] -> [B,H,T,E]
         return Attended(out.to(v.dtype), weights.to(v.dtype))
 
-    def start(self, k: Key, v: Value, masking: Masking = Masking(), remember: bool = False) -> LinearState:
+    def start(
+        self, k: Key, v: Value, masking: Masking = Masking(), return_weights: bool = False
+    ) -> LinearState:
         """The state that has read these keys and values.
 
         Args:
             k: [B,Hk,S,D].
             v: [B,Hk,S,E].
             masking: `keep` and `gate` of these keys.
-            remember: Whether to keep φ(k), from which `read` and `extend` compute weights.
+            return_weights: Whether to keep φ(k), from which `read` and `extend` compute weights.
 
         Returns:
             The state after the last key.
         """
-        check_masking(masking, self.is_gated)
-        backend = None if remember else select_backend(self.has_backends, k, v)
+        check_masks_and_gate(masking, self.is_gated)
+        backend = None if return_weights else select_backend(self.has_backends, k, v)
         if backend is not None:
             projections = self.features.choose_projections()
             no_queries = k.new_zeros(k.shape[0], self.heads, 0, k.shape[3])
@@ -127,7 +129,7 @@ class Linear(Core):
         with without_autocast(k):
             projections, history = self.features.choose_projections(), None
             sums = sum_sequence(self.features, self.heads, k, v, masking, projections)
-            if remember:
+            if return_weights:
                 keys = self._map_keys(k, v, masking, projections)
                 history = KeyHistory(keys.features, keys.values[..., -1], keys.key_weights)
             return LinearState(*sums, Shared(projections), history)
@@ -151,7 +153,7 @@ class Linear(Core):
         Raises:
             BadShape: The state comes from an attention of other sizes.
         """
-        check_masking(masking, self.is_gated)
+        check_masks_and_gate(masking, self.is_gated)
         self._check_state(state)
         backend = None if state.history is not None else select_backend(self.has_backends, q, k, v)
         if backend is not None and state.feature_sums.dtype == torch.float32:

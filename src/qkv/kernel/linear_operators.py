@@ -35,7 +35,7 @@ from qkv.kernel.sums import (
 from qkv.shapes import Key, Query, Value, Weights
 
 
-def check_masking(masking: Masking, is_gated: bool) -> None:
+def check_masks_and_gate(masking: Masking, is_gated: bool) -> None:
     """Check that a feature map supports the masking of a call.
 
     Args:

@@ -73,7 +73,7 @@ def combine_masks(q: Query, keys: int, masking: Masking, causal: bool, reach: Al
     return masks.intersect(triangle, masks.expand_keep(masking.keep), masking.allow, reach)
 
 
-def add_bias(logits: Logits, bias: Tensor) -> Logits:
+def add_bias_without_masking(logits: Logits, bias: Tensor) -> Logits:
     """logits + bias, clamped to finite numbers in float16, where -inf would mask the key.
 
     The most negative float16 bias and a score of -16 would add up to -inf.

@@ -76,7 +76,7 @@ def draw_from_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
 
 
 @draw_from_pool.register_fake
-def _(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
+def _allocate_fake_projections(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     return torch.empty_like(like)
 
 

@@ -167,8 +167,8 @@ class DecoderBlock(nn.Module):
         Returns:
             The states of the self-attention and of the cross-attention.
         """
-        self_state = self.attention.start(batch=memory.shape[0], remember=capture)
-        return self_state, self.cross.start(memory, keep=keep, remember=capture)
+        self_state = self.attention.start(batch=memory.shape[0], return_weights=capture)
+        return self_state, self.cross.start(memory, keep=keep, return_weights=capture)
 
     def step(self, x: Hidden, state: tuple[Any, Any]) -> tuple[Hidden, tuple[Any, Any], tuple[Any, Any]]:
         """Compute the output at the next position(s).

@@ -3,13 +3,12 @@
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
-from qkv.model.encoder import Encoder, EncoderConfig, Hidden, Real, Tokens
+from qkv.model.encoder import Encoder, EncoderConfig, Real, Tokens
 from qkv.model.length_limits import LengthLimits
 from qkv.model.pooling import PoolKind, make_pool
 from qkv.shapes import Attended
@@ -21,15 +20,10 @@ class ClassifierConfig(EncoderConfig):
     Args:
         kind: the value that selects this model.
         pool: mean, first or attention: how the states of all tokens become one vector.
-        sentences: read sentences on their own, pool each, and read the sequence of sentences with a second
-            encoder and pooling (Yang et al. 2016).
-        sentence_layers: layers of the second encoder.
     """
 
     kind: Literal["classifier"] = "classifier"
     pool: PoolKind = "mean"
-    sentences: bool = False
-    sentence_layers: int = Field(default=1, ge=1, le=1000)
 
 
 class Classified(NamedTuple):
@@ -102,37 +96,3 @@ class Classifier(nn.Module):
         else:
             (vector,) = vectors
         return self.output(dropout(vector, self.config.dropout, self.training))
-
-
-class SentenceClassifier(nn.Module):
-    """A classifier that reads sentences, and then their sequence (Yang et al. 2016, section 2.2).
-
-    Args:
-        config: `layers` layers read every sentence, `sentence_layers` the sequence of sentences.
-        vocab: V, the number of tokens.
-        classes: C, the number of classes.
-    """
-
-    def __init__(self, config: ClassifierConfig, vocab: int, classes: int) -> None:
-        super().__init__()
-        self.config = config
-        above = config.model_copy(update={"layers": config.sentence_layers})
-        self.words, self.word_pool = Encoder(config, vocab), make_pool(config.pool, config.width)
-        self.sentences = Encoder(above, 1)
-        self.sentence_pool = make_pool(config.pool, config.width)
-        self.output = nn.Linear(config.width, classes)
-        nn.init.zeros_(self.output.bias)
-
-    def forward(self, tokens: Int[Tensor, "B L N"], keep: Bool[Tensor, "B L N"]) -> Float[Tensor, "B C"]:
-        """Scores of the classes of documents of L sentences of N tokens."""
-        sentences = self._read_sentences(tokens, keep)
-        is_sentence = keep.any(-1)
-        hidden = self.sentences.read(sentences, is_sentence)
-        vector = self.sentence_pool(hidden, is_sentence).out
-        return self.output(dropout(vector, self.config.dropout, self.training))
-
-    def _read_sentences(self, tokens: Tensor, keep: Tensor) -> Hidden:
-        rows, sentences, _ = tokens.shape
-        real = keep.flatten(0, 1)
-        hidden = self.words(tokens.flatten(0, 1), real)
-        return self.word_pool(hidden, real).out.unflatten(0, (rows, sentences))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadRecipe
-from qkv.kernel.reset_parameters import reset_children
+from qkv.kernel.reset_parameters import reset_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
-        reset_children(self)
+        reset_nearest_descendants(self)
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
 
     def forward(self, tokens: Tokens, keep: Real) -> Hidden:
@@ -155,15 +155,8 @@ class Encoder(nn.Module):
         """How many tokens the model can read."""
         return self.config.length_limits
 
-    def read(self, vectors: Hidden, keep: Real) -> Hidden:
-        """Hidden states of vectors [B,N,M] instead of tokens; they get positions too."""
-        return self._run(vectors, keep, capture=False)[0]
-
     def _encode(self, tokens: Tokens, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
         x = self.embedding(tokens.masked_fill(~keep, PAD)) * self.config.width**0.5
-        return self._run(x, keep, capture)
-
-    def _run(self, x: Hidden, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
         x = dropout(self.positions(x, 0), self.config.dropout, self.training)
         x = masks.zero_keys(x, keep)  # the residual stream carries padding past every layer
         attended: dict[str, Attended] = {}

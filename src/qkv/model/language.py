@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
-from qkv.kernel.reset_parameters import reset_children
+from qkv.kernel.reset_parameters import reset_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
@@ -190,7 +190,7 @@ class LanguageModel(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
-        reset_children(self)
+        reset_nearest_descendants(self)
         self._initialise()
 
     def forward(self, tokens: Tokens) -> Hidden:
@@ -214,7 +214,7 @@ class LanguageModel(nn.Module):
 
     def start(self, *, batch: int = 1, capture: bool = False) -> State:
         """The state before the first token of `batch` rows; `capture` says that weights will be wanted."""
-        return State(0, tuple(block.mixer.start(batch, remember=capture) for block in self.blocks))
+        return State(0, tuple(block.mixer.start(batch, return_weights=capture) for block in self.blocks))
 
     def step(self, tokens: Int[Tensor, "B"], state: State, *, capture: bool = False) -> Step:
         """Read one token of every row and score the next one."""

@@ -32,14 +32,14 @@ class SequenceMixer(nn.Module, ABC):
         """Mix all positions of x [B,N,M], starting from an empty state; returns [B,N,M]."""
 
     @abstractmethod
-    def start(self, batch: int, *, remember: bool = False) -> Any:
-        """The empty state of `batch` rows; `remember` keeps what attention needs to show its weights."""
+    def start(self, batch: int, *, return_weights: bool = False) -> Any:
+        """The empty state of `batch` rows; `return_weights` keeps what attention weights need."""
 
     @abstractmethod
     def extend(self, x: Hidden, state: Any) -> tuple[Attended, Any]:
         """Mix the next positions x [B,N,M]; returns the output and the state after them.
 
-        The weights are None for mixers without attention, and where the state does not remember its keys.
+        The weights are None for mixers without attention, and in states without `return_weights`.
         """
 
     def attend(self, x: Hidden) -> Attended:
@@ -66,9 +66,9 @@ class AttentionMixer(SequenceMixer):
         """Attend within the N positions; returns the weights too."""
         return self.attention.attend(x)
 
-    def start(self, batch: int, *, remember: bool = False) -> Any:
+    def start(self, batch: int, *, return_weights: bool = False) -> Any:
         """The empty cache, or the empty sums of a feature map."""
-        return self.attention.start(batch=batch, remember=remember)
+        return self.attention.start(batch=batch, return_weights=return_weights)
 
     def extend(self, x: Hidden, state: Any) -> tuple[Attended, Any]:
         """Attend from the next positions to them and to what the state holds."""
@@ -95,7 +95,7 @@ class RecurrentMixer(SequenceMixer):
         """Run over the N positions from a state of zeros."""
         return self.cell(x)[0]
 
-    def start(self, batch: int, *, remember: bool = False) -> tuple[Tensor, ...]:
+    def start(self, batch: int, *, return_weights: bool = False) -> tuple[Tensor, ...]:
         """States of zeros: (h,) for a GRU, (h, c) for an LSTM, each [B,M]."""
         zeros = self.cell.weight_hh_l0.new_zeros(batch, self.cell.hidden_size)
         return (zeros,) if self.cell.mode == "GRU" else (zeros, zeros)
@@ -134,7 +134,7 @@ class ConvolutionMixer(SequenceMixer):
         """Convolve the N positions; zeros stand before the first one."""
         return self._convolve(F.pad(self._gate(x), (self.past, 0)))
 
-    def start(self, batch: int, *, remember: bool = False) -> Float[Tensor, "B M P"]:
+    def start(self, batch: int, *, return_weights: bool = False) -> Float[Tensor, "B M P"]:
         """The gated inputs before the first position: zeros."""
         return self.to_out.weight.new_zeros(batch, self.to_out.in_features, self.past)
 

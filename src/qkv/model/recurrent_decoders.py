@@ -236,7 +236,7 @@ def _start_with_attention(
 ) -> DecoderState:
     hidden = decoder.first_state.in_features
     first = decoder.first_state(source.final_state[:, -hidden:]).tanh()
-    memory = decoder.attention.start(source.annotations, keep=source.keep, remember=capture)
+    memory = decoder.attention.start(source.annotations, keep=source.keep, return_weights=capture)
     return DecoderState(decoder.cell.start(first), memory)
 
 

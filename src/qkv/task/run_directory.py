@@ -32,7 +32,9 @@ def read_run_recipe(run: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadRun(_describe_missing_run(run, f"{path.name}: {error.strerror}")) from None
     except OSError as error:
-        raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
+        raise BadRun(
+            f"{path}: cannot be read ({error.strerror}): check its permissions, or restore it from a copy"
+        ) from None
     except ValueError as error:
         raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
     if not isinstance(raw, dict):
@@ -242,7 +244,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadRun(f"{path}: cannot be read ({error.strerror})") from None
+        raise BadRun(
+            f"{path}: cannot be read ({error.strerror}): check its permissions, or restore it from a copy"
+        ) from None
 
 
 def _describe_missing_run(run: Path, reason: str) -> str:

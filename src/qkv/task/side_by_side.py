@@ -37,8 +37,8 @@ def train_side_by_side(recipes: Sequence[str], out: Path, changes: Sequence[str]
         failed = _wait_for_all(trainings)
     if failed:
         raise BadRun(
-            f"{' and '.join(failed)} could not be trained, for the reason above; remove it and run the same "
-            "command again"
+            f"training {' and '.join(failed)} failed, and the lines above say why: correct the cause and "
+            "run the same command again"
         )
 
 

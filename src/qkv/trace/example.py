@@ -186,7 +186,9 @@ def _check_weights(example: Example, name: str) -> None:
             f"{name} holds values that are not finite: look for NaN in the model that computed them"
         )
     if pair.causal and np.triu(weight, 1 + columns - rows).any():
-        raise BadData(f"{name} is causal, but attends to later keys: it must be zero above the diagonal")
+        raise BadData(
+            f"{name} is causal, but attends to later keys: set those weights to 0, or pass causal=False"
+        )
 
 
 def _check_log_probs(example: Example) -> None:
@@ -208,6 +210,6 @@ def _check_log_probs(example: Example) -> None:
 def _check_known_axis(example: Example, name: str, axis: Any) -> None:
     if axis not in example.named_axes:
         raise BadData(
-            f"{name} lies along an axis {axis!r} that the example does not have. "
+            f"{name} names the axis {axis!r}, which the example does not have. "
             f"{did_you_mean(str(axis), example.named_axes)}"
         )

@@ -40,7 +40,7 @@ def read_mapping(value: Any, label: str, allowed_keys: tuple[str, ...] = ()) -> 
         BadData: for any other value, and for an unknown key.
     """
     if not isinstance(value, dict):
-        raise BadData(f"{label} is not a mapping, but {describe_type(value)}")
+        raise BadData(f"{label} is not a mapping, but {describe_type(value)}: write keys and values")
     for key in value:
         if allowed_keys and key not in allowed_keys:
             raise BadData(f"{label} has an unknown key {key!r}. {did_you_mean(key, allowed_keys)}")

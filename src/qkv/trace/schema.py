@@ -91,7 +91,10 @@ def _read_version(header: Header) -> int:
     schema = header.get("schema")
     match = re.fullmatch(r"qkv-trace/([0-9]{1,9})", str(schema))
     if match is None or int(match[1]) == 0:
-        raise BadData(f"is not a trace: its schema is {schema!r}, not 'qkv-trace/{VERSION}'")
+        raise BadData(
+            f"is not a trace: its schema is {schema!r}, expected qkv-trace/ and a version from 1 to "
+            f"{VERSION}: pass a file that an option --trace wrote"
+        )
     if int(match[1]) > VERSION:
         raise BadData(
             f"has the schema {schema}, but this qkv reads up to qkv-trace/{VERSION}; "
@@ -172,6 +175,7 @@ def _read_weight_axes(value: Any, name: str) -> WeightAxes:
     rows, columns, causal = fields.get("rows"), fields.get("columns"), fields.get("causal", False)
     if not isinstance(rows, str) or not isinstance(columns, str) or not isinstance(causal, bool):
         raise BadData(
-            f"{name} needs the names of its axes in `rows` and `columns`, and `causal` must be true or false"
+            f"{name}: got rows={rows!r}, columns={columns!r}, causal={causal!r}; expected the names of "
+            "two axes, and true or false for causal"
         )
     return WeightAxes(rows, columns, causal)

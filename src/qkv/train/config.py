@@ -74,7 +74,7 @@ class TrainConfig(Strict):
     tensorboard: bool = Field(default=False)
 
     @model_validator(mode="after")
-    def _check_end(self) -> "TrainConfig":
+    def _check_has_steps_or_epochs(self) -> "TrainConfig":
         if self.steps is None and self.epochs is None:
             raise ValueError(
                 "training needs an end: set `steps` (updates), `epochs` (passes over the data), or both"

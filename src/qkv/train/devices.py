@@ -52,7 +52,7 @@ def check_device_count(device: str, ranks: Ranks) -> None:
         )
 
 
-def choose_precision(precision: str, device: str) -> Any:
+def choose_fabric_precision(precision: str, device: str) -> Any:
     """Fabric's name of the number format of matrix products.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 
 from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
-from qkv.train.devices import check_device_count, choose_device, choose_precision
+from qkv.train.devices import check_device_count, choose_device, choose_fabric_precision
 from qkv.train.ranks import detect_ranks
 from qkv.train.sharded import make_fabric_strategy
 
@@ -56,7 +56,7 @@ def start_fabric(config: TrainConfig) -> Any:
             devices=ranks.local_world,
             num_nodes=ranks.machines,
             strategy=make_fabric_strategy(ranks.world) if is_sharded else replicated,
-            precision=choose_precision(config.precision, device),
+            precision=choose_fabric_precision(config.precision, device),
             # named, so that Fabric does not look for schedulers in the environment by itself
             plugins=TorchElasticEnvironment() if is_parallel else LightningEnvironment(),
         )

@@ -80,7 +80,7 @@ class TrainingLoop:
         state = self.fabric.broadcast(state)
         if state is not None:
             self._restore_state(state)
-        self.updater.strategy.distribute_weights()
+        self.updater.strategy.copy_weights_to_trained()
         self.started_at = self.saved_at = time.monotonic()
         self.seconds_before = self.loop_state.seconds
         self.validation.objective.train()
@@ -162,7 +162,7 @@ class TrainingLoop:
         return next(reached, None)
 
     def _validate(self, report: Progress, interrupt: Interrupt) -> None:
-        self.updater.strategy.collect_weights()
+        self.updater.strategy.copy_weights_from_trained()
         scores = self.validation.validate_weights(self.loop_state, self.config, interrupt)
         if scores is not None:
             is_best = self.loop_state.validations_without_improvement == 0
@@ -212,14 +212,14 @@ class TrainingLoop:
         )
 
     def _log_means(self) -> None:
-        totals = self._gather_totals()
+        totals = self._gather_and_check_totals()
         self.metric_sums = MetricSums()
         if self.metrics_file is not None:
             means = compute_means(totals, self.unit)
             rates = {"lr": self.updater.learning_rate, "gradient_norm": self.updater.gradient_norm}
             self._write_metrics("train", {**means, **rates})
 
-    def _gather_totals(self) -> dict[str, Number]:
+    def _gather_and_check_totals(self) -> dict[str, Number]:
         self.metric_sums = gather_sums(self.metric_sums, self.fabric)
         totals = self.metric_sums.totals()
         if totals.get("tokens") != totals.get("expected"):
@@ -244,8 +244,8 @@ class TrainingLoop:
         self.loop_state.seconds = self.seconds_before + time.monotonic() - self.started_at
 
     def _save(self) -> None:
-        totals, updater_state = self._gather_totals(), self.updater.state_dict()
-        self.updater.strategy.collect_weights()
+        totals, updater_state = self._gather_and_check_totals(), self.updater.state_dict()
+        self.updater.strategy.copy_weights_from_trained()
         carried = engine.gather_values(self.updater.objective.carried_state(), self.fabric)
         self._update_seconds()
         self.saved_at = time.monotonic()

@@ -110,7 +110,9 @@ class MetricsFile:
             size_on_disk = os.fstat(self._file.fileno()).st_size
             self._file.truncate(size if size_on_disk >= size else _size_of_complete_lines(path))
         except OSError as error:
-            raise BadRun(f"cannot write {path}: {error.strerror}") from error
+            raise BadRun(
+                f"cannot write {path}: {error.strerror}; free some space or choose another --out"
+            ) from error
         self._path = path
 
     def write(self, line: dict[str, Any]) -> None:
@@ -130,7 +132,9 @@ class MetricsFile:
             self._file.write(json.dumps(plain).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise BadRun(f"cannot write {self._path}: {error.strerror}") from error
+            raise BadRun(
+                f"cannot write {self._path}: {error.strerror}; free some space or choose another --out"
+            ) from error
 
     def size(self) -> int:
         """The size of the file in bytes, what was there before this training included."""

@@ -47,7 +47,7 @@ class Replicated:
         """A context in which a backward pass does not communicate."""
         return self.fabric.no_backward_sync(self.module)
 
-    def loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, count: int) -> int | float:
         """The count itself: `sum_gradients` adds up."""
         return count
 
@@ -63,17 +63,17 @@ class Replicated:
             for parameter, gradient in zip(group, gradients, strict=True):
                 parameter.grad = gradient
 
-    def collect_weights(self) -> None:
+    def copy_weights_from_trained(self) -> None:
         """Do nothing: the caller's objective is the trained one."""
 
-    def distribute_weights(self) -> None:
+    def copy_weights_to_trained(self) -> None:
         """Do nothing: the caller's objective is the trained one."""
 
     def collect_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
         """The optimizer's own state, without a copy."""
         return optimizer.state_dict()["state"]
 
-    def distribute_moment(self, value: Tensor, parameter: Tensor) -> Tensor:
+    def copy_moment_like_parameter(self, value: Tensor, parameter: Tensor) -> Tensor:
         """A copy in memory of its own, laid out as the parameter: the fused step relies on it."""
         return torch.zeros_like(parameter).copy_(value)
 

@@ -87,7 +87,7 @@ class Sharded:
             warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
             yield
 
-    def loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, count: int) -> int | float:
         """The count times what FSDP makes of a sum over the processes: their mean, or the sum itself."""
         return count * self.gradient_scale
 
@@ -97,14 +97,14 @@ class Sharded:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def collect_weights(self) -> None:
+    def copy_weights_from_trained(self) -> None:
         """Copy the trained weights and buffers into the caller's objective, on every process."""
         trained = self.objective.state_dict()
         with torch.no_grad():
             for name, value in distinct_tensors(self.complete_objective).items():
                 value.copy_(gather_tensor(trained[name]))
 
-    def distribute_weights(self) -> None:
+    def copy_weights_to_trained(self) -> None:
         """Copy the first process's weights and buffers of the caller's objective into the trained one."""
         trained = self.objective.state_dict()
         with torch.no_grad():
@@ -122,7 +122,7 @@ class Sharded:
                 moments[number] = {name: value.cpu() for name, value in complete.items()}
         return moments
 
-    def distribute_moment(self, value: Tensor, parameter: Tensor) -> Tensor:
+    def copy_moment_like_parameter(self, value: Tensor, parameter: Tensor) -> Tensor:
         """This process's shard of a complete moment."""
         return _shard_tensor(value, parameter)
 

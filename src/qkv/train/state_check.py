@@ -59,13 +59,13 @@ def read_state(run: Path) -> dict[str, Any]:
             f"expected {FORMAT}): resume it with that version, or train anew in another directory"
         )
     try:
-        _check_values(state)
+        _check_layout(state)
     except StateMismatch as error:
         raise damaged_error(run / STATE, str(error)) from None
     return state
 
 
-def _check_values(state: Mapping[str, Any]) -> None:
+def _check_layout(state: Mapping[str, Any]) -> None:
     _check_keys("the state", {name: state[name] for name in state if name not in OPTIONAL_KEYS}, KEYS)
     if not isinstance(state.get("carried", []), list):
         raise StateMismatch(f"carried is of type {type(state['carried']).__name__}, expected list")
@@ -113,7 +113,10 @@ def check_state_fits(
     try:
         _check_tensors("its state", state["weights"], objective.state_dict())
     except StateMismatch as error:
-        raise BadRun(f"{run} was trained with another model: {error}") from None
+        raise BadRun(
+            f"{run} was trained with another model: {error}. Resume with the recipe of that run, or "
+            "train anew in another directory"
+        ) from None
     try:
         _check_copies(state, objective, config.average)
         _check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])

@@ -34,7 +34,7 @@ class Strategy(Protocol):
         """A context for the forward and backward pass of a micro-batch."""
         ...
 
-    def loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, count: int) -> int | float:
         """What to divide a loss by, so that the summed gradients are those of the mean over `count`."""
         ...
 
@@ -42,11 +42,11 @@ class Strategy(Protocol):
         """Complete the sum of the gradients over all processes; a parameter without gradient gets zeros."""
         ...
 
-    def collect_weights(self) -> None:
+    def copy_weights_from_trained(self) -> None:
         """Copy the trained weights and buffers into the caller's objective, on every process."""
         ...
 
-    def distribute_weights(self) -> None:
+    def copy_weights_to_trained(self) -> None:
         """Copy the weights and buffers of the caller's objective into the trained one."""
         ...
 
@@ -54,7 +54,7 @@ class Strategy(Protocol):
         """The optimizer's state by parameter number, as complete tensors; on the first process at least."""
         ...
 
-    def distribute_moment(self, value: Tensor, parameter: Tensor) -> Tensor:
+    def copy_moment_like_parameter(self, value: Tensor, parameter: Tensor) -> Tensor:
         """A copy of a moment that is laid out as its parameter."""
         ...
 

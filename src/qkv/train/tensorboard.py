@@ -56,7 +56,9 @@ class EventFile:
             # a running TensorBoard forgets what it read before when it meets purge_step
             self._writer = writer(str(folder), purge_step=0)
         except OSError as error:
-            raise BadRun(f"cannot write {folder}: {error.strerror}") from error
+            raise BadRun(
+                f"cannot write {folder}: {error.strerror}; free some space or choose another --out"
+            ) from error
         for line in metrics.read_bytes().splitlines():
             self.write(json.loads(line))
 

@@ -107,7 +107,7 @@ class Updater:
     def _add_gradient(self, batch: Any, count: int, metric_sums: MetricSums, name: str) -> None:
         with self.strategy.backward_context():
             loss = self._compute_loss(batch, name)
-            self.fabric.backward(loss.total / self.strategy.loss_divisor(count))
+            self.fabric.backward(loss.total / self.strategy.compute_loss_divisor(count))
         metric_sums.add("loss", loss.total)
         if name == next(iter(self.optimizers)):
             metric_sums.add("tokens", loss.count)
@@ -194,7 +194,7 @@ class Updater:
             number: {
                 name: value.clone()
                 if name == "step"
-                else self.strategy.distribute_moment(value, parameters[number])
+                else self.strategy.copy_moment_like_parameter(value, parameters[number])
                 for name, value in moments.items()
             }
             for number, moments in saved.items()

@@ -77,7 +77,7 @@ class Validation:
         score = self._usable_score(scores)
         loop_state.record_validation(score, self.higher_is_better)
         if is_better(score, loop_state.kept_score, self.higher_is_better):
-            self._keep_weights(loop_state, scores, score)
+            self._record_best(loop_state, scores, score)
         if config.average and self.fabric.is_global_zero:
             self.recent_weights = [*self.recent_weights, copy_weights(self.objective)][-config.average :]
         return scores
@@ -103,7 +103,7 @@ class Validation:
                 score = self._usable_score(scores)
                 is_worse = is_better(loop_state.kept_score, score, self.higher_is_better)
                 if math.isfinite(score) and not is_worse:
-                    self._keep_weights(loop_state, scores, score)
+                    self._record_best(loop_state, scores, score)
         finally:
             restore_weights(self.objective, last_weights)
         return scores
@@ -152,7 +152,7 @@ class Validation:
         is_usable = math.isfinite(score) and are_finite(dict(self.objective.named_parameters()))
         return score if is_usable else math.nan
 
-    def _keep_weights(self, loop_state: LoopState, scores: Scores, score: float) -> None:
+    def _record_best(self, loop_state: LoopState, scores: Scores, score: float) -> None:
         loop_state.kept_score, loop_state.kept_scores = score, scores
         if self.fabric.is_global_zero:
             self.best_weights, self._is_written = copy_weights(self.objective.saved_module()), False

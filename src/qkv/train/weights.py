@@ -191,13 +191,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if missing or unexpected:
         raise BadRun(f"{path} belongs to another model: {_list_differences(missing, unexpected)}")
     for name, value in weights.items():
-        _check_shape_and_dtype(path, name, value, state[name])
+        _check_fits_parameter(path, name, value, state[name])
     if not are_finite(weights):
         raise BadRun(f"{path} holds weights that are not finite: the training diverged. Lower train.lr")
     restore_weights(model, weights)
 
 
-def _check_shape_and_dtype(path: Path, name: str, value: Tensor, like: Tensor) -> None:
+def _check_fits_parameter(path: Path, name: str, value: Tensor, like: Tensor) -> None:
     if value.shape != like.shape:
         raise BadRun(
             f"{path} belongs to another model: {name} has shape {list(value.shape)}, "

@@ -9,8 +9,11 @@ from qkv.cli.output_stream import STANDARD, open_output
 from qkv.data import decode_stream, read_lines
 from qkv.errors import BadData, BadRun
 from qkv.progress import show_progress
+from qkv.task.fill.filler import Filler
+from qkv.task.generate.generator import Generator
+from qkv.task.run_directory import load_for_command
 
-MOST_TRACED = 20
+MAX_TRACED = 20
 
 
 def generate_text(
@@ -29,14 +32,12 @@ def generate_text(
 
     A single prompt is written as it is sampled. Several are separated by an empty line.
     """
-    generator = load(run, device=device)
-    texts = [
-        *prompts,
-        *(read_lines(sys.stdin.buffer) if file == STANDARD else read_lines(file) if file else ()),
-    ]
-    texts = texts or [""]
+    generator = load_for_command("generate", run, device)
+    texts = [*prompts, *(read_texts(file) if file is not None else [])] or [""]
     if not isinstance(generator, Generator):
         raise BadRun(f"{run} fills blanks: use `qkv generate {run} --fill '... [MASK] ...'`")
+    if trace is not None and len(texts) > MAX_TRACED:
+        raise BadData(f"--trace keeps every weight: give at most {MAX_TRACED} prompts, got {len(texts):,}")
     stop = [text.replace("\\n", "\n") for text in stop]
     generator.sample_config(**options)  # refuses bad options before the output is opened
     with open_output(output) as out:
@@ -45,10 +46,6 @@ def generate_text(
         else:
             written = _write_all(generator, texts, stop, out, quiet, options)
     if trace is not None:
-        if len(texts) > MOST_TRACED:
-            raise BadData(
-                f"--trace keeps every weight: give at most {MOST_TRACED} prompts, got {len(texts):,}"
-            )
         generator.trace(written).save(trace)
 
 
@@ -72,15 +69,13 @@ def read_texts(file: Path | None) -> list[str]:
 
 def _stream(generator: Any, prompt: str, stop: list[str], out: Any, options: dict[str, Any]) -> list[str]:
     """Write one continuation as it is sampled; returns the whole text."""
-    out.write(prompt)
-    out.flush()
-    parts = [prompt]
+    parts: list[str] = []
     for piece in generator.stream([prompt], stop=stop, **options):
-        parts.append(piece.text)
-        out.write(piece.text)
+        parts.append(piece.text if parts else prompt + piece.text)  # a prompt that is refused is not written
+        out.write(parts[-1])
         out.flush()
-    out.write("\n")
-    return ["".join(parts)]
+    out.write("\n" if parts else f"{prompt}\n")
+    return ["".join(parts) or prompt]
 
 
 def _write_all(

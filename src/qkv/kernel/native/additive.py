@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from qkv.errors import BadShape
 from qkv.kernel import double_backward
-from qkv.kernel.native.library import make_strided, run_function
+from qkv.kernel.native.library import call_with_fields, make_strided
 from qkv.kernel.query_blocks import compute_queries_per_block
 
 
@@ -32,7 +32,7 @@ def additive_score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             + ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v))
         )
     scores = q.new_empty(*q.shape[:3], keys)
-    run_function("qkv_additive_score", **_make_fields(q, k, v), scores=scores)
+    call_with_fields("qkv_additive_score", **_make_call_fields(q, k, v), scores=scores)
     return scores
 
 
@@ -53,8 +53,8 @@ def additive_score_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tu
     """
     grad_q, grad_k, grad_v = _allocate_grads(q, k, v)
     grads = {"grad_q": make_strided(grad_q), "grad_k": make_strided(grad_k), "grad_v": grad_v}
-    fields = _make_fields(q, k, v) | grads
-    run_function("qkv_additive_score_backward", **fields, grad_scores=grad.contiguous())
+    fields = _make_call_fields(q, k, v) | grads
+    call_with_fields("qkv_additive_score_backward", **fields, grad_scores=grad.contiguous())
     return grad_q, grad_k, grad_v
 
 
@@ -63,7 +63,7 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Te
     return _allocate_grads(q, k, v)
 
 
-def _make_fields(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
+def _make_call_fields(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
     """The fields of `structures.AdditiveScore` that forward and backward pass share."""
     sizes = zip(("batch", "heads", "queries", "width"), q.shape, strict=True)
     return {

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
 from qkv.kernel.memory_pool import pooled_empty
-from qkv.kernel.native.library import make_contiguous, run_structure
+from qkv.kernel.native.library import call_with_structure, make_contiguous
 from qkv.kernel.native.ops import allocate_sums, count_features
-from qkv.kernel.native.small_linear import MAX_ROWS, can_use_engine, count_rows, is_plain_linear
+from qkv.kernel.native.small_linear import MAX_ROWS, can_use_engine, count_rows, is_float32_cpu_linear
 from qkv.kernel.native.structures import Call, LayerStep, SmallLinear
 from qkv.kernel.sums import Sums
 
@@ -24,7 +24,9 @@ def can_step(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Li
     """
     if torch.compiler.is_compiling() or not 0 < count_rows(x) <= MAX_ROWS:
         return False
-    if not (can_use_engine(x) and all(is_plain_linear(layer) and _is_contiguous(layer) for layer in layers)):
+    if not (
+        can_use_engine(x) and all(is_float32_cpu_linear(layer) and _is_contiguous(layer) for layer in layers)
+    ):
         return False
     return _fit_together(layers, x)
 
@@ -78,7 +80,7 @@ def step(
     structure = LayerStep(*(_describe_layer(layer, batch * queries, threads) for layer in layers), call)
     structure.to_query.x = structure.to_key_value.x = x.data_ptr()
     structure.to_out.out = out.data_ptr()
-    run_structure("qkv_layer_step", structure)
+    call_with_structure("qkv_layer_step", structure)
     return out, Sums(*sums[:2], sums[2] if rescales_keys else None)
 
 

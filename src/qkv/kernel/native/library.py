@@ -83,7 +83,7 @@ LIBRARY, UNAVAILABLE = load_library(FILE)
 IS_LOADED = LIBRARY is not None
 
 
-def run_function(name: str, **fields: int | float | StridedTensor | Tensor | None) -> None:
+def call_with_fields(name: str, **fields: int | float | StridedTensor | Tensor | None) -> None:
     """Fill in the structure of a function and run it.
 
     Args:
@@ -97,11 +97,11 @@ def run_function(name: str, **fields: int | float | StridedTensor | Tensor | Non
     structure = FUNCTIONS[name](threads=torch.get_num_threads())
     for field, value in fields.items():
         setattr(structure, field, value.data_ptr() if isinstance(value, Tensor) else value)
-    run_structure(name, structure)
+    call_with_structure(name, structure)
 
 
-def run_structure(name: str, structure: ctypes.Structure) -> None:
-    """Run a function on a structure that is filled in; raises as `run_function` does."""
+def call_with_structure(name: str, structure: ctypes.Structure) -> None:
+    """Run a function on a structure that is filled in; raises as `call_with_fields` does."""
     if LIBRARY is None:
         raise RuntimeError(
             f"this needs the native engine, but {UNAVAILABLE} ({FILE}): install qkv where there is a "
@@ -111,7 +111,7 @@ def run_structure(name: str, structure: ctypes.Structure) -> None:
         raise MemoryError("the native engine ran out of memory: use fewer threads or smaller batches")
 
 
-def measure_peak_rates() -> tuple[float, float]:
+def measure_multiply_and_sincos_rates() -> tuple[float, float]:
     """Multiply-adds, and pairs of sine and cosine, that one thread computes per second at best."""
     rates = (ctypes.c_double * 2)()
     if LIBRARY is not None:

@@ -14,7 +14,7 @@ from qkv.kernel import double_backward
 from qkv.kernel.double_backward import FORWARD_SCHEMA, BackendInputs, BackendOptions
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
 from qkv.kernel.memory_pool import pooled_empty
-from qkv.kernel.native.library import make_contiguous, make_strided, run_function
+from qkv.kernel.native.library import call_with_fields, make_contiguous, make_strided
 
 # The fields of `structures.Call` that hold one number of every query, for the backward pass.
 QUERY_SUMS = ("denominators", "weight_sums", "squared_weight_sums", "max_log_weights")
@@ -61,17 +61,17 @@ def compute(inputs: BackendInputs, options: BackendOptions, query_sums: Tensor |
     _check_shapes(inputs, rows, features, options.causal)
     out = pooled_empty((*q.shape[:3], v.shape[-1]), q.dtype)
     sums = allocate_sums(pooled_empty, (q.shape[0], q.shape[1], features, v.shape[-1]))
-    fields = _make_fields(inputs, options)
+    fields = _make_call_fields(inputs, options)
     fields |= {"out": make_strided(out), "final_feature_sums": sums[0]}
     fields |= {"final_plain_sums": sums[1], "final_log_scale": sums[2]}
     if query_sums is not None:
         fields |= dict(zip(QUERY_SUMS, query_sums, strict=True))
-    run_function("qkv_forward", **fields)
+    call_with_fields("qkv_forward", **fields)
     return [out, *sums]
 
 
 @linear_attention.register_fake
-def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _allocate_fake_outputs(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
     q, value_width = inputs.q, inputs.v.shape[-1]
     query_sums = q.new_empty(4, *q.shape[:3], dtype=torch.float32)
@@ -107,7 +107,7 @@ def allocate_sums(
     return sums, plain, log_scale
 
 
-def _make_fields(inputs: BackendInputs, options: BackendOptions) -> dict[str, Any]:
+def _make_call_fields(inputs: BackendInputs, options: BackendOptions) -> dict[str, Any]:
     """The fields of `structures.Call` that forward and backward pass share."""
     q, k, v, matrix = inputs[:4]
     batch, heads, queries, width = q.shape
@@ -202,7 +202,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
         *(q, k, v, matrix, keep, log_weights, log_decay),
         *(initial_feature_sums, initial_plain_sums, initial_log_scale),
     )
-    fields = _make_fields(inputs, BackendOptions(map, unit, causal, square, floor))
+    fields = _make_call_fields(inputs, BackendOptions(map, unit, causal, square, floor))
     fields |= {"out": make_strided(out), **dict(zip(QUERY_SUMS, query_sums, strict=True))}
     fields |= {"final_feature_sums": final_feature_sums, "final_plain_sums": final_plain_sums}
     fields |= {"final_log_scale": final_log_scale, "grad_out": make_strided(grad_out)}
@@ -214,12 +214,12 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     vectors = [make_strided(grad) for grad in grads[:3]]
     fields |= dict(zip(("grad_q", "grad_k", "grad_v"), vectors, strict=True))
     fields |= {name: grad if grad.numel() else None for name, grad in zip(names, grads[3:], strict=True)}
-    run_function("qkv_backward", **fields)
+    call_with_fields("qkv_backward", **fields)
     return grads
 
 
 @linear_attention_backward.register_fake
-def _(*arguments: Any) -> tuple[Tensor, ...]:
+def _allocate_fake_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     inputs = BackendInputs(*arguments[3 : 3 + INPUTS])
     return _allocate_grads(inputs.q.new_empty, inputs)
 

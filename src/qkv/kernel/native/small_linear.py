@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkv.kernel.native import library
-from qkv.kernel.native.library import make_contiguous, run_function
+from qkv.kernel.native.library import call_with_fields, make_contiguous
 from qkv.torch_internals import call_runs_only_forward
 from qkv.tracing import can_bypass_dispatcher
 
@@ -34,7 +34,7 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     out = x.new_empty(*x.shape[:-1], out_features)
     sizes = {"rows": count_rows(x), "out_features": out_features, "in_features": in_features}
     weight, bias = make_contiguous(layer.weight), make_contiguous(layer.bias)
-    run_function("qkv_small_linear", **sizes, x=make_contiguous(x), weight=weight, bias=bias, out=out)
+    call_with_fields("qkv_small_linear", **sizes, x=make_contiguous(x), weight=weight, bias=bias, out=out)
     return out
 
 
@@ -50,7 +50,7 @@ def can_use_engine(x: Tensor) -> bool:
     return can_bypass_dispatcher((x,)) and _is_plain_float32(x)
 
 
-def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
+def is_float32_cpu_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of the layer computes what `nn.Linear` does in float32 on a CPU, and nothing else."""
     return is_unmodified_linear(layer) and has_plain_weights(layer)
 

@@ -30,7 +30,7 @@ from qkv.kernel.triton.tiles import (
 
 @triton.jit
 @no_type_check
-def reduce_gradients(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+def compute_grad_dot_products(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
     grad: StridedTensor,
     out: StridedTensor,
     v: StridedTensor,
@@ -63,7 +63,7 @@ def reduce_gradients(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and t
 
 @triton.jit
 @no_type_check
-def grad_values(  # noqa: PLR0913, PLR0917
+def compute_value_and_log_weight_gradients(  # noqa: PLR0913, PLR0917
     k: Vectors,
     q: Vectors,
     v: StridedTensor,

@@ -112,7 +112,7 @@ def add_intra_chunk(
 
 @triton.jit
 @no_type_check
-def compute_grad_logits(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+def compute_logits_and_gradient(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
     sides: tl.tuple,
     y: StridedTensor,
     matrix: tl.tensor,
@@ -176,7 +176,7 @@ def grad_elu(  # noqa: PLR0913, PLR0917
     grad_scores = 0.0
     if s.causal:
         grad_scores = compute_grad_scores(ys, weights, query_gradients, at, are_real, of_keys, s)
-    _, grad_x = compute_grad_logits(
+    _, grad_x = compute_logits_and_gradient(
         sides, ys[0], None, grad_scores, own_factors, state, at, are_real, columns, s
     )
     pointers = grad + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
@@ -219,7 +219,7 @@ def grad_vectors(  # noqa: PLR0913, PLR0917
     radial = tl.zeros((s.chunk,), tl.float32)
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
-        logits, grad_logits = compute_grad_logits(
+        logits, grad_logits = compute_logits_and_gradient(
             sides, ys[0], matrix, grad_scores, own_factors, state, at, are_real, features, s
         )
         # [C, R] @ [R, D]

@@ -11,7 +11,7 @@ from qkv.kernel.triton.relative_weights import (
     LogWeights,
     RelativeWeights,
     compute_bidirectional_weights,
-    compute_causal_weights,
+    compute_causal_relative_weights,
 )
 from qkv.score.cosine import SHORTEST
 
@@ -58,14 +58,14 @@ def prepare_inputs(
     """
     q, k, v = tensors
     matrix = None if matrix is None else matrix.contiguous()
-    query_scalars, key_scalars = (_compute_scalars(s, x, matrix) for x in (q, k))
+    query_scalars, key_scalars = (_compute_lengths_or_max_logits(s, x, matrix) for x in (q, k))
     if key_scalars is not None and keep is not None:
         key_scalars = key_scalars.masked_fill(~keep[:, None], 0)
     if s.rescales_keys and key_scalars is not None:
         log_factor = key_scalars - square * _compute_lengths(k).square()
         log_factor = log_factor if keep is None else log_factor.masked_fill(~keep[:, None], 0)
         weights = weights._replace(log_weights=weights.log_weights + log_factor.flatten(0, 1))
-    compute_weights = compute_causal_weights if s.causal else compute_bidirectional_weights
+    compute_weights = compute_causal_relative_weights if s.causal else compute_bidirectional_weights
     relative = compute_weights(weights, s.chunk)
     pair_weights = PairWeights(
         weights.log_weights, weights.log_decay, relative.max_log_weights, relative.carry_factors
@@ -74,7 +74,7 @@ def prepare_inputs(
     return KernelInputs(s, queries, keys, make_strided(v), matrix, pair_weights, relative)
 
 
-def _compute_scalars(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
+def _compute_lengths_or_max_logits(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
     """The `scalars` of `call.Vectors`."""
     if s.unit:
         return _compute_lengths(x).clamp_min(SHORTEST).reciprocal()

@@ -116,7 +116,7 @@ def compute_query_gradients(
     products = torch.empty_like(query_sums[:2])
     tensors = (grad, out, inputs.v, inputs.pair_weights, states, deficit, tuple(products))
     grid = make_grid(inputs.s, denominators)
-    launch(backward.reduce_gradients, grid, *tensors, denominators.shape[1], inputs.s)
+    launch(backward.compute_grad_dot_products, grid, *tensors, denominators.shape[1], inputs.s)
     inverse = torch.where(has_keys, 1 / torch.where(has_keys, denominators + deficit, 1), 0)
     inverse_sums = 1 / torch.where(has_keys, weight_sums, 1)
     grad_dot_out, grad_dot_mean = products[0] * inverse, products[1] * inverse * inverse_sums
@@ -131,7 +131,7 @@ def compute_query_gradients(
     )
 
 
-def sum_query_gradients(
+def compute_state_gradients(
     inputs: KernelInputs, grad: StridedTensor, queries: QueryGradients, carry: Tensor
 ) -> Tensor:
     """The gradient of the sums after every chunk [B·H,C or 1,state].
@@ -160,7 +160,7 @@ def sum_query_gradients(
     return states if is_causal else carry[:, None]
 
 
-def grad_values(
+def compute_value_and_log_weight_gradients(
     inputs: KernelInputs, grad: StridedTensor, queries: QueryGradients, grad_states: Tensor, grad_v: Tensor
 ) -> Tensor:
     """Fill the gradient of v, and return that of the log weights [B·H,S].
@@ -169,7 +169,7 @@ def grad_values(
         inputs: the inputs of the kernels.
         grad: the gradient of the output.
         queries: what `compute_query_gradients` returned.
-        grad_states: what `sum_query_gradients` returned.
+        grad_states: what `compute_state_gradients` returned.
         grad_v: [B,H,S,E].
     """
     s, final_weights = inputs.s, inputs.weights.final_weights
@@ -179,7 +179,7 @@ def grad_values(
     tensors = (inputs.k, inputs.q, inputs.v, grad, inputs.matrix, inputs.pair_weights)
     grads = (grad_v, grad_log_weights)
     arguments = (*tensors, tuple(queries), final_weights, grad_states, grads, tokens, s)
-    launch(backward.grad_values, make_grid(s, final_weights, blocks), *arguments)
+    launch(backward.compute_value_and_log_weight_gradients, make_grid(s, final_weights, blocks), *arguments)
     return grad_log_weights.sum(0)
 
 
@@ -223,7 +223,7 @@ def grad_keys(
         grad: the gradient of the output.
         queries: what `compute_query_gradients` returned.
         key_factors: [B·H,S], the factor of a key in its own gradient, through its log weight (FAVOR+).
-        grad_states: what `sum_query_gradients` returned.
+        grad_states: what `compute_state_gradients` returned.
         grad_k: [B,H,S,D].
         needs_matrix: whether the gradient of W is needed; otherwise R is 0.
     """

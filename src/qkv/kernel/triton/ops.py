@@ -36,7 +36,7 @@ def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, T
     s = _choose_sizes(inputs, options)
     weights = _make_log_weights(inputs)
     kernel_inputs = prepare_inputs(s, (q, k, v), inputs.keep, inputs.matrix, options.square, weights)
-    states, final = launches.sum_keys(kernel_inputs, _pack_initial_state(inputs, s))
+    states, final = launches.sum_keys(kernel_inputs, _pack_initial_sums(inputs, s))
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     query_sums = launches.attend_to_sums(kernel_inputs, states, out, options.floor)
     log_scale = kernel_inputs.weights.log_scale.view(*q.shape[:2], 1, 1).clone()
@@ -44,7 +44,7 @@ def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, T
 
 
 @linear_attention.register_fake
-def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _allocate_fake_outputs(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
     q, s = inputs.q, _choose_sizes(inputs, options)
     batch_heads, value = q.shape[:2], inputs.v.shape[3]
@@ -77,7 +77,7 @@ def _make_log_weights(inputs: BackendInputs) -> LogWeights:
     return LogWeights(log_weights.float().flatten(0, 1).contiguous(), log_decay, log_scale.float().flatten())
 
 
-def _pack_initial_state(inputs: BackendInputs, s: Sizes) -> Tensor:
+def _pack_initial_sums(inputs: BackendInputs, s: Sizes) -> Tensor:
     q = inputs.q
     if inputs.feature_sums is None or inputs.plain_sums is None:
         return q.new_zeros(q.shape[0] * q.shape[1], s.state, dtype=torch.float32)
@@ -126,7 +126,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     prepared = prepare_inputs(s, (q, k, v), keep, matrix, square, _make_log_weights(inputs))
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     final = pack_state(final_feature_sums, final_plain_sums)
-    initial = _pack_initial_state(inputs, s)
+    initial = _pack_initial_sums(inputs, s)
     states = launches.sum_keys(prepared, initial)[0] if causal else final[:, None]
     grad = make_strided(grad_out)
     queries = launches.compute_query_gradients(prepared, grad, make_strided(out), states, query_sums, floor)
@@ -139,8 +139,10 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     )
     # All that reaches the log weights through the final state; squared weights grow twice as fast.
     grad_total = (grad_state * final).sum(1) + grad_state[:, -1] * final[:, -1]
-    grad_states = launches.sum_query_gradients(prepared, grad, queries, grad_state)
-    grad_logs = launches.grad_values(prepared, grad, queries, grad_states, grads[2])
+    grad_states = launches.compute_state_gradients(prepared, grad, queries, grad_state)
+    grad_logs = launches.compute_value_and_log_weight_gradients(
+        prepared, grad, queries, grad_states, grads[2]
+    )
     key_factors = -2 * square * grad_logs
     matrix_of_keys = launches.grad_keys(
         prepared, grad, queries, key_factors, grad_states, grads[1], needs_matrix
@@ -150,7 +152,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     key_grads = (grad_logs.view(k.shape[:3]), grad_decay.view(k.shape[:3]))
     return _convert_grads(
         (*grads, matrix_of_queries + matrix_of_keys, *key_grads, *grad_initial),
-        _list_differentiable(inputs, needs_matrix),
+        _select_inputs_with_gradients(inputs, needs_matrix),
     )
 
 
@@ -158,7 +160,7 @@ def _zeros_if_none(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
 
-def _list_differentiable(inputs: BackendInputs, needs_matrix: bool) -> tuple[Tensor | None, ...]:
+def _select_inputs_with_gradients(inputs: BackendInputs, needs_matrix: bool) -> tuple[Tensor | None, ...]:
     """The inputs whose gradients the backward pass returns, in order."""
     q, k, v, matrix, _, log_weights, log_decay, sums, plain, _ = inputs
     return q, k, v, matrix if needs_matrix else None, log_weights, log_decay, sums, plain
@@ -173,13 +175,13 @@ def _convert_grads(grads: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...])
 
 
 @linear_attention_backward.register_fake
-def _(*arguments: Any) -> tuple[Tensor, ...]:
+def _allocate_fake_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     needs_matrix, inputs = arguments[3], BackendInputs(*arguments[4 : 4 + INPUTS])
     return tuple(
         inputs.q.new_empty(0, dtype=torch.float32)
         if x is None
         else torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in _list_differentiable(inputs, needs_matrix)
+        for x in _select_inputs_with_gradients(inputs, needs_matrix)
     )
 
 

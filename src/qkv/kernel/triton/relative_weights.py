@@ -46,7 +46,7 @@ class RelativeWeights(NamedTuple):
     log_scale: Tensor
 
 
-def compute_causal_weights(weights: LogWeights, chunk: int) -> RelativeWeights:
+def compute_causal_relative_weights(weights: LogWeights, chunk: int) -> RelativeWeights:
     """For queries that see the earlier keys and the keys up to their own.
 
     Args:

@@ -69,7 +69,19 @@ class ClassificationValidation(Strict):
 
 
 class ClassificationRecipe(Recipe):
-    """Everything that training a classifier needs.  Every key has a default but `data`."""
+    """Everything that training a classifier needs.  Every key has a default but `data`.
+
+    Args:
+        task: the value that selects this task.
+        description: what the recipe is for; `qkv recipes` shows its first line.
+        data: the labelled texts.
+        tokens: how text becomes tokens.
+        batch: the size of an update, and the longest text.
+        model: the encoder and its pooling.
+        train: how the model is trained.
+        objective: what is minimised.
+        validation: which score decides.
+    """
 
     task: Literal["classify"] = "classify"
     data: LabelledConfig
@@ -88,6 +100,4 @@ class ClassificationRecipe(Recipe):
                 f"batch.max_length={self.batch.max_length} and the start symbol need more positions than "
                 f"{limit.key}={limit.positions} holds: raise {limit.key} or lower batch.max_length"
             )
-        if self.model.sentences:
-            raise ValueError("model.sentences is not available yet: leave it out")
         return self

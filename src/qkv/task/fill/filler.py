@@ -166,7 +166,7 @@ class Filler:
         return self.tokenizer.encode([part])[0]
 
     def _word(self, token: int) -> str:
-        return "end of line" if token == EOS else self._pieces([token])[0].removeprefix("▁")
+        return "</s>" if token == EOS else self._pieces([token])[0].removeprefix("▁")
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         return [MASK if token == self.mask else self.tokenizer.pieces([token])[0] for token in ids]

@@ -27,7 +27,18 @@ class MaskingConfig(Strict):
 
 
 class FillRecipe(Recipe):
-    """Everything that training a masked language model needs.  Every key has a default but `data`."""
+    """Everything that training a masked language model needs.  Every key has a default but `data`.
+
+    Args:
+        task: the value that selects this task.
+        description: what the recipe is for; `qkv recipes` shows its first line.
+        data: the text.
+        tokens: how text becomes tokens.
+        batch: how the text is cut into segments.
+        model: the encoder.
+        train: how the model is trained.
+        objective: which tokens are hidden, and what is minimised.
+    """
 
     task: Literal["fill"] = "fill"
     data: TextConfig

@@ -44,7 +44,20 @@ class ScoringConfig(Strict):
 
 
 class LanguageRecipe(Recipe):
-    """Everything that training a language model needs.  Every key has a default but `data`."""
+    """Everything that training a language model needs.  Every key has a default but `data`.
+
+    Args:
+        task: the value that selects this task.
+        description: what the recipe is for; `qkv recipes` shows its first line.
+        data: the text.
+        tokens: how text becomes tokens.
+        batch: how the text is cut into segments.
+        model: the language model.
+        train: how the model is trained.
+        objective: what is minimised.
+        validation: how text is scored while training, and by `qkv evaluate`.
+        sample: how `qkv generate` samples.
+    """
 
     task: Literal["generate"] = "generate"
     data: TextConfig

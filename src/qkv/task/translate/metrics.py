@@ -49,7 +49,9 @@ def check_tokenize(name: str) -> None:
         BLEU(tokenize=name)
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise BadRecipe(f"sacrebleu's tokeniser {name!r} cannot be used here: {reason}") from None
+        raise BadRecipe(
+            f"sacrebleu's tokeniser {name!r} cannot be used here: {reason}; choose another"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,9 @@ class Translator:
             if best[0].hypothesis is not None
         ]
         if not examples:
-            raise BadData("no line was translated, and a trace holds at least one example")
+            raise BadData(
+                "no line could be translated, so there is nothing to trace: pass a line that is not empty"
+            )
         meta = {"model": self.recipe.model.kind, "beam": self.build_search_config(beam).beam}
         return Trace(tuple(examples), "translation", unnormalised=find_unnormalised(self.model), meta=meta)
 

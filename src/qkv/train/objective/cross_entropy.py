@@ -138,7 +138,7 @@ class _OutputLayer:
         self.weight_sum = weight.detach().sum(0, dtype=self.sum_dtype)
         self.bias_sum = 0.0 if bias is None else bias.detach().sum(dtype=self.sum_dtype)
 
-    def exponentiate(self, hidden: Tensor, target: Tensor) -> _Block:
+    def compute_block(self, hidden: Tensor, target: Tensor) -> _Block:
         """The block of rows `hidden` [b,M] with targets [b,1].
 
         One pass each to convert, to scale and add the bias, for the maximum, difference, power and sum.
@@ -170,7 +170,7 @@ def _sum_over_blocks(
         for block_rows in _split_rows(len(hidden), rows):
             block_hidden = hidden[block_rows].to(layer.product_dtype)
             block_target = target[block_rows, None]
-            block = layer.exponentiate(block_hidden, block_target)
+            block = layer.compute_block(block_hidden, block_target)
             blocks.append(layer.sum_block(block_hidden, block))
             if gradients is not None:
                 _add_gradients(layer, block_hidden, block_target, block, block_rows, gradients)
