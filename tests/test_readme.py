@@ -1,4 +1,4 @@
-"""What the README says is executed: its Python runs, its recipes parse, its commands and options exist."""
+"""What README and docs/text.md say is checked: Python runs, recipes parse, commands and options exist."""
 
 import re
 import shlex
@@ -14,10 +14,11 @@ from qkv.task.recipe import parse_recipe
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-YAML = re.findall(r"```yaml\n(.*?)```", README, re.S)
+PAGES = README + (ROOT / "docs" / "text.md").read_text()
+YAML = re.findall(r"```yaml\n(.*?)```", PAGES, re.S)
 COMMANDS = [
     part.strip()
-    for line in re.findall(r"^    (.*)$", README, re.M)
+    for line in re.findall(r"^    (.*)$", PAGES, re.M)
     for part in re.split(r"&&|\|| {3,}#.*$", line)
     if part.strip().startswith("qkv ")
 ]
@@ -25,7 +26,7 @@ COMMANDS = [
 
 def test_there_is_something_to_check() -> None:
     assert PYTHON
-    assert len(YAML) == 3
+    assert len(YAML) == 6
     assert len(COMMANDS) >= 6
 
 
@@ -38,9 +39,9 @@ def test_python_blocks_run_one_after_the_other(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("block", YAML)
 def test_recipes_parse(block: str) -> None:
-    told = yaml.safe_load(block)
-    told.setdefault("data", {"phrases": {}})
-    parse_recipe(told, "README.md")
+    raw = yaml.safe_load(block)
+    raw.setdefault("data", {"phrases": {}})
+    parse_recipe(raw, "the page")
 
 
 @pytest.mark.parametrize("line", COMMANDS)
