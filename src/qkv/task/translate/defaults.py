@@ -164,8 +164,9 @@ def estimate_updates(recipe: TranslationRecipe, size: DataSize) -> int:
 
 def _choose_vocabulary(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:
     if recipe.tokens.kind == "bpe":
-        vocab = min(8000, max(1000, 2 * size.alphabet, size.characters // 25_000 * 100))
-        reason = "one entry for 250, so that each is seen often, and at least two for a letter"
+        small = min(3500, size.characters // 5_000 * 100)
+        vocab = min(8000, max(1000, small, 2 * size.alphabet, size.characters // 25_000 * 100))
+        reason = "one entry for 50 up to 3,500, then for 250, and at least two for a letter"
         yield Default(
             "tokens.vocab", vocab, f"{size.characters:,} characters, {size.alphabet:,} letters: {reason}"
         )
