@@ -73,8 +73,8 @@ class TextClassifier:
             A Label for a string, otherwise a list of them.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
-        scores = self._scores(self._encode(several))
-        labels = [self._label(row) for row in scores]
+        scores = self._compute_log_probs(self._encode(several))
+        labels = [self._make_label(row) for row in scores]
         return labels[0] if isinstance(texts, str) else labels
 
     def evaluate(
@@ -97,7 +97,7 @@ class TextClassifier:
         unknown = sorted({d.label for d, number in zip(documents, encoded.labels, strict=True) if number < 0})
         if unknown:
             raise BadData(f"no text of the training has the label {unknown[0]!r}; known: {self.classes}")
-        return compute_scores(self._scores(encoded, on_progress), np.asarray(encoded.labels)) | {
+        return compute_scores(self._compute_log_probs(encoded, on_progress), np.asarray(encoded.labels)) | {
             "cut": float(len(encoded.cut))
         }
 
@@ -107,12 +107,12 @@ class TextClassifier:
         if not several:
             raise BadData("there is no text to trace")
         encoded = self._encode(several)
-        examples = tuple(self._example(encoded, number) for number in range(len(several)))
+        examples = tuple(self._make_example(encoded, number) for number in range(len(several)))
         unnormalised = find_unnormalised(self.model)
         return Trace(examples, "classification", unnormalised=unnormalised)
 
     @torch.inference_mode()
-    def _scores(
+    def _compute_log_probs(
         self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None
     ) -> np.ndarray:
         """log-probabilities [N,C] in the order of the documents."""
@@ -133,17 +133,17 @@ class TextClassifier:
             raise BadData(f"this classifier reads {expected} text(s) at a time, got {sorted(widths)}")
         return encode_documents(documents, self.tokenizer, self.classes, self.recipe.batch.max_length)
 
-    def _label(self, log_probs: np.ndarray) -> Label:
+    def _make_label(self, log_probs: np.ndarray) -> Label:
         probabilities = dict(zip(self.classes, np.exp(log_probs).tolist(), strict=True))
         best = max(probabilities, key=probabilities.__getitem__)
         return Label(best, probabilities[best], probabilities)
 
     @torch.inference_mode()
-    def _example(self, encoded: Encoded, number: int) -> Example:
+    def _make_example(self, encoded: Encoded, number: int) -> Example:
         one = Encoded([[column[number]] for column in encoded.texts], [-1], [])
         batch = make_dataset(one).make_batch([0]).to(next(self.model.parameters()).device)
         classified = self.model.forward_with_weights(*batch.texts)
-        label = self._label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
+        label = self._make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
         tokens = (START, *self.tokenizer.pieces(one.texts[0][0]))
         weights = {
             name: each.weights[0].float().cpu().numpy()

@@ -19,7 +19,7 @@ from qkv.task.classify.recipe import ClassificationRecipe, LabelledConfig, Label
 from qkv.task.texts import AnyTokenizer
 
 MOST_CLASSES = 1000
-SHOWN = 60
+MAX_SHOWN = 60
 
 
 class Document(NamedTuple):
@@ -65,7 +65,7 @@ def read_documents(data: LabelledData) -> list[Document]:
     Raises:
         BadData: the file cannot be read, a line is no labelled text, or there is none.
     """
-    documents = list(_rows(data))
+    documents = list(_iterate_rows(data))
     if not documents:
         raise BadData(f"{data.file} is empty: at least one labelled text is needed")
     return documents
@@ -82,12 +82,12 @@ def read_splits(config: LabelledConfig, seed: int) -> Documents:
         if count == 0:
             raise BadData(f"{len(train)} texts are too few to hold any out: name a file as data.valid")
         valid, order = [train[i] for i in sorted(order[:count])], order[count:]
-    chosen = order if config.labels is None else _balanced(train, order, config.labels)
+    chosen = order if config.labels is None else _select_balanced(train, order, config.labels)
     return Documents([train[i] for i in sorted(chosen)], valid)
 
 
 def read_test_documents(recipe: ClassificationRecipe, file: Path | None = None) -> list[Document]:
-    """The documents of a file, of the recipe's test data, or the held-out ones where there is no test."""
+    """The documents of a file, of the recipe's test data, or the held-out ones location there is no test."""
     data = recipe.data
     if file is not None:
         return read_documents(data.train.model_copy(update={"file": str(file), "format": "auto"}))
@@ -116,7 +116,7 @@ class Encoded(NamedTuple):
 
     Args:
         texts: for the first and perhaps the second texts, the ids of every document.
-        labels: the number of the class of every document; -1 where it is unknown.
+        labels: the number of the class of every document; -1 location it is unknown.
         cut: numbers of the documents, from 1, that were cut at the longest length.
     """
 
@@ -132,7 +132,7 @@ def encode_documents(
     numbers = {name: number for number, name in enumerate(classes)}
     columns, cut = [], set()
     for i in range(len(documents[0].texts) if documents else 1):
-        rows = tokenizer.encode([_prefix(document.texts[i], max_length) for document in documents])
+        rows = tokenizer.encode([_cut_text(document.texts[i], max_length) for document in documents])
         cut |= {number for number, row in enumerate(rows, start=1) if len(row) > max_length}
         columns.append([row[:max_length] for row in rows])
     labels = [numbers.get(document.label, -1) for document in documents]
@@ -143,17 +143,19 @@ def make_dataset(encoded: Encoded) -> Dataset[LabelledBatch]:
     """The rows of training and evaluation batches."""
     columns = [Ragged(column) for column in encoded.texts]
     positions = np.maximum.reduce([column.lengths for column in columns]) + 1
-    return Dataset([*columns, np.asarray(encoded.labels)], _collate, positions=positions, row_name="document")
+    return Dataset(
+        [*columns, np.asarray(encoded.labels)], _collate_documents, positions=positions, row_name="document"
+    )
 
 
-def _collate(*columns: Sequence[Any]) -> LabelledBatch:
+def _collate_documents(*columns: Sequence[Any]) -> LabelledBatch:
     *texts, labels = columns
-    padded = [_pad(rows) for rows in texts]
+    padded = [_pad_texts(rows) for rows in texts]
     labels = torch.tensor([int(label) for label in labels])
     return LabelledBatch([tokens for tokens, _ in padded], [keep for _, keep in padded], labels)
 
 
-def _pad(rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
+def _pad_texts(rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
     longest = max(len(row) for row in rows) + 1
     tokens = np.full((len(rows), longest), PAD, np.int64)
     tokens[:, 0] = BOS
@@ -163,64 +165,66 @@ def _pad(rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(tokens), torch.from_numpy(np.arange(longest) < lengths[:, None])
 
 
-def _prefix(text: str, max_length: int) -> str:
+def _cut_text(text: str, max_length: int) -> str:
     """As much of a text as `max_length` tokens can need, and a little more."""
     return text[: max(10_000, 100 * max_length)]
 
 
-def _balanced(documents: Sequence[Document], order: Sequence[int], count: int) -> list[int]:
+def _select_balanced(documents: Sequence[Document], order: Sequence[int], count: int) -> list[int]:
     """The first `count` documents in this order, as many of each class as there are."""
     classes = sorted({document.label for document in documents})
     share = -(-count // len(classes))
-    taken: Counter[str] = Counter()
-    chosen = []
+    counts: Counter[str] = Counter()
+    rows = []
     for number in order:
         label = documents[number].label
-        if taken[label] < share and len(chosen) < count:
-            taken[label] += 1
-            chosen.append(number)
-    return chosen
+        if counts[label] < share and len(rows) < count:
+            counts[label] += 1
+            rows.append(number)
+    return rows
 
 
-def _rows(data: LabelledData) -> Iterator[Document]:
+def _iterate_rows(data: LabelledData) -> Iterator[Document]:
     name = Path(data.file.removesuffix(".gz")).suffix.lower()
     is_json = data.format == "jsonl" or (data.format == "auto" and name in (".jsonl", ".ndjson"))
     width = None
     for number, line in enumerate(read_lines(data.file), start=1):
-        where = f"{data.file}, line {number}"
-        row = _json_row(where, line, data) if is_json else _columns(where, line)
+        location = f"{data.file}, line {number}"
+        row = _parse_json(location, line, data) if is_json else _parse_columns(location, line)
         width = width or len(row.texts)
         if len(row.texts) != width:
-            raise BadData(f"{where}: {len(row.texts)} texts, but the lines before have {width}")
+            raise BadData(f"{location}: {len(row.texts)} texts, but the lines before have {width}")
         yield row
 
 
-def _columns(where: str, line: str) -> Document:
+def _parse_columns(location: str, line: str) -> Document:
     label, *texts = line.split("\t")
     if len(texts) not in (1, 2):
         raise BadData(
-            f"{where}: a line is label<tab>text or label<tab>text<tab>second text, got {line[:SHOWN]!r}"
+            f"{location}: a line is label<tab>text or label<tab>text<tab>second text, got {line[:MAX_SHOWN]!r}"
         )
     return Document(tuple(texts), label)
 
 
-def _json_row(where: str, line: str, data: LabelledData) -> Document:
+def _parse_json(location: str, line: str, data: LabelledData) -> Document:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadData(f"{where}: {line[:SHOWN]!r} is not JSON ({error})") from None
+        raise BadData(f"{location}: {line[:MAX_SHOWN]!r} is not JSON ({error})") from None
     if not isinstance(row, dict):
-        raise BadData(f"{where}: {line[:SHOWN]!r} is not a JSON object")
+        raise BadData(f"{location}: {line[:MAX_SHOWN]!r} is not a JSON object")
     keys = [data.text_key, *([data.second_key] if data.second_key else [])]
     texts: list[str] = []
     for key in keys:
         text = row.get(key)
         if not isinstance(text, str):
-            raise BadData(f"{where}: '{key}' is {str(text)[:SHOWN]!r}, expected text; keys are {sorted(row)}")
+            raise BadData(
+                f"{location}: '{key}' is {str(text)[:MAX_SHOWN]!r}, expected text; keys are {sorted(row)}"
+            )
         texts.append(text)
     label = row.get(data.label_key)
     if not isinstance(label, str | int) or isinstance(label, bool):
         raise BadData(
-            f"{where}: '{data.label_key}' is {str(label)[:SHOWN]!r}, expected a string or a whole number"
+            f"{location}: '{data.label_key}' is {str(label)[:MAX_SHOWN]!r}, expected a string or a whole number"
         )
     return Document(tuple(texts), str(label))

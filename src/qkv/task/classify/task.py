@@ -64,7 +64,10 @@ class Classify(Task):
     def compute_fingerprint(self, data: Documents) -> dict[str, dict[str, Any]]:
         """The number and a digest of the documents of both splits."""
         return {
-            f"{split}.documents": {"lines": len(documents), "digest": digest_lines(map(_line, documents))}
+            f"{split}.documents": {
+                "lines": len(documents),
+                "digest": digest_lines(map(_format_document, documents)),
+            }
             for split, documents in data._asdict().items()
         }
 
@@ -111,13 +114,13 @@ class Classify(Task):
         )
         for name, encoded in (("training", train), ("held-out", valid)):
             if encoded.cut:
-                share = len(encoded.cut) / len(encoded.labels)
+                fraction = len(encoded.cut) / len(encoded.labels)
                 report.print_line(
-                    f"{len(encoded.cut):,} {name} documents ({share:.0%}) are cut after "
+                    f"{len(encoded.cut):,} {name} documents ({fraction:.0%}) are cut after "
                     f"{recipe.batch.max_length:,} tokens"
                 )
         runner = TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
-        validate = _validator(runner, data.valid)
+        validate = _make_validator(runner, data.valid)
         return Training(
             Classification(model, recipe.objective.smoothing), batches, validate, recipe.validation.monitor
         )
@@ -137,7 +140,7 @@ class Classify(Task):
     def evaluate(
         self, runner: TextClassifier, data: list[Document], options: EvaluateOptions, quiet: bool
     ) -> Evaluation:
-        """Accuracy, nats per label, F1, the share of the commonest class, and how many texts were cut."""
+        """Accuracy, nats per label, F1, the fraction of the commonest class, and how many texts were cut."""
         with show_progress("evaluate", len(data), quiet=quiet) as bar:
             scores = runner.evaluate(data, on_progress=bar.update)
         cut = int(scores.pop("cut"))
@@ -153,7 +156,7 @@ class Classify(Task):
 CLASSIFY = Classify()
 
 
-def _validator(runner: TextClassifier, documents: list[Document]) -> Callable[[], dict[str, float]]:
+def _make_validator(runner: TextClassifier, documents: list[Document]) -> Callable[[], dict[str, float]]:
     def validate() -> dict[str, float]:
         scores = runner.evaluate(documents)
         return {name: scores[name] for name in ("accuracy", "nll")}
@@ -161,5 +164,5 @@ def _validator(runner: TextClassifier, documents: list[Document]) -> Callable[[]
     return validate
 
 
-def _line(document: Document) -> str:
+def _format_document(document: Document) -> str:
     return json.dumps([document.label, *document.texts])

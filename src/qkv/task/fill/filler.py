@@ -63,10 +63,10 @@ class Filler:
         blanks = [position for position, token in enumerate(ids) if token == self.mask]
         if not blanks:
             raise BadData(f"there is no {MASK} in the text: write {MASK} where a word is to be guessed")
-        probabilities = self._log_probs(torch.tensor([ids]))[0, blanks].exp()
+        probabilities = self._compute_log_probs(torch.tensor([ids]))[0, blanks].exp()
         best, tokens = probabilities.topk(min(n, probabilities.shape[1]), dim=1)
         return [
-            [Guess(self._word(token), p) for token, p in zip(*row, strict=True)]
+            [Guess(self._format_word(token), p) for token, p in zip(*row, strict=True)]
             for row in zip(tokens.tolist(), best.tolist(), strict=True)
         ]
 
@@ -81,12 +81,12 @@ class Filler:
         hidden = ids.repeat(len(ids), 1).fill_diagonal_(self.mask)  # row i hides token i
         rows = torch.cat(
             [
-                self._log_probs(part).diagonal(offset=first, dim1=0, dim2=1).T
+                self._compute_log_probs(part).diagonal(offset=first, dim1=0, dim2=1).T
                 for first, part in zip(range(0, len(ids), 64), hidden.split(64), strict=True)
             ]
         )
         log_probs = rows.gather(1, ids[:, None])[:, 0].tolist()
-        pieces = self._pieces(ids.tolist())
+        pieces = self._format_pieces(ids.tolist())
         return [TokenLikelihood(*pair) for pair in zip(pieces, log_probs, strict=True)]
 
     def evaluate(
@@ -111,10 +111,10 @@ class Filler:
         if not several:
             raise BadData("there is no text to trace")
         unnormalised = find_unnormalised(self.model)
-        examples = tuple(self._example(text, number) for number, text in enumerate(several, start=1))
+        examples = tuple(self._make_example(text, number) for number, text in enumerate(several, start=1))
         return Trace(examples, "masked language model", unnormalised=unnormalised)
 
-    def _example(self, text: str, number: int) -> Example:
+    def _make_example(self, text: str, number: int) -> Example:
         ids = self._encode(text)
         tokens = torch.tensor([ids], device=next(self.model.parameters()).device)
         _, attended = self.model.forward_with_weights(tokens, torch.ones_like(tokens, dtype=torch.bool))
@@ -124,14 +124,14 @@ class Filler:
             if each.weights is not None
         }
         return Example(
-            named_axes={"text": tuple(self._pieces(ids))},
+            named_axes={"text": tuple(self._format_pieces(ids))},
             weights=weights,
             weight_axes={name: WeightAxes("text", "text") for name in weights},
             meta={"line": number, "text": text},
         )
 
     @torch.inference_mode()
-    def _log_probs(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B N V"]:
+    def _compute_log_probs(self, tokens: Int[Tensor, "B N"]) -> Float[Tensor, "B N V"]:
         """log-probabilities of all real words at every position; control symbols have none."""
         tokens = tokens.to(next(self.model.parameters()).device)
         hidden = self.model(tokens, torch.ones_like(tokens, dtype=torch.bool))
@@ -165,10 +165,10 @@ class Filler:
             return self.tokenizer.encode(["a" + part])[0][1:]
         return self.tokenizer.encode([part])[0]
 
-    def _word(self, token: int) -> str:
-        return "</s>" if token == EOS else self._pieces([token])[0].removeprefix("▁")
+    def _format_word(self, token: int) -> str:
+        return "</s>" if token == EOS else self._format_pieces([token])[0].removeprefix("▁")
 
-    def _pieces(self, ids: Sequence[int]) -> list[str]:
+    def _format_pieces(self, ids: Sequence[int]) -> list[str]:
         return [MASK if token == self.mask else self.tokenizer.pieces([token])[0] for token in ids]
 
 

@@ -61,10 +61,10 @@ class Generator:
             BadData: a prompt is longer than the model can read.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        written = [""] * len(texts)
+        continuations = [""] * len(texts)
         for piece in self.stream(texts, stop=stop, **options):
-            written[piece.prompt] += piece.text
-        return written[0] if isinstance(prompts, str) else written
+            continuations[piece.prompt] += piece.text
+        return continuations[0] if isinstance(prompts, str) else continuations
 
     def stream(self, prompts: Sequence[str], *, stop: Sequence[str] = (), **options: Any) -> Iterator[Piece]:
         """Sample continuations and yield their text piece by piece; see `generate`.
@@ -129,7 +129,7 @@ class Generator:
         """
         if not self.model.attention_layers():
             raise BadData(f"this model has no attention: its mixer is {self.recipe.model.mixer}")
-        examples = [self._example(text, number) for number, text in enumerate(_as_list(texts), start=1)]
+        examples = [self._make_example(text, number) for number, text in enumerate(_as_list(texts), start=1)]
         if not examples:
             raise BadData("there is no text to trace")
         unnormalised = find_unnormalised(self.model)
@@ -160,7 +160,7 @@ class Generator:
             raise BadRecipe(describe_errors(error, SampleConfig)) from None
 
     @torch.inference_mode()
-    def _example(self, text: str, number: int) -> Example:
+    def _make_example(self, text: str, number: int) -> Example:
         ids = encode_prompt(text, self.tokenizer)
         if self.context is not None and len(ids) > self.context:
             raise BadData(
@@ -203,7 +203,7 @@ class _Writer:
         new = decode_text(self.tokens[self.decoded :], self.tokenizer)
         if new.endswith(INCOMPLETE) and len(self.tokens) - self.decoded < 4:
             return False  # the bytes of a character are not complete yet
-        self.text += self._with_space(new)
+        self.text += self._restore_space(new)
         self.decoded = len(self.tokens)
         ends = [at for text in self.stop if (at := self.text.find(text)) >= 0]
         if ends:
@@ -212,19 +212,23 @@ class _Writer:
 
     def take(self) -> str:
         """The new text that no stop string can begin in."""
-        held = 0 if self.is_stopped else max((_overlap(self.text, text) for text in self.stop), default=0)
-        end = len(self.text) - held
+        overlap = (
+            0
+            if self.is_stopped
+            else max((_measure_overlap(self.text, text) for text in self.stop), default=0)
+        )
+        end = len(self.text) - overlap
         new, self.released = self.text[self.released : end], max(self.released, end)
         return new
 
     def finish(self) -> str:
         """What was held back until the end."""
         if not self.is_stopped and self.decoded < len(self.tokens):
-            self.text += self._with_space(decode_text(self.tokens[self.decoded :], self.tokenizer))
+            self.text += self._restore_space(decode_text(self.tokens[self.decoded :], self.tokenizer))
         new, self.released = self.text[self.released :], len(self.text)
         return new
 
-    def _with_space(self, text: str) -> str:
+    def _restore_space(self, text: str) -> str:
         """Restore the space that the tokenizer removes at the start of what it decodes."""
         first = self.tokenizer.pieces(self.tokens[self.decoded : self.decoded + 1])
         has_space = bool(first) and first[0].startswith("▁") and self.tokenizer.kind == "bpe"
@@ -233,7 +237,7 @@ class _Writer:
         return " " + text if (has_space or joins_words) and not starts_line else text
 
 
-def _overlap(text: str, stop: str) -> int:
+def _measure_overlap(text: str, stop: str) -> int:
     """The length of the longest end of the text that begins the stop string."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)

@@ -60,11 +60,11 @@ def choose_windows(recipe: LanguageRecipe, mode: str | None = None, stride: int 
     stride = stride or recipe.validation.stride or max(1, segment // 2)
     if stride > segment:
         raise BadData(f"the stride of a sliding window is at most its length, {segment}, got {stride}")
-    chosen: Any = mode or recipe.scoring_mode
-    if chosen == "carry" and recipe.model.length_limits.target is not None:
+    read_mode: Any = mode or recipe.scoring_mode
+    if read_mode == "carry" and recipe.model.length_limits.target is not None:
         limit = recipe.model.length_limits.target
         raise BadData(f"mode carry needs more positions than {limit.key}={limit.positions} holds")
-    return Windows(chosen, segment, stride)
+    return Windows(read_mode, segment, stride)
 
 
 @torch.inference_mode()
@@ -91,41 +91,45 @@ def score_ids(
     device = next(model.parameters()).device
     totals = [Total(0.0, 0.0, 0)]
     state: Any = model.start(batch=1) if windows.mode == "carry" else None
-    for inputs, targets in _batches(text, windows):
+    for inputs, targets in _iterate_batches(text, windows):
         if state is None:
             hidden = model(inputs.to(device))
         else:
             hidden, state = model.extend(inputs.to(device), state)
-        totals.append(_score(model, hidden, targets.to(device)))
+        totals.append(_sum_scores(model, hidden, targets.to(device)))
         on_progress(sum(total.count for total in totals))
     return Total(*(sum(column) for column in zip(*totals, strict=True)))
 
 
-def scores_of(total: Total, text: EncodedText, tokenizer: AnyTokenizer) -> dict[str, float]:
+def compute_scores(total: Total, text: EncodedText, tokenizer: AnyTokenizer) -> dict[str, float]:
     """The scores of a text by name.
 
     nll: nats per token.  perplexity: exp(nll).  bits_per_byte: of the UTF-8 text.  word_perplexity: exp of
     the nats per word and line end, so that vocabularies can be compared (not where tokens are words).
     """
     nll = total.nll / total.count
-    scores = {"nll": nll, "perplexity": _exp(nll), "accuracy": total.correct / total.count}
+    scores = {"nll": nll, "perplexity": _compute_exp(nll), "accuracy": total.correct / total.count}
     if tokenizer.kind != "word":  # unknown words have no bytes
         scores["bits_per_byte"] = total.nll / text.bytes / math.log(2)
     if tokenizer.kind == "bpe":
-        scores["word_perplexity"] = _exp(total.nll / text.words)
+        scores["word_perplexity"] = _compute_exp(total.nll / text.words)
     return scores
 
 
-def _batches(text: np.ndarray, windows: Windows) -> Iterator[tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]]:
+def _iterate_batches(
+    text: np.ndarray, windows: Windows
+) -> Iterator[tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]]:
     """Inputs and targets; a negative target is not scored.  Every token but the first is a target once."""
     last, step = len(text) - 1, windows.stride if windows.mode == "sliding" else windows.segment
     rows = 1 if windows.mode == "carry" else max(1, POSITIONS_AT_ONCE // windows.segment)
     ends = [*range(min(windows.segment, last), last, step), last]  # of windows; the last one may be short
     for start in range(0, len(ends), rows):
-        yield from _pack(text, ends[start : start + rows], ([0, *ends[:-1]])[start : start + rows], windows)
+        yield from _pack_windows(
+            text, ends[start : start + rows], ([0, *ends[:-1]])[start : start + rows], windows
+        )
 
 
-def _pack(text: np.ndarray, ends: list[int], scored: list[int], windows: Windows) -> Iterator[Any]:
+def _pack_windows(text: np.ndarray, ends: list[int], scored: list[int], windows: Windows) -> Iterator[Any]:
     """Batches of equal length; a window of another length stands alone."""
     spans = []
     for end, before in zip(ends, scored, strict=True):
@@ -133,15 +137,15 @@ def _pack(text: np.ndarray, ends: list[int], scored: list[int], windows: Windows
         if before < end:
             spans.append((begin, before, end))
     for length in sorted({end - begin for begin, _, end in spans}, reverse=True):
-        chosen = [span for span in spans if span[2] - span[0] == length]
-        inputs = np.stack([text[begin:end] for begin, _, end in chosen])
-        targets = np.stack([text[begin + 1 : end + 1] for begin, _, end in chosen])
-        for row, (begin, before, _) in enumerate(chosen):
+        rows = [span for span in spans if span[2] - span[0] == length]
+        inputs = np.stack([text[begin:end] for begin, _, end in rows])
+        targets = np.stack([text[begin + 1 : end + 1] for begin, _, end in rows])
+        for row, (begin, before, _) in enumerate(rows):
             targets[row, : before - begin] = -1
         yield torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def _score(model: Any, hidden: Tensor, targets: Tensor) -> Total:
+def _sum_scores(model: Any, hidden: Tensor, targets: Tensor) -> Total:
     real = targets >= 0
     labels = targets[real]
     output = model.output
@@ -149,7 +153,7 @@ def _score(model: Any, hidden: Tensor, targets: Tensor) -> Total:
     return Total(float(nll.double().sum()), float(correct), labels.numel())
 
 
-def _exp(value: float) -> float:
+def _compute_exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
@@ -161,6 +165,6 @@ def score_text(
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, float]:
     """The scores of an encoded text; see `score_ids` and `scores_of`."""
-    return scores_of(
+    return compute_scores(
         score_ids(model, text.ids, start_token(tokenizer), windows, on_progress), text, tokenizer
     )

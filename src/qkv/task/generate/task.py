@@ -85,7 +85,7 @@ class Generate(Task):
         objective = LanguageModeling(
             model, recipe.objective.smoothing, recipe.objective, carries_state=recipe.batch.carry
         )
-        return Training(objective, batches, _validator(model, valid, parsed, recipe, report), "nll")
+        return Training(objective, batches, _make_validator(model, valid, parsed, recipe, report), "nll")
 
     def build_model(self, recipe: LanguageRecipe, parsed: AnyTokenizer) -> nn.Module:
         """The model for the vocabulary of this run."""
@@ -127,7 +127,7 @@ def refuse_growing_state(recipe: LanguageRecipe) -> None:
         )
 
 
-def _validator(
+def _make_validator(
     model: LanguageModel,
     valid: EncodedText,
     tokenizer: AnyTokenizer,
@@ -137,8 +137,8 @@ def _validator(
     windows = choose_windows(recipe)
     limit = recipe.validation.tokens
     if limit and limit < len(valid.ids):
-        share = limit / len(valid.ids)
-        valid = EncodedText(valid.ids[:limit], round(valid.bytes * share), round(valid.words * share))
+        fraction = limit / len(valid.ids)
+        valid = EncodedText(valid.ids[:limit], round(valid.bytes * fraction), round(valid.words * fraction))
     report.print_line(f"held-out scores: {len(valid.ids):,} tokens, {windows}")
 
     def validate() -> dict[str, float]:
