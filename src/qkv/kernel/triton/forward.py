@@ -143,7 +143,7 @@ def compute_weight_sums_and_pair_weights(
 
 @triton.jit
 @no_type_check
-def compute_deficit(
+def compute_denominator_deficit(
     denominators: tl.tensor, weight_sums: tl.tensor, squares: tl.tensor, floor: tl.tensor
 ) -> tl.tensor:
     """How far a denominator lies below floor·sqrt(Σ m²); 0 where there are no keys."""
@@ -185,7 +185,7 @@ def store_averages_and_query_sums(  # noqa: PLR0913, PLR0917 -- a kernel takes p
         # [C, C] @ [C, E]
         sums = sums * carry_factors[:, None] + tl.dot(scores, values, input_precision=s.precision)
         denominators = denominators * carry_factors + tl.sum(scores, 1)
-    deficit = compute_deficit(denominators, weight_sums, squares, floor)
+    deficit = compute_denominator_deficit(denominators, weight_sums, squares, floor)
     if tl.max(deficit, 0) > 0:
         value_sums = (
             tl.zeros((s.chunk, s.value_block), tl.float32) + load_value_sums(state, columns, s)[None, :]

@@ -202,7 +202,9 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | No
     inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
     if double_backward.needs_double_backward():
         options = BackendOptions(*ctx.options)
-        gradients = double_backward.compute_gradients(inputs, options, (grad_out, *grad_sums[:2]))
+        gradients = double_backward.compute_differentiable_gradients(
+            inputs, options, (grad_out, *grad_sums[:2])
+        )
         return (*gradients, *(None,) * len(options))
     grad_out = torch.zeros_like(outputs[0]) if grad_out is None else grad_out
     needs_matrix = ctx.needs_input_grad[3]
