@@ -94,7 +94,10 @@ def main() -> None:
     parser.add_argument("--backward", action="store_true", help="time forward and backward together")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{options.threads} threads, native engine: {native.about()}, heads {H} of {D}, {R} features")
+    print(
+        f"{options.threads} threads, native engine: {native.describe_library()}, "
+        f"heads {H} of {D}, {R} features"
+    )
     print("length", *(f"{route:>10}" for route in options.routes), f"{'bound':>10}", sep="  ")
     for length in options.lengths:
         times = time_routes(options.routes, length, options.repeats, options.backward)
@@ -102,7 +105,7 @@ def main() -> None:
         print(
             f"{length:6d}",
             *cells,
-            f"{compute_bound(length) if native.available() else 0:10.2f}",
+            f"{compute_bound(length) if native.is_available() else 0:10.2f}",
             sep="  ",
             flush=True,
         )

@@ -43,10 +43,12 @@ def make_call(route: str, inputs: list[Tensor], gate: Tensor, features: int) -> 
 
     def call() -> Tensor:
         key_weights = compute_key_weights(
-            core.features.compute_key_log_factor(k.float()), gate if route == "gated" else None, None
+            core.features.compute_extra_key_log_factor(k.float()), gate if route == "gated" else None, None
         )
         kind = core.features.describe_for_backends(core.features.choose_projections())
-        return triton_backend.attend(kind, (q, k, v), key_weights, None, None, True, core.floor)[0]
+        return triton_backend.compute_linear_attention(
+            kind, (q, k, v), key_weights, None, None, True, core.floor
+        )[0]
 
     return call
 
@@ -92,7 +94,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--backward", action="store_true", help="time forward and backward together")
     options = parser.parse_args()
-    if not (triton_backend.available() and torch.cuda.is_available()):
+    if not (triton_backend.is_available() and torch.cuda.is_available()):
         parser.error("this benchmark needs a CUDA device and Triton: pip install triton")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {vars(options)}")
     print("  length", *(f"{route:>10} {'peak':>8}" for route in options.routes), sep="  ")

@@ -275,8 +275,8 @@ MUTANTS = (
     Mutant(
         "memory is lent while it is in use",
         "kernel/memory_pool.py",
-        "weakref.finalize(view, _return_block, block).atexit = False",
-        "_return_block(block)",
+        "weakref.finalize(view, _return_block_to_pool, block).atexit = False",
+        "_return_block_to_pool(block)",
         ("tests/test_memory_pool.py", ""),
     ),
     Mutant(

@@ -16,7 +16,7 @@ from qkv.select import Soft
 from qkv.shapes import Dims
 
 pytestmark = [
-    pytest.mark.skipif(not native.available(), reason="the native engine is not built here"),
+    pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here"),
     pytest.mark.usefixtures("one_thread"),
 ]
 MAPS = {

@@ -52,7 +52,7 @@ def test_steps_of_a_map_that_no_backend_knows() -> None:
     assert linear.read(q, state)[0].out.shape == q.shape
 
 
-@pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
+@pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")
 def test_explain_does_not_promise_a_backend_that_does_not_know_the_map() -> None:
     linear = Linear(Dims(2, 4, 4, 4), Squares(), 1e-20, causal=False)
     assert "no backend knows this feature map" in linear.explain(500, 500)

@@ -14,7 +14,7 @@ from qkv.layer import Attention
 from qkv.score import Additive
 from qkv.score.additive import additive
 
-needs_engine = pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
+needs_engine = pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")
 SIZES = [
     (1, 1, 1, 1, 1),
     (2, 3, 5, 7, 11),
@@ -55,13 +55,13 @@ def test_it_equals_the_formula(threads: None, sizes: tuple[int, int, int, int, i
     inputs, weight = drawn(*sizes), torch.randn(sizes[0], sizes[1], sizes[2], sizes[3])
     wide = [x.detach().double().requires_grad_() for x in inputs]
     expected = with_gradients(additive(*wide), weight.double(), *wide)
-    close(with_gradients(native.additive(*inputs), weight, *inputs), expected)
+    close(with_gradients(native.compute_additive_scores(*inputs), weight, *inputs), expected)
 
 
 @needs_engine
 def test_large_sums_saturate() -> None:
     q = torch.tensor([-1e4, -50.0, -1e-4, 0.0, 1e-4, 50.0, 1e4]).view(1, 1, 7, 1)
-    scores = native.additive(q, torch.zeros(1, 1, 1, 1), torch.ones(1, 1))
+    scores = native.compute_additive_scores(q, torch.zeros(1, 1, 1, 1), torch.ones(1, 1))
     torch.testing.assert_close(scores, q.tanh(), rtol=0, atol=2e-7)
 
 
@@ -69,7 +69,9 @@ def test_large_sums_saturate() -> None:
 def test_results_repeat_with_threads_that_share_a_head() -> None:
     before, inputs = torch.get_num_threads(), drawn(1, 1, 40, 50, 16)
     torch.set_num_threads(3)
-    first, second = (with_gradients(native.additive(*inputs), torch.ones(40, 50), *inputs) for _ in range(2))
+    first, second = (
+        with_gradients(native.compute_additive_scores(*inputs), torch.ones(40, 50), *inputs) for _ in range(2)
+    )
     torch.set_num_threads(before)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
@@ -80,8 +82,9 @@ def test_every_instruction_set_gives_the_same(name: str) -> None:
     code = (
         "import torch; from qkv.kernel import native; torch.manual_seed(0);"
         "q, k, v = torch.randn(1, 2, 9, 21), torch.randn(1, 2, 35, 21), torch.randn(2, 21);"
-        "x = [y.requires_grad_() for y in (q, k, v)]; s = native.additive(*x); s.square().sum().backward();"
-        "print(native.about()['instruction set'], float(s.abs().sum()),"
+        "x = [y.requires_grad_() for y in (q, k, v)]; s = native.compute_additive_scores(*x);"
+        "s.square().sum().backward();"
+        "print(native.describe_library()['instruction set'], float(s.abs().sum()),"
         "*(float(y.grad.abs().sum()) for y in x))"
     )
     environment = os.environ | {"QKV_NATIVE_ISA": name}
@@ -125,4 +128,4 @@ def test_what_is_not_a_number_is_not_hidden() -> None:
     for hidden in range(3):
         inputs = [torch.randn(1, 1, 3, 20), torch.randn(1, 1, 4, 20), torch.randn(1, 20)]
         inputs[hidden].view(-1)[-1] = float("nan")
-        assert native.additive(*inputs).isnan().any()
+        assert native.compute_additive_scores(*inputs).isnan().any()

@@ -14,7 +14,7 @@ from qkv.errors import BadShape
 from qkv.kernel import native
 from qkv.kernel.native import layer_step, library
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
+pytestmark = pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")
 KERNELS = {"rfa": RFA(19), "arccos": RFA(5, "arccos"), "favor": Favor(11), "elu": Elu()}
 
 

@@ -68,9 +68,9 @@ def test_sin_and_cos_of_any_angle(length: int, size: float) -> None:
     for s in range(length):
         alone = k[:, :, s : s + 1]
         for causal in (True, False):
-            sums = native.attend(kind, (alone, alone, torch.ones_like(alone)), None, None, None, causal, 0.1)[
-                1
-            ]
+            sums = native.compute_linear_attention(
+                kind, (alone, alone, torch.ones_like(alone)), None, None, None, causal, 0.1
+            )[1]
             angle = float(alone)
             expected = torch.tensor([math.sin(angle), math.cos(angle)])
             torch.testing.assert_close(sums.feature_sums[0, 0, :, 0], expected, rtol=0, atol=2e-6)

@@ -13,7 +13,7 @@ from qkv.kernel import native
 from qkv.kernel.native import small_linear
 from qkv.kernel.native.library import call_with_fields
 
-needs_engine = pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
+needs_engine = pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")
 SIZES = [(3, 5, 7), (4, 64, 64), (16, 1024, 512), (17, 33, 65), (32, 1, 16), (5, 130, 1)]
 
 

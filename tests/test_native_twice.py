@@ -16,7 +16,7 @@ from native_cases import (
     pytestmark,  # noqa: F401 -- pytest reads it
 )
 from qkv.kernel.linear import Linear
-from qkv.kernel.native import additive
+from qkv.kernel.native import compute_additive_scores
 from qkv.layer import Attention
 from qkv.score import Additive
 from qkv.score import additive as additive_module
@@ -125,7 +125,7 @@ def test_second_derivatives_of_additive_scores(
         leaves = [x.to(dtype).requires_grad_() for x in made]
         return twice(lambda: score(*leaves).square().sum(), leaves)
 
-    found, expected = of(additive, torch.float32), of(additive_module.additive, torch.float64)
+    found, expected = of(compute_additive_scores, torch.float32), of(additive_module.additive, torch.float64)
     for a, e in zip(found, expected, strict=True):
         torch.testing.assert_close(
             a.double(), e, rtol=1e-4, atol=1e-4 * max([1.0, *e.abs().flatten().tolist()])

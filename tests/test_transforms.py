@@ -131,7 +131,7 @@ def product_with_hessian(layer: Attention, x: Tensor, keep: Tensor) -> list[Tens
     return list(torch.autograd.grad(length, leaves, allow_unused=True, materialize_grads=True))
 
 
-@pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
+@pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")
 @pytest.mark.parametrize("options", [EXACT["additive"], *MAPPED.values()], ids=["additive", *MAPPED])
 @pytest.mark.parametrize("length", [7, 130])
 def test_float32_routes_can_be_differentiated_twice(options: dict[str, Any], length: int) -> None:
@@ -145,7 +145,7 @@ def test_float32_routes_can_be_differentiated_twice(options: dict[str, Any], len
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-4 * largest)
 
 
-@pytest.mark.skipif(not native.available(), reason="the native engine is not built here")
+@pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")
 @pytest.mark.parametrize("name", ["additive", "elu causal"])
 def test_jacobians_of_float32_routes_in_one_batched_backward(name: str) -> None:
     layer, x = layer_of(EVERY[name], torch.float32), torch.randn(1, 4, WIDTH)

@@ -25,7 +25,7 @@ from qkv.kernel.triton import call
 from qkv.shapes import Dims
 
 INSTALLED = find_spec("triton") is not None
-INTERPRETED = triton.interpreted()
+INTERPRETED = triton.is_interpreted()
 DEVICE = "cpu" if INTERPRETED else "cuda"
 SMALL, WIDE = Dims(2, 5, 5, 7), Dims(1, 20, 20, 18)
 ON_A_DEVICE = [
@@ -40,10 +40,12 @@ def attended(
 ) -> tuple[Tensor, Sums]:
     """The float32 core's attention by the kernels."""
     q, k, v, masking = inputs
-    log_factor = core.features.compute_key_log_factor(k.float())
+    log_factor = core.features.compute_extra_key_log_factor(k.float())
     key_weights = compute_key_weights(log_factor, masking.gate, masking.keep)
     kind = core.features.describe_for_backends(core.features.choose_projections())
-    return triton.attend(kind, (q, k, v), key_weights, masking.keep, carry, causal, core.floor)
+    return triton.compute_linear_attention(
+        kind, (q, k, v), key_weights, masking.keep, carry, causal, core.floor
+    )
 
 
 def leaves(inputs: Inputs, dtype: torch.dtype) -> tuple[Inputs, list[Tensor]]:
@@ -231,13 +233,16 @@ def test_the_kernels_by_the_interpreter(which: str) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes tensors of any device")
 def test_it_says_why_it_cannot_take_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, 1, 1, 1)
-    assert triton.why_not(x.double()).startswith("the Triton kernels read float32, bfloat16 and float16 only")
-    assert (
-        triton.why_not(x) == "the Triton kernels run on CUDA devices only; torch forms the same sums instead"
+    assert triton.explain_unsupported(x.double()).startswith(
+        "the Triton kernels read float32, bfloat16 and float16 only"
     )
-    monkeypatch.setattr(triton, "installed", lambda: False)
-    assert not triton.available()
-    assert triton.why_not(x).startswith("Triton is not installed: pip install triton")
+    assert (
+        triton.explain_unsupported(x)
+        == "the Triton kernels run on CUDA devices only; torch forms the same sums instead"
+    )
+    monkeypatch.setattr(triton, "is_installed", lambda: False)
+    assert not triton.is_available()
+    assert triton.explain_unsupported(x).startswith("Triton is not installed: pip install triton")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is about other processes")

@@ -49,7 +49,7 @@ class Health:
     Args:
         machine: The hardware and the versions.
         omp: The environment variable OMP_NUM_THREADS, or "".
-        native: The native engine, as `native.about()`.
+        native: The native engine, as `native.describe_library()`.
         triton: The version of Triton, or "".
         native_declined: Why the native engine is not used although it may be built, or "".
         unmet: The requirements that are not met; None where qkv is imported without an installation.
@@ -95,7 +95,7 @@ def examine() -> Health:
     return Health(
         machine=describe_machine(),
         omp=os.environ.get("OMP_NUM_THREADS", ""),
-        native=native.about(),
+        native=native.describe_library(),
         triton=_version("triton"),
         native_declined=missing_names(),
         unmet=requirements.find_unmet() if requirements.is_installed() else None,
@@ -186,7 +186,9 @@ def _compare_with_float64(part: Part) -> Check:
     layer = Attention(32, heads=2, **options, causal=True).eval()
     x = torch.randn(2, POSITIONS, 32)
     torch.set_rng_state(rng_state)
-    is_native = not native.why_not(x) and (part.axis == "score" or not layer.spec.kernel.forms_weights)
+    is_native = not native.explain_unsupported(x) and (
+        part.axis == "score" or not layer.spec.kernel.forms_weights
+    )
     out = layer(x)
     expected = layer.double().attend(x.double()).out
     error = (out - expected).abs().max() / expected.abs().max()

@@ -30,7 +30,7 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.call("doctor", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["healthy"] is True
-    assert told["native"] == native.about()
+    assert told["native"] == native.describe_library()
     assert told["unmet"] == []
     assert all(
         set(one) == {"requirement", "installed"} for lacking in told["extras"].values() for one in lacking

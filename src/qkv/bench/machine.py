@@ -64,7 +64,7 @@ def describe_machine() -> Machine:
         memory=memory,
         free=free,
         gpu=_describe_gpu(),
-        native=str(native.about()["instruction set"]),
+        native=str(native.describe_library()["instruction set"]),
         qkv=__version__,
         torch=torch.__version__,
         python=platform.python_version(),

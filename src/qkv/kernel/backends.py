@@ -1,7 +1,7 @@
 """Chooses the backend that computes linear attention faster than torch operators.
 
-A backend is a module with `FEWEST` (the positions from which it is faster), `why_not(*tensors)` (a reason why
-it does not support tensors, or "") and `attend(...)`.
+A backend is a module with `FEWEST` (the positions from which it is faster), `explain_unsupported(*tensors)`
+(a reason why it does not support tensors, or "") and `compute_linear_attention(...)`.
 """
 
 from typing import Any
@@ -26,9 +26,9 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
         The backend, or None.
     """
     for backend in BACKENDS if has_backends else ():
-        if any(holds_for_all_sizes(x.shape[2] >= backend.FEWEST) for x in tensors) and not backend.why_not(
-            *tensors
-        ):
+        if any(
+            holds_for_all_sizes(x.shape[2] >= backend.FEWEST) for x in tensors
+        ) and not backend.explain_unsupported(*tensors):
             return backend
     return None
 
@@ -46,13 +46,13 @@ def describe_backends(has_backends: bool, length: int) -> str:
     if not has_backends:
         return "; no backend knows this feature map"
     text = ""
-    if not native.available():
-        text += f"; the native CPU backend is not used: {native.unavailable_reason()}"
+    if not native.is_available():
+        text += f"; the native CPU backend is not used: {native.get_unavailable_reason()}"
     elif length >= native.FEWEST:
         text += (
             "; if q, k and v are float32 or bfloat16 on a CPU, the native backend "
-            f"({native.about()['instruction set']}) computes the same sums instead"
+            f"({native.describe_library()['instruction set']}) computes the same sums instead"
         )
-    if triton.available() and length >= triton.FEWEST:
+    if triton.is_available() and length >= triton.FEWEST:
         text += "; on a CUDA device, in float32 or half precision, the Triton backend does"
     return text

@@ -152,11 +152,11 @@ def _attend_blocks_as_batch(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tenso
     """The output [B,H,T,E] of all blocks, as one batch."""
     (batch, _, queries, _), size = q.shape, bands.allow.shape[2]
     allow = bands.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-    out = attend(_split_queries(q, size), _gather_slots(k, bands), _gather_slots(v, bands), allow)
+    out = attend(_split_queries_into_blocks(q, size), _gather_slots(k, bands), _gather_slots(v, bands), allow)
     return _merge_blocks(out, batch, queries)
 
 
-def _split_queries(x: Vectors, size: int) -> Blocks:
+def _split_queries_into_blocks(x: Vectors, size: int) -> Blocks:
     """[B,H,T,D] -> blocks as a batch [B·n,H,C,D]; the last one is padded with zeros."""
     rows, missing = x.transpose(1, 2), -x.shape[2] % size
     rows = F.pad(rows, (0, 0, 0, 0, 0, missing)) if missing else rows

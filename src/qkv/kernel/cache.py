@@ -70,7 +70,7 @@ class Cache(NamedTuple):
     entries: Tensor
     buffer: Shared = Shared(None)
 
-    def keep_last(self, count: int) -> "Cache":
+    def keep_last_positions(self, count: int) -> "Cache":
         """The cache of the last `count` positions; it copies them where that frees much memory.
 
         Args:

@@ -40,8 +40,8 @@ from qkv.kernel import chunks
 from qkv.kernel.key_weights import (
     LOG_ZERO,
     KeyWeights,
+    compute_detached_row_max,
     compute_log_weights_at_queries,
-    compute_row_max,
     split_key_weights,
     subtract_max_and_exp,
 )
@@ -52,7 +52,7 @@ from qkv.kernel.sums import (
     ValuesWithOne,
     accumulate_keys,
     combine_sums,
-    compute_deficit,
+    compute_denominator_deficit,
     sum_keys,
     sum_log_decay,
 )
@@ -92,17 +92,19 @@ def causal_average(
     """
     heads, length = query_features.shape[1:3]
     if is_recording(length):
-        return _causal_average_of_any_length(query_features, keys, carry, floor)
+        return _compute_causal_average_of_any_length(query_features, keys, carry, floor)
     if length <= chunks.TILE:
         return _average_tiles(query_features, keys, carry, floor), accumulate_keys(keys, carry)
     key_weights = None if keys.key_weights is None else split_key_weights(keys.key_weights, chunks.TILE)
-    tiles = MappedKeys(_split_tiles(keys.features), _split_tiles(keys.values), key_weights)
+    tiles = MappedKeys(
+        _fold_tiles_into_heads(keys.features), _fold_tiles_into_heads(keys.values), key_weights
+    )
     carries, after = _compute_prefix_sums_of_tiles(tiles, carry)
-    out = _average_tiles(_split_tiles(query_features), tiles, carries, floor)
+    out = _average_tiles(_fold_tiles_into_heads(query_features), tiles, carries, floor)
     return out.unflatten(1, (heads, -1)).flatten(2, 3), after
 
 
-def _split_tiles(x: Float[Tensor, "B H N _"]) -> Float[Tensor, "B HG C _"]:
+def _fold_tiles_into_heads(x: Float[Tensor, "B H N _"]) -> Float[Tensor, "B HG C _"]:
     """Fold the tiles of a chunk into the heads, so that each operator processes all tiles at once."""
     return x.unflatten(2, (-1, chunks.TILE)).flatten(1, 2)
 
@@ -113,7 +115,7 @@ def _compute_prefix_sums_of_tiles(tiles: MappedKeys, carry: Sums) -> tuple[Sums,
     prefix_sums, fields = [carry], (*sum_keys(tiles), sum_log_decay(tiles.key_weights))
     for *tile_sums, log_decay in zip(*(_unbind_tiles(x, heads) for x in fields), strict=False):
         prefix_sums.append(combine_sums(prefix_sums[-1], Sums(*tile_sums), log_decay))
-    before_tiles = (_stack_tiles(*field) for field in zip(*prefix_sums[:-1], strict=True))
+    before_tiles = (_stack_tiles_into_heads(*field) for field in zip(*prefix_sums[:-1], strict=True))
     return Sums(*before_tiles), prefix_sums[-1]
 
 
@@ -122,12 +124,12 @@ def _unbind_tiles(x: Tensor | None, heads: int) -> Iterable[Any]:
     return repeat(None) if x is None else x.unflatten(1, (heads, -1)).unbind(2)
 
 
-def _stack_tiles(*tiles: Any) -> Any:
+def _stack_tiles_into_heads(*tiles: Any) -> Any:
     """Fold n tensors [B,H,...] into the heads [B,H·n,...]; None where they are None."""
     return None if tiles[0] is None else torch.stack(tiles, 2).flatten(1, 2)
 
 
-def _causal_average_of_any_length(
+def _compute_causal_average_of_any_length(
     query_features: Features, keys: MappedKeys, carry: Sums, floor: float
 ) -> tuple[Float[Tensor, "B H T E"], Sums]:
     """`causal_average` with a number of operators that does not depend on T, for programs being recorded."""
@@ -138,17 +140,17 @@ def _causal_average_of_any_length(
     )
     key_weights = keys.key_weights
     if key_weights is not None:
-        key_weights = split_key_weights(_pad_key_weights(key_weights, fill), chunks.TILE)
-    tiles = MappedKeys(_split_tiles(features), _split_tiles(values), key_weights)
+        key_weights = split_key_weights(_append_padded_key_weights(key_weights, fill), chunks.TILE)
+    tiles = MappedKeys(_fold_tiles_into_heads(features), _fold_tiles_into_heads(values), key_weights)
     feature_sums, plain_sums, log_scale = _compute_prefix_sums_in_one_product(tiles, carry)
     scales = (None, None) if log_scale is None else (log_scale[:, :, :-1].flatten(1, 2), log_scale[:, :, -1])
     carries = Sums(feature_sums[:, :, :-1].flatten(1, 2), plain_sums[:, :, :-1].flatten(1, 2), scales[0])
     after = Sums(feature_sums[:, :, -1], plain_sums[:, :, -1], scales[1])
-    out = _average_tiles(_split_tiles(queries), tiles, carries, floor)
+    out = _average_tiles(_fold_tiles_into_heads(queries), tiles, carries, floor)
     return out.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, :length], after
 
 
-def _pad_key_weights(key_weights: KeyWeights, count: int) -> KeyWeights:
+def _append_padded_key_weights(key_weights: KeyWeights, count: int) -> KeyWeights:
     """Append `count` padded keys."""
     log_decay = None if key_weights.log_decay is None else F.pad(key_weights.log_decay, (0, count))
     return KeyWeights(F.pad(key_weights.log_weights, (0, count), value=LOG_ZERO), log_decay)
@@ -174,7 +176,7 @@ def _compute_prefix_sums_in_one_product(tiles: MappedKeys, carry: Sums) -> Sums:
     if log_decay is not None:
         log_decay = F.pad(log_decay.unflatten(1, (heads, -1)).flatten(2), (1, 0))
     logs = compute_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])
-    log_scale = compute_row_max(logs)
+    log_scale = compute_detached_row_max(logs)
     m = subtract_max_and_exp(logs, log_scale)
     plain_sums = plain_sums.flatten(3)
     # [B,H,n+1,n+1] @ [B,H,n+1,E+1] -> [B,H,n+1,E+1], and the same for the sums of squares
@@ -199,7 +201,7 @@ def _average_tiles(
     plain_sums = _scale_carry(carry.plain_sums, carry_factor)
     total = total + plain_sums[..., -2:-1]
     squares = squares + _scale_carry(plain_sums[..., -1:], carry_factor)
-    deficit = compute_deficit(scores.sum(-1, keepdim=True) + carried[..., -1:], squares, floor)
+    deficit = compute_denominator_deficit(scores.sum(-1, keepdim=True) + carried[..., -1:], squares, floor)
     has_keys = total > 0
     fill = deficit / torch.where(has_keys, total, 1)
     # [B,H,T,S] @ [B,H,S,E+1] -> [B,H,T,E+1]
@@ -217,14 +219,14 @@ def _create_uniform_tile_weights(values: ValuesWithOne) -> TileWeights:
 def _compute_tile_weights(key_weights: KeyWeights, carry: Sums) -> TileWeights:
     """The weights of keys with factors or a gate."""
     logs = compute_log_weights_at_queries(key_weights, key_weights.log_weights.shape[2])
-    log_carry = _decay_log_scale(carry, key_weights)
-    maximum = torch.maximum(compute_row_max(logs), log_carry.detach())
+    log_carry = _compute_decayed_log_scale(carry, key_weights)
+    maximum = torch.maximum(compute_detached_row_max(logs), log_carry.detach())
     pairs = subtract_max_and_exp(logs, maximum)
     total, squares = pairs.sum(-1, keepdim=True), pairs.square().sum(-1, keepdim=True)
     return TileWeights(pairs, total, squares, subtract_max_and_exp(log_carry, maximum))
 
 
-def _decay_log_scale(carry: Sums, key_weights: KeyWeights) -> Tensor:
+def _compute_decayed_log_scale(carry: Sums, key_weights: KeyWeights) -> Tensor:
     """The log scale [B,H,S or 1,1] of the carry at every query, after the decay up to there."""
     if key_weights.log_decay is None:
         return carry.log_scale

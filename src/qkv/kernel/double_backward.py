@@ -86,7 +86,7 @@ def needs_double_backward() -> bool:
     return torch.is_grad_enabled() or is_transformed()
 
 
-def compute_gradients(
+def compute_differentiable_gradients(
     inputs: BackendInputs, options: BackendOptions, grads: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
     """The gradients of `inputs`, computed with operators that autograd can differentiate.
@@ -103,7 +103,7 @@ def compute_gradients(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(inputs.q.device.type, enabled=False):
         inputs = BackendInputs._make(None if x is None else x.view_as(x) for x in inputs)
-        outputs = attend_with_operators(inputs, options)
+        outputs = compute_output_and_sums_with_operators(inputs, options)
     pairs = [
         (y, grad) for y, grad in zip(outputs, grads, strict=True) if grad is not None and y.requires_grad
     ]
@@ -115,7 +115,9 @@ def compute_gradients(
     return [next(gradients) if x is not None and x.requires_grad else None for x in inputs]
 
 
-def attend_with_operators(inputs: BackendInputs, options: BackendOptions) -> tuple[Tensor, Tensor, Tensor]:
+def compute_output_and_sums_with_operators(
+    inputs: BackendInputs, options: BackendOptions
+) -> tuple[Tensor, Tensor, Tensor]:
     """out [B,H,T,E] in the dtype of q, and the feature sums and plain sums after the last key.
 
     Args:
@@ -126,11 +128,13 @@ def attend_with_operators(inputs: BackendInputs, options: BackendOptions) -> tup
         The output, the feature sums and the plain sums.
     """
     q, k, v, log_weights, log_decay = inputs.q, inputs.k, inputs.v, inputs.log_weights, inputs.log_decay
-    carry = _initial_sums(inputs, options)
+    carry = _build_initial_sums(inputs, options)
     if options.causal:
 
         def step(carry: Sums, positions: slice, q: Tensor, *keys: Any) -> tuple[Tensor, Sums]:
-            query_features = _map_vectors(promote_to_float32(q), inputs.matrix, options)[0]
+            query_features = _map_vectors_and_compute_log_factor(
+                promote_to_float32(q), inputs.matrix, options
+            )[0]
             return causal_average(
                 query_features, _map_keys(inputs, options, positions, *keys), carry, options.floor
             )
@@ -142,13 +146,13 @@ def attend_with_operators(inputs: BackendInputs, options: BackendOptions) -> tup
             return None, accumulate_keys(_map_keys(inputs, options, positions, *keys), carry)
 
         _, after = scan_chunks(accumulate, carry, k, v, log_weights, log_decay)
-        query_features = _map_vectors(promote_to_float32(q), inputs.matrix, options)[0]
+        query_features = _map_vectors_and_compute_log_factor(promote_to_float32(q), inputs.matrix, options)[0]
         # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
         out = average_from_sums(query_features @ after.feature_sums, after.plain_sums, options.floor)
     return out.to(q.dtype), after.feature_sums, after.plain_sums
 
 
-def _initial_sums(inputs: BackendInputs, options: BackendOptions) -> Sums:
+def _build_initial_sums(inputs: BackendInputs, options: BackendOptions) -> Sums:
     """The sums over the earlier keys, or empty sums."""
     if inputs.feature_sums is not None and inputs.plain_sums is not None:
         has_weights = inputs.log_weights is not None or options.map in RESCALING_MAP_NUMBERS
@@ -170,11 +174,13 @@ def _map_keys(
     values = F.pad(promote_to_float32(v), (0, 1), value=1.0)
     k = promote_to_float32(k)
     if inputs.keep is None:
-        features, log_factor = _map_vectors(k, inputs.matrix, options)
+        features, log_factor = _map_vectors_and_compute_log_factor(k, inputs.matrix, options)
     else:
         padded = ~inputs.keep[:, None, positions, None]
         values = values.masked_fill(padded, 0)
-        features, log_factor = _map_vectors(k.masked_fill(padded, 0), inputs.matrix, options)
+        features, log_factor = _map_vectors_and_compute_log_factor(
+            k.masked_fill(padded, 0), inputs.matrix, options
+        )
         features = features.masked_fill(padded, 0)
         log_factor = None if log_factor is None else log_factor.masked_fill(padded[..., 0], LOG_ZERO)
     if log_factor is not None:
@@ -182,7 +188,9 @@ def _map_keys(
     return MappedKeys(features, values, None if log_weights is None else KeyWeights(log_weights, log_decay))
 
 
-def _map_vectors(x: Tensor, matrix: Tensor | None, options: BackendOptions) -> tuple[Features, Tensor | None]:
+def _map_vectors_and_compute_log_factor(
+    x: Tensor, matrix: Tensor | None, options: BackendOptions
+) -> tuple[Features, Tensor | None]:
     """φ(x) [B,H,N,F], and log m [B,H,N] that a backend computes with it (FAVOR+ only)."""
     # Imported here, because these modules import the backends.
     from qkv.kernel.elu import elu_features

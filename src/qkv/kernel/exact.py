@@ -27,10 +27,10 @@ from qkv.kernel.masking import Masking, add_bias_without_masking, combine_masks,
 from qkv.kernel.query_blocks import (
     AttentionInputs,
     attend_in_blocks,
-    check_weights_fit,
+    check_weights_fit_into_memory,
     compute_queries_per_block,
-    pad_weights,
-    slice_queries,
+    pad_weights_to_all_keys,
+    slice_queries_and_reachable_keys,
 )
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
@@ -161,7 +161,7 @@ class Exact(Core):
                 f"exact, through {operator}{mask}; a mask of all pairs is applied in blocks of queries. "
                 "Returning weights and passing bias= take the explicit route."
             )
-        is_native = self.has_native_scores and native.available()
+        is_native = self.has_native_scores and native.is_available()
         numbers = 1 if is_native else self.score.numbers_per_pair
         block_size, details = compute_queries_per_block(1, self.heads, keys, numbers), ""
         if block_size < queries:
@@ -208,7 +208,7 @@ class Exact(Core):
 
     def _attend_fused_block(self, inputs: AttentionInputs, rows: slice) -> Attended:
         """The output of a slice of the queries, through the fused operator."""
-        q, k, v, masking, positions, causal = slice_queries(inputs, rows)
+        q, k, v, masking, positions, causal = slice_queries_and_reachable_keys(inputs, rows)
         reach, _ = self.scope(q, positions)
         allow = combine_masks(q, k.shape[2], masking, causal, reach)
         return Attended(self._run_fused_attention(q, k, v, allow), None)
@@ -240,14 +240,16 @@ class Exact(Core):
             keys=repeat_heads(inputs.keys, self.heads), values=repeat_heads(inputs.values, self.heads)
         )
         if return_weights and holds_for_all_sizes(block_size < queries):
-            check_weights_fit(inputs)
+            check_weights_fit_into_memory(inputs)
         attend = partial(self._attend_explicit_block, inputs, return_weights)
         return attend_in_blocks(attend, queries, block_size)
 
     def _attend_explicit_block(self, inputs: AttentionInputs, return_weights: bool, rows: slice) -> Attended:
         """The output and weights of a slice of the queries, over all keys."""
-        attended = self._form_weights_and_average(slice_queries(inputs, rows), return_weights)
-        return pad_weights(attended, inputs.values.shape[2])
+        attended = self._form_weights_and_average(
+            slice_queries_and_reachable_keys(inputs, rows), return_weights
+        )
+        return pad_weights_to_all_keys(attended, inputs.values.shape[2])
 
     def _form_weights_and_average(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
         """Score all pairs, mask, select, and average the values."""
@@ -269,12 +271,12 @@ class Exact(Core):
     def _score_pairs(self, q: Query, keys: Tensor, positions: TokenPositions | None) -> Logits:
         """Scores [B,H,T,S] of queries and prepared keys, by the native backend where it supports them."""
         if self._can_score_natively(q, keys):
-            return native.additive(self.score.project(q), keys, self.score.v)
+            return native.compute_additive_scores(self.score.project(q), keys, self.score.v)
         return self.score(q, keys, positions)
 
     def _can_score_natively(self, *tensors: Tensor) -> bool:
         """Whether the native backend computes this score for these tensors."""
-        return self.has_native_scores and not native.why_not(*tensors)
+        return self.has_native_scores and not native.explain_unsupported(*tensors)
 
     def _build_positions(
         self, q: Query, keys: int, masking: Masking, first: int = 0

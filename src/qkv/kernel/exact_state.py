@@ -42,8 +42,8 @@ def append_keys(state: ExactState, prepared_keys: Tensor, v: Value, keep: Tensor
     """
     merged = state.keep
     if merged is not None or keep is not None:
-        old = merged if merged is not None else _keep_all(state.values.entries)
-        merged = torch.cat([old, keep if keep is not None else _keep_all(v)], 1)
+        old = merged if merged is not None else _make_all_true_keep_mask(state.values.entries)
+        merged = torch.cat([old, keep if keep is not None else _make_all_true_keep_mask(v)], 1)
     return state._replace(keys=state.keys.append(prepared_keys), values=state.values.append(v), keep=merged)
 
 
@@ -64,9 +64,11 @@ def drop_unreachable_keys(state: ExactState, reach: tuple[int, int] | None) -> E
         is_reached = state.keep.flip(1).cumsum(1) <= count
         count = int(is_reached.sum(1).max())
         state = state._replace(keep=state.keep[:, max(state.keep.shape[1] - count, 0) :])
-    return state._replace(keys=state.keys.keep_last(count), values=state.values.keep_last(count))
+    return state._replace(
+        keys=state.keys.keep_last_positions(count), values=state.values.keep_last_positions(count)
+    )
 
 
-def _keep_all(v: Value) -> Tensor:
+def _make_all_true_keep_mask(v: Value) -> Tensor:
     """A `keep` mask [B,S] that marks all keys as real."""
     return torch.ones(v.shape[0], v.shape[2], dtype=torch.bool, device=v.device)

@@ -89,7 +89,7 @@ def split_key_weights(key_weights: KeyWeights, size: int) -> KeyWeights:
     return _map_fields(lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), key_weights)
 
 
-def compute_log_weights_at_end(key_weights: KeyWeights) -> PairLogs:
+def compute_log_weights_after_last_key(key_weights: KeyWeights) -> PairLogs:
     """Log weights [B,H,1,S] of all keys after the last key.
 
     Args:
@@ -129,7 +129,7 @@ def compute_log_weights_at_queries(key_weights: KeyWeights, queries: int) -> Pai
     return logs.masked_fill(~masks.causal(queries, keys, logs.device), LOG_ZERO)
 
 
-def compute_row_max(logs: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T 1"]:
+def compute_detached_row_max(logs: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T 1"]:
     """The largest log weight of every row; -inf for a row without keys.  Detached, because it cancels.
 
     Args:

@@ -29,12 +29,12 @@ from qkv.kernel.linear_operators import (
     average_causally,
     average_over_sums,
     check_masks_and_gate,
-    compute_weights,
+    compute_attention_weights,
     map_keys,
     sum_sequence,
 )
 from qkv.kernel.linear_state import KeyHistory, LinearState, cast_state_sums, extend_history
-from qkv.kernel.masking import Masking, promote_to_float32, repeat_heads, slice_keys
+from qkv.kernel.masking import Masking, promote_to_float32, repeat_heads, slice_keep_and_gate
 from qkv.kernel.native import layer_step
 from qkv.kernel.sums import MappedKeys, Sums
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
@@ -98,7 +98,7 @@ class Linear(Core):
             query_features = self.features.map_queries(promote_to_float32(q), projections)
             keys = self._map_keys(k, v, masking, projections)
             keep = masks.expand_keep(masking.keep)
-            weights = compute_weights(
+            weights = compute_attention_weights(
                 query_features, keys.features, keep, keys.key_weights, self.causal, self.floor
             )
             out = weights @ keys.values[..., :-1]  # [B,H,T,S] @ [B,H,S,E] -> [B,H,T,E]
@@ -188,14 +188,14 @@ class Linear(Core):
         float32 = state.feature_sums.dtype == torch.float32
         if self.is_gated or not self.has_backends or state.history is not None or not float32:
             return None
-        if not layer_step.can_step(layers, x):
+        if not layer_step.can_run_layer_step(layers, x):
             return None
         self._check_state(state)
         kind = self.features.describe_for_backends(state.projections.value)
         if state.log_scale is not None and kind.map not in RESCALING_MAPS:
             return None
         carry = Sums(state.feature_sums, state.plain_sums, state.log_scale)
-        out, after = layer_step.step(layers, x, self.heads, kind, carry, self.floor)
+        out, after = layer_step.run_layer_step(layers, x, self.heads, kind, carry, self.floor)
         return out, LinearState(*after, state.projections)
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
@@ -250,9 +250,12 @@ class Linear(Core):
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
         with without_autocast(q):
             gate = None if masking.gate is None else promote_to_float32(masking.gate)
-            key_weights = compute_key_weights(self.features.compute_key_log_factor(k), gate, masking.keep)
+            log_factor = self.features.compute_extra_key_log_factor(k)
+            key_weights = compute_key_weights(log_factor, gate, masking.keep)
             kind = self.features.describe_for_backends(projections)
-            return backend.attend(kind, (q, k, v), key_weights, masking.keep, carry, causal, self.floor)
+            return backend.compute_linear_attention(
+                kind, (q, k, v), key_weights, masking.keep, carry, causal, self.floor
+            )
 
     def _is_pairwise_cheaper(self, queries: int, keys: int) -> bool:
         """Whether T·S pairs take fewer multiplications than the sums over features."""
@@ -270,9 +273,11 @@ class Linear(Core):
         extra = k.shape[2] - q.shape[2]
         queries_without_keys, keys_before = max(-extra, 0), max(extra, 0)
         before, after = slice(keys_before), slice(keys_before, None)
-        state = self.start(k[:, :, before], v[:, :, before], slice_keys(masking, before))
+        state = self.start(k[:, :, before], v[:, :, before], slice_keep_and_gate(masking, before))
         q = q[:, :, queries_without_keys:]
-        attended, _ = self.extend(state, q, k[:, :, after], v[:, :, after], slice_keys(masking, after))
+        attended, _ = self.extend(
+            state, q, k[:, :, after], v[:, :, after], slice_keep_and_gate(masking, after)
+        )
         return F.pad(attended.out, (0, 0, queries_without_keys, 0)) if queries_without_keys else attended.out
 
     def _compute_history_weights(
@@ -281,7 +286,7 @@ class Linear(Core):
         """The weights [B,H,T,S] of queries over all keys of the history."""
         query_features = self.features.map_queries(promote_to_float32(q), projections)
         keep = history.keep[:, :, None] > 0
-        return compute_weights(
+        return compute_attention_weights(
             query_features, history.features, keep, history.key_weights, causal, self.floor
         )
 

@@ -16,13 +16,19 @@ from qkv.kernel.chunks import scan_chunks
 from qkv.kernel.feature_map import FeatureMap
 from qkv.kernel.key_weights import (
     KeyWeights,
+    compute_detached_row_max,
     compute_key_weights,
-    compute_log_weights_at_end,
+    compute_log_weights_after_last_key,
     compute_log_weights_at_queries,
-    compute_row_max,
     subtract_max_and_exp,
 )
-from qkv.kernel.masking import Masking, promote_to_float32, repeat_heads, slice_chunk, slice_keys
+from qkv.kernel.masking import (
+    Masking,
+    promote_to_float32,
+    repeat_heads,
+    slice_keep_and_gate,
+    slice_keep_and_replace_gate,
+)
 from qkv.kernel.sums import (
     Features,
     MappedKeys,
@@ -99,10 +105,10 @@ def sum_sequence(
     """
 
     def step(carry: Sums, positions: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
-        chunk = slice_chunk(masking, positions, gate)
+        chunk = slice_keep_and_replace_gate(masking, positions, gate)
         return None, accumulate_keys(map_keys(feature_map, heads, k, v, chunk, projections), carry)
 
-    no_keys = slice_keys(masking, slice(0))
+    no_keys = slice_keep_and_gate(masking, slice(0))
     carry = empty_sums(map_keys(feature_map, heads, k[:, :, :0], v[:, :, :0], no_keys, projections))
     return scan_chunks(step, carry, k, v, masking.gate)[1]
 
@@ -134,13 +140,15 @@ def average_causally(
     def step(
         carry: Sums, positions: slice, q: Query, k: Key, v: Value, gate: Tensor | None
     ) -> tuple[Tensor, Sums]:
-        keys = map_keys(feature_map, heads, k, v, slice_chunk(masking, positions, gate), projections)
+        keys = map_keys(
+            feature_map, heads, k, v, slice_keep_and_replace_gate(masking, positions, gate), projections
+        )
         query_features = feature_map.map_queries(promote_to_float32(q), projections)
         out, after = causal_average(query_features, keys, carry, floor)
         return out.to(v.dtype), after
 
     out, after = scan_chunks(step, carry, *tensors, masking.gate)
-    return _empty_if_none(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
+    return _allocate_empty_output_if_none(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
 
 
 def average_over_sums(
@@ -164,10 +172,12 @@ def average_over_sums(
         query_sums = query_features @ sums.feature_sums  # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
         return average_from_sums(query_sums, sums.plain_sums, floor).to(q.dtype), sums
 
-    return _empty_if_none(scan_chunks(step, sums, q)[0], q, sums.feature_sums.shape[3] - 1, q.dtype)
+    return _allocate_empty_output_if_none(
+        scan_chunks(step, sums, q)[0], q, sums.feature_sums.shape[3] - 1, q.dtype
+    )
 
 
-def compute_weights(
+def compute_attention_weights(
     query_features: Features,
     key_features: Tensor,
     keep: Tensor | None,
@@ -196,12 +206,12 @@ def compute_weights(
         logs = (
             compute_log_weights_at_queries(key_weights, queries)
             if causal
-            else compute_log_weights_at_end(key_weights)
+            else compute_log_weights_after_last_key(key_weights)
         )
-        m = subtract_max_and_exp(logs, compute_row_max(logs))
+        m = subtract_max_and_exp(logs, compute_detached_row_max(logs))
     return compute_implied_weights(query_features, key_features, m, floor)
 
 
-def _empty_if_none(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> Tensor:
+def _allocate_empty_output_if_none(out: Tensor | None, q: Query, width: int, dtype: torch.dtype) -> Tensor:
     """The output of no chunks, [B,H,0,width], where there is none."""
     return q.new_empty(*q.shape[:3], width, dtype=dtype) if out is None else out

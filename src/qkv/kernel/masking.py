@@ -27,7 +27,7 @@ class Masking(NamedTuple):
     gate: Tensor | None = None
 
 
-def slice_keys(masking: Masking, positions: slice) -> Masking:
+def slice_keep_and_gate(masking: Masking, positions: slice) -> Masking:
     """The masking of a range of keys: `keep` and `gate` are sliced, `allow` and `bias` stay as they are.
 
     Args:
@@ -38,10 +38,10 @@ def slice_keys(masking: Masking, positions: slice) -> Masking:
         The masking of these keys.
     """
     gate = None if masking.gate is None else masking.gate[:, :, positions]
-    return slice_chunk(masking, positions, gate)
+    return slice_keep_and_replace_gate(masking, positions, gate)
 
 
-def slice_chunk(masking: Masking, positions: slice, chunk_gate: Tensor | None) -> Masking:
+def slice_keep_and_replace_gate(masking: Masking, positions: slice, chunk_gate: Tensor | None) -> Masking:
     """The masking of a chunk of keys whose gate is already sliced.
 
     Args:

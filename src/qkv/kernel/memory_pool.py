@@ -47,9 +47,9 @@ def pooled_empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     count = prod(shape)
     if count * dtype.itemsize <= MAX_MALLOC_BYTES:
         return torch.empty(shape, dtype=dtype, device="cpu")
-    block = _take_block(_round_up(count * dtype.itemsize))
+    block = _take_free_or_new_block(_round_up_to_block_size(count * dtype.itemsize))
     view = memoryview(block)  # torch holds it for as long as anything uses the memory
-    weakref.finalize(view, _return_block, block).atexit = False
+    weakref.finalize(view, _return_block_to_pool, block).atexit = False
     return torch.frombuffer(view, dtype=dtype, count=count).view(shape)
 
 
@@ -63,13 +63,13 @@ def raise_malloc_threshold() -> None:
     torch.empty(MAX_MALLOC_BYTES, dtype=torch.uint8, device="cpu")
 
 
-def _round_up(size: int) -> int:
+def _round_up_to_block_size(size: int) -> int:
     """Round up to eighths of a power of two, so that results of similar length can reuse a block."""
     unit = 1 << (size.bit_length() - 4)
     return -(-size // unit) * unit
 
 
-def _take_block(size: int) -> mmap.mmap:
+def _take_free_or_new_block(size: int) -> mmap.mmap:
     """A free block of exactly this size, or a new one."""
     # Other threads and finalizers may change the deque at any time, so that only its atomic operations are
     # used.
@@ -89,7 +89,7 @@ def _take_block(size: int) -> mmap.mmap:
         ) from error
 
 
-def _return_block(block: mmap.mmap) -> None:
+def _return_block_to_pool(block: mmap.mmap) -> None:
     """Put a block into the pool, and drop the oldest blocks where the pool becomes too large."""
     if len(block) > MAX_FREE_BYTES:
         return

@@ -82,10 +82,12 @@ def attend_in_blocks(attend: Callable[[slice], Attended], queries: int, block_si
     else:
         blocks = [attend(part) for part in rows]
     outs, weights, log_probs = zip(*blocks, strict=True)
-    return Attended(torch.cat(outs, 2), _concat_or_none(weights), _concat_or_none(log_probs))
+    return Attended(
+        torch.cat(outs, 2), _concat_along_queries_or_none(weights), _concat_along_queries_or_none(log_probs)
+    )
 
 
-def check_weights_fit(inputs: AttentionInputs) -> None:
+def check_weights_fit_into_memory(inputs: AttentionInputs) -> None:
     """Check that the weights of all pairs fit into memory, before any block is computed.
 
     Args:
@@ -105,7 +107,7 @@ def check_weights_fit(inputs: AttentionInputs) -> None:
         ) from error
 
 
-def slice_queries(inputs: AttentionInputs, rows: slice) -> AttentionInputs:
+def slice_queries_and_reachable_keys(inputs: AttentionInputs, rows: slice) -> AttentionInputs:
     """The inputs of these queries; under a causal order, with the keys up to that of the last of them.
 
     Args:
@@ -131,7 +133,7 @@ def slice_queries(inputs: AttentionInputs, rows: slice) -> AttentionInputs:
     )
 
 
-def pad_weights(attended: Attended, keys: int) -> Attended:
+def pad_weights_to_all_keys(attended: Attended, keys: int) -> Attended:
     """Append weights of 0 for the keys that a block left out, up to `keys` keys.
 
     Args:
@@ -147,7 +149,7 @@ def pad_weights(attended: Attended, keys: int) -> Attended:
     return attended._replace(weights=F.pad(weights, (0, keys - weights.shape[-1])))
 
 
-def _concat_or_none(blocks: tuple[Tensor | None, ...]) -> Tensor | None:
+def _concat_along_queries_or_none(blocks: tuple[Tensor | None, ...]) -> Tensor | None:
     """The tensors of all blocks along the queries; None where there are none."""
     tensors = [block for block in blocks if block is not None]
     return torch.cat(tensors, 2) if tensors else None

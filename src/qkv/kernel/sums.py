@@ -26,8 +26,8 @@ from torch import Tensor
 from qkv.kernel.key_weights import (
     LOG_ZERO,
     KeyWeights,
-    compute_log_weights_at_end,
-    compute_row_max,
+    compute_detached_row_max,
+    compute_log_weights_after_last_key,
     subtract_max_and_exp,
 )
 from qkv.shapes import Weights
@@ -89,7 +89,7 @@ def compute_implied_weights(
     scores = scores * m
     total, count = scores.sum(-1, keepdim=True), m.sum(-1, keepdim=True)
     has_keys = count > 0
-    deficit = compute_deficit(total, m.square().sum(-1, keepdim=True), floor)
+    deficit = compute_denominator_deficit(total, m.square().sum(-1, keepdim=True), floor)
     denominator = torch.where(has_keys, total + deficit, 1)
     return (scores + m * (deficit / torch.where(has_keys, count, 1))) / denominator
 
@@ -109,12 +109,12 @@ def average_from_sums(
     """
     values, count, squares = plain_sums.split([plain_sums.shape[-1] - 2, 1, 1], -1)
     total, has_keys = query_sums[..., -1:], count > 0
-    deficit = compute_deficit(total, squares, floor)
+    deficit = compute_denominator_deficit(total, squares, floor)
     mean = values / torch.where(has_keys, count, 1)
     return (query_sums[..., :-1] + deficit * mean) / torch.where(has_keys, total + deficit, 1)
 
 
-def compute_deficit(total: Tensor, squares: Tensor, floor: float) -> Tensor:
+def compute_denominator_deficit(total: Tensor, squares: Tensor, floor: float) -> Tensor:
     """How much the denominator `total` is short of floor·sqrt(squares); 0 where it is not.
 
     Args:
@@ -172,8 +172,8 @@ def sum_keys(keys: MappedKeys) -> Sums:
         plain_sums = values.sum(2, keepdim=True)
         # [B,H,F,S] @ [B,H,S,E+1] -> [B,H,F,E+1]
         return Sums(features.mT @ values, torch.cat([plain_sums, plain_sums[..., -1:]], -1), None)
-    logs = compute_log_weights_at_end(key_weights)
-    log_scale = compute_row_max(logs)
+    logs = compute_log_weights_after_last_key(key_weights)
+    log_scale = compute_detached_row_max(logs)
     m = subtract_max_and_exp(logs, log_scale)
     # [B,H,1,S] @ [B,H,S,E+1] -> [B,H,1,E+1]
     plain_sums = torch.cat([m @ values, m.square().sum(-1, keepdim=True)], -1)

@@ -12,7 +12,7 @@ from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
 from qkv.kernel.key_weights import KeyWeights
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
-from qkv.kernel.native.ops import compute, linear_attention
+from qkv.kernel.native.ops import compute_without_dispatcher, linear_attention
 from qkv.kernel.sums import Sums
 from qkv.torch_internals import MISSING, missing_names
 from qkv.tracing import can_bypass_dispatcher, is_transformed
@@ -21,17 +21,17 @@ from qkv.tracing import can_bypass_dispatcher, is_transformed
 FEWEST = 1
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Whether the library is built for this package and loads."""
     return library.IS_LOADED
 
 
-def unavailable_reason() -> str:
+def get_unavailable_reason() -> str:
     """Why the library cannot be used, as a clause; empty where it can."""
     return library.UNAVAILABLE
 
 
-def about() -> dict[str, str | bool]:
+def describe_library() -> dict[str, str | bool]:
     """Describe the library: "built", the "instruction set" that runs here, the "compiler" that built it.
 
     "reason" says why it cannot be used, or is empty.
@@ -47,7 +47,7 @@ def about() -> dict[str, str | bool]:
     }
 
 
-def why_not(*tensors: Tensor) -> str:
+def explain_unsupported(*tensors: Tensor) -> str:
     """Why the backend does not support these tensors, as a clause; empty where it does."""
     if not library.IS_LOADED:
         return library.UNAVAILABLE
@@ -62,7 +62,7 @@ def why_not(*tensors: Tensor) -> str:
     return ""
 
 
-def additive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def compute_additive_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Additive scores [B,H,T,S] = v·tanh(q + k), in the dtype of q.
 
     Args:
@@ -74,7 +74,7 @@ def additive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return additive_score(q.float(), k.float(), v.float()).to(q.dtype)
 
 
-def attend(
+def compute_linear_attention(
     kind: Kind,
     tensors: tuple[Tensor, Tensor, Tensor],
     key_weights: KeyWeights | None,
@@ -105,7 +105,7 @@ def attend(
     inputs = BackendInputs(q, k, v, kind.matrix, keep, log_weights, log_decay, *initial_sums)
     options = BackendOptions(MAP_NUMBERS[kind.map], kind.unit, causal, kind.square, floor)
     if can_bypass_dispatcher(inputs):
-        out, feature_sums, plain_sums, log_scale = compute(inputs, options)
+        out, feature_sums, plain_sums, log_scale = compute_without_dispatcher(inputs, options)
     else:
         out, _, feature_sums, plain_sums, log_scale = linear_attention(*inputs, *options)
     is_scaled = key_weights is not None or kind.map in RESCALING_MAPS

@@ -37,7 +37,7 @@ def additive_score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @additive_score.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _allocate_fake_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q.new_empty(*q.shape[:3], k.shape[2])
 
 
@@ -59,7 +59,7 @@ def additive_score_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tu
 
 
 @additive_score_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate_fake_gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _allocate_grads(q, k, v)
 
 

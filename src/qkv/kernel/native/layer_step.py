@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
 from qkv.kernel.memory_pool import pooled_empty
 from qkv.kernel.native.library import call_with_structure, make_contiguous
-from qkv.kernel.native.ops import allocate_sums, count_features
+from qkv.kernel.native.ops import allocate_sums, count_projection_rows_and_features
 from qkv.kernel.native.small_linear import MAX_ROWS, can_use_engine, count_rows, is_float32_cpu_linear
 from qkv.kernel.native.structures import Call, LayerStep, SmallLinear
 from qkv.kernel.sums import Sums
 
 
-def can_step(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Linear]]:
+def can_run_layer_step(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Linear]]:
     """Whether a step through these layers can be one call: few rows, and plain layers that fit together.
 
     Args:
@@ -28,26 +28,26 @@ def can_step(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Li
         can_use_engine(x) and all(is_float32_cpu_linear(layer) and _is_contiguous(layer) for layer in layers)
     ):
         return False
-    return _fit_together(layers, x)
+    return _do_widths_match(layers, x)
 
 
 def _is_contiguous(layer: Any) -> bool:
     return layer.weight.is_contiguous() and (layer.bias is None or layer.bias.is_contiguous())
 
 
-def _fit_together(layers: Sequence[Any], x: Tensor) -> bool:
+def _do_widths_match(layers: Sequence[Any], x: Tensor) -> bool:
     """Whether keys and values are projected side by side from the same x, and the output from the values."""
     (queries, width), (keys_and_values, memory), (_, values) = (layer.weight.shape for layer in layers)
     return width == memory == x.shape[-1] and keys_and_values == queries + values
 
 
-def step(
+def run_layer_step(
     layers: Sequence[nn.Linear], x: Tensor, heads: int, kind: Kind, carry: Sums, floor: float
 ) -> tuple[Tensor, Sums]:
     """Run a decoding step.  Every position is real, and every key has weight 1 apart from what the map adds.
 
     Args:
-        layers: as for `can_step`, which must be True.
+        layers: as for `can_run_layer_step`, which must be True.
         x: [B,t,M], the new positions.
         heads: H.
         kind: the feature map.
@@ -61,7 +61,7 @@ def step(
     batch, queries = x.shape[:2]
     key_width, value_width = to_query.weight.shape[0] // heads, to_out.weight.shape[1] // heads
     rescales_keys = kind.map in RESCALING_MAPS
-    rows, features = count_features(key_width, kind.matrix, MAP_NUMBERS[kind.map])
+    rows, features = count_projection_rows_and_features(key_width, kind.matrix, MAP_NUMBERS[kind.map])
     x = x.contiguous()
     inputs = [make_contiguous(part) for part in (kind.matrix, *carry)]
     out = x.new_empty(batch, queries, to_out.weight.shape[0])

@@ -16,8 +16,8 @@ from qkv.kernel.native.structures import (
     LayerStep,
     SmallLinear,
     StridedTensor,
+    describe_first_mismatch,
     describe_layout,
-    find_mismatch,
     read_layout,
 )
 
@@ -49,10 +49,10 @@ def load_library(file: Path) -> tuple[ctypes.CDLL | None, str]:
     try:
         library = ctypes.CDLL(str(file))
         library.qkv_layout.restype = ctypes.POINTER(FieldLayout)
-        mismatch = find_mismatch(read_layout(library.qkv_layout()), describe_layout(STRUCTURES))
+        mismatch = describe_first_mismatch(read_layout(library.qkv_layout()), describe_layout(STRUCTURES))
         if mismatch:
             return None, f"it was built from other sources ({mismatch})"
-        _declare_functions(library)
+        _declare_functions_and_share_threads(library)
     except AttributeError as error:
         return None, f"it was built from other sources ({error})"
     except OSError as error:
@@ -60,7 +60,7 @@ def load_library(file: Path) -> tuple[ctypes.CDLL | None, str]:
     return library, ""
 
 
-def _declare_functions(library: ctypes.CDLL) -> None:
+def _declare_functions_and_share_threads(library: ctypes.CDLL) -> None:
     for name in ("qkv_instruction_set", "qkv_compiler"):
         getattr(library, name).restype = ctypes.c_char_p
     for name, structure in FUNCTIONS.items():

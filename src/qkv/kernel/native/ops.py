@@ -38,11 +38,13 @@ def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, T
     """
     inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
     query_sums = torch.empty(4, *inputs.q.shape[:3], dtype=torch.float32, device="cpu")
-    out, *sums = compute(inputs, options, query_sums)
+    out, *sums = compute_without_dispatcher(inputs, options, query_sums)
     return out, query_sums, sums[0], sums[1], sums[2]
 
 
-def compute(inputs: BackendInputs, options: BackendOptions, query_sums: Tensor | None = None) -> list[Tensor]:
+def compute_without_dispatcher(
+    inputs: BackendInputs, options: BackendOptions, query_sums: Tensor | None = None
+) -> list[Tensor]:
     """Compute linear attention without torch's dispatcher.
 
     Args:
@@ -57,7 +59,7 @@ def compute(inputs: BackendInputs, options: BackendOptions, query_sums: Tensor |
         BadShape: the tensors do not fit together.
     """
     q, k, v = inputs[:3]
-    rows, features = count_features(k.shape[-1], inputs.matrix, options.map)
+    rows, features = count_projection_rows_and_features(k.shape[-1], inputs.matrix, options.map)
     _check_shapes(inputs, rows, features, options.causal)
     out = pooled_empty((*q.shape[:3], v.shape[-1]), q.dtype)
     sums = allocate_sums(pooled_empty, (q.shape[0], q.shape[1], features, v.shape[-1]))
@@ -75,12 +77,12 @@ def _allocate_fake_outputs(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Ten
     inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
     q, value_width = inputs.q, inputs.v.shape[-1]
     query_sums = q.new_empty(4, *q.shape[:3], dtype=torch.float32)
-    features = count_features(inputs.k.shape[-1], inputs.matrix, options.map)[1]
+    features = count_projection_rows_and_features(inputs.k.shape[-1], inputs.matrix, options.map)[1]
     sums = allocate_sums(q.new_empty, (q.shape[0], q.shape[1], features, value_width))
     return q.new_empty(*q.shape[:3], value_width), query_sums, *sums
 
 
-def count_features(width: Any, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
+def count_projection_rows_and_features(width: Any, matrix: Tensor | None, map: int) -> tuple[Any, Any]:
     """The rows R of the projection, and the number F of features; symbolic while torch traces.
 
     Args:
@@ -139,7 +141,7 @@ def _check_shapes(inputs: BackendInputs, rows: int, features: int, causal: bool)
 
     Args:
         inputs: the tensors.
-        rows: R, as `count_features` returns it.
+        rows: R, as `count_projection_rows_and_features` returns it.
         features: F.
         causal: whether there are as many queries as keys.
     """
@@ -248,7 +250,9 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | No
     inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
     if double_backward.needs_double_backward():
         options = BackendOptions(*ctx.options)
-        gradients = double_backward.compute_gradients(inputs, options, (grad_out, *grad_sums[:2]))
+        gradients = double_backward.compute_differentiable_gradients(
+            inputs, options, (grad_out, *grad_sums[:2])
+        )
         return (*gradients, *(None,) * len(options))
     grad_out = torch.zeros_like(outputs[0]) if grad_out is None else grad_out
     grads = linear_attention_backward(grad_out, *grad_sums[:2], *inputs, *ctx.options, *outputs)

@@ -26,7 +26,7 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     if is_traced or not is_unmodified_linear(layer):
         return layer(x)
     fits = MIN_ROWS <= count_rows(x) <= MAX_ROWS and x.shape[-1] == layer.weight.shape[1]
-    if not (fits and can_use_engine(x) and has_plain_weights(layer)):
+    if not (fits and can_use_engine(x) and has_float32_cpu_weights(layer)):
         return F.linear(
             x, layer.weight, layer.bias
         )  # what the layer computes, without the cost of calling it
@@ -47,12 +47,12 @@ def can_use_engine(x: Tensor) -> bool:
     """Whether the engine is available for x, and nothing but the result of the computation is observable."""
     if not library.IS_LOADED or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    return can_bypass_dispatcher((x,)) and _is_plain_float32(x)
+    return can_bypass_dispatcher((x,)) and _is_none_or_float32_on_cpu(x)
 
 
 def is_float32_cpu_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of the layer computes what `nn.Linear` does in float32 on a CPU, and nothing else."""
-    return is_unmodified_linear(layer) and has_plain_weights(layer)
+    return is_unmodified_linear(layer) and has_float32_cpu_weights(layer)
 
 
 def is_unmodified_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -60,12 +60,12 @@ def is_unmodified_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return type(layer) is nn.Linear and call_runs_only_forward(layer)
 
 
-def has_plain_weights(layer: nn.Linear) -> bool:
+def has_float32_cpu_weights(layer: nn.Linear) -> bool:
     """Whether weight and bias are ordinary float32 tensors on a CPU."""
-    return _is_plain_float32(layer.weight) and _is_plain_float32(layer.bias)
+    return _is_none_or_float32_on_cpu(layer.weight) and _is_none_or_float32_on_cpu(layer.bias)
 
 
-def _is_plain_float32(x: Tensor | None) -> bool:
+def _is_none_or_float32_on_cpu(x: Tensor | None) -> bool:
     if x is None:
         return True
     return type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.is_cpu

@@ -113,7 +113,7 @@ def describe_layout(structures: Iterable[type[ctypes.Structure]]) -> Layout:
     return layout
 
 
-def find_mismatch(library: Layout, python: Layout) -> str:
+def describe_first_mismatch(library: Layout, python: Layout) -> str:
     """The first field in which two layouts differ, in words; empty where they are the same."""
     for structure, field in python | library:
         places = [_describe_place(layout.get((structure, field))) for layout in (library, python)]

@@ -21,34 +21,34 @@ FEWEST = 64
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def interpreted() -> bool:
+def is_interpreted() -> bool:
     """Whether Triton interprets its kernels, on any device: TRITON_INTERPRET=1."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether Triton is installed; does not import it."""
     return find_spec("triton") is not None
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Whether Triton is installed and a device can run its kernels."""
-    return installed() and (interpreted() or torch.cuda.is_available())
+    return is_installed() and (is_interpreted() or torch.cuda.is_available())
 
 
-def why_not(*tensors: Tensor) -> str:
+def explain_unsupported(*tensors: Tensor) -> str:
     """Why the Triton kernels do not support these tensors, and what runs instead; empty where they do."""
     reason = _find_obstacle(*tensors)
     return f"{reason}; torch forms the same sums instead" if reason else ""
 
 
 def _find_obstacle(*tensors: Tensor) -> str:
-    if not installed():
+    if not is_installed():
         return "Triton is not installed: pip install triton"
     if any(x.dtype not in DTYPES for x in tensors):
         return "the Triton kernels read float32, bfloat16 and float16 only"
-    return "" if interpreted() else _find_device_obstacle(tensors)
+    return "" if is_interpreted() else _find_device_obstacle(tensors)
 
 
 def _find_device_obstacle(tensors: tuple[Tensor, ...]) -> str:
@@ -59,7 +59,7 @@ def _find_device_obstacle(tensors: tuple[Tensor, ...]) -> str:
     return ""
 
 
-def attend(
+def compute_linear_attention(
     kind: Kind,
     tensors: tuple[Tensor, Tensor, Tensor],
     key_weights: KeyWeights | None,

@@ -17,14 +17,14 @@ import triton.language as tl
 from qkv.kernel.triton.call import PairWeights, StridedTensor, Vectors
 from qkv.kernel.triton.tiles import (
     LOG_ZERO,
-    compute_weights,
-    load_scalars,
+    compute_pair_weights,
+    compute_pairwise_dot_products,
     load_tile,
+    load_token_scalars,
     load_value_sums,
-    locate_program,
+    locate_chunk,
     locate_state,
-    multiply_features,
-    multiply_values,
+    multiply_features_with_features_and_state,
 )
 
 
@@ -42,7 +42,7 @@ def compute_grad_dot_products(  # noqa: PLR0913, PLR0917 -- a kernel takes point
     s: tl.constexpr,
 ) -> None:
     """grad·out of every query, and grad·Σ m v where a deficit was filled."""
-    at = locate_program(tokens, s)
+    at = locate_chunk(tokens, s)
     state = locate_state(states, at, s)
     is_query = at.rows < tokens
     grad_dot_out = tl.zeros((s.chunk,), tl.float32)
@@ -52,10 +52,12 @@ def compute_grad_dot_products(  # noqa: PLR0913, PLR0917 -- a kernel takes point
         grad_tile = load_tile(grad, at, is_query, columns, s.value, s)
         grad_dot_out += tl.sum(grad_tile * load_tile(out, at, is_query, columns, s.value, s), 1)
         grad_dot_values += tl.sum(grad_tile * load_value_sums(state, columns, s)[None, :], 1)
-    if tl.max(load_scalars(deficit, at), 0) > 0 and s.causal:
-        is_key = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
-        pairs = multiply_values(grad, v, at, (is_query, is_key), s) * compute_weights(weights, at, s)
-        carry_factors = load_scalars(weights.carry_factors, at)
+    if tl.max(load_token_scalars(deficit, at), 0) > 0 and s.causal:
+        is_key = load_token_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+        pairs = compute_pairwise_dot_products(grad, v, at, (is_query, is_key), s) * compute_pair_weights(
+            weights, at, s
+        )
+        carry_factors = load_token_scalars(weights.carry_factors, at)
         grad_dot_values = grad_dot_values * carry_factors + tl.sum(pairs, 1)
     tl.store(products[0] + at.head * tokens + at.rows, grad_dot_out, mask=is_query)
     tl.store(products[1] + at.head * tokens + at.rows, grad_dot_values, mask=is_query)
@@ -70,7 +72,7 @@ def compute_value_and_log_weight_gradients(  # noqa: PLR0913, PLR0917
     grad: StridedTensor,
     matrix: tl.tensor,
     weights: PairWeights,
-    query_gradients: tl.tuple,
+    query_sum_gradients: tl.tuple,
     final_weights: tl.tensor,
     states: tl.tensor,
     grads: tl.tuple,
@@ -82,26 +84,30 @@ def compute_value_and_log_weight_gradients(  # noqa: PLR0913, PLR0917
     states: the sums of φ(q) ⊗ U after every chunk.  grads: of v, and of the log weights [column
     blocks,B·H,N].
     """
-    at = locate_program(tokens, s)
+    at = locate_chunk(tokens, s)
     state = locate_state(states, at, s)
     columns = tl.program_id(1) * s.value_block + tl.arange(0, s.value_block)
     is_query = at.rows < tokens
-    is_key = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
-    scores, grad_v, grad_one = multiply_features(k, q, matrix, state, at, (is_key, is_query), columns, s)
-    finals = load_scalars(final_weights, at)
+    is_key = load_token_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+    scores, grad_v, grad_one = multiply_features_with_features_and_state(
+        k, q, matrix, state, at, (is_key, is_query), columns, s
+    )
+    finals = load_token_scalars(final_weights, at)
     values = load_tile(v, at, is_key, columns, s.value, s)
     grad_v = (grad_v + load_value_sums(state, columns, s)[None, :]) * finals[:, None]
     grad_one = (grad_one + tl.load(state + s.state - 2)) * finals
     grad_one += tl.load(state + s.state - 1) * 2 * finals * finals
     if s.causal:
-        pairs = tl.trans(compute_weights(weights, at, s))
-        inverse = load_scalars(query_gradients[0], at)
-        of_denominators = load_scalars(query_gradients[1], at)
+        pairs = tl.trans(compute_pair_weights(weights, at, s))
+        inverse = load_token_scalars(query_sum_gradients[0], at)
+        of_denominators = load_token_scalars(query_sum_gradients[1], at)
         grad_one += tl.sum(
-            pairs * (scores * of_denominators[None, :] + load_scalars(query_gradients[2], at)[None, :]), 1
+            pairs
+            * (scores * of_denominators[None, :] + load_token_scalars(query_sum_gradients[2], at)[None, :]),
+            1,
         )
-        grad_one += tl.sum(pairs * pairs * load_scalars(query_gradients[3], at)[None, :], 1) * 2
-        scores = pairs * (scores + load_scalars(query_gradients[4], at)[None, :]) * inverse[None, :]
+        grad_one += tl.sum(pairs * pairs * load_token_scalars(query_sum_gradients[3], at)[None, :], 1) * 2
+        scores = pairs * (scores + load_token_scalars(query_sum_gradients[4], at)[None, :]) * inverse[None, :]
         grad_tile = load_tile(grad, at, is_query, columns, s.value, s)
         # [C, C] @ [C, E]
         grad_v += tl.dot(scores, grad_tile, input_precision=s.precision)

@@ -11,22 +11,22 @@ import triton.language as tl
 from qkv.kernel.triton.call import PairWeights, Position, StridedTensor
 from qkv.kernel.triton.tiles import (
     LOG_ZERO,
-    compute_features,
-    compute_weights,
+    compute_features_and_logits,
+    compute_pair_weights,
+    compute_pairwise_dot_products,
     load_denominator_sums,
     load_feature_sums,
     load_projection,
-    load_scalars,
     load_tile,
-    locate_program,
+    load_token_scalars,
+    locate_chunk,
     locate_state,
-    multiply_values,
 )
 
 
 @triton.jit
 @no_type_check
-def backpropagate_map(
+def backpropagate_features_to_logits(
     grad_phi: tl.tensor, grad_second: tl.tensor, phi: tl.tensor, second: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
     """The gradient of the logits, from those of the features."""
@@ -42,7 +42,7 @@ def backpropagate_map(
 
 @triton.jit
 @no_type_check
-def multiply_state(
+def compute_inter_chunk_feature_gradient(
     state: tl.tensor,
     y: StridedTensor,
     at: Position,
@@ -66,20 +66,23 @@ def multiply_state(
 
 @triton.jit
 @no_type_check
-def compute_grad_scores(
-    ys: tl.tuple,
+def compute_weighted_score_gradients(
+    value_sides: tl.tuple,
     weights: PairWeights,
-    query_gradients: tl.tuple,
+    query_sum_gradients: tl.tuple,
     at: Position,
     are_real: tl.tuple,
-    of_keys: tl.constexpr,
+    own_are_keys: tl.constexpr,
     s: tl.constexpr,
 ) -> tl.tensor:
-    """m_ts U_t·[v_s, 1] of the chunk's pairs, with queries in rows; with keys in rows if `of_keys`."""
-    products = multiply_values(ys[0], ys[1], at, are_real, s)
-    inverse, of_denominators = load_scalars(query_gradients[0], at), load_scalars(query_gradients[1], at)
-    pairs = compute_weights(weights, at, s)
-    if of_keys:
+    """m_ts U_t·[v_s, 1] of the chunk's pairs, with queries in rows; with keys in rows if `own_are_keys`."""
+    products = compute_pairwise_dot_products(value_sides[0], value_sides[1], at, are_real, s)
+    inverse, of_denominators = (
+        load_token_scalars(query_sum_gradients[0], at),
+        load_token_scalars(query_sum_gradients[1], at),
+    )
+    pairs = compute_pair_weights(weights, at, s)
+    if own_are_keys:
         return tl.trans(pairs) * (products * inverse[None, :] + of_denominators[None, :])
     else:
         return pairs * (products * inverse[:, None] + of_denominators[:, None])
@@ -87,20 +90,22 @@ def compute_grad_scores(
 
 @triton.jit
 @no_type_check
-def find_real_tokens(weights: PairWeights, at: Position, of_keys: tl.constexpr, s: tl.constexpr) -> tl.tuple:
+def find_real_tokens_of_both_sides(
+    weights: PairWeights, at: Position, own_are_keys: tl.constexpr, s: tl.constexpr
+) -> tl.tuple:
     """Which tokens are real: of the own side, and of the other."""
     own_mask = at.rows < at.tokens
     other_mask = own_mask
-    if of_keys:
-        own_mask = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+    if own_are_keys:
+        own_mask = load_token_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
     elif s.causal:
-        other_mask = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+        other_mask = load_token_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
     return own_mask, other_mask
 
 
 @triton.jit
 @no_type_check
-def add_intra_chunk(
+def add_intra_chunk_gradient(
     grad_phi: tl.tensor, grad_scores: tl.tensor, other_phi: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
     """The gradient of φ, with what reaches it from the other side of the chunk."""
@@ -113,7 +118,7 @@ def add_intra_chunk(
 @triton.jit
 @no_type_check
 def compute_logits_and_gradient(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
-    sides: tl.tuple,
+    vector_sides: tl.tuple,
     y: StridedTensor,
     matrix: tl.tensor,
     grad_scores: tl.tensor,
@@ -126,58 +131,67 @@ def compute_logits_and_gradient(  # noqa: PLR0913, PLR0917 -- a kernel takes poi
 ) -> tl.tuple:
     """The logits of a block of features, and their gradient."""
     is_feature = features < s.features
-    phi, second, logits = compute_features(sides[0], matrix, at, are_real[0], features, s)
+    phi, second, logits = compute_features_and_logits(vector_sides[0], matrix, at, are_real[0], features, s)
     other_phi, other_second = phi, second
     if s.causal:
-        other_phi, other_second, _ = compute_features(sides[1], matrix, at, are_real[1], features, s)
-    inter = multiply_state(state, y, at, are_real[0], factors, features, is_feature, s)
-    grad_phi = add_intra_chunk(inter, grad_scores, other_phi, s)
+        other_phi, other_second, _ = compute_features_and_logits(
+            vector_sides[1], matrix, at, are_real[1], features, s
+        )
+    inter = compute_inter_chunk_feature_gradient(state, y, at, are_real[0], factors, features, is_feature, s)
+    grad_phi = add_intra_chunk_gradient(inter, grad_scores, other_phi, s)
     grad_second = grad_phi
     if s.map == "gaussian":
         cosines = features + s.features
-        inter = multiply_state(state, y, at, are_real[0], factors, cosines, is_feature, s)
-        grad_second = add_intra_chunk(inter, grad_scores, other_second, s)
-    return logits, backpropagate_map(grad_phi, grad_second, phi, second, s)
+        inter = compute_inter_chunk_feature_gradient(
+            state, y, at, are_real[0], factors, cosines, is_feature, s
+        )
+        grad_second = add_intra_chunk_gradient(inter, grad_scores, other_second, s)
+    return logits, backpropagate_features_to_logits(grad_phi, grad_second, phi, second, s)
 
 
 @triton.jit
 @no_type_check
-def backpropagate_unit_length(
-    grad: tl.tensor, unit: tl.tensor, radial: tl.tensor, inverse: tl.tensor, s: tl.constexpr
+def backpropagate_scaling_to_unit_length(
+    grad: tl.tensor, unit: tl.tensor, grad_dot_unit: tl.tensor, inverse_lengths: tl.tensor, s: tl.constexpr
 ) -> tl.tensor:
     """The gradient of x from that of x/|x|; vectors that are too short are divided by a constant instead.
 
-    radial: the product of the gradient and x/|x|.
+    grad_dot_unit: the product of the gradient and x/|x|.
     """
-    radial = tl.where(inverse < s.longest, radial, 0.0)
-    return (grad - unit * radial[:, None]) * inverse[:, None]
+    grad_dot_unit = tl.where(inverse_lengths < s.longest, grad_dot_unit, 0.0)
+    return (grad - unit * grad_dot_unit[:, None]) * inverse_lengths[:, None]
 
 
 @triton.jit
 @no_type_check
-def grad_elu(  # noqa: PLR0913, PLR0917
-    sides: tl.tuple,
-    ys: tl.tuple,
+def compute_elu_vector_gradients(  # noqa: PLR0913, PLR0917
+    vector_sides: tl.tuple,
+    value_sides: tl.tuple,
     weights: PairWeights,
-    query_gradients: tl.tuple,
+    query_sum_gradients: tl.tuple,
     factors: tl.tuple,
     states: tl.tensor,
     grad: tl.tensor,
     tokens: tl.tensor,
-    of_keys: tl.constexpr,
+    own_are_keys: tl.constexpr,
     s: tl.constexpr,
 ) -> None:
-    """As `grad_vectors`, for the map without a projection: a block of features is a block of columns."""
-    at = locate_program(tokens, s)
+    """As `compute_vector_and_projection_gradients`, for the map without a projection.
+
+    A block of features is a block of columns.
+    """
+    at = locate_chunk(tokens, s)
     state = locate_state(states, at, s)
-    are_real = find_real_tokens(weights, at, of_keys, s)
-    own_factors = (load_scalars(factors[0], at), load_scalars(factors[1], at))
+    are_real = find_real_tokens_of_both_sides(weights, at, own_are_keys, s)
+    own_factors = (load_token_scalars(factors[0], at), load_token_scalars(factors[1], at))
     columns = tl.program_id(1) * s.width_block + tl.arange(0, s.width_block)
     grad_scores = 0.0
     if s.causal:
-        grad_scores = compute_grad_scores(ys, weights, query_gradients, at, are_real, of_keys, s)
+        grad_scores = compute_weighted_score_gradients(
+            value_sides, weights, query_sum_gradients, at, are_real, own_are_keys, s
+        )
     _, grad_x = compute_logits_and_gradient(
-        sides, ys[0], None, grad_scores, own_factors, state, at, are_real, columns, s
+        vector_sides, value_sides[0], None, grad_scores, own_factors, state, at, are_real, columns, s
     )
     pointers = grad + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
     tl.store(pointers, grad_x, mask=(at.rows < tokens)[:, None] & (columns < s.width)[None, :])
@@ -185,42 +199,46 @@ def grad_elu(  # noqa: PLR0913, PLR0917
 
 @triton.jit
 @no_type_check
-def grad_vectors(  # noqa: PLR0913, PLR0917
-    sides: tl.tuple,
-    ys: tl.tuple,
+def compute_vector_and_projection_gradients(  # noqa: PLR0913, PLR0917
+    vector_sides: tl.tuple,
+    value_sides: tl.tuple,
     matrix: tl.tensor,
     weights: PairWeights,
-    query_gradients: tl.tuple,
+    query_sum_gradients: tl.tuple,
     factors: tl.tuple,
     states: tl.tensor,
     grads: tl.tuple,
     tokens: tl.tensor,
-    of_keys: tl.constexpr,
+    own_are_keys: tl.constexpr,
     s: tl.constexpr,
 ) -> None:
-    """The gradient of queries, from keys and values; of keys (`of_keys`), from queries and their gradients.
+    """The gradients of vectors and of W, for queries or (`own_are_keys`) for keys.
 
-    sides, ys: own, other.  factors: of y and of 1 in the products with the state, and of x (only where the
-    map rescales keys, for the gradient through the log weight).  grads: of x, and of W for every chunk or
-    None.
+    Those of queries follow from keys and values, those of keys from queries and their gradients.
+
+    vector_sides, value_sides: own, other.  factors: of y and of 1 in the products with the state, and of x
+    (only where the map rescales keys, for the gradient through the log weight).  grads: of x, and of W for
+    every chunk or None.
     """
-    at = locate_program(tokens, s)
+    at = locate_chunk(tokens, s)
     state = locate_state(states, at, s)
-    are_real = find_real_tokens(weights, at, of_keys, s)
-    own_factors = (load_scalars(factors[0], at), load_scalars(factors[1], at))
+    are_real = find_real_tokens_of_both_sides(weights, at, own_are_keys, s)
+    own_factors = (load_token_scalars(factors[0], at), load_token_scalars(factors[1], at))
     columns = tl.program_id(1) * s.width_block + tl.arange(0, s.width_block)
-    x = load_tile(sides[0].x, at, are_real[0], columns, s.width, s)
-    inverse = load_scalars(sides[0].scalars, at) if s.unit else own_factors[0]
+    x = load_tile(vector_sides[0].x, at, are_real[0], columns, s.width, s)
+    inverse = load_token_scalars(vector_sides[0].scalars, at) if s.unit else own_factors[0]
     unit = x * inverse[:, None] if s.unit else x
     grad_scores = 0.0
     if s.causal:
-        grad_scores = compute_grad_scores(ys, weights, query_gradients, at, are_real, of_keys, s)
+        grad_scores = compute_weighted_score_gradients(
+            value_sides, weights, query_sum_gradients, at, are_real, own_are_keys, s
+        )
     grad = tl.zeros((s.chunk, s.width_block), tl.float32)
     radial = tl.zeros((s.chunk,), tl.float32)
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
         logits, grad_logits = compute_logits_and_gradient(
-            sides, ys[0], matrix, grad_scores, own_factors, state, at, are_real, features, s
+            vector_sides, value_sides[0], matrix, grad_scores, own_factors, state, at, are_real, features, s
         )
         # [C, R] @ [R, D]
         w = load_projection(matrix, at, features, columns, s)
@@ -233,8 +251,8 @@ def grad_vectors(  # noqa: PLR0913, PLR0917
             grad_w = tl.dot(tl.trans(grad_logits), unit, input_precision=s.precision)
             tl.store(pointers, grad_w, mask=mask)
     if s.unit:
-        grad = backpropagate_unit_length(grad, unit, radial, inverse, s)
-    if s.rescales_keys and of_keys:
-        grad += x * load_scalars(factors[2], at)[:, None]
+        grad = backpropagate_scaling_to_unit_length(grad, unit, radial, inverse, s)
+    if s.rescales_keys and own_are_keys:
+        grad += x * load_token_scalars(factors[2], at)[:, None]
     pointers = grads[0] + (at.head * tokens + at.rows)[:, None] * s.width + columns[None, :]
     tl.store(pointers, grad, mask=(at.rows < tokens)[:, None] & (columns < s.width)[None, :])

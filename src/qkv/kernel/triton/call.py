@@ -140,7 +140,7 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
     width, value = q.shape[3], v.shape[3]
     features = width if matrix is None else matrix.shape[1]
     mapped = 2 * features if map == "gaussian" else features
-    width_block, value_block = choose_block(width, MOST_COLUMNS), choose_block(value, MOST_COLUMNS)
+    width_block, value_block = choose_block_size(width, MOST_COLUMNS), choose_block_size(value, MOST_COLUMNS)
     return Sizes(
         map=map,
         unit=unit,
@@ -157,13 +157,13 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
         chunk=CHUNK,
         width_block=width_block,
         value_block=value_block,
-        feature_block=width_block if map == "elu" else choose_block(features, MOST_FEATURES),
+        feature_block=width_block if map == "elu" else choose_block_size(features, MOST_FEATURES),
         # Half-precision inputs have no more digits than tf32; float32 keeps its own in three products.
         precision="tf32x3" if q.dtype == torch.float32 else "tf32",
     )
 
 
-def choose_block(size: int, maximum: int) -> int:
+def choose_block_size(size: int, maximum: int) -> int:
     """The power of two that holds `size`, between what a matrix product needs and `maximum`."""
     return min(max(1 << max(size - 1, 0).bit_length(), LEAST), maximum)
 
@@ -173,16 +173,16 @@ def count_blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def make_grid(s: Sizes, scalars: Tensor, *other_sizes: int) -> tuple[int, ...]:
+def make_chunk_grid(s: Sizes, token_scalars: Tensor, *other_sizes: int) -> tuple[int, ...]:
     """One program for every chunk of every head.
 
     Args:
         s: the sizes.
-        scalars: any tensor [.., N] with one number for every token of every head.
+        token_scalars: any tensor [.., N] with one number for every token of every head.
         *other_sizes: further dimensions of the grid.
     """
-    tokens = scalars.shape[-1]
-    heads = scalars.numel() // tokens if tokens else 0
+    tokens = token_scalars.shape[-1]
+    heads = token_scalars.numel() // tokens if tokens else 0
     return (heads * count_blocks(tokens, s.chunk), *other_sizes)
 
 

@@ -1,8 +1,8 @@
 """The kernels of the forward pass.
 
-    sum_chunks           every chunk: the sums of its keys                     parallel
-    scan_chunks          every number of the sums: prefix sums over chunks     parallel over numbers
-    attend_to_chunks     every chunk: inter-chunk + intra-chunk averages       parallel
+    store_chunk_sums                     every chunk: the sums of its keys                 parallel
+    replace_chunk_sums_by_prefix_sums    every number of the sums: over chunks             parallel over them
+    store_averages_and_query_sums        every chunk: inter-chunk + intra-chunk averages   parallel
 
 The native header chunks.h draws the chunks.
 """
@@ -15,15 +15,15 @@ import triton.language as tl
 from qkv.kernel.triton.call import PairWeights, Position, StridedTensor, Vectors
 from qkv.kernel.triton.tiles import (
     LOG_ZERO,
-    compute_features,
+    compute_features_and_logits,
     compute_logits,
-    compute_weights,
-    load_scalars,
+    compute_pair_weights,
     load_tile,
+    load_token_scalars,
     load_value_sums,
-    locate_program,
+    locate_chunk,
     locate_state,
-    multiply_features,
+    multiply_features_with_features_and_state,
 )
 
 
@@ -33,7 +33,7 @@ def find_max_logits(
     vectors: Vectors, matrix: tl.tensor, max_logits: tl.tensor, tokens: tl.tensor, s: tl.constexpr
 ) -> None:
     """The largest logit of every vector."""
-    at = locate_program(tokens, s)
+    at = locate_chunk(tokens, s)
     is_real = at.rows < tokens
     maximum = tl.full((s.chunk,), LOG_ZERO, tl.float32)
     for first in range(0, s.features, s.feature_block):
@@ -45,7 +45,7 @@ def find_max_logits(
 
 @triton.jit
 @no_type_check
-def sum_chunks(
+def store_chunk_sums(
     vectors: Vectors,
     y: StridedTensor,
     matrix: tl.tensor,
@@ -58,14 +58,14 @@ def sum_chunks(
 
     factors: of φ ⊗ y, of φ, of y alone, the summands of the weight sum, and those of the squared weights.
     """
-    at = locate_program(tokens, s)
-    value_factors, one_factors = load_scalars(factors[0], at), load_scalars(factors[1], at)
+    at = locate_chunk(tokens, s)
+    value_factors, one_factors = load_token_scalars(factors[0], at), load_token_scalars(factors[1], at)
     is_real = (at.rows < tokens) & (value_factors != 0)
     features = tl.program_id(1) * s.feature_block + tl.arange(0, s.feature_block)
     columns = tl.program_id(2) * s.value_block + tl.arange(0, s.value_block)
     state = states + at.chunk * s.state
     is_feature, is_column = features < s.features, columns < s.value
-    phi, second, _ = compute_features(vectors, matrix, at, is_real, features, s)
+    phi, second, _ = compute_features_and_logits(vectors, matrix, at, is_real, features, s)
     values = load_tile(y, at, is_real, columns, s.value, s)
     denominator_sums = state + s.mapped * s.value + features
     feature_sums = state + features[:, None] * s.value + columns[None, :]
@@ -84,16 +84,16 @@ def sum_chunks(
             tl.store(denominator_sums + s.features, tl.sum(second * one_factors[:, None], 0), mask=is_feature)
     if tl.program_id(1) == 0:
         plain_sums = state + s.mapped * (s.value + 1)
-        weighted_values = values * load_scalars(factors[2], at)[:, None]
+        weighted_values = values * load_token_scalars(factors[2], at)[:, None]
         tl.store(plain_sums + columns, tl.sum(weighted_values, 0), mask=is_column)
         if tl.program_id(2) == 0:
-            tl.store(plain_sums + s.value, tl.sum(load_scalars(factors[3], at)))
-            tl.store(plain_sums + s.value + 1, tl.sum(load_scalars(factors[4], at)))
+            tl.store(plain_sums + s.value, tl.sum(load_token_scalars(factors[3], at)))
+            tl.store(plain_sums + s.value + 1, tl.sum(load_token_scalars(factors[4], at)))
 
 
 @triton.jit
 @no_type_check
-def scan_chunks(
+def replace_chunk_sums_by_prefix_sums(
     states: tl.tensor,
     carry: tl.tensor,
     carry_factors: tl.tensor,
@@ -102,7 +102,7 @@ def scan_chunks(
     block: tl.constexpr,
     s: tl.constexpr,
 ) -> None:
-    """Turn the sums of every chunk into those of the chunks before it (`reverse`: after it).
+    """Replace the sums of every chunk by those of the chunks before it (`reverse`: after it).
 
     carry: what comes first; becomes the sums of all.  carry_factors: the factor at every chunk of the sums
     before it; the sum of the squared weights is multiplied by its square.
@@ -123,12 +123,17 @@ def scan_chunks(
 
 @triton.jit
 @no_type_check
-def sum_weights(state: tl.tensor, weights: PairWeights, at: Position, s: tl.constexpr) -> tl.tuple:
+def compute_weight_sums_and_pair_weights(
+    state: tl.tensor, weights: PairWeights, at: Position, s: tl.constexpr
+) -> tl.tuple:
     """Σ m and Σ m² of every query, the weights of pairs, and the carry factors (0 and 1 if not causal)."""
     weight_sums = tl.zeros((s.chunk,), tl.float32) + tl.load(state + s.state - 2)
     squares = tl.zeros((s.chunk,), tl.float32) + tl.load(state + s.state - 1)
     if s.causal:
-        pairs, carry_factors = compute_weights(weights, at, s), load_scalars(weights.carry_factors, at)
+        pairs, carry_factors = (
+            compute_pair_weights(weights, at, s),
+            load_token_scalars(weights.carry_factors, at),
+        )
         weight_sums = weight_sums * carry_factors + tl.sum(pairs, 1)
         squares = squares * carry_factors * carry_factors + tl.sum(pairs * pairs, 1)
         return weight_sums, squares, pairs, carry_factors
@@ -138,7 +143,7 @@ def sum_weights(state: tl.tensor, weights: PairWeights, at: Position, s: tl.cons
 
 @triton.jit
 @no_type_check
-def compute_deficit(
+def compute_denominator_deficit(
     denominators: tl.tensor, weight_sums: tl.tensor, squares: tl.tensor, floor: tl.tensor
 ) -> tl.tensor:
     """How far a denominator lies below floor·sqrt(Σ m²); 0 where there are no keys."""
@@ -148,7 +153,7 @@ def compute_deficit(
 
 @triton.jit
 @no_type_check
-def attend_to_chunks(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
+def store_averages_and_query_sums(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and tiles, not values
     q: Vectors,
     k: Vectors,
     v: StridedTensor,
@@ -162,15 +167,17 @@ def attend_to_chunks(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and t
     s: tl.constexpr,
 ) -> None:
     """out, and denominator, Σ m and Σ m² of every query."""
-    at = locate_program(tokens, s)
+    at = locate_chunk(tokens, s)
     state = locate_state(states, at, s)
     columns = tl.program_id(1) * s.value_block + tl.arange(0, s.value_block)
     is_query = at.rows < tokens
     is_key = is_query
     if s.causal:
-        is_key = load_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
-    scores, sums, denominators = multiply_features(q, k, matrix, state, at, (is_query, is_key), columns, s)
-    weight_sums, squares, pairs, carry_factors = sum_weights(state, weights, at, s)
+        is_key = load_token_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
+    scores, sums, denominators = multiply_features_with_features_and_state(
+        q, k, matrix, state, at, (is_query, is_key), columns, s
+    )
+    weight_sums, squares, pairs, carry_factors = compute_weight_sums_and_pair_weights(state, weights, at, s)
     weight_sums = tl.where(is_query, weight_sums, 0.0)
     if s.causal:
         scores *= pairs
@@ -178,7 +185,7 @@ def attend_to_chunks(  # noqa: PLR0913, PLR0917 -- a kernel takes pointers and t
         # [C, C] @ [C, E]
         sums = sums * carry_factors[:, None] + tl.dot(scores, values, input_precision=s.precision)
         denominators = denominators * carry_factors + tl.sum(scores, 1)
-    deficit = compute_deficit(denominators, weight_sums, squares, floor)
+    deficit = compute_denominator_deficit(denominators, weight_sums, squares, floor)
     if tl.max(deficit, 0) > 0:
         value_sums = (
             tl.zeros((s.chunk, s.value_block), tl.float32) + load_value_sums(state, columns, s)[None, :]

@@ -6,11 +6,19 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.triton import forward
-from qkv.kernel.triton.call import PairWeights, Sizes, StridedTensor, Vectors, launch, make_grid, make_strided
+from qkv.kernel.triton.call import (
+    PairWeights,
+    Sizes,
+    StridedTensor,
+    Vectors,
+    launch,
+    make_chunk_grid,
+    make_strided,
+)
 from qkv.kernel.triton.relative_weights import (
     LogWeights,
     RelativeWeights,
-    compute_bidirectional_weights,
+    compute_bidirectional_relative_weights,
     compute_causal_relative_weights,
 )
 from qkv.score.cosine import SHORTEST
@@ -62,10 +70,10 @@ def prepare_inputs(
     if key_scalars is not None and keep is not None:
         key_scalars = key_scalars.masked_fill(~keep[:, None], 0)
     if s.rescales_keys and key_scalars is not None:
-        log_factor = key_scalars - square * _compute_lengths(k).square()
+        log_factor = key_scalars - square * _compute_vector_lengths(k).square()
         log_factor = log_factor if keep is None else log_factor.masked_fill(~keep[:, None], 0)
         weights = weights._replace(log_weights=weights.log_weights + log_factor.flatten(0, 1))
-    compute_weights = compute_causal_relative_weights if s.causal else compute_bidirectional_weights
+    compute_weights = compute_causal_relative_weights if s.causal else compute_bidirectional_relative_weights
     relative = compute_weights(weights, s.chunk)
     pair_weights = PairWeights(
         weights.log_weights, weights.log_decay, relative.max_log_weights, relative.carry_factors
@@ -77,14 +85,14 @@ def prepare_inputs(
 def _compute_lengths_or_max_logits(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
     """The `scalars` of `call.Vectors`."""
     if s.unit:
-        return _compute_lengths(x).clamp_min(SHORTEST).reciprocal()
+        return _compute_vector_lengths(x).clamp_min(SHORTEST).reciprocal()
     if not s.rescales_keys:
         return None
     max_logits = x.new_empty(x.shape[:3], dtype=torch.float32)
-    grid = make_grid(s, max_logits)
+    grid = make_chunk_grid(s, max_logits)
     launch(forward.find_max_logits, grid, Vectors(make_strided(x), None), matrix, max_logits, x.shape[2], s)
     return max_logits
 
 
-def _compute_lengths(x: Tensor) -> Tensor:
+def _compute_vector_lengths(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).contiguous()

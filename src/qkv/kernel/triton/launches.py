@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.triton import backward, backward_vectors, forward
-from qkv.kernel.triton.call import STATE_BLOCK, StridedTensor, Vectors, count_blocks, launch, make_grid
+from qkv.kernel.triton.call import STATE_BLOCK, StridedTensor, Vectors, count_blocks, launch, make_chunk_grid
 from qkv.kernel.triton.inputs import KernelInputs
 from qkv.kernel.triton.state import scale_state
 
 
-def scan_sums(
+def compute_prefix_sums_and_update_carry(
     inputs: KernelInputs,
     vectors: Vectors,
     y: StridedTensor,
@@ -26,7 +26,7 @@ def scan_sums(
         inputs: the sizes and the projection.
         vectors: x, queries or keys.
         y: values, or gradients of the output.
-        factors: as for `forward.sum_chunks`.
+        factors: as for `forward.store_chunk_sums`.
         carry_factors: [B·H,C], the factor at every chunk of the sums before it.
         carry: [B·H,state], what comes first; becomes the sums of all chunks.
         reverse: whether to start from the last chunk, which gives the sums after every chunk.
@@ -34,46 +34,62 @@ def scan_sums(
     s, tokens = inputs.s, factors[0].shape[1]
     states = carry.new_empty(*carry_factors.shape, s.state)
     value_blocks = count_blocks(s.value, s.value_block)
-    grid = make_grid(s, factors[0], count_blocks(s.features, s.feature_block), value_blocks)
-    launch(forward.sum_chunks, grid, vectors, y, inputs.matrix, factors, states, tokens, s)
+    grid = make_chunk_grid(s, factors[0], count_blocks(s.features, s.feature_block), value_blocks)
+    launch(forward.store_chunk_sums, grid, vectors, y, inputs.matrix, factors, states, tokens, s)
     grid = (len(carry), count_blocks(s.state, STATE_BLOCK))
     chunks = carry_factors.shape[1]
-    launch(forward.scan_chunks, grid, states, carry, carry_factors, chunks, reverse, STATE_BLOCK, s)
+    launch(
+        forward.replace_chunk_sums_by_prefix_sums,
+        grid,
+        states,
+        carry,
+        carry_factors,
+        chunks,
+        reverse,
+        STATE_BLOCK,
+        s,
+    )
     return states
 
 
-def sum_keys(inputs: KernelInputs, initial: Tensor) -> tuple[Tensor, Tensor]:
+def compute_chunk_states_and_final_state(
+    inputs: KernelInputs, initial_state: Tensor
+) -> tuple[Tensor, Tensor]:
     """The sums that every chunk reads [B·H,C or 1,state], and those after the last key [B·H,state].
 
     Args:
         inputs: the inputs of the kernels.
-        initial: [B·H,state], the sums over the earlier keys.
+        initial_state: [B·H,state], the sums over the earlier keys.
     """
-    final = scale_state(initial, inputs.weights.initial_factor)
+    final = scale_state(initial_state, inputs.weights.initial_factor)
     weights = inputs.weights.final_weights
     factors = (weights, weights, weights, weights, weights.square())
-    states = scan_sums(inputs, inputs.k, inputs.v, factors, inputs.weights.chunk_carry_factors, final)
+    states = compute_prefix_sums_and_update_carry(
+        inputs, inputs.k, inputs.v, factors, inputs.weights.chunk_carry_factors, final
+    )
     return (states if inputs.s.causal else final[:, None]), final
 
 
-def attend_to_sums(inputs: KernelInputs, states: Tensor, out: Tensor, floor: float) -> Tensor:
+def fill_output_and_compute_query_sums(
+    inputs: KernelInputs, states: Tensor, out: Tensor, floor: float
+) -> Tensor:
     """Fill out, and return denominator, Σ m and Σ m² of every query [3,B·H,T].
 
     Args:
         inputs: the inputs of the kernels.
-        states: what `sum_keys` returned.
+        states: what `compute_chunk_states_and_final_state` returned.
         out: [B,H,T,E].
         floor: the smallest denominator; see `sums`.
     """
     s, tokens = inputs.s, out.shape[2]
     query_sums = out.new_empty(3, out.shape[0] * out.shape[1], tokens, dtype=torch.float32)
-    grid = make_grid(s, query_sums[0], count_blocks(s.value, s.value_block))
+    grid = make_chunk_grid(s, query_sums[0], count_blocks(s.value, s.value_block))
     tensors = (inputs.q, inputs.k, inputs.v, inputs.matrix, inputs.pair_weights, states, out)
-    launch(forward.attend_to_chunks, grid, *tensors, tuple(query_sums), floor, tokens, s)
+    launch(forward.store_averages_and_query_sums, grid, *tensors, tuple(query_sums), floor, tokens, s)
     return query_sums
 
 
-class QueryGradients(NamedTuple):
+class QuerySumGradients(NamedTuple):
     """What the gradients of keys and values need of every query, each [B·H,T].
 
     Args:
@@ -91,22 +107,22 @@ class QueryGradients(NamedTuple):
     fill: Tensor
 
 
-def compute_query_gradients(
+def compute_query_sum_gradients(
     inputs: KernelInputs,
     grad: StridedTensor,
     out: StridedTensor,
     states: Tensor,
     query_sums: Tensor,
     floor: float,
-) -> QueryGradients:
-    """One pass over gradient and average of every query.
+) -> QuerySumGradients:
+    """The gradients of the sums of every query, from one pass over its gradient and average.
 
     Args:
         inputs: the inputs of the kernels.
         grad: the gradient of the output.
         out: the output.
-        states: what `sum_keys` returned.
-        query_sums: what `attend_to_sums` returned.
+        states: what `compute_chunk_states_and_final_state` returned.
+        query_sums: what `fill_output_and_compute_query_sums` returned.
         floor: the smallest denominator; see `sums`.
     """
     denominators, weight_sums, squares = query_sums
@@ -115,14 +131,14 @@ def compute_query_gradients(
     deficit = torch.where(has_keys, (floor * root - denominators).clamp_min(0), 0)
     products = torch.empty_like(query_sums[:2])
     tensors = (grad, out, inputs.v, inputs.pair_weights, states, deficit, tuple(products))
-    grid = make_grid(inputs.s, denominators)
+    grid = make_chunk_grid(inputs.s, denominators)
     launch(backward.compute_grad_dot_products, grid, *tensors, denominators.shape[1], inputs.s)
     inverse = torch.where(has_keys, 1 / torch.where(has_keys, denominators + deficit, 1), 0)
     inverse_sums = 1 / torch.where(has_keys, weight_sums, 1)
     grad_dot_out, grad_dot_mean = products[0] * inverse, products[1] * inverse * inverse_sums
     has_deficit = deficit > 0
     of_squares = floor * (grad_dot_mean - grad_dot_out) / (2 * root)
-    return QueryGradients(
+    return QuerySumGradients(
         inverse,
         torch.where(has_deficit, -grad_dot_mean, -grad_dot_out),
         torch.where(has_deficit, -deficit * grad_dot_mean * inverse_sums, 0),
@@ -132,43 +148,50 @@ def compute_query_gradients(
 
 
 def compute_state_gradients(
-    inputs: KernelInputs, grad: StridedTensor, queries: QueryGradients, carry: Tensor
+    inputs: KernelInputs, grad: StridedTensor, query_sum_gradients: QuerySumGradients, grad_carry: Tensor
 ) -> Tensor:
     """The gradient of the sums after every chunk [B·H,C or 1,state].
 
     Args:
         inputs: the inputs of the kernels.
         grad: the gradient of the output.
-        queries: what `compute_query_gradients` returned.
-        carry: [B·H,state], the gradient of the final sums; becomes that of the sums over the earlier keys.
+        query_sum_gradients: what `compute_query_sum_gradients` returned.
+        grad_carry: [B·H,state], the gradient of the final sums; becomes that of the sums over the earlier
+            keys.
     """
     is_causal = inputs.s.causal
-    factors = inputs.weights.carry_factors if is_causal else torch.ones_like(queries.denominators)
-    inverse = factors * queries.inverse
+    factors = inputs.weights.carry_factors if is_causal else torch.ones_like(query_sum_gradients.denominators)
+    inverse = factors * query_sum_gradients.inverse
     summands = (
         inverse,
-        factors * queries.denominators,
-        inverse * queries.fill,
-        factors * queries.weight_sums,
-        factors**2 * queries.squares,
+        factors * query_sum_gradients.denominators,
+        inverse * query_sum_gradients.fill,
+        factors * query_sum_gradients.weight_sums,
+        factors**2 * query_sum_gradients.squares,
     )
     chunks = count_blocks(factors.shape[1], inputs.s.chunk)
     chunk_factors = (
         inputs.weights.chunk_carry_factors if is_causal else factors.new_ones(len(factors), chunks)
     )
-    states = scan_sums(inputs, inputs.q, grad, summands, chunk_factors, carry, reverse=True)
-    return states if is_causal else carry[:, None]
+    states = compute_prefix_sums_and_update_carry(
+        inputs, inputs.q, grad, summands, chunk_factors, grad_carry, reverse=True
+    )
+    return states if is_causal else grad_carry[:, None]
 
 
-def compute_value_and_log_weight_gradients(
-    inputs: KernelInputs, grad: StridedTensor, queries: QueryGradients, grad_states: Tensor, grad_v: Tensor
+def fill_grad_v_and_compute_grad_log_weights(
+    inputs: KernelInputs,
+    grad: StridedTensor,
+    query_sum_gradients: QuerySumGradients,
+    grad_states: Tensor,
+    grad_v: Tensor,
 ) -> Tensor:
     """Fill the gradient of v, and return that of the log weights [B·H,S].
 
     Args:
         inputs: the inputs of the kernels.
         grad: the gradient of the output.
-        queries: what `compute_query_gradients` returned.
+        query_sum_gradients: what `compute_query_sum_gradients` returned.
         grad_states: what `compute_state_gradients` returned.
         grad_v: [B,H,S,E].
     """
@@ -178,15 +201,17 @@ def compute_value_and_log_weight_gradients(
     grad_log_weights = final_weights.new_empty(blocks, heads, tokens)
     tensors = (inputs.k, inputs.q, inputs.v, grad, inputs.matrix, inputs.pair_weights)
     grads = (grad_v, grad_log_weights)
-    arguments = (*tensors, tuple(queries), final_weights, grad_states, grads, tokens, s)
-    launch(backward.compute_value_and_log_weight_gradients, make_grid(s, final_weights, blocks), *arguments)
+    arguments = (*tensors, tuple(query_sum_gradients), final_weights, grad_states, grads, tokens, s)
+    launch(
+        backward.compute_value_and_log_weight_gradients, make_chunk_grid(s, final_weights, blocks), *arguments
+    )
     return grad_log_weights.sum(0)
 
 
-def grad_queries(
+def fill_grad_q_and_compute_grad_matrix(
     inputs: KernelInputs,
     grad: StridedTensor,
-    queries: QueryGradients,
+    query_sum_gradients: QuerySumGradients,
     states: Tensor,
     grad_q: Tensor,
     needs_matrix: bool,
@@ -196,21 +221,25 @@ def grad_queries(
     Args:
         inputs: the inputs of the kernels.
         grad: the gradient of the output.
-        queries: what `compute_query_gradients` returned.
-        states: what `sum_keys` returned.
+        query_sum_gradients: what `compute_query_sum_gradients` returned.
+        states: what `compute_chunk_states_and_final_state` returned.
         grad_q: [B,H,T,D].
         needs_matrix: whether the gradient of W is needed; otherwise R is 0.
     """
-    factors = inputs.weights.carry_factors if inputs.s.causal else torch.ones_like(queries.denominators)
-    state_factors = (factors * queries.inverse, factors * queries.denominators)
+    factors = (
+        inputs.weights.carry_factors if inputs.s.causal else torch.ones_like(query_sum_gradients.denominators)
+    )
+    state_factors = (factors * query_sum_gradients.inverse, factors * query_sum_gradients.denominators)
     sides = ((inputs.q, inputs.k), (grad, inputs.v))
-    return _grad_vectors(inputs, sides, queries, state_factors, states, grad_q, needs_matrix, of_keys=False)
+    return _fill_grad_x_and_compute_grad_matrix(
+        inputs, sides, query_sum_gradients, state_factors, states, grad_q, needs_matrix, own_are_keys=False
+    )
 
 
-def grad_keys(
+def fill_grad_k_and_compute_grad_matrix(
     inputs: KernelInputs,
     grad: StridedTensor,
-    queries: QueryGradients,
+    query_sum_gradients: QuerySumGradients,
     key_factors: Tensor,
     grad_states: Tensor,
     grad_k: Tensor,
@@ -221,7 +250,7 @@ def grad_keys(
     Args:
         inputs: the inputs of the kernels.
         grad: the gradient of the output.
-        queries: what `compute_query_gradients` returned.
+        query_sum_gradients: what `compute_query_sum_gradients` returned.
         key_factors: [B·H,S], the factor of a key in its own gradient, through its log weight (FAVOR+).
         grad_states: what `compute_state_gradients` returned.
         grad_k: [B,H,S,D].
@@ -230,29 +259,33 @@ def grad_keys(
     final_weights = inputs.weights.final_weights
     factors = (final_weights, final_weights, key_factors)
     sides = ((inputs.k, inputs.q), (inputs.v, grad))
-    return _grad_vectors(inputs, sides, queries, factors, grad_states, grad_k, needs_matrix, of_keys=True)
+    return _fill_grad_x_and_compute_grad_matrix(
+        inputs, sides, query_sum_gradients, factors, grad_states, grad_k, needs_matrix, own_are_keys=True
+    )
 
 
-def _grad_vectors(
+def _fill_grad_x_and_compute_grad_matrix(
     inputs: KernelInputs,
     sides: tuple[tuple[Vectors, Vectors], tuple[StridedTensor, StridedTensor]],
-    queries: QueryGradients,
+    query_sum_gradients: QuerySumGradients,
     factors: tuple[Tensor, ...],
     states: Tensor,
     grad_x: Tensor,
     needs_matrix: bool,
-    of_keys: bool,
+    own_are_keys: bool,
 ) -> Tensor:
     s, tokens = inputs.s, grad_x.shape[2]
-    grid = make_grid(s, factors[0], count_blocks(s.width, s.width_block))
+    grid = make_chunk_grid(s, factors[0], count_blocks(s.width, s.width_block))
     chunks, rows = count_blocks(tokens, s.chunk), s.features if needs_matrix else 0
     grad_matrices = factors[0].new_empty(len(grad_x), s.heads, chunks, rows, s.width)
     weights = inputs.pair_weights
     if inputs.matrix is None:
-        tensors = (*sides, weights, tuple(queries), factors, states, grad_x)
-        launch(backward_vectors.grad_elu, grid, *tensors, tokens, of_keys, s)
+        tensors = (*sides, weights, tuple(query_sum_gradients), factors, states, grad_x)
+        launch(backward_vectors.compute_elu_vector_gradients, grid, *tensors, tokens, own_are_keys, s)
     else:
         grads = (grad_x, grad_matrices if needs_matrix else None)
-        tensors = (*sides, inputs.matrix, weights, tuple(queries), factors, states, grads)
-        launch(backward_vectors.grad_vectors, grid, *tensors, tokens, of_keys, s)
+        tensors = (*sides, inputs.matrix, weights, tuple(query_sum_gradients), factors, states, grads)
+        launch(
+            backward_vectors.compute_vector_and_projection_gradients, grid, *tensors, tokens, own_are_keys, s
+        )
     return grad_matrices.sum((0, 2))

@@ -36,9 +36,11 @@ def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, T
     s = _choose_sizes(inputs, options)
     weights = _make_log_weights(inputs)
     kernel_inputs = prepare_inputs(s, (q, k, v), inputs.keep, inputs.matrix, options.square, weights)
-    states, final = launches.sum_keys(kernel_inputs, _pack_initial_sums(inputs, s))
+    states, final = launches.compute_chunk_states_and_final_state(
+        kernel_inputs, _pack_initial_sums(inputs, s)
+    )
     out = q.new_empty(*q.shape[:3], v.shape[-1])
-    query_sums = launches.attend_to_sums(kernel_inputs, states, out, options.floor)
+    query_sums = launches.fill_output_and_compute_query_sums(kernel_inputs, states, out, options.floor)
     log_scale = kernel_inputs.weights.log_scale.view(*q.shape[:2], 1, 1).clone()
     return out, query_sums, *unpack_state(final, s.heads, s), log_scale
 
@@ -127,10 +129,14 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     final = pack_state(final_feature_sums, final_plain_sums)
     initial = _pack_initial_sums(inputs, s)
-    states = launches.sum_keys(prepared, initial)[0] if causal else final[:, None]
+    states = launches.compute_chunk_states_and_final_state(prepared, initial)[0] if causal else final[:, None]
     grad = make_strided(grad_out)
-    queries = launches.compute_query_gradients(prepared, grad, make_strided(out), states, query_sums, floor)
-    matrix_of_queries = launches.grad_queries(prepared, grad, queries, states, grads[0], needs_matrix)
+    query_sum_gradients = launches.compute_query_sum_gradients(
+        prepared, grad, make_strided(out), states, query_sums, floor
+    )
+    matrix_of_queries = launches.fill_grad_q_and_compute_grad_matrix(
+        prepared, grad, query_sum_gradients, states, grads[0], needs_matrix
+    )
     del states
 
     grad_state = pack_state(
@@ -139,18 +145,18 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     )
     # All that reaches the log weights through the final state; squared weights grow twice as fast.
     grad_total = (grad_state * final).sum(1) + grad_state[:, -1] * final[:, -1]
-    grad_states = launches.compute_state_gradients(prepared, grad, queries, grad_state)
-    grad_logs = launches.compute_value_and_log_weight_gradients(
-        prepared, grad, queries, grad_states, grads[2]
+    grad_states = launches.compute_state_gradients(prepared, grad, query_sum_gradients, grad_state)
+    grad_logs = launches.fill_grad_v_and_compute_grad_log_weights(
+        prepared, grad, query_sum_gradients, grad_states, grads[2]
     )
     key_factors = -2 * square * grad_logs
-    matrix_of_keys = launches.grad_keys(
-        prepared, grad, queries, key_factors, grad_states, grads[1], needs_matrix
+    matrix_of_keys = launches.fill_grad_k_and_compute_grad_matrix(
+        prepared, grad, query_sum_gradients, key_factors, grad_states, grads[1], needs_matrix
     )
     grad_decay = (grad_total[:, None] - grad_logs.double().flip(1).cumsum(1).flip(1)).float()
     grad_initial = unpack_state(scale_state(grad_state, prepared.weights.initial_factor), s.heads, s)
     key_grads = (grad_logs.view(k.shape[:3]), grad_decay.view(k.shape[:3]))
-    return _convert_grads(
+    return _cast_grads_to_input_dtypes(
         (*grads, matrix_of_queries + matrix_of_keys, *key_grads, *grad_initial),
         _select_inputs_with_gradients(inputs, needs_matrix),
     )
@@ -166,7 +172,7 @@ def _select_inputs_with_gradients(inputs: BackendInputs, needs_matrix: bool) -> 
     return q, k, v, matrix if needs_matrix else None, log_weights, log_decay, sums, plain
 
 
-def _convert_grads(grads: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...]) -> Any:
+def _cast_grads_to_input_dtypes(grads: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...]) -> Any:
     """The gradients in the dtypes of the inputs; for None a new empty tensor, as outputs must not alias."""
     return tuple(
         grad.new_empty(0, dtype=torch.float32) if x is None else grad.to(x.dtype)
@@ -196,7 +202,9 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | No
     inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
     if double_backward.needs_double_backward():
         options = BackendOptions(*ctx.options)
-        gradients = double_backward.compute_gradients(inputs, options, (grad_out, *grad_sums[:2]))
+        gradients = double_backward.compute_differentiable_gradients(
+            inputs, options, (grad_out, *grad_sums[:2])
+        )
         return (*gradients, *(None,) * len(options))
     grad_out = torch.zeros_like(outputs[0]) if grad_out is None else grad_out
     needs_matrix = ctx.needs_input_grad[3]

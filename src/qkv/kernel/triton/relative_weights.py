@@ -55,19 +55,19 @@ def compute_causal_relative_weights(weights: LogWeights, chunk: int) -> Relative
     """
     log_weights, log_decay, log_scale = weights
     tokens = log_weights.shape[1]
-    maxima = _running_maxima(log_weights, log_decay, log_scale)
+    maxima = _compute_max_log_weights_at_queries(log_weights, log_decay, log_scale)
     ends = F.pad(maxima, (0, -tokens % chunk), value=LOG_ZERO).unflatten(1, (-1, chunk))
     ends = torch.cat([ends[:, :-1, -1], maxima[:, -1:]], 1)
     before = torch.cat([log_scale[:, None], ends[:, :-1]], 1)[:, : ends.shape[1]]
-    decay_until, decay_after = _sum_decay_in_chunks(log_weights, log_decay, chunk)
+    decay_until, decay_after = _sum_log_decay_until_and_after_tokens(log_weights, log_decay, chunk)
     carry_logs = (before[..., None] + decay_until).flatten(1)[:, :tokens]
     last = ends.repeat_interleave(chunk, 1)[:, :tokens]
-    chunk_carry_factors = _exp_relative(before + decay_until[..., -1], ends)
-    final_weights = _exp_relative(log_weights + decay_after.flatten(1)[:, :tokens], last)
+    chunk_carry_factors = _subtract_max_and_exp(before + decay_until[..., -1], ends)
+    final_weights = _subtract_max_and_exp(log_weights + decay_after.flatten(1)[:, :tokens], last)
     final_scale = ends[:, -1] if tokens else log_scale
     return RelativeWeights(
         maxima,
-        _exp_relative(carry_logs, maxima),
+        _subtract_max_and_exp(carry_logs, maxima),
         final_weights,
         chunk_carry_factors,
         torch.ones_like(log_scale),
@@ -75,7 +75,7 @@ def compute_causal_relative_weights(weights: LogWeights, chunk: int) -> Relative
     )
 
 
-def compute_bidirectional_weights(weights: LogWeights, chunk: int) -> RelativeWeights:
+def compute_bidirectional_relative_weights(weights: LogWeights, chunk: int) -> RelativeWeights:
     """For queries that see the earlier keys and all keys; maxima and carry factors of queries stay empty.
 
     Args:
@@ -94,12 +94,14 @@ def compute_bidirectional_weights(weights: LogWeights, chunk: int) -> RelativeWe
     final_scale = torch.cat([carry_log[:, None], logs], 1).amax(1)
     chunk_carry_factors = log_weights.new_ones(len(log_weights), -(-log_weights.shape[1] // chunk))
     empty = log_weights.new_empty(0)
-    final_weights = _exp_relative(logs, final_scale[:, None])
-    initial_factor = _exp_relative(carry_log, final_scale)
+    final_weights = _subtract_max_and_exp(logs, final_scale[:, None])
+    initial_factor = _subtract_max_and_exp(carry_log, final_scale)
     return RelativeWeights(empty, empty, final_weights, chunk_carry_factors, initial_factor, final_scale)
 
 
-def _running_maxima(log_weights: Tensor, log_decay: Tensor | None, log_scale: Tensor) -> Tensor:
+def _compute_max_log_weights_at_queries(
+    log_weights: Tensor, log_decay: Tensor | None, log_scale: Tensor
+) -> Tensor:
     """The largest log weight [B·H,N] that each query has seen, that of the earlier keys included."""
     if log_decay is None:
         return torch.cat([log_scale[:, None], log_weights], 1).cummax(1).values[:, 1:].contiguous()
@@ -108,7 +110,9 @@ def _running_maxima(log_weights: Tensor, log_decay: Tensor | None, log_scale: Te
     return (logs.cummax(1).values[:, 1:] + decay_until).float()
 
 
-def _sum_decay_in_chunks(log_weights: Tensor, log_decay: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
+def _sum_log_decay_until_and_after_tokens(
+    log_weights: Tensor, log_decay: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor]:
     """Σ log g [B·H,C,chunk] over the tokens of a chunk up to each one, and over those after each one."""
     decay = log_weights if log_decay is None else log_decay
     padded = F.pad(decay, (0, -decay.shape[1] % chunk)).unflatten(1, (-1, chunk))
@@ -118,6 +122,6 @@ def _sum_decay_in_chunks(log_weights: Tensor, log_decay: Tensor | None, chunk: i
     return padded.cumsum(-1), decay_after
 
 
-def _exp_relative(logs: Tensor, maximum: Tensor) -> Tensor:
+def _subtract_max_and_exp(logs: Tensor, maximum: Tensor) -> Tensor:
     """exp(logs - maximum); 0 where both are -inf."""
     return (logs - maximum.masked_fill(maximum == LOG_ZERO, 0)).exp()

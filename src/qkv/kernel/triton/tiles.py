@@ -16,7 +16,7 @@ LOG_ZERO = tl.constexpr(float("-inf"))
 
 @triton.jit
 @no_type_check
-def locate_program(tokens: tl.tensor, s: tl.constexpr) -> Position:
+def locate_chunk(tokens: tl.tensor, s: tl.constexpr) -> Position:
     """The chunk that this program works on."""
     chunk = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(tokens, s.chunk)
@@ -26,7 +26,7 @@ def locate_program(tokens: tl.tensor, s: tl.constexpr) -> Position:
 
 @triton.jit
 @no_type_check
-def load_scalars(array: tl.tensor, at: Position, padding: tl.constexpr = 0.0) -> tl.tensor:
+def load_token_scalars(array: tl.tensor, at: Position, padding: tl.constexpr = 0.0) -> tl.tensor:
     """One number for every token of the chunk, from array [B·H,N]."""
     return tl.load(array + at.head * at.tokens + at.rows, mask=at.rows < at.tokens, other=padding)
 
@@ -78,13 +78,13 @@ def compute_logits(
         # [C, D] @ [D, R]
         logits += tl.dot(x, tl.trans(w), input_precision=s.precision)
     if s.unit:
-        logits *= load_scalars(vectors.scalars, at)[:, None]
+        logits *= load_token_scalars(vectors.scalars, at)[:, None]
     return logits
 
 
 @triton.jit
 @no_type_check
-def compute_features(
+def compute_features_and_logits(
     vectors: Vectors,
     matrix: tl.tensor,
     at: Position,
@@ -104,7 +104,10 @@ def compute_features(
         elif s.map == "arccos":
             phi = tl.maximum(logits, 0.0) * s.amplitude
         else:
-            phi = tl.exp(tl.minimum(logits - load_scalars(vectors.scalars, at)[:, None], 0.0)) * s.amplitude
+            phi = (
+                tl.exp(tl.minimum(logits - load_token_scalars(vectors.scalars, at)[:, None], 0.0))
+                * s.amplitude
+            )
     second = phi
     if s.map == "gaussian":
         second = tl.where(mask, tl.cos(logits) * s.amplitude, 0.0)
@@ -148,17 +151,17 @@ def locate_state(states: tl.tensor, at: Position, s: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 @no_type_check
-def compute_weights(weights: PairWeights, at: Position, s: tl.constexpr) -> tl.tensor:
+def compute_pair_weights(weights: PairWeights, at: Position, s: tl.constexpr) -> tl.tensor:
     """The weights [queries, keys] of the chunk's pairs, relative to the largest that each query has seen.
 
     Every Σ log g runs over exactly the gates between key and query, as in
     `key_weights.log_weights_at_queries`.
     """
-    logs = load_scalars(weights.log_weights, at, LOG_ZERO)[None, :]
-    maximum = load_scalars(weights.max_log_weights, at)
+    logs = load_token_scalars(weights.log_weights, at, LOG_ZERO)[None, :]
+    maximum = load_token_scalars(weights.max_log_weights, at)
     keys, queries = tl.arange(0, s.chunk)[None, :], tl.arange(0, s.chunk)[:, None]
     if weights.log_decay is not None:
-        log_decay = load_scalars(weights.log_decay, at)[:, None]
+        log_decay = load_token_scalars(weights.log_decay, at)[:, None]
         logs += tl.cumsum(tl.where(keys < queries, log_decay, 0.0), 0)
     shift = tl.where(maximum == LOG_ZERO, 0.0, maximum)[:, None]
     logs = tl.where(keys <= queries, logs - shift, LOG_ZERO)
@@ -167,7 +170,7 @@ def compute_weights(weights: PairWeights, at: Position, s: tl.constexpr) -> tl.t
 
 @triton.jit
 @no_type_check
-def multiply_values(
+def compute_pairwise_dot_products(
     x: StridedTensor, y: StridedTensor, at: Position, are_real: tl.tuple, s: tl.constexpr
 ) -> tl.tensor:
     """x_i·y_j [i, j] of vectors of the width of values, for the tokens of the chunk."""
@@ -183,7 +186,7 @@ def multiply_values(
 
 @triton.jit
 @no_type_check
-def multiply_features(
+def multiply_features_with_features_and_state(
     own_vectors: Vectors,
     other_vectors: Vectors,
     matrix: tl.tensor,
@@ -204,7 +207,7 @@ def multiply_features(
     for first in range(0, s.features, s.feature_block):
         features = first + tl.arange(0, s.feature_block)
         is_feature = features < s.features
-        phi, second, _ = compute_features(own_vectors, matrix, at, are_real[0], features, s)
+        phi, second, _ = compute_features_and_logits(own_vectors, matrix, at, are_real[0], features, s)
         sums = load_feature_sums(state, features, is_feature, columns, s)
         # [C, R] @ [R, E]
         inter += tl.dot(phi, sums, input_precision=s.precision)
@@ -216,7 +219,9 @@ def multiply_features(
             inter += tl.dot(second, sums, input_precision=s.precision)
             denominators += tl.sum(second * load_denominator_sums(state, cosines, is_feature, s)[None, :], 1)
         if s.causal:
-            other_phi, other_second, _ = compute_features(other_vectors, matrix, at, are_real[1], features, s)
+            other_phi, other_second, _ = compute_features_and_logits(
+                other_vectors, matrix, at, are_real[1], features, s
+            )
             # [C, R] @ [R, C]
             intra += tl.dot(phi, tl.trans(other_phi), input_precision=s.precision)
             if s.map == "gaussian":
