@@ -317,15 +317,15 @@ MUTANTS = (
     Mutant(
         "a repeated batch moves the statistics",
         "train/update.py",
-        "with keep_buffers(self.objective), self.strategy.backward_context():",
-        "with self.strategy.backward_context():",
+        "with preserve_buffers(self.objective), self.strategy.make_pass_context():",
+        "with self.strategy.make_pass_context():",
         SHARDS,
     ),
     Mutant(
         "a repeated batch has a gradient",
         "train/update.py",
-        "self._compute_loss(batch, name).total * 0",
-        "self._compute_loss(batch, name).total",
+        "self._compute_loss(batch, optimizer_name).total * 0",
+        "self._compute_loss(batch, optimizer_name).total",
         SHARDS,
     ),
     Mutant(

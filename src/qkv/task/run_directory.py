@@ -13,7 +13,7 @@ from qkv.task.recipe import parse_recipe
 from qkv.task.registry import TASKS, find_task
 from qkv.task.resume_checks import refuse_another_recipe
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
-from qkv.train.checkpoint import refuse_started
+from qkv.train.checkpoint import refuse_overwriting
 from qkv.train.ranks import detect_ranks
 from qkv.yaml_input import load_yaml, read_yaml_text
 
@@ -161,7 +161,7 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
         BadRun: the training cannot be started, or resumed, with this recipe.
     """
     if not resume:
-        refuse_started(run, (RECIPE, *find_task(recipe.task).files))
+        refuse_overwriting(run, (RECIPE, *find_task(recipe.task).files))
         return {}
     refuse_unstarted(run)
     if (run / RECIPE).exists():
