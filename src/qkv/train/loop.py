@@ -239,7 +239,8 @@ class TrainingLoop:
         if totals.get("tokens") != totals.get("expected"):
             raise ValueError(
                 f"batches.count promised {totals['expected']} {self.unit}, the objective counted "
-                f"{totals['tokens']}"
+                f"{totals['tokens']}: make Batches.count return the sum of Loss.count over the update's "
+                "batches"
             )
         return totals
 

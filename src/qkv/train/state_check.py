@@ -106,7 +106,7 @@ def check_state_fits(
     if changed:
         raise BadRun(
             f"{run} was trained with other settings of train: {', '.join(changed)}. Resuming may only change "
-            f"{', '.join(sorted(MAY_CHANGE))}. Set the others back, or train anew."
+            f"{', '.join(sorted(MAY_CHANGE))}. Set the others back, or train anew in another directory."
         )
     try:
         _check_tensors("its state", state["weights"], objective.state_dict())

@@ -160,7 +160,8 @@ class Updater:
         if loop_state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
             raise QKVError(
                 f"the gradient was not finite in {SKIPPED_IN_A_ROW} updates up to {loop_state.step + 1}. "
-                "Lower train.lr, lengthen train.warmup, or set train.precision to '32'."
+                "Lower train.lr, lengthen train.warmup, or set train.precision to '32', and train into "
+                "another directory."
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -148,13 +148,18 @@ def read_label(path: Path) -> dict[str, Any]:
         BadRun: the file is missing or damaged.
     """
     if not path.is_file():
-        raise BadRun(f"{path} is missing: no weights were saved there")
+        raise BadRun(
+            f"{path} is missing: no weights were saved there yet; wait for the first validation, or "
+            "restore it from a copy"
+        )
     try:
         label = json.loads(_read_metadata(path).get(METADATA, "{}"))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise BadRun(
+            f"{path} is damaged or not a safetensors file: {error}. Restore it from a copy"
+        ) from error
     if not isinstance(label, dict):
-        raise BadRun(f"{path} is damaged: its metadata holds no keys and values")
+        raise BadRun(f"{path} is damaged: its metadata holds no keys and values. Restore it from a copy")
     return label
 
 
@@ -189,11 +194,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
             weights[name] = saved[name]
     unexpected = sorted(set(saved) - set(state))
     if missing or unexpected:
-        raise BadRun(f"{path} belongs to another model: {_describe_differences(missing, unexpected)}")
+        raise BadRun(
+            f"{path} belongs to another model: {_describe_differences(missing, unexpected)}; load it into "
+            "the model that it was saved from"
+        )
     for name, value in weights.items():
         _check_fits_parameter(path, name, value, state[name])
     if not are_weights_finite(weights):
-        raise BadRun(f"{path} holds weights that are not finite: the training diverged. Lower train.lr")
+        raise BadRun(
+            f"{path} holds weights that are not finite: the training diverged. Train anew with a lower "
+            "train.lr"
+        )
     restore_weights(model, weights)
 
 
@@ -201,12 +212,13 @@ def _check_fits_parameter(path: Path, name: str, value: Tensor, like: Tensor) ->
     if value.shape != like.shape:
         raise BadRun(
             f"{path} belongs to another model: {name} has shape {list(value.shape)}, "
-            f"the model expects {list(like.shape)}"
+            f"the model expects {list(like.shape)}; load it into the model that it was saved from"
         )
     are_floating = value.is_floating_point() and like.is_floating_point()
     if value.dtype != like.dtype and not are_floating:
         raise BadRun(
-            f"{path} belongs to another model: {name} is of {value.dtype}, the model expects {like.dtype}"
+            f"{path} belongs to another model: {name} is of {value.dtype}, the model expects {like.dtype}; "
+            "load it into the model that it was saved from"
         )
 
 
@@ -219,7 +231,9 @@ def _read_and_verify_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(path.read_bytes())  # load_file refuses paths that are not UTF-8
     except (SafetensorError, OSError) as error:
-        raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise BadRun(
+            f"{path} is damaged or not a safetensors file: {error}. Restore it from a copy"
+        ) from error
     if "weights" in label and label["weights"] != compute_digest(tensors):
         raise BadRun(f"{path} is damaged: its weights are not those that were saved. Restore it from a copy")
     return tensors
