@@ -331,7 +331,7 @@ MUTANTS = (
     Mutant(
         "shards start from other weights than those saved",
         "train/sharded.py",
-        "trained[name].copy_(_shard_tensor(value, trained[name]))",
+        "trained[name].copy_(_shard_tensor_like(value, trained[name]))",
         "pass",
         SHARDS,
     ),

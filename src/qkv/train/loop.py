@@ -95,7 +95,7 @@ class TrainingLoop:
                 # already now, so that a full disk shows at once and every crash can be resumed
                 self._save_state_and_best_weights()
         if self.fabric.is_global_zero:
-            self.validation.write_best_weights()
+            self.validation.write_best_or_present_weights()
             self._open_metrics_and_events(state["metrics_bytes"] if state else 0)
 
     def _check_directory_and_read_state(self, resume: bool) -> dict[str, Any] | None:
@@ -142,10 +142,10 @@ class TrainingLoop:
             if self.validation.is_due(self.loop_state, self.config, is_end=reason is not None):
                 self._validate_and_report(report, interrupt)
                 reason = self._find_stop_reason()
-            self._save_if_due(interrupt, reason)
+            self._save_if_due_or_interrupted(interrupt, reason)
             if reason:
-                average_score = self._validate_average(reason, report, interrupt)
-                return self._build_result(reason, average_score)
+                average_score = self._validate_and_save_average(reason, report, interrupt)
+                return self._build_result_unless_diverged(reason, average_score)
             self.updater.update(self.batches, self.loop_state, self.metric_sums)
             self.loop_state.advance_one_update(self.batches.steps(self.loop_state.epoch))
             if self.loop_state.step % self.config.log_every == 0:
@@ -178,7 +178,7 @@ class TrainingLoop:
             report.print_line(f"update {self.loop_state.step}: {_format_scores(scores)}{note}")
             self.saved_at = -math.inf  # the weights of a validation took long enough to be worth saving
 
-    def _save_if_due(self, interrupt: Interrupt, reason: str | None) -> None:
+    def _save_if_due_or_interrupted(self, interrupt: Interrupt, reason: str | None) -> None:
         is_late = time.monotonic() - self.saved_at >= self.config.save_every_seconds
         flags = [interrupt.is_requested, is_late or reason is not None]
         stop, save = engine.any_over_processes(flags, self.fabric)
@@ -189,13 +189,13 @@ class TrainingLoop:
                 f"stopped after update {self.loop_state.step}; all is saved in {self.run.path}"
             )
 
-    def _validate_average(self, reason: str, report: Progress, interrupt: Interrupt) -> float | None:
+    def _validate_and_save_average(self, reason: str, report: Progress, interrupt: Interrupt) -> float | None:
         """The monitored score of the mean of the last weights; None where the recipe averages none."""
         if self.config.average <= 1 or self.validation.validate is None:
             return None
         loop_state = self.loop_state
         scores = self.validation.validate_average(loop_state, interrupt)
-        self._save_if_due(interrupt, reason)
+        self._save_if_due_or_interrupted(interrupt, reason)
         if scores is None:
             return None
         average_score = get_monitored_score(scores, self.validation.monitor)
@@ -204,7 +204,7 @@ class TrainingLoop:
         report.print_line(f"mean of the last weights: {_format_scores(scores)}; best single one: {best}")
         return average_score
 
-    def _build_result(self, reason: str, average_score: float | None) -> Result:
+    def _build_result_unless_diverged(self, reason: str, average_score: float | None) -> Result:
         """How the training ended; raises QKVError where it diverged."""
         loop_state = self.loop_state
         if not self.validation.has_usable_weights(loop_state):
@@ -279,7 +279,7 @@ class TrainingLoop:
             **updater_state,
         }
         checkpoint.save_state(self.run.path, state)
-        self.validation.write_best_weights()
+        self.validation.write_best_or_present_weights()
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         self.loop_state = LoopState.from_dict(state["standing"])

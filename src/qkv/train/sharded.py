@@ -102,14 +102,14 @@ class Sharded:
         trained = self.objective.state_dict()
         with torch.no_grad():
             for name, value in collect_distinct_tensors(self.complete_objective).items():
-                value.copy_(gather_tensor(trained[name]))
+                value.copy_(gather_if_sharded(trained[name]))
 
     def copy_weights_to_trained(self) -> None:
         """Copy the first process's weights and buffers of the caller's objective into the trained one."""
         trained = self.objective.state_dict()
         with torch.no_grad():
             for name, value in collect_distinct_tensors(self.complete_objective).items():
-                trained[name].copy_(_shard_tensor(value, trained[name]))
+                trained[name].copy_(_shard_tensor_like(value, trained[name]))
         broadcast_saved_buffers(self.objective, self.fabric)
 
     def collect_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
@@ -117,14 +117,14 @@ class Sharded:
         moments: dict[int, dict[str, Tensor]] = {}
         for number, values in optimizer.state_dict()["state"].items():
             # every process takes part in gathering
-            complete = {name: gather_tensor(value) for name, value in values.items()}
+            complete = {name: gather_if_sharded(value) for name, value in values.items()}
             if self.fabric.is_global_zero:
                 moments[number] = {name: value.cpu() for name, value in complete.items()}
         return moments
 
     def copy_moment_like_parameter(self, value: Tensor, parameter: Tensor) -> Tensor:
         """This process's shard of a complete moment."""
-        return _shard_tensor(value, parameter)
+        return _shard_tensor_like(value, parameter)
 
 
 @contextmanager
@@ -160,10 +160,10 @@ def measure_gradient_scale(mesh: Any, device: torch.device) -> float:
     fully_shard(layer, mesh=data_mesh)
     layer(torch.ones(1, 1, device=device)).sum().backward()  # the gradient of every weight is 1
     assert layer.weight.grad is not None
-    return float(gather_tensor(layer.weight.grad)[0]) / processes
+    return float(gather_if_sharded(layer.weight.grad)[0]) / processes
 
 
-def gather_tensor(value: Tensor) -> Tensor:
+def gather_if_sharded(value: Tensor) -> Tensor:
     """The complete tensor of a shard, or a tensor that is not sharded as it is.
 
     Args:
@@ -174,7 +174,7 @@ def gather_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _shard_tensor(value: Tensor, like: Tensor) -> Tensor:
+def _shard_tensor_like(value: Tensor, like: Tensor) -> Tensor:
     """The first process's `value`, sharded as `like` where that is sharded."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 

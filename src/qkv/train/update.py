@@ -15,7 +15,7 @@ from qkv.train.metrics import MetricSums
 from qkv.train.objective.base import Loss, Objective
 from qkv.train.replicated import broadcast_saved_buffers
 from qkv.train.schedule import SCHEDULES
-from qkv.train.sharded import gather_tensor, preserve_buffers
+from qkv.train.sharded import gather_if_sharded, preserve_buffers
 from qkv.train.strategy import make_strategy
 
 SKIPPED_IN_A_ROW = 20  # float16 needs up to 16 halvings to find its loss scale
@@ -143,7 +143,7 @@ class Updater:
         norm = self.fabric.clip_gradients(
             self.strategy.module, optimizer, max_norm=limit, error_if_nonfinite=False
         )
-        norm = float(gather_tensor(norm))
+        norm = float(gather_if_sharded(norm))
         # with float16 the loss scaler skips the step itself, and halves the scale
         if math.isfinite(norm) or self.config.precision == "16":
             optimizer.step()

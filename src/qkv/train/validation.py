@@ -77,10 +77,10 @@ class Validation:
         Returns:
             All scores; None where it was interrupted, and nothing is recorded.
         """
-        scores = self._compute_scores(interrupt)
+        scores = self._validate_on_first_process(interrupt)
         if scores is None:
             return None
-        score = self._get_score_or_nan(scores)
+        score = self._get_usable_score_or_nan(scores)
         loop_state.record_validation(score, self.higher_is_better)
         if is_better(score, loop_state.kept_score, self.higher_is_better):
             self._record_best(loop_state, scores, score)
@@ -106,9 +106,9 @@ class Validation:
         if self.recent_weights:
             restore_weights(self.objective, average_weights(self.recent_weights))
         try:
-            scores = self._compute_scores(interrupt)
+            scores = self._validate_on_first_process(interrupt)
             if scores is not None:
-                score = self._get_score_or_nan(scores)
+                score = self._get_usable_score_or_nan(scores)
                 is_worse = is_better(loop_state.kept_score, score, self.higher_is_better)
                 if math.isfinite(score) and not is_worse:
                     self._record_best(loop_state, scores, score)
@@ -127,7 +127,7 @@ class Validation:
         """
         self.best_weights, self.recent_weights = best_weights, recent_weights
 
-    def write_best_weights(self) -> None:
+    def write_best_or_present_weights(self) -> None:
         """Write the best weights where the file does not hold them yet; without validation, the present ones.
 
         Called on the first process, after the state that holds them is saved: from a state its weights can be
@@ -154,7 +154,7 @@ class Validation:
             return loop_state.kept_score is not None
         return are_weights_finite(dict(self.objective.named_parameters()))
 
-    def _get_score_or_nan(self, scores: Scores) -> float:
+    def _get_usable_score_or_nan(self, scores: Scores) -> float:
         """The monitored score; NaN where it or a weight is not finite."""
         score = get_monitored_score(scores, self.monitor)
         is_usable = math.isfinite(score) and are_weights_finite(dict(self.objective.named_parameters()))
@@ -165,7 +165,7 @@ class Validation:
         if self.fabric.is_global_zero:
             self.best_weights, self._is_written = copy_weights_to_cpu(self.objective.saved_module()), False
 
-    def _compute_scores(self, interrupt: Interrupt) -> Scores | None:
+    def _validate_on_first_process(self, interrupt: Interrupt) -> Scores | None:
         """Call `validate` on the first process; its scores, on every process."""
         scores = None
         if self.fabric.is_global_zero and self.validate is not None:
