@@ -196,7 +196,9 @@ def test_a_folder_does_not_hide_a_built_in_recipe(tmp_path: Path, monkeypatch: p
 def test_an_unknown_task_names_the_known_ones() -> None:
     with pytest.raises(BadRecipe, match=r"my.yaml: unknown task: 'tranlsate'. Did you mean 'translate'"):
         parse_recipe({"task": "tranlsate"}, "my.yaml")
-    with pytest.raises(BadRecipe, match=r"unknown task: \['translate'\]. .*Known: classify, fill, generate, translate"):
+    with pytest.raises(
+        BadRecipe, match=r"unknown task: \['translate'\]. .*Known: classify, fill, generate, translate"
+    ):
         parse_recipe({"task": ["translate"]}, "my.yaml")
 
 

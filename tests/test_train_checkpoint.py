@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from qkv.errors import BadRun
 from qkv.train import load_weights, save_weights
 from qkv.train.checkpoint import STATE, load_state, remove_drafts, save_state, stage_files, write_atomically
-from qkv.train.weights import average_weights, copy_weights, restore_weights, shared_names
+from qkv.train.weights import average_weights, copy_weights_to_cpu, group_names_by_tensor, restore_weights
 from test_train_toy import ToyModel
 
 
@@ -161,7 +161,7 @@ def test_a_shared_tensor_is_written_once(tmp_path):
             "inner.weight",
             "output.bias",
         ]
-    assert ["embedding.weight", "output.weight"] in shared_names(ToyModel())
+    assert ["embedding.weight", "output.weight"] in group_names_by_tensor(ToyModel())
 
 
 def test_a_view_of_a_weight_is_not_a_tie(tmp_path):
@@ -186,7 +186,7 @@ def test_weights_of_another_model(tmp_path):
     untied = ToyModel()
     untied.output.weight = nn.Parameter(torch.zeros_like(untied.embedding.weight))
     save_weights(ToyModel(), path)
-    with pytest.raises(BadRun, match=r"it lacks output\.weight$"):
+    with pytest.raises(BadRun, match=r"it lacks output\.weight; load it into"):
         load_weights(untied, path)
 
 
@@ -215,7 +215,7 @@ def test_snapshots_are_copies_and_their_mean_is_exact():
     for value in (1.0, 2.0, 6.0):
         nn.init.constant_(model.embedding.weight, value)
         model.calls.fill_(int(value))
-        shots.append(copy_weights(model))
+        shots.append(copy_weights_to_cpu(model))
     restore_weights(model, average_weights(shots))
     assert torch.equal(model.output.weight, torch.full_like(model.output.weight, 3.0))
     assert model.output.weight is model.embedding.weight

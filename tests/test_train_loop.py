@@ -13,7 +13,7 @@ from qkv.train.loop_state import LoopState, is_better
 from qkv.train.metrics import MetricSums
 from qkv.train.planning import count_planned_updates
 from qkv.train.update import SKIPPED_IN_A_ROW, Updater
-from qkv.train.weights import average_weights, copy_weights
+from qkv.train.weights import average_weights, copy_weights_to_cpu
 from test_train_toy import ToyBatches, ToyModel, collate, config_of, scores_of, toy
 
 
@@ -36,7 +36,7 @@ def scripted(scores):
 def saved_weights(run):
     model = ToyModel()
     load_weights(model, run / "model.safetensors")
-    return copy_weights(model)
+    return copy_weights_to_cpu(model)
 
 
 class Poisoned(ToyBatches):
@@ -118,7 +118,7 @@ def test_keeps_the_best_and_stops_when_nothing_improves(tmp_path):
     objective = toy()
 
     def validate():
-        validated_weights.append(copy_weights(objective.model))
+        validated_weights.append(copy_weights_to_cpu(objective.model))
         return {"loss": next(scores)}
 
     config = config_of(steps=1000, validate_every=3, patience=2)
@@ -154,7 +154,7 @@ def test_the_mean_of_the_last_weights_is_kept_where_no_worse(tmp_path, mean_loss
     objective = toy()
 
     def validate():
-        validated_weights.append(copy_weights(objective.model))
+        validated_weights.append(copy_weights_to_cpu(objective.model))
         return {"loss": next(scores)}
 
     config = config_of(validate_every=5, average=3)
@@ -166,7 +166,7 @@ def test_the_mean_of_the_last_weights_is_kept_where_no_worse(tmp_path, mean_loss
         assert_close(
             validated_weights[4][name], average_weights(validated_weights[1:4])[name], rtol=0, atol=0
         )
-        assert torch.equal(copy_weights(objective.model)[name], validated_weights[3][name])
+        assert torch.equal(copy_weights_to_cpu(objective.model)[name], validated_weights[3][name])
     assert lines_of(tmp_path, "average")[0]["best"] is is_kept
 
 

@@ -12,7 +12,7 @@ from qkv.layer import Attention
 from qkv.score import Additive
 from qkv.train import Loss, Objective, TrainConfig, fit
 from qkv.train.checkpoint import load_state
-from qkv.train.optimizers import freeze, make_adamw
+from qkv.train.optimizers import freeze_parameters, make_adamw
 from test_train_loop import lines_of
 from test_train_toy import ToyBatches, config_of, toy
 
@@ -77,9 +77,9 @@ def test_each_optimizer_moves_its_own_parameters_by_its_own_loss(tmp_path: Path)
 
 
 def reference_critic_loss(objective: TwoNetworks) -> Tensor:
-    from qkv.train.engine import reseed
+    from qkv.train.engine import seed_update
 
-    reseed(1, 1, 0)
+    seed_update(1, 1, 0)
     batch = ToyBatches(micro=1).window(0, 0, 0, 1)[0]
     loss = objective(batch, "critic")
     return loss.total / loss.count
@@ -176,9 +176,9 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["freeze", "no_decay"])
 def test_a_pattern_without_match_is_refused(key: str) -> None:
     with pytest.raises(BadRecipe, match=rf"train.{key} names 'encoder.\*', which matches no parameter"):
-        freeze(toy(), config_of(**{key: ("encoder.*",)}))
+        freeze_parameters(toy(), config_of(**{key: ("encoder.*",)}))
 
 
 def test_freezing_everything_is_refused() -> None:
     with pytest.raises(BadRecipe, match="leaves no parameter to train"):
-        freeze(toy(), config_of(freeze=("*",)))
+        freeze_parameters(toy(), config_of(freeze=("*",)))

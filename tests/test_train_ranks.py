@@ -77,7 +77,7 @@ def test_what_describes_no_other_process_changes_nothing(
 def test_torchrun_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {**TORCHRUN, **SBATCH, "SLURM_STEP_NUM_TASKS": "2"})
     assert detect_ranks() == Ranks(rank=3, world=4, local_rank=1, local_world=2)
-    assert detect_ranks().machines == 2
+    assert detect_ranks().machine_count == 2
     assert not is_first_process()
 
 

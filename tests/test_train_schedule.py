@@ -5,8 +5,13 @@ from pydantic import ValidationError
 
 from qkv.task.recipe_keys import read_meanings
 from qkv.train import TrainConfig
-from qkv.train.config import MAY_CHANGE, changed_keys
-from qkv.train.schedule import SCHEDULES, constant, cosine, inverse_sqrt
+from qkv.train.config import MAY_CHANGE, list_changed_keys
+from qkv.train.schedule import (
+    SCHEDULES,
+    compute_constant_factor,
+    compute_cosine_factor,
+    compute_inverse_sqrt_factor,
+)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -16,11 +21,11 @@ def test_all_warm_up_linearly_to_one(name):
 
 
 def test_by_hand():
-    assert [constant(step, 4, 100) for step in (5, 100)] == [1.0, 1.0]
-    assert [inverse_sqrt(step, 4, 100) for step in (16, 64)] == [0.5, 0.25]
-    assert [inverse_sqrt(step, 0, 100) for step in (1, 4)] == [1.0, 0.5]
-    assert [cosine(step, 4, 104) for step in (54, 104, 200)] == pytest.approx([0.5, 0.0, 0.0])
-    assert cosine(1, 0, 3) == pytest.approx(0.75)
+    assert [compute_constant_factor(step, 4, 100) for step in (5, 100)] == [1.0, 1.0]
+    assert [compute_inverse_sqrt_factor(step, 4, 100) for step in (16, 64)] == [0.5, 0.25]
+    assert [compute_inverse_sqrt_factor(step, 0, 100) for step in (1, 4)] == [1.0, 0.5]
+    assert [compute_cosine_factor(step, 4, 104) for step in (54, 104, 200)] == pytest.approx([0.5, 0.0, 0.0])
+    assert compute_cosine_factor(1, 0, 3) == pytest.approx(0.75)
 
 
 def test_config_names_every_schedule():
@@ -55,7 +60,7 @@ def test_every_option_says_what_it_is():
 
 def test_changed_keys_leave_out_what_may_change():
     before = TrainConfig(steps=5, patience=1).model_dump(mode="json")
-    assert changed_keys(TrainConfig(epochs=9, save_every_seconds=1.0), before) == []
-    assert changed_keys(TrainConfig(steps=5, lr=0.5, clip=0.5), before) == ["clip", "lr"]
-    assert changed_keys(TrainConfig(steps=5), {**before, "gone": 1}) == ["gone"]
+    assert list_changed_keys(TrainConfig(epochs=9, save_every_seconds=1.0), before) == []
+    assert list_changed_keys(TrainConfig(steps=5, lr=0.5, clip=0.5), before) == ["clip", "lr"]
+    assert list_changed_keys(TrainConfig(steps=5), {**before, "gone": 1}) == ["gone"]
     assert set(TrainConfig.model_fields) >= MAY_CHANGE

@@ -26,13 +26,15 @@ def test_coverage_by_hand() -> None:
     """Two heads over three source words, the last of them padding; two target words, the second padding."""
     weights = torch.tensor([[[[0.5, 0.5, 0.0], [9.0, 9.0, 9.0]], [[1.0, 0.0, 0.0], [9.0, 9.0, 9.0]]]])
     queries, keys = torch.tensor([[True, False]]), torch.tensor([[True, True, False]])
-    assert terms.coverage(weights, queries, keys).item() == pytest.approx((0.25 + 0.25 + 0 + 1) / 2)
+    assert terms.compute_coverage_penalty(weights, queries, keys).item() == pytest.approx(
+        (0.25 + 0.25 + 0 + 1) / 2
+    )
 
 
 def test_entropy_of_soft_weights_is_exact_and_its_gradient_finite_beside_zeros() -> None:
     logits = torch.tensor([[[[0.3, -1.0, 0.7, -torch.inf]]]], dtype=torch.float64, requires_grad=True)
     attended = Attended(torch.empty(0), logits.softmax(-1))
-    surrogate, value = terms.entropy(attended, yes(1, 1))
+    surrogate, value = terms.compute_entropy_surrogate_and_value(attended, yes(1, 1))
     expected = torch.distributions.Categorical(logits=logits[..., :3]).entropy().sum()
     torch.testing.assert_close((surrogate, value), (expected, expected.detach()))
     (slope,) = torch.autograd.grad(surrogate, logits)
@@ -52,7 +54,9 @@ def test_entropy_of_samples_has_the_right_gradient_on_average() -> None:
     (exact,) = torch.autograd.grad(torch.distributions.Categorical(logits=logits).entropy(), logits)
     repeated = logits.expand(draws, 1, 1, 3).detach().requires_grad_()
     weights, log_prob = sample_weights(repeated)
-    surrogate, value = terms.entropy(Attended(weights, weights, log_prob), yes(draws, 1))
+    surrogate, value = terms.compute_entropy_surrogate_and_value(
+        Attended(weights, weights, log_prob), yes(draws, 1)
+    )
     (slopes,) = torch.autograd.grad(surrogate, repeated)
     mean, error = slopes[:, 0, 0].mean(0), slopes[:, 0, 0].std(0) / draws**0.5
     assert ((mean - exact).abs() < 3 * error).all()
@@ -62,7 +66,7 @@ def test_entropy_of_samples_has_the_right_gradient_on_average() -> None:
 
 def test_a_choice_is_rewarded_with_what_comes_after_it() -> None:
     likelihood, real = torch.tensor([[-1.0, -2.0, -4.0]]), torch.tensor([[True, True, False]])
-    reward = terms.reward_to_go(likelihood, real, torch.tensor(-0.5))
+    reward = terms.compute_reward_to_go(likelihood, real, torch.tensor(-0.5))
     assert reward.tolist() == [[-2.0, -1.5, 0.0]]
 
 
@@ -76,8 +80,10 @@ def two_choices(theta: Tensor, draws: int, baseline: float) -> Tensor:
     weights, log_prob = sample_weights(repeated)
     first, second = weights[:, 0].argmax(-1).unbind(-1)
     reward = torch.stack([REWARDS[0][first], REWARDS[1][second] * (first + 1)], -1) + OFFSET
-    reward_to_go = terms.reward_to_go(reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64))
-    loss = terms.reinforce(log_prob, reward_to_go, yes(draws, 2))
+    reward_to_go = terms.compute_reward_to_go(
+        reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64)
+    )
+    loss = terms.compute_reinforce_loss(log_prob, reward_to_go, yes(draws, 2))
     return -torch.autograd.grad(loss, repeated)[0][:, 0]
 
 

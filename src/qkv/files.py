@@ -89,7 +89,9 @@ def convert_write_errors(path: str | Path, label: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise BadData(f"cannot write {label}{path}: {error.strerror or error}") from None
+        raise BadData(
+            f"cannot write {label}{path}: {error.strerror or error}; choose another path or free some space"
+        ) from None
 
 
 def expand_home(path: str | Path) -> Path:

@@ -198,7 +198,7 @@ class Attention(nn.Module):
         check_width(x, self.spec.width, "x")
         layer_inputs.check_state_batch(x.shape[0], batch_size(state))
         if isinstance(state, MemoryState) and keep is not None:
-            raise BadMask("step(keep=) marks new positions; a memory's were marked in start(memory, keep=)")
+            raise BadMask("this state's memory was marked in start(memory, keep=): leave keep= out of step()")
         source = zero_padding(x, keep, self.memory_width)
         x = x if keep is None else masks.zero_unusable_queries(x, keep)
         nan.check_inputs(x=x)

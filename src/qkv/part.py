@@ -38,7 +38,9 @@ class PartMeta(type):
             if option not in known:
                 problem = f"unknown option of {cls.axis}={cls.name}: {option!r}"
                 raise UnknownName(
-                    f"{problem}. {did_you_mean(option, known)}" if known else f"{problem}; it has no options"
+                    f"{problem}. {did_you_mean(option, known)}"
+                    if known
+                    else f"{problem}; it has no options: leave it out"
                 )
         try:
             return type.__call__(cls, *values, **options)

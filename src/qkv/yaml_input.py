@@ -12,7 +12,7 @@ MAX_DEPTH = 40
 LARGEST_INTEGER = 2**63 - 1
 _PREFIX = "tag:yaml.org,2002:"
 _STRING, _INTEGER = f"{_PREFIX}str", f"{_PREFIX}int"
-_TOO_MANY_VALUES = f"more than {MAX_NODES:,} values, where aliases count every time they are used"
+_TOO_MANY_VALUES = f"more than {MAX_NODES:,} values, where aliases count every time they are used: shorten it"
 _LONGEST_INTEGER = 100  # characters, in any base
 
 
@@ -30,7 +30,10 @@ def load_yaml(text: str) -> Any:
             more text or values than any recipe needs.  The message is one line with the line number.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")
+        raise ValueError(
+            f"it has more than {MAX_CHARACTERS:,} characters, far beyond any recipe: shorten it, or pass "
+            "another file"
+        )
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -62,11 +65,14 @@ def read_yaml_text(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(4 * MAX_CHARACTERS + 1)
     if len(content) > 4 * MAX_CHARACTERS:
-        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")
+        raise ValueError(
+            f"it has more than {MAX_CHARACTERS:,} characters, far beyond any recipe: shorten it, or pass "
+            "another file"
+        )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text") from None
+        raise ValueError("it is not UTF-8 text: convert it to UTF-8") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,7 +84,7 @@ class _Loader(yaml.SafeLoader):
         """Compose a node, and check depth, number of nodes and tag."""
         event: Any = self.peek_event()
         if self.depth == MAX_DEPTH:
-            raise _build_error(event.start_mark, f"more than {MAX_DEPTH} levels")
+            raise _build_error(event.start_mark, f"more than {MAX_DEPTH} levels: nest it less deeply")
         if self.count == MAX_NODES:
             raise _build_error(event.start_mark, _TOO_MANY_VALUES)
         tag = getattr(event, "tag", None)
@@ -109,7 +115,10 @@ class _Loader(yaml.SafeLoader):
         small = len(node.value) <= _LONGEST_INTEGER
         value = super().construct_yaml_int(node) if small else LARGEST_INTEGER + 1
         if abs(value) > LARGEST_INTEGER:
-            raise _build_error(node.start_mark, f"{node.value[:30]} is an integer beyond 64 bits")
+            raise _build_error(
+                node.start_mark,
+                f"{node.value[:30]} is an integer beyond 64 bits: write a smaller one, or quote it as text",
+            )
         return value
 
 
@@ -131,7 +140,9 @@ def _check_size(root: Node) -> None:
             sizes[id(node)] = 1 + sum(map(count_nodes, children))
         size = sizes[id(node)]
         if size is None:
-            raise _build_error(node.start_mark, "an alias is inside the value that it refers to")
+            raise _build_error(
+                node.start_mark, "an alias is inside the value that it refers to: write the value out"
+            )
         if size > MAX_NODES:
             raise _build_error(node.start_mark, _TOO_MANY_VALUES)
         return size

@@ -57,7 +57,10 @@ def test_scores_survive_a_full_disk(
     assert tiny.call("evaluate", run, "--json", tmp_path / "s.json", "--quiet") == 2
     out, err = capsys.readouterr()
     assert "BLEU" in out
-    assert err == f"qkv: cannot write {tmp_path / 's.json'}: No space left on device\n"
+    assert err == (
+        f"qkv: cannot write {tmp_path / 's.json'}: No space left on device; choose another path or free "
+        "some space\n"
+    )
     assert tiny.tree(tmp_path) == {}
 
 

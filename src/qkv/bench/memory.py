@@ -91,7 +91,9 @@ def measure_peak(mode: str, contender: Contender, length: int, setting: Setting)
             "shorter length, or free memory"
         )
     if process.returncode:
-        raise MeasurementFailed((process.stderr.strip().splitlines() or ["the process failed"])[-1])
+        lines = process.stderr.strip().splitlines()
+        silent = "the measuring process failed without a message: measure a shorter length"
+        raise MeasurementFailed(lines[-1] if lines else silent)
     result = json.loads(process.stdout)
     if "failure" in result:
         raise MeasurementFailed(result["failure"])

@@ -94,7 +94,10 @@ def draw(comparison: Comparison, path: Path, dark: bool = False) -> Path:
     theme = DARK if dark else LIGHT
     panels = [(mode, lines) for mode in comparison.modes if (lines := _make_lines(comparison, mode, theme))]
     if not panels:
-        raise BadData(f"no picture {path}: nothing was measured, so there is nothing to draw")
+        raise BadData(
+            f"no picture {path}: nothing was measured, so there is nothing to draw: measure a shorter "
+            "length or another attention"
+        )
     captions = [str(comparison.setting), str(comparison.machine)]
     texts = "".join([*captions, *(line.label for _, lines in panels for line in lines), *MODES.values()])
     page = Page(theme, find_fonts("".join(sorted(set(texts)))))

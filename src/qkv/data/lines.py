@@ -94,7 +94,9 @@ def read_marked_lines(path: str | Path) -> Iterator[Line]:
                 f"{file}: no such file; relative paths start at {_describe_working_folder()}"
             ) from None
         except ValueError:
-            raise BadData(f"{str(file)!r} contains characters that no file name can have") from None
+            raise BadData(
+                f"{str(file)!r} contains characters that no file name can have: correct the path"
+            ) from None
     with stream:
         yield from decode_stream(stream, str(file))
 
@@ -204,7 +206,9 @@ def _explain_read_errors(name: str) -> Iterator[None]:
             f"{name}: the gzip file is truncated or damaged ({error}); fetch or pack it again"
         ) from None
     except OSError as error:
-        raise BadData(f"{name}: cannot be read ({error.strerror or error})") from None
+        raise BadData(
+            f"{name}: cannot be read ({error.strerror or error}): check the path and its permissions"
+        ) from None
 
 
 def _describe_working_folder() -> str:

@@ -64,7 +64,8 @@ def read_pairs(data: ParallelData) -> list[tuple[str, str]]:
     if len(source) != len(target):
         raise BadData(
             f"{data.source} has {len(source):,} lines but {data.target} has {len(target):,}: "
-            "line i of one must be the translation of line i of the other"
+            "line i of one must be the translation of line i of the other; find the line that one of them "
+            "lacks"
         )
     return list(zip(source, target, strict=True))
 
@@ -122,7 +123,8 @@ def _read_field(location: str, row: dict[str, Any], key: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise BadData(
-            f"{location}: '{key}' contains half of a surrogate pair; expected complete characters"
+            f"{location}: '{key}' contains half of a surrogate pair; expected complete characters: write "
+            "the text itself as UTF-8, without \\u escapes"
         ) from None
     return value
 

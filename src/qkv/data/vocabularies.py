@@ -38,7 +38,8 @@ def train_tokenizers(
     short = [pair for pair in pairs if max(map(len, pair)) <= longest]
     if pairs and not short:
         raise BadData(
-            f"there is no text to learn a vocabulary from: every line has over {longest:,} characters"
+            f"there is no text to learn a vocabulary from: every line has over {longest:,} characters; "
+            "split the lines into shorter ones"
         )
     sides = [[source for source, _ in short], [target for _, target in short]]
     if config.joint:
@@ -59,7 +60,10 @@ def train_tokenizer(lines: Sequence[str], config: TokenizerConfig) -> Tokenizer:
     """
     lines = [lines] if isinstance(lines, str) else lines
     if not any(line.strip(" ") for line in lines):
-        raise BadData("there is no text to learn a vocabulary from: every line is empty")
+        raise BadData(
+            "there is no text to learn a vocabulary from: every line is empty; give at least one line "
+            "with text"
+        )
     with use_one_thread():
         if config.kind != "bpe":
             return _train_backend(lines, config, _make_word_trainer(config))

@@ -81,7 +81,9 @@ def parse_recipe(raw: dict[str, Any], origin: str) -> Any:
     except ValidationError as error:
         raise BadRecipe(f"{origin}: {describe_errors(error, model)}") from None
     except TypeError as error:
-        raise BadRecipe(f"{origin}: keys must be words ({error})") from None
+        raise BadRecipe(
+            f"{origin}: keys must be words ({error}); rename the keys that are numbers or lists"
+        ) from None
 
 
 def _read_text(name: str | Path) -> tuple[str, str]:
@@ -90,9 +92,13 @@ def _read_text(name: str | Path) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         try:
             return read_yaml_text(path), str(path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BadRecipe(f"cannot read the recipe {path}: {reason}") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadRecipe(
+                f"cannot read the recipe {path}: {reason}; check the path and its permissions"
+            ) from None
+        except ValueError as error:
+            raise BadRecipe(f"cannot read the recipe {path}: {error}") from None
     recipes = list_builtin_recipes()
     if str(name) not in recipes:
         raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), recipes)}")

@@ -13,7 +13,7 @@ from qkv.task.recipe import parse_recipe
 from qkv.task.registry import TASKS, find_task
 from qkv.task.resume_checks import refuse_another_recipe
 from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
-from qkv.train.checkpoint import refuse_started
+from qkv.train.checkpoint import refuse_overwriting
 from qkv.train.ranks import detect_ranks
 from qkv.yaml_input import load_yaml, read_yaml_text
 
@@ -36,9 +36,9 @@ def read_run_recipe(run: Path) -> Any:
             f"{path}: cannot be read ({error.strerror}): check its permissions, or restore it from a copy"
         ) from None
     except ValueError as error:
-        raise BadRun(f"{path} is damaged: it is not valid YAML ({error})") from None
+        raise BadRun(f"{path} is damaged: it is not valid YAML ({error}). Restore it from a copy") from None
     if not isinstance(raw, dict):
-        raise BadRun(f"{path} is damaged: it holds no keys and values")
+        raise BadRun(f"{path} is damaged: it holds no keys and values. Restore it from a copy")
     task = TASKS.get(str(raw.get("task")))
     missing = [name for name in (task.recipe.model_fields if task else ("task",)) if name not in raw]
     if missing:
@@ -161,7 +161,7 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
         BadRun: the training cannot be started, or resumed, with this recipe.
     """
     if not resume:
-        refuse_started(run, (RECIPE, *find_task(recipe.task).files))
+        refuse_overwriting(run, (RECIPE, *find_task(recipe.task).files))
         return {}
     refuse_unstarted(run)
     if (run / RECIPE).exists():
@@ -215,7 +215,7 @@ def _check_label(run: Path, recipe: Recipe, contents: Mapping[str, bytes], label
     try:
         trained = parse_recipe({**now, **sections}, str(run / WEIGHTS))
     except BadRecipe as error:
-        raise BadRun(f"{run / WEIGHTS} is damaged: {error}") from None
+        raise BadRun(f"{run / WEIGHTS} is damaged: {error}. Restore it from a copy") from None
     changed = list(_list_differences("", now, trained.model_dump(mode="json")))
     if changed:
         raise BadRun(

@@ -84,11 +84,17 @@ def _read_entries(file: BinaryIO) -> tuple[Header, Arrays]:
 
 def _parse_header(array: Any) -> Header:
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-        raise BadData("is not a trace: it is an .npz file without the `header` that docs/trace.md describes")
+        raise BadData(
+            "is not a trace: it is an .npz file without the `header` that docs/trace.md describes: pass a "
+            "file that an option --trace wrote"
+        )
     try:
         header = json.loads(array.tobytes().decode())
     except ValueError as error:
         raise BadData(f"its header is not UTF-8 JSON ({error}): write the trace again") from None
     if not isinstance(header, dict):
-        raise BadData("is not a trace: its header is not a JSON object with the key `schema`")
+        raise BadData(
+            "is not a trace: its header is not a JSON object with the key `schema`: pass a file that an "
+            "option --trace wrote"
+        )
     return header

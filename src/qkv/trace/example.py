@@ -155,7 +155,8 @@ def _copy_read_only(values: Any) -> np.ndarray:
 def _validate_axis(name: Any, axis: Any) -> Axis:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _LONGEST_AXIS_NAME:
         raise BadData(
-            f"an axis has a name of 1 to {_LONGEST_AXIS_NAME} printable characters, not {str(name)[:40]!r}"
+            f"an axis has a name of 1 to {_LONGEST_AXIS_NAME} printable characters, not "
+            f"{str(name)[:40]!r}: rename it"
         )
     if isinstance(axis, Grid):
         return axis
@@ -204,7 +205,10 @@ def _check_log_probs(example: Example) -> None:
             f"log_probs has shape {log_probs.shape} for {count} {axis} positions: pass one for each"
         )
     if not (np.isfinite(log_probs) & (log_probs < TOLERANCE)).all():
-        raise BadData("log_probs must be natural logarithms of probabilities: finite and not above 0")
+        raise BadData(
+            f"log_probs holds values from {log_probs.min():.3g} to {log_probs.max():.3g}, but natural "
+            "logarithms of probabilities are finite and not above 0: pass log p, not p or -log p"
+        )
 
 
 def _check_known_axis(example: Example, name: str, axis: Any) -> None:

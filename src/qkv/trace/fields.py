@@ -24,7 +24,9 @@ def read_strings(value: Any, label: str) -> tuple[str, ...]:
         BadData: for any other value.
     """
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise BadData(f"{label} is not a list of strings, but {describe_type(value)}")
+        raise BadData(
+            f"{label} is not a list of strings, but {describe_type(value)}: write a list of strings"
+        )
     return tuple(value)
 
 

@@ -109,7 +109,10 @@ def _group_by_example(arrays: Arrays, count: int) -> list[Arrays]:
     for entry, array in arrays.items():
         number, _, name = entry.partition("/")
         if not NUMBER.fullmatch(number) or int(number) >= count:
-            raise BadData(f"has an entry {entry!r}, but entries are named EXAMPLE/NAME with {count} examples")
+            raise BadData(
+                f"has an entry {entry!r}, but entries are named EXAMPLE/NAME with {count} examples, "
+                "counted from 0: rename it"
+            )
         by_example[int(number)][name] = array
     return by_example
 
@@ -132,7 +135,9 @@ def _read_example(entry: Any, arrays: Arrays) -> Example:
     weights = read_mapping(entry.get("weights", {}), "weights")
     axis = entry.get(LOG_PROBS)
     if axis is not None and not isinstance(axis, str):
-        raise BadData(f"{LOG_PROBS} must be the name of an axis or null, not {axis!r}")
+        raise BadData(
+            f"{LOG_PROBS} must be the name of an axis or null, not {axis!r}: name the axis of the tokens"
+        )
     described = set(weights) | ({LOG_PROBS} if axis is not None else set())
     _check_entries(described, arrays)
     return Example(

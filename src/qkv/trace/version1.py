@@ -46,5 +46,5 @@ def _infer_axes(name: str) -> WeightAxes:
     place, _, layer = name.partition(".")
     if place not in _AXES or not _LAYER.fullmatch(layer):
         expected = ", ".join(f'"{place}.N"' for place in _AXES)
-        raise BadData(f"weights are named {expected} with a layer number N, not {name[:80]!r}")
+        raise BadData(f"weights are named {expected} with a layer number N, not {name[:80]!r}: rename them")
     return _AXES[place]

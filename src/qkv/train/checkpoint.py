@@ -36,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         sync_directory(path.parent)
     # torch.save turns the OSError of a full disk into a RuntimeError
     except (OSError, RuntimeError) as error:
-        raise _write_error(path, error) from error
+        raise _make_write_error(path, error) from error
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                 draft.replace_target()
         sync_directory(run)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise _make_write_error(path, error) from error
 
 
 def remove_drafts(run: Path, names: Iterable[str]) -> None:
@@ -115,13 +115,13 @@ def load_state(run: Path) -> dict[str, Any]:
         _check_checksums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise half a dozen kinds, and which one depends on the damage
-        raise damaged_error(path, str(error)) from error
+        raise make_damaged_error(path, str(error)) from error
     if not isinstance(state, dict) or "standing" not in state:
-        raise damaged_error(path, "it does not hold a training state")
+        raise make_damaged_error(path, "it does not hold a training state")
     return state
 
 
-def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
+def refuse_overwriting(run: Path, files: Iterable[str] = ()) -> None:
     """Check that a training can be started in a directory without overwriting anything.
 
     Args:
@@ -144,7 +144,7 @@ def refuse_started(run: Path, files: Iterable[str] = ()) -> None:
             )
 
 
-def damaged_error(path: Path, reason: str) -> BadRun:
+def make_damaged_error(path: Path, reason: str) -> BadRun:
     """The error for a file of a run whose content is wrong.
 
     Args:
@@ -163,17 +163,17 @@ def _check_checksums(path: Path) -> None:
         raise ValueError(f"the checksum of {name} is wrong")
 
 
-def _write_error(path: Path, error: BaseException) -> BadRun:
+def _make_write_error(path: Path, error: BaseException) -> BadRun:
     """The error for a file that cannot be written."""
     outcome = "the previous version is intact" if path.exists() else "nothing was written"
     return BadRun(
-        f"cannot write {path}: {_find_reason(error)}; {outcome}. Free some space or choose another --out."
+        f"cannot write {path}: {_extract_reason(error)}; {outcome}. Free some space or choose another --out."
     )
 
 
-def _find_reason(error: BaseException) -> str:
+def _extract_reason(error: BaseException) -> str:
     """What the operating system said, where an OSError is behind the error; else its first line."""
     cause = error.__cause__ or error.__context__
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return _find_reason(cause) if cause else str(error).splitlines()[0]
+    return _extract_reason(cause) if cause else str(error).splitlines()[0]

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from qkv.errors import BadRecipe
 from qkv.train.ranks import Ranks
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+FabricPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+PRECISIONS: dict[str, FabricPrecision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def choose_device(device: str) -> str:
@@ -52,7 +53,7 @@ def check_device_count(device: str, ranks: Ranks) -> None:
         )
 
 
-def choose_fabric_precision(precision: str, device: str) -> Any:
+def choose_fabric_precision(precision: str, device: str) -> FabricPrecision:
     """Fabric's name of the number format of matrix products.
 
     Args:

@@ -14,7 +14,7 @@ from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
 from qkv.train.devices import check_device_count, choose_device, choose_fabric_precision
 from qkv.train.ranks import detect_ranks
-from qkv.train.sharded import make_fabric_strategy
+from qkv.train.sharded import make_sharding_strategy
 
 
 def start_fabric(config: TrainConfig) -> Any:
@@ -54,8 +54,8 @@ def start_fabric(config: TrainConfig) -> Any:
         fabric = Fabric(
             accelerator=device,
             devices=ranks.local_world,
-            num_nodes=ranks.machines,
-            strategy=make_fabric_strategy(ranks.world) if is_sharded else replicated,
+            num_nodes=ranks.machine_count,
+            strategy=make_sharding_strategy(ranks.world) if is_sharded else replicated,
             precision=choose_fabric_precision(config.precision, device),
             # named, so that Fabric does not look for schedulers in the environment by itself
             plugins=TorchElasticEnvironment() if is_parallel else LightningEnvironment(),
@@ -74,7 +74,7 @@ def _hide_fabric_options() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def reseed(seed: int, step: int, rank: int) -> None:
+def seed_update(seed: int, step: int, rank: int) -> None:
     """Seed torch for one update with a hash of (seed, step, rank), so that no generator needs saving.
 
     Args:

@@ -14,8 +14,14 @@ from qkv.errors import BadRun, QKVError
 from qkv.progress import Progress
 from qkv.train import checkpoint, engine, state_check
 from qkv.train.interrupt import Interrupt
-from qkv.train.loop_state import LoopState, Scores, monitored_score
-from qkv.train.metrics import MetricsFile, MetricSums, Number, compute_means, gather_sums
+from qkv.train.loop_state import LoopState, Scores, get_monitored_score
+from qkv.train.metrics import (
+    MetricsFile,
+    MetricSums,
+    Number,
+    compute_means_and_speed,
+    gather_sums_on_first_process,
+)
 from qkv.train.planning import Batches
 from qkv.train.tensorboard import EventFile
 from qkv.train.update import Updater
@@ -64,7 +70,7 @@ class TrainingLoop:
         self.metrics_file: MetricsFile | None = None
         self.event_file: EventFile | None = None
 
-    def start(self, resume: bool) -> None:
+    def restore_or_save_first_state(self, resume: bool) -> None:
         """Restore the state to resume, or save the first one.
 
         The first state is what makes a directory a run: before it there are only drafts, and what a kill
@@ -76,7 +82,7 @@ class TrainingLoop:
         Raises:
             BadRun: the run directory cannot be written, already holds a training, or cannot be resumed.
         """
-        state = self._read_checked_state(resume) if self.fabric.is_global_zero else None
+        state = self._check_directory_and_read_state(resume) if self.fabric.is_global_zero else None
         state = self.fabric.broadcast(state)
         if state is not None:
             self._restore_state(state)
@@ -84,36 +90,36 @@ class TrainingLoop:
         self.started_at = self.saved_at = time.monotonic()
         self.seconds_before = self.loop_state.seconds
         self.validation.objective.train()
-        with self._stage_files():
+        with self._stage_outdated_files():
             if state is None:
                 # already now, so that a full disk shows at once and every crash can be resumed
-                self._save()
+                self._save_state_and_best_weights()
         if self.fabric.is_global_zero:
-            self.validation.write_best_weights()
-            self._open_metrics(state["metrics_bytes"] if state else 0)
+            self.validation.write_best_or_present_weights()
+            self._open_metrics_and_events(state["metrics_bytes"] if state else 0)
 
-    def _read_checked_state(self, resume: bool) -> dict[str, Any] | None:
+    def _check_directory_and_read_state(self, resume: bool) -> dict[str, Any] | None:
         path = self.run.path
         if not resume:
-            checkpoint.refuse_started(path, self.run.files)
+            checkpoint.refuse_overwriting(path, self.run.files)
             return None
         state = state_check.read_state(path)
         objective, precision = self.validation.objective, self.fabric.strategy.precision.state_dict()
         optimizers = {name: wrapped.optimizer for name, wrapped in self.updater.optimizers.items()}
         state_check.check_state_fits(path, state, self.config, objective, optimizers, precision)
-        self.validation.load_weights(state.pop("kept"), state.pop("last"))
+        self.validation.restore_copies(state.pop("kept"), state.pop("last"))
         return state
 
-    def _stage_files(self) -> AbstractContextManager[None]:
+    def _stage_outdated_files(self) -> AbstractContextManager[None]:
         if not self.fabric.is_global_zero:
             return nullcontext()
         path, names = self.run.path, (str(checkpoint.STATE), str(checkpoint.WEIGHTS), *self.run.files)
         checkpoint.remove_drafts(path, names)
-        return checkpoint.stage_files(path, self.run.outdated_files())
+        return checkpoint.stage_files(path, self.run.find_missing_or_outdated_files())
 
-    def _open_metrics(self, size: int) -> None:
+    def _open_metrics_and_events(self, metrics_bytes: int) -> None:
         path = self.run.path / checkpoint.METRICS
-        self.metrics_file = MetricsFile(path, size)
+        self.metrics_file = MetricsFile(path, metrics_bytes)
         if self.config.tensorboard:
             self.event_file = EventFile(self.run.path, path, self.seconds_before)
 
@@ -132,17 +138,18 @@ class TrainingLoop:
             KeyboardInterrupt: it was asked to stop; everything is saved.
         """
         while True:
-            reason = self._stop_reason()
+            reason = self._find_stop_reason()
             if self.validation.is_due(self.loop_state, self.config, is_end=reason is not None):
-                self._validate(report, interrupt)
-                reason = self._stop_reason()
-            self._save_if_due(interrupt, reason)
+                self._validate_and_report(report, interrupt)
+                reason = self._find_stop_reason()
+            self._save_if_due_or_interrupted(interrupt, reason)
             if reason:
-                return self._finish(reason, report, interrupt)
+                average_score = self._validate_and_save_average(reason, report, interrupt)
+                return self._build_result_unless_diverged(reason, average_score)
             self.updater.update(self.batches, self.loop_state, self.metric_sums)
-            self.loop_state.count_update(self.batches.steps(self.loop_state.epoch))
+            self.loop_state.advance_one_update(self.batches.steps(self.loop_state.epoch))
             if self.loop_state.step % self.config.log_every == 0:
-                self._log_means()
+                self._write_and_reset_means()
             report.update(self.loop_state.step, f"{self.updater.speed:,.0f} {self.unit}/s")
 
     def close(self) -> None:
@@ -151,7 +158,7 @@ class TrainingLoop:
             if file is not None:
                 file.close()
 
-    def _stop_reason(self) -> str | None:
+    def _find_stop_reason(self) -> str | None:
         """The key of the configuration whose limit is reached; None where training goes on."""
         limits = {
             "patience": (self.loop_state.validations_without_improvement, self.config.patience),
@@ -161,7 +168,7 @@ class TrainingLoop:
         reached = (key for key, (count, limit) in limits.items() if limit is not None and count >= limit)
         return next(reached, None)
 
-    def _validate(self, report: Progress, interrupt: Interrupt) -> None:
+    def _validate_and_report(self, report: Progress, interrupt: Interrupt) -> None:
         self.updater.strategy.copy_weights_from_trained()
         scores = self.validation.validate_weights(self.loop_state, self.config, interrupt)
         if scores is not None:
@@ -171,29 +178,35 @@ class TrainingLoop:
             report.print_line(f"update {self.loop_state.step}: {_format_scores(scores)}{note}")
             self.saved_at = -math.inf  # the weights of a validation took long enough to be worth saving
 
-    def _save_if_due(self, interrupt: Interrupt, reason: str | None) -> None:
+    def _save_if_due_or_interrupted(self, interrupt: Interrupt, reason: str | None) -> None:
         is_late = time.monotonic() - self.saved_at >= self.config.save_every_seconds
         flags = [interrupt.is_requested, is_late or reason is not None]
         stop, save = engine.any_over_processes(flags, self.fabric)
         if stop or save:
-            self._save()
+            self._save_state_and_best_weights()
         if stop:
             raise KeyboardInterrupt(
                 f"stopped after update {self.loop_state.step}; all is saved in {self.run.path}"
             )
 
-    def _finish(self, reason: str, report: Progress, interrupt: Interrupt) -> Result:
-        loop_state, average_score = self.loop_state, None
-        if self.config.average > 1 and self.validation.validate is not None:
-            scores = self.validation.validate_average(loop_state, interrupt)
-            self._save_if_due(interrupt, reason)
-            if scores is not None:
-                average_score = monitored_score(scores, self.validation.monitor)
-                self._write_metrics("average", {**scores, "best": loop_state.kept_score == average_score})
-                best = loop_state.best_score
-                report.print_line(
-                    f"mean of the last weights: {_format_scores(scores)}; best single one: {best}"
-                )
+    def _validate_and_save_average(self, reason: str, report: Progress, interrupt: Interrupt) -> float | None:
+        """The monitored score of the mean of the last weights; None where the recipe averages none."""
+        if self.config.average <= 1 or self.validation.validate is None:
+            return None
+        loop_state = self.loop_state
+        scores = self.validation.validate_average(loop_state, interrupt)
+        self._save_if_due_or_interrupted(interrupt, reason)
+        if scores is None:
+            return None
+        average_score = get_monitored_score(scores, self.validation.monitor)
+        self._write_metrics("average", {**scores, "best": loop_state.kept_score == average_score})
+        best = loop_state.best_score
+        report.print_line(f"mean of the last weights: {_format_scores(scores)}; best single one: {best}")
+        return average_score
+
+    def _build_result_unless_diverged(self, reason: str, average_score: float | None) -> Result:
+        """How the training ended; raises QKVError where it diverged."""
+        loop_state = self.loop_state
         if not self.validation.has_usable_weights(loop_state):
             raise QKVError(
                 f"the training diverged: after {loop_state.step} updates there are no usable weights: they "
@@ -211,21 +224,23 @@ class TrainingLoop:
             seconds=loop_state.seconds,
         )
 
-    def _log_means(self) -> None:
+    def _write_and_reset_means(self) -> None:
         totals = self._gather_and_check_totals()
         self.metric_sums = MetricSums()
         if self.metrics_file is not None:
-            means = compute_means(totals, self.unit)
+            means = compute_means_and_speed(totals, self.unit)
             rates = {"lr": self.updater.learning_rate, "gradient_norm": self.updater.gradient_norm}
             self._write_metrics("train", {**means, **rates})
 
     def _gather_and_check_totals(self) -> dict[str, Number]:
-        self.metric_sums = gather_sums(self.metric_sums, self.fabric)
-        totals = self.metric_sums.totals()
+        """The sums over all processes; the first process keeps them, the others start again from none."""
+        self.metric_sums = gather_sums_on_first_process(self.metric_sums, self.fabric)
+        totals = self.metric_sums.compute_totals()
         if totals.get("tokens") != totals.get("expected"):
             raise ValueError(
                 f"batches.count promised {totals['expected']} {self.unit}, the objective counted "
-                f"{totals['tokens']}"
+                f"{totals['tokens']}: make Batches.count return the sum of Loss.count over the update's "
+                "batches"
             )
         return totals
 
@@ -235,15 +250,15 @@ class TrainingLoop:
             return
         position = {"kind": kind, "step": self.loop_state.step, "epoch": self.loop_state.epoch}
         line = {**position, **values, "seconds": round(self.loop_state.seconds, 3)}
-        self.metrics_file.write(line)
+        self.metrics_file.append_line(line)
         if self.event_file is not None:
-            self.event_file.write(line)
+            self.event_file.write_scalars(line)
             self.event_file.flush()
 
     def _update_seconds(self) -> None:
         self.loop_state.seconds = self.seconds_before + time.monotonic() - self.started_at
 
-    def _save(self) -> None:
+    def _save_state_and_best_weights(self) -> None:
         totals, updater_state = self._gather_and_check_totals(), self.updater.state_dict()
         self.updater.strategy.copy_weights_from_trained()
         carried = engine.gather_values(self.updater.objective.carried_state(), self.fabric)
@@ -258,7 +273,7 @@ class TrainingLoop:
             "config": self.config.model_dump(mode="json"),
             "standing": self.loop_state.to_dict(),
             "tally": totals,
-            "metrics_bytes": self.metrics_file.size() if self.metrics_file else 0,
+            "metrics_bytes": self.metrics_file.get_size_in_bytes() if self.metrics_file else 0,
             "weights": self.validation.objective.state_dict(),
             "kept": self.validation.best_weights,
             "last": self.validation.recent_weights,
@@ -266,12 +281,12 @@ class TrainingLoop:
             **({"carried": carried} if any(value is not None for value in carried) else {}),
         }
         checkpoint.save_state(self.run.path, state)
-        self.validation.write_best_weights()
+        self.validation.write_best_or_present_weights()
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         self.loop_state = LoopState.from_dict(state["standing"])
         if self.loop_state.index >= self.batches.steps(self.loop_state.epoch):
-            raise checkpoint.damaged_error(
+            raise checkpoint.make_damaged_error(
                 self.run.path / checkpoint.STATE,
                 "its next update is one that the training data does not have",
             )
@@ -293,7 +308,7 @@ class TrainingLoop:
             self.updater.objective.restore_carried_state(carried[self.fabric.global_rank])
         except (ValueError, TypeError, KeyError) as error:
             path = self.run.path / checkpoint.STATE
-            raise checkpoint.damaged_error(path, f"carried does not fit: {error}") from None
+            raise checkpoint.make_damaged_error(path, f"carried does not fit: {error}") from None
 
 
 def _format_scores(scores: Scores) -> str:

@@ -50,7 +50,7 @@ class LoopState:
     skipped_in_a_row: int = 0
     seconds: float = 0.0
 
-    def count_update(self, updates_in_epoch: int) -> None:
+    def advance_one_update(self, updates_in_epoch: int) -> None:
         """Count one update, and move to the next epoch after its last update.
 
         Args:
@@ -76,7 +76,7 @@ class LoopState:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, under their keys in a saved state."""
-        return {key: getattr(self, name) for name, key in saved_keys().items()}
+        return {key: getattr(self, name) for name, key in map_fields_to_saved_keys().items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LoopState":
@@ -85,10 +85,10 @@ class LoopState:
         Args:
             values: a dictionary with exactly the keys that `to_dict` writes.
         """
-        return cls(**{name: values[key] for name, key in saved_keys().items()})
+        return cls(**{name: values[key] for name, key in map_fields_to_saved_keys().items()})
 
 
-def saved_keys() -> dict[str, str]:
+def map_fields_to_saved_keys() -> dict[str, str]:
     """Field of `LoopState` -> its key in a saved state."""
     return {item.name: SAVED_KEYS.get(item.name, item.name) for item in fields(LoopState)}
 
@@ -108,7 +108,7 @@ def is_better(score: float | None, other: float | None, higher_is_better: bool) 
     return score > other if higher_is_better else score < other
 
 
-def monitored_score(scores: Scores, monitor: str) -> float:
+def get_monitored_score(scores: Scores, monitor: str) -> float:
     """The score that decides which weights are best.
 
     Args:

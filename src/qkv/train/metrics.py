@@ -15,7 +15,9 @@ Number = int | float
 
 
 class MetricSums:
-    """Sums of metrics since the last report.  Tensors stay on their device until `totals` is called."""
+    """Sums of metrics since the last report.  Tensors stay on their device until
+    `compute_totals` is called.
+    """
 
     def __init__(self, totals: dict[str, Number] | None = None) -> None:
         """Start from these totals.
@@ -38,7 +40,7 @@ class MetricSums:
         else:
             self._totals[name] = self._totals.get(name, 0) + value
 
-    def totals(self) -> dict[str, Number]:
+    def compute_totals(self) -> dict[str, Number]:
         """The sums as plain numbers, added in the order in which they came."""
         for name, values in self._pending.items():
             for value in torch.stack(values).tolist():
@@ -47,7 +49,7 @@ class MetricSums:
         return dict(self._totals)
 
 
-def gather_sums(metric_sums: MetricSums, fabric: Any) -> MetricSums:
+def gather_sums_on_first_process(metric_sums: MetricSums, fabric: Any) -> MetricSums:
     """Move the sums of all processes to the first one.
 
     Args:
@@ -62,7 +64,7 @@ def gather_sums(metric_sums: MetricSums, fabric: Any) -> MetricSums:
     import torch.distributed as dist
 
     totals_by_rank: list[Any] = [None] * fabric.world_size
-    dist.all_gather_object(totals_by_rank, metric_sums.totals())
+    dist.all_gather_object(totals_by_rank, metric_sums.compute_totals())
     gathered = MetricSums()
     for totals in totals_by_rank if fabric.global_rank == 0 else ():
         for name, value in totals.items():
@@ -70,7 +72,7 @@ def gather_sums(metric_sums: MetricSums, fabric: Any) -> MetricSums:
     return gathered
 
 
-def compute_means(totals: dict[str, Number], unit: str) -> dict[str, Number]:
+def compute_means_and_speed(totals: dict[str, Number], unit: str) -> dict[str, Number]:
     """Divide sums by what was counted; adds the speed, and perplexity where there is a log-likelihood `nll`.
 
     Args:
@@ -108,14 +110,14 @@ class MetricsFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
             size_on_disk = os.fstat(self._file.fileno()).st_size
-            self._file.truncate(size if size_on_disk >= size else _size_of_complete_lines(path))
+            self._file.truncate(size if size_on_disk >= size else _count_bytes_of_complete_lines(path))
         except OSError as error:
             raise BadRun(
                 f"cannot write {path}: {error.strerror}; free some space or choose another --out"
             ) from error
         self._path = path
 
-    def write(self, line: dict[str, Any]) -> None:
+    def append_line(self, line: dict[str, Any]) -> None:
         """Append one object; numbers that are not finite become null.
 
         Args:
@@ -136,7 +138,7 @@ class MetricsFile:
                 f"cannot write {self._path}: {error.strerror}; free some space or choose another --out"
             ) from error
 
-    def size(self) -> int:
+    def get_size_in_bytes(self) -> int:
         """The size of the file in bytes, what was there before this training included."""
         return self._path.stat().st_size
 
@@ -145,6 +147,6 @@ class MetricsFile:
         self._file.close()
 
 
-def _size_of_complete_lines(path: Path) -> int:
+def _count_bytes_of_complete_lines(path: Path) -> int:
     """The number of bytes up to the end of the last complete line."""
     return path.read_bytes().rfind(b"\n") + 1

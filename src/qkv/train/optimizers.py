@@ -28,7 +28,7 @@ def make_adamw(
     Vectors are not decayed; neither are those that an attention has for each of its heads.
 
     Args:
-        objective: the objective, whose `weight_names` the configuration's patterns match.
+        objective: the objective, whose parameter names the configuration's patterns match.
         config: learning rates, decay and the other options.
         device: the kind of device that the parameters are on, such as "cpu".
         module: the part of the objective whose parameters the optimizer moves; by default all of it.
@@ -40,14 +40,14 @@ def make_adamw(
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, **options}
-    names, per_head = weight_names(objective), _per_head_parameters(objective)
+    names, per_head = map_parameter_ids_to_names(objective), _collect_per_head_parameter_ids(objective)
     for parameter in (objective if module is None else module).parameters():
         if parameter.requires_grad:
             name = names[id(parameter)]
-            is_decayed = _is_matrix(parameter, id(parameter) in per_head) and not _matches_any(
+            is_decayed = _has_matrix_shape(parameter, id(parameter) in per_head) and not _matches_any(
                 name, config.no_decay
             )
-            rate = _find_rate(name, config) or settings["lr"]
+            rate = _find_peak_rate(name, config) or settings["lr"]
             groups.setdefault((is_decayed, rate), []).append(parameter)
     # decayed parameters first: the order is part of a saved state
     ordered = sorted(groups.items(), key=lambda item: not item[0][0])
@@ -60,19 +60,19 @@ def make_adamw(
     return torch.optim.AdamW(parameter_groups, fused=fused, **settings)
 
 
-def freeze(objective: "Objective", config: TrainConfig) -> None:
+def freeze_parameters(objective: "Objective", config: TrainConfig) -> None:
     """Exclude the parameters that `config.freeze` names from training.
 
     Args:
-        objective: the objective, whose `weight_names` the patterns match.
+        objective: the objective, whose parameter names the patterns match.
         config: the section `train` of the recipe.
 
     Raises:
         BadRecipe: a pattern, here or in the other lists of names, matches no parameter, or no parameter is
             left to train.
     """
-    names = weight_names(objective)
-    _check_patterns(config, names.values())
+    names = map_parameter_ids_to_names(objective)
+    _check_every_pattern_matches(config, names.values())
     for parameter in objective.parameters():
         if _matches_any(names[id(parameter)], config.freeze):
             parameter.requires_grad_(False)
@@ -80,7 +80,7 @@ def freeze(objective: "Objective", config: TrainConfig) -> None:
         raise BadRecipe("train.freeze leaves no parameter to train: name fewer")
 
 
-def weight_names(objective: "Objective") -> dict[int, str]:
+def map_parameter_ids_to_names(objective: "Objective") -> dict[int, str]:
     """id of a parameter -> its name in model.safetensors, or in the objective where it is not saved there.
 
     Args:
@@ -91,9 +91,9 @@ def weight_names(objective: "Objective") -> dict[int, str]:
     return {**names, **saved}
 
 
-def _check_patterns(config: TrainConfig, names: Iterable[str]) -> None:
+def _check_every_pattern_matches(config: TrainConfig, names: Iterable[str]) -> None:
     names = list(names)
-    for key, pattern in _list_patterns(config):
+    for key, pattern in _list_keys_and_patterns(config):
         if not any(fnmatchcase(name, pattern) for name in names):
             first = sorted({name.partition(".")[0] for name in names})
             raise BadRecipe(
@@ -102,25 +102,25 @@ def _check_patterns(config: TrainConfig, names: Iterable[str]) -> None:
             )
 
 
-def _list_patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
+def _list_keys_and_patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Every pattern of parameter names in the configuration, with its key before it."""
     yield from (("train.freeze", pattern) for pattern in config.freeze)
     yield from (("train.no_decay", pattern) for pattern in config.no_decay)
     yield from (("train.rates", pattern) for pattern in config.rates)
 
 
-def _find_rate(name: str, config: TrainConfig) -> float | None:
+def _find_peak_rate(name: str, config: TrainConfig) -> float | None:
     """The peak learning rate of the first pattern that matches; None where none does."""
     return next((rate for pattern, rate in config.rates.items() if fnmatchcase(name, pattern)), None)
 
 
-def _per_head_parameters(objective: nn.Module) -> set[int]:
+def _collect_per_head_parameter_ids(objective: nn.Module) -> set[int]:
     """ids of the parameters whose first dimension counts heads."""
     cores = (module for module in objective.modules() if isinstance(module, Core))
     return {id(parameter) for core in cores for parameter in core.parameters()}
 
 
-def _is_matrix(parameter: nn.Parameter, is_per_head: bool) -> bool:
+def _has_matrix_shape(parameter: nn.Parameter, is_per_head: bool) -> bool:
     """Whether it, or its part for one head, has two or more dimensions larger than 1."""
     shape = parameter.shape[1:] if is_per_head else parameter.shape
     return sum(size > 1 for size in shape) >= 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qkv.train.config import TrainConfig
 from qkv.train.objective.base import Objective
-from qkv.train.optimizers import freeze
+from qkv.train.optimizers import freeze_parameters
 
 
 class Replicated:
@@ -29,7 +29,7 @@ class Replicated:
             objective: the objective to train; it moves to Fabric's device.
             config: the section `train` of the recipe.
         """
-        freeze(objective, config)
+        freeze_parameters(objective, config)
         self.fabric, self.objective = fabric, objective
         optimizers = objective.optimizers(config, fabric.device.type)
         with warnings.catch_warnings():
@@ -39,21 +39,21 @@ class Replicated:
             self.module, *wrapped = fabric.setup(objective, *optimizers.values())
         self.optimizers = dict(zip(optimizers, wrapped, strict=True))
 
-    def count_passes(self, local_count: int) -> int:
+    def count_passes(self, local_micro_batches: int) -> int:
         """As many as the process has micro-batches."""
-        return local_count
+        return local_micro_batches
 
-    def backward_context(self) -> AbstractContextManager[None]:
+    def make_pass_context(self) -> AbstractContextManager[None]:
         """A context in which a backward pass does not communicate."""
         return self.fabric.no_backward_sync(self.module)
 
-    def compute_loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, global_count: int) -> int | float:
         """The count itself: `sum_gradients` adds up."""
-        return count
+        return global_count
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over all processes in place; where a parameter has none it counts as zero."""
-        for group in _group_by_dtype(parameters):
+        for group in _group_trainable_by_dtype(parameters):
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
             if self.fabric.world_size > 1:
                 flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
@@ -78,7 +78,7 @@ class Replicated:
         return torch.zeros_like(parameter).copy_(value)
 
 
-def synchronise_buffers(objective: nn.Module, fabric: Any) -> None:
+def broadcast_saved_buffers(objective: nn.Module, fabric: Any) -> None:
     """Give the buffers that are saved, such as batch statistics, the values of the first process everywhere.
 
     The first process has rows in every update.  Copies, unlike means, leave equal values equal to the bit.
@@ -95,7 +95,7 @@ def synchronise_buffers(objective: nn.Module, fabric: Any) -> None:
         torch.distributed.broadcast(buffer, src=0)
 
 
-def _group_by_dtype(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+def _group_trainable_by_dtype(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """The parameters that require a gradient, in one list per dtype."""
     groups: dict[torch.dtype, list[nn.Parameter]] = {}
     for parameter in parameters:

@@ -23,10 +23,14 @@ class RunDirectory(NamedTuple):
     origin: Mapping[str, Any] = EMPTY
     label: Mapping[str, Any] = EMPTY
 
-    def outdated_files(self) -> dict[str, bytes]:
+    def find_missing_or_outdated_files(self) -> dict[str, bytes]:
         """Those of the files that are missing on disk, or have another content there."""
-        return {name: content for name, content in self.files.items() if _read(self.path / name) != content}
+        return {
+            name: content
+            for name, content in self.files.items()
+            if _read_bytes_or_none(self.path / name) != content
+        }
 
 
-def _read(path: Path) -> bytes | None:
+def _read_bytes_or_none(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None

@@ -7,18 +7,18 @@ from typing import Literal
 ScheduleName = Literal["constant", "inverse_sqrt", "cosine"]
 
 
-def constant(step: int, warmup: int, total: int) -> float:
+def compute_constant_factor(step: int, warmup: int, total_steps: int) -> float:
     """Linear warm-up to 1, then 1.
 
     Args:
         step: the number of the update, from 1.
         warmup: the number of updates of warm-up.
-        total: not used.
+        total_steps: not used.
     """
-    return _warm_up(step, warmup)
+    return _compute_warmup_factor(step, warmup)
 
 
-def inverse_sqrt(step: int, warmup: int, total: int) -> float:
+def compute_inverse_sqrt_factor(step: int, warmup: int, total_steps: int) -> float:
     """min(step / warmup, sqrt(warmup / step)): Vaswani et al. 2017, eq. 3, with its peak scaled to 1.
 
     Without warm-up it is 1 / sqrt(step).
@@ -26,31 +26,31 @@ def inverse_sqrt(step: int, warmup: int, total: int) -> float:
     Args:
         step: the number of the update, from 1.
         warmup: the number of updates of warm-up.
-        total: not used.
+        total_steps: not used.
     """
-    return min(_warm_up(step, warmup), math.sqrt(max(warmup, 1) / step))
+    return min(_compute_warmup_factor(step, warmup), math.sqrt(max(warmup, 1) / step))
 
 
-def cosine(step: int, warmup: int, total: int) -> float:
+def compute_cosine_factor(step: int, warmup: int, total_steps: int) -> float:
     """Linear warm-up to 1, then (1 + cos(pi * progress)) / 2: Loshchilov, Hutter 2017, eq. 5.
 
     Args:
         step: the number of the update, from 1.
         warmup: the number of updates of warm-up.
-        total: the number of the last update, at which the factor is 0.
+        total_steps: the number of the last update, at which the factor is 0.
     """
     if step <= warmup:
-        return _warm_up(step, warmup)
-    progress = min(1.0, (step - warmup) / max(total - warmup, 1))
+        return _compute_warmup_factor(step, warmup)
+    progress = min(1.0, (step - warmup) / max(total_steps - warmup, 1))
     return (1 + math.cos(math.pi * progress)) / 2
 
 
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
-    "constant": constant,
-    "inverse_sqrt": inverse_sqrt,
-    "cosine": cosine,
+    "constant": compute_constant_factor,
+    "inverse_sqrt": compute_inverse_sqrt_factor,
+    "cosine": compute_cosine_factor,
 }
 
 
-def _warm_up(step: int, warmup: int) -> float:
+def _compute_warmup_factor(step: int, warmup: int) -> float:
     return min(1.0, step / warmup) if warmup else 1.0

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from qkv.train.config import TrainConfig
 from qkv.train.objective.base import Objective
-from qkv.train.optimizers import freeze
-from qkv.train.replicated import synchronise_buffers
-from qkv.train.weights import distinct_tensors
+from qkv.train.optimizers import freeze_parameters
+from qkv.train.replicated import broadcast_saved_buffers
+from qkv.train.weights import collect_distinct_tensors
 
 MESH_DIMENSION = "data_parallel"  # as Fabric names it
 
 
-def make_fabric_strategy(world: int) -> Any:
+def make_sharding_strategy(world: int) -> Any:
     """Fabric's strategy that shards a module over all processes.
 
     Args:
@@ -40,7 +40,7 @@ def make_fabric_strategy(world: int) -> Any:
 
 
 def is_sharding(fabric: Any) -> bool:
-    """Whether `fabric` was launched with the strategy of `make_fabric_strategy`.
+    """Whether `fabric` was launched with the strategy of `make_sharding_strategy`.
 
     Args:
         fabric: the launched Fabric.
@@ -57,12 +57,12 @@ class Sharded:
         """Shard a copy of the objective, and make the optimizers of the copy.
 
         Args:
-            fabric: Fabric, launched with the strategy of `make_fabric_strategy`.
+            fabric: Fabric, launched with the strategy of `make_sharding_strategy`.
             objective: the caller's objective; on the first process, which validates it, it moves to Fabric's
                 device.
             config: the section `train` of the recipe.
         """
-        freeze(objective, config)
+        freeze_parameters(objective, config)
         self.fabric, self.complete_objective, self.objective = fabric, objective, copy.deepcopy(objective)
         if fabric.is_global_zero:
             objective.to(fabric.device)
@@ -73,23 +73,23 @@ class Sharded:
             for name, optimizer in self.objective.optimizers(config, fabric.device.type).items()
         }
 
-    def count_passes(self, local_count: int) -> int:
+    def count_passes(self, local_micro_batches: int) -> int:
         """The largest number of micro-batches that a process has."""
-        largest = torch.tensor(local_count, device=self.fabric.device)
+        largest = torch.tensor(local_micro_batches, device=self.fabric.device)
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
         return int(largest)
 
     @contextmanager
-    def backward_context(self) -> Iterator[None]:
+    def make_pass_context(self) -> Iterator[None]:
         """A context for a pass, whose backward part sums gradients over the processes."""
         with warnings.catch_warnings():
             # advice about changing a layer's output in place, which `Objective.layers` forbids
             warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
             yield
 
-    def compute_loss_divisor(self, count: int) -> int | float:
+    def compute_loss_divisor(self, global_count: int) -> int | float:
         """The count times what FSDP makes of a sum over the processes: their mean, or the sum itself."""
-        return count * self.gradient_scale
+        return global_count * self.gradient_scale
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give parameters without a gradient zeros; the others are summed already."""
@@ -101,34 +101,34 @@ class Sharded:
         """Copy the trained weights and buffers into the caller's objective, on every process."""
         trained = self.objective.state_dict()
         with torch.no_grad():
-            for name, value in distinct_tensors(self.complete_objective).items():
-                value.copy_(gather_tensor(trained[name]))
+            for name, value in collect_distinct_tensors(self.complete_objective).items():
+                value.copy_(gather_if_sharded(trained[name]))
 
     def copy_weights_to_trained(self) -> None:
         """Copy the first process's weights and buffers of the caller's objective into the trained one."""
         trained = self.objective.state_dict()
         with torch.no_grad():
-            for name, value in distinct_tensors(self.complete_objective).items():
-                trained[name].copy_(_shard_tensor(value, trained[name]))
-        synchronise_buffers(self.objective, self.fabric)
+            for name, value in collect_distinct_tensors(self.complete_objective).items():
+                trained[name].copy_(_shard_tensor_like(value, trained[name]))
+        broadcast_saved_buffers(self.objective, self.fabric)
 
     def collect_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
         """The optimizer's state as complete tensors on the CPU; empty on all processes but the first."""
         moments: dict[int, dict[str, Tensor]] = {}
         for number, values in optimizer.state_dict()["state"].items():
             # every process takes part in gathering
-            complete = {name: gather_tensor(value) for name, value in values.items()}
+            complete = {name: gather_if_sharded(value) for name, value in values.items()}
             if self.fabric.is_global_zero:
                 moments[number] = {name: value.cpu() for name, value in complete.items()}
         return moments
 
     def copy_moment_like_parameter(self, value: Tensor, parameter: Tensor) -> Tensor:
         """This process's shard of a complete moment."""
-        return _shard_tensor(value, parameter)
+        return _shard_tensor_like(value, parameter)
 
 
 @contextmanager
-def keep_buffers(module: nn.Module) -> Iterator[None]:
+def preserve_buffers(module: nn.Module) -> Iterator[None]:
     """Give the module's buffers, at the end of the block, the values that they had at its beginning.
 
     Args:
@@ -160,10 +160,10 @@ def measure_gradient_scale(mesh: Any, device: torch.device) -> float:
     fully_shard(layer, mesh=data_mesh)
     layer(torch.ones(1, 1, device=device)).sum().backward()  # the gradient of every weight is 1
     assert layer.weight.grad is not None
-    return float(gather_tensor(layer.weight.grad)[0]) / processes
+    return float(gather_if_sharded(layer.weight.grad)[0]) / processes
 
 
-def gather_tensor(value: Tensor) -> Tensor:
+def gather_if_sharded(value: Tensor) -> Tensor:
     """The complete tensor of a shard, or a tensor that is not sharded as it is.
 
     Args:
@@ -174,7 +174,7 @@ def gather_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _shard_tensor(value: Tensor, like: Tensor) -> Tensor:
+def _shard_tensor_like(value: Tensor, like: Tensor) -> Tensor:
     """The first process's `value`, sharded as `like` where that is sharded."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -187,13 +187,13 @@ def _shard_objective(objective: nn.Module, mesh: Any) -> nn.Module:
     """Shard an objective: each of its layers by itself, and what is left together."""
     from torch.distributed.fsdp import fully_shard
 
-    for layer in _independent_layers(objective):
+    for layer in _list_layers_without_shared_parameters(objective):
         fully_shard(layer, mesh=mesh[MESH_DIMENSION])
     fully_shard(objective, mesh=mesh[MESH_DIMENSION])
     return objective
 
 
-def _independent_layers(objective: Any) -> list[nn.Module]:
+def _list_layers_without_shared_parameters(objective: Any) -> list[nn.Module]:
     """The objective's layers that share no parameter; shared parameters must be gathered together."""
     names: dict[int, int] = {}
     for _, parameter in objective.named_parameters(remove_duplicate=False):

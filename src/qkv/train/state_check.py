@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import BadRun
-from qkv.train.checkpoint import STATE, damaged_error, load_state
-from qkv.train.config import MAY_CHANGE, TrainConfig, changed_keys
-from qkv.train.loop_state import saved_keys
+from qkv.train.checkpoint import STATE, load_state, make_damaged_error
+from qkv.train.config import MAY_CHANGE, TrainConfig, list_changed_keys
+from qkv.train.loop_state import map_fields_to_saved_keys
 from qkv.train.objective.base import Objective
-from qkv.train.weights import distinct_tensors
+from qkv.train.weights import collect_distinct_tensors
 
 FORMAT = 2  # of states; the first had no number, no origin and no copy of the best weights
 TYPES: dict[str, type] = {
@@ -61,11 +61,12 @@ def read_state(run: Path) -> dict[str, Any]:
     try:
         _check_layout(state)
     except StateMismatch as error:
-        raise damaged_error(run / STATE, str(error)) from None
+        raise make_damaged_error(run / STATE, str(error)) from None
     return state
 
 
 def _check_layout(state: Mapping[str, Any]) -> None:
+    """Check keys, types and plain values; raises StateMismatch."""
     _check_keys("the state", {name: state[name] for name in state if name not in OPTIONAL_KEYS}, KEYS)
     if not isinstance(state.get("carried", []), list):
         raise StateMismatch(f"carried is of type {type(state['carried']).__name__}, expected list")
@@ -75,7 +76,7 @@ def _check_layout(state: Mapping[str, Any]) -> None:
                 f"{name} is of type {type(state[name]).__name__}, expected {expected.__name__}"
             )
     for name in ("config", "origin"):
-        if not _is_plain(state[name]):
+        if not _has_only_plain_values(state[name]):
             raise StateMismatch(f"{name} does not hold plain values")
     if state["metrics_bytes"] < 0:
         raise StateMismatch(f"metrics_bytes is {state['metrics_bytes']}, expected 0 or more")
@@ -104,11 +105,11 @@ def check_state_fits(
     Raises:
         BadRun: the state does not fit.
     """
-    changed = changed_keys(config, state["config"])
+    changed = list_changed_keys(config, state["config"])
     if changed:
         raise BadRun(
             f"{run} was trained with other settings of train: {', '.join(changed)}. Resuming may only change "
-            f"{', '.join(sorted(MAY_CHANGE))}. Set the others back, or train anew."
+            f"{', '.join(sorted(MAY_CHANGE))}. Set the others back, or train anew in another directory."
         )
     try:
         _check_tensors("its state", state["weights"], objective.state_dict())
@@ -118,21 +119,21 @@ def check_state_fits(
             "train anew in another directory"
         ) from None
     try:
-        _check_copies(state, objective, config.average)
+        _check_copies_of_weights(state, objective, config.average)
         _check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])
-        _check_precision(state["precision"], precision)
+        _check_precision_state(state["precision"], precision)
     except StateMismatch as error:
-        raise damaged_error(run / STATE, str(error)) from None
+        raise make_damaged_error(run / STATE, str(error)) from None
 
 
-def _check_copies(state: Mapping[str, Any], objective: Objective, average: int) -> None:
+def _check_copies_of_weights(state: Mapping[str, Any], objective: Objective, average: int) -> None:
     """Check the copies of weights that validation keeps."""
     if len(state["last"]) > average:
         raise StateMismatch(f"last holds {len(state['last'])} sets of weights, expected at most {average}")
     for number, weights in enumerate(state["last"]):
-        _check_tensors(f"last.{number}", weights, distinct_tensors(objective))
+        _check_tensors(f"last.{number}", weights, collect_distinct_tensors(objective))
     if state["kept"] is not None:
-        _check_tensors("kept", state["kept"], distinct_tensors(objective.saved_module()))
+        _check_tensors("kept", state["kept"], collect_distinct_tensors(objective.saved_module()))
 
 
 def _check_optimizers(saved: Any, optimizers: Mapping[str, torch.optim.Optimizer], steps: int) -> None:
@@ -148,7 +149,7 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, steps: int) -
     _check_keys("optimizer", saved, {"state", "param_groups"})
     expected = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = saved["param_groups"]
-    if not isinstance(groups, list) or [_parameter_numbers(group) for group in groups] != expected:
+    if not isinstance(groups, list) or [_get_parameter_numbers(group) for group in groups] != expected:
         raise StateMismatch("optimizer.param_groups does not list the model's parameters")
     for number, group in enumerate(groups):
         _check_numbers(f"optimizer.param_groups.{number}", {"lr": group.get("lr")})
@@ -160,7 +161,7 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, steps: int) -
         _check_moments(f"optimizer.state.{number}", moments[number], parameter, steps)
 
 
-def _check_precision(saved: Any, fresh: Mapping[str, Any]) -> None:
+def _check_precision_state(saved: Any, fresh: Mapping[str, Any]) -> None:
     _check_keys("precision", saved, set(fresh))
     _check_numbers("precision", saved)
     if any(not math.isfinite(value) or value < 0 for value in saved.values()):
@@ -180,9 +181,9 @@ def _check_keys(name: str, values: Any, expected: set[Any]) -> None:
     missing = sorted(map(str, expected - values.keys()))
     unknown = sorted(map(str, values.keys() - expected))
     if missing:
-        raise StateMismatch(f"{name} lacks {_shorten_list(missing)}")
+        raise StateMismatch(f"{name} lacks {_join_first_names(missing)}")
     if unknown:
-        raise StateMismatch(f"{name} has the unknown {_shorten_list(unknown)}")
+        raise StateMismatch(f"{name} has the unknown {_join_first_names(unknown)}")
 
 
 def _check_tensor(name: str, value: Any, like: Tensor) -> None:
@@ -210,7 +211,7 @@ def _check_moments(name: str, moments: Any, parameter: Tensor, steps: int) -> No
 
 def _check_loop_state(values: Mapping[str, Any]) -> None:
     """Check the values that `LoopState.to_dict` returns; they are saved under the key "standing"."""
-    _check_keys("standing", values, set(saved_keys().values()))
+    _check_keys("standing", values, set(map_fields_to_saved_keys().values()))
     for name, value in values.items():
         if name == "scores":
             _check_numbers("standing.scores", value)
@@ -222,12 +223,12 @@ def _check_loop_state(values: Mapping[str, Any]) -> None:
             _check_numbers("standing", {name: value})
 
 
-def _is_plain(value: Any) -> bool:
+def _has_only_plain_values(value: Any) -> bool:
     """Whether a value is made of dicts with text keys, lists, numbers, texts, booleans and None."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+        return all(isinstance(key, str) and _has_only_plain_values(item) for key, item in value.items())
     if isinstance(value, list):
-        return all(map(_is_plain, value))
+        return all(map(_has_only_plain_values, value))
     return value is None or type(value) in (bool, int, float, str)
 
 
@@ -239,9 +240,10 @@ def _check_numbers(prefix: str, values: Any) -> None:
             raise StateMismatch(f"{prefix}.{name!s:.60} is {value!r:.60}, expected a number")
 
 
-def _parameter_numbers(group: Any) -> Any:
+def _get_parameter_numbers(group: Any) -> Any:
+    """The numbers of a saved group's parameters, of whatever type they are; None where it has none."""
     return group.get("params") if isinstance(group, Mapping) else None
 
 
-def _shorten_list(names: list[str]) -> str:
+def _join_first_names(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -26,16 +26,16 @@ class Strategy(Protocol):
     module: Any
     optimizers: dict[str, Any]
 
-    def count_passes(self, local_count: int) -> int:
-        """How many forward and backward passes this process must run, if it has this many micro-batches."""
+    def count_passes(self, local_micro_batches: int) -> int:
+        """How many forward and backward passes this process, which has this many micro-batches, must run."""
         ...
 
-    def backward_context(self) -> AbstractContextManager[None]:
+    def make_pass_context(self) -> AbstractContextManager[None]:
         """A context for the forward and backward pass of a micro-batch."""
         ...
 
-    def compute_loss_divisor(self, count: int) -> int | float:
-        """What to divide a loss by, so that the summed gradients are those of the mean over `count`."""
+    def compute_loss_divisor(self, global_count: int) -> int | float:
+        """What to divide a loss by, so that the summed gradients are those of the mean over the count."""
         ...
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

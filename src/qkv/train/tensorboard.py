@@ -60,9 +60,9 @@ class EventFile:
                 f"cannot write {folder}: {error.strerror}; free some space or choose another --out"
             ) from error
         for line in metrics.read_bytes().splitlines():
-            self.write(json.loads(line))
+            self.write_scalars(json.loads(line))
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write_scalars(self, line: dict[str, Any]) -> None:
         """Write every number of a line as the scalar "kind/name" at the line's step.
 
         Args:

@@ -13,9 +13,9 @@ from qkv.train.config import TrainConfig
 from qkv.train.loop_state import LoopState
 from qkv.train.metrics import MetricSums
 from qkv.train.objective.base import Loss, Objective
-from qkv.train.replicated import synchronise_buffers
+from qkv.train.replicated import broadcast_saved_buffers
 from qkv.train.schedule import SCHEDULES
-from qkv.train.sharded import gather_tensor, keep_buffers
+from qkv.train.sharded import gather_if_sharded, preserve_buffers
 from qkv.train.strategy import make_strategy
 
 SKIPPED_IN_A_ROW = 20  # float16 needs up to 16 halvings to find its loss scale
@@ -64,16 +64,16 @@ class Updater:
         """
         start = time.perf_counter()
         count = batches.count(loop_state.epoch, loop_state.index)
-        engine.reseed(self.config.seed, loop_state.step + 1, self.fabric.global_rank)
+        engine.seed_update(self.config.seed, loop_state.step + 1, self.fabric.global_rank)
         for module in self.annealed:
             module.anneal(loop_state.step / self.total_steps)
         norms = []
         for name in self.optimizers:
             self.compute_gradients(batches, loop_state, count, metric_sums, name)
-            norms.append(self._clip_and_step(name, loop_state))
+            norms.append(self._clip_step_and_clear_gradients(name, loop_state))
         self.gradient_norm = math.hypot(*norms) if len(norms) > 1 else norms[0]
-        self._count_skipped(loop_state, math.isfinite(self.gradient_norm))
-        synchronise_buffers(self.objective, self.fabric)
+        self._count_skipped_or_raise(loop_state, math.isfinite(self.gradient_norm))
+        broadcast_saved_buffers(self.objective, self.fabric)
         seconds = time.perf_counter() - start
         self.speed = 0.95 * self.speed + 0.05 * count / seconds if self.speed else count / seconds
         if self.fabric.is_global_zero:
@@ -81,62 +81,69 @@ class Updater:
             metric_sums.add("seconds", seconds)
 
     def compute_gradients(
-        self, batches: Any, loop_state: LoopState, count: int, metric_sums: MetricSums, name: str
+        self,
+        batches: Any,
+        loop_state: LoopState,
+        global_count: int,
+        metric_sums: MetricSums,
+        optimizer_name: str,
     ) -> None:
         """Leave the gradient of the whole update in the parameters.
 
         Args:
             batches: the source of batches, a `Batches`.
             loop_state: the position of the update.
-            count: what the update counts, over all processes.
+            global_count: what the update counts, over all processes.
             metric_sums: the sums to which the metrics are added.
-            name: the optimizer whose loss it is.
+            optimizer_name: the optimizer whose loss it is.
         """
         rank, world = self.fabric.global_rank, self.fabric.world_size
         window = batches.window(loop_state.epoch, loop_state.index, rank, world)
         passes = self.strategy.count_passes(len(window))
         for batch in window:
-            self._add_gradient(batch, count, metric_sums, name)
+            self._add_gradient(batch, global_count, metric_sums, optimizer_name)
         if passes > len(window):
             # the first process has rows in every update
             filler = window or batches.window(loop_state.epoch, loop_state.index, 0, world)
-            self._add_zero_gradients(filler[-1], passes - len(window), name)
+            self._run_passes_with_zero_loss(filler[-1], passes - len(window), optimizer_name)
         self.strategy.sum_gradients(self.parameters)
         self.objective.update_statistics(lambda numbers: engine.sum_over_processes(numbers, self.fabric))
 
-    def _add_gradient(self, batch: Any, count: int, metric_sums: MetricSums, name: str) -> None:
-        with self.strategy.backward_context():
-            loss = self._compute_loss(batch, name)
-            self.fabric.backward(loss.total / self.strategy.compute_loss_divisor(count))
+    def _add_gradient(
+        self, batch: Any, global_count: int, metric_sums: MetricSums, optimizer_name: str
+    ) -> None:
+        with self.strategy.make_pass_context():
+            loss = self._compute_loss(batch, optimizer_name)
+            self.fabric.backward(loss.total / self.strategy.compute_loss_divisor(global_count))
         metric_sums.add("loss", loss.total)
-        if name == next(iter(self.optimizers)):
+        if optimizer_name == next(iter(self.optimizers)):
             metric_sums.add("tokens", loss.count)
         for metric, value in loss.metrics.items():
             metric_sums.add(metric, value)
 
-    def _add_zero_gradients(self, batch: Any, passes: int, name: str) -> None:
+    def _run_passes_with_zero_loss(self, batch: Any, passes: int, optimizer_name: str) -> None:
         """Take part in passes for which this process has no micro-batch."""
-        with keep_buffers(self.objective), self.strategy.backward_context():
+        with preserve_buffers(self.objective), self.strategy.make_pass_context():
             for _ in range(passes):
-                self.fabric.backward(self._compute_loss(batch, name).total * 0)
+                self.fabric.backward(self._compute_loss(batch, optimizer_name).total * 0)
 
-    def _compute_loss(self, batch: Any, name: str) -> Loss:
+    def _compute_loss(self, batch: Any, optimizer_name: str) -> Loss:
         batch = self.fabric.to_device(batch)
         module = self.strategy.module
-        return module(batch) if len(self.optimizers) == 1 else module(batch, name)
+        return module(batch) if len(self.optimizers) == 1 else module(batch, optimizer_name)
 
-    def _clip_and_step(self, name: str, loop_state: LoopState) -> float:
-        """Clip the gradients of one optimizer's parameters and let it step; returns their norm."""
-        optimizer = self.optimizers[name]
+    def _clip_step_and_clear_gradients(self, optimizer_name: str, loop_state: LoopState) -> float:
+        """Set the rate, clip, let the optimizer step, and clear the gradients; returns their norm."""
+        optimizer = self.optimizers[optimizer_name]
         factor = SCHEDULES[self.config.schedule](loop_state.step + 1, self.config.warmup, self.total_steps)
-        for group, peak in zip(optimizer.param_groups, self.peak_rates[name], strict=True):
+        for group, peak in zip(optimizer.param_groups, self.peak_rates[optimizer_name], strict=True):
             group["lr"] = peak * factor
         self.learning_rate = self.config.lr * factor
         limit = math.inf if self.config.clip is None else self.config.clip
         norm = self.fabric.clip_gradients(
             self.strategy.module, optimizer, max_norm=limit, error_if_nonfinite=False
         )
-        norm = float(gather_tensor(norm))
+        norm = float(gather_if_sharded(norm))
         # with float16 the loss scaler skips the step itself, and halves the scale
         if math.isfinite(norm) or self.config.precision == "16":
             optimizer.step()
@@ -144,8 +151,8 @@ class Updater:
             parameter.grad = None
         return norm
 
-    def _count_skipped(self, loop_state: LoopState, is_finite: bool) -> None:
-        if is_finite:
+    def _count_skipped_or_raise(self, loop_state: LoopState, is_gradient_finite: bool) -> None:
+        if is_gradient_finite:
             loop_state.skipped_in_a_row = 0
             return
         loop_state.skipped += 1
@@ -153,12 +160,16 @@ class Updater:
         if loop_state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
             raise QKVError(
                 f"the gradient was not finite in {SKIPPED_IN_A_ROW} updates up to {loop_state.step + 1}. "
-                "Lower train.lr, lengthen train.warmup, or set train.precision to '32'."
+                "Lower train.lr, lengthen train.warmup, or set train.precision to '32', and train into "
+                "another directory."
             )
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs beside the weights; every process must call it."""
-        states = {name: self._optimizer_state(wrapped.optimizer) for name, wrapped in self.optimizers.items()}
+        states = {
+            name: self._collect_optimizer_state(wrapped.optimizer)
+            for name, wrapped in self.optimizers.items()
+        }
         return {
             "optimizer": states if len(states) > 1 else next(iter(states.values())),
             "precision": self.fabric.strategy.precision.state_dict(),
@@ -177,15 +188,15 @@ class Updater:
             groups = wrapped.optimizer.state_dict()["param_groups"]
             for group, saved_group in zip(groups, saved["param_groups"], strict=True):
                 group["lr"] = saved_group["lr"]
-            moments = self._distribute_moments(wrapped.optimizer, saved["state"])
+            moments = self._copy_moments_like_parameters(wrapped.optimizer, saved["state"])
             wrapped.load_state_dict({"param_groups": groups, "state": moments})
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def _optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def _collect_optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         groups = optimizer.state_dict()["param_groups"]
         return {"state": self.strategy.collect_moments(optimizer), "param_groups": groups}
 
-    def _distribute_moments(
+    def _copy_moments_like_parameters(
         self, optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]
     ) -> dict[int, Any]:
         """The saved moments by parameter number, as the strategy lays them out."""

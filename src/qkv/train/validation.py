@@ -10,10 +10,16 @@ from torch import Tensor
 from qkv.train.checkpoint import WEIGHTS
 from qkv.train.config import TrainConfig
 from qkv.train.interrupt import Interrupt
-from qkv.train.loop_state import LOWER_IS_BETTER, LoopState, Scores, is_better, monitored_score
+from qkv.train.loop_state import LOWER_IS_BETTER, LoopState, Scores, get_monitored_score, is_better
 from qkv.train.objective.base import Objective
 from qkv.train.run_directory import RunDirectory
-from qkv.train.weights import are_finite, average_weights, copy_weights, restore_weights, write_weights
+from qkv.train.weights import (
+    are_weights_finite,
+    average_weights,
+    copy_weights_to_cpu,
+    restore_weights,
+    write_weights,
+)
 
 Validate = Callable[[], Scores]
 
@@ -71,15 +77,17 @@ class Validation:
         Returns:
             All scores; None where it was interrupted, and nothing is recorded.
         """
-        scores = self._compute_scores(interrupt)
+        scores = self._validate_on_first_process(interrupt)
         if scores is None:
             return None
-        score = self._usable_score(scores)
+        score = self._get_usable_score_or_nan(scores)
         loop_state.record_validation(score, self.higher_is_better)
         if is_better(score, loop_state.kept_score, self.higher_is_better):
             self._record_best(loop_state, scores, score)
         if config.average and self.fabric.is_global_zero:
-            self.recent_weights = [*self.recent_weights, copy_weights(self.objective)][-config.average :]
+            self.recent_weights = [*self.recent_weights, copy_weights_to_cpu(self.objective)][
+                -config.average :
+            ]
         return scores
 
     def validate_average(self, loop_state: LoopState, interrupt: Interrupt) -> Scores | None:
@@ -94,13 +102,13 @@ class Validation:
         Returns:
             All scores; None where it was interrupted.
         """
-        last_weights = copy_weights(self.objective) if self.recent_weights else {}
+        last_weights = copy_weights_to_cpu(self.objective) if self.recent_weights else {}
         if self.recent_weights:
             restore_weights(self.objective, average_weights(self.recent_weights))
         try:
-            scores = self._compute_scores(interrupt)
+            scores = self._validate_on_first_process(interrupt)
             if scores is not None:
-                score = self._usable_score(scores)
+                score = self._get_usable_score_or_nan(scores)
                 is_worse = is_better(loop_state.kept_score, score, self.higher_is_better)
                 if math.isfinite(score) and not is_worse:
                     self._record_best(loop_state, scores, score)
@@ -108,7 +116,7 @@ class Validation:
             restore_weights(self.objective, last_weights)
         return scores
 
-    def load_weights(
+    def restore_copies(
         self, best_weights: dict[str, Tensor] | None, recent_weights: list[dict[str, Tensor]]
     ) -> None:
         """Restore the weights that a saved state holds.
@@ -119,7 +127,7 @@ class Validation:
         """
         self.best_weights, self.recent_weights = best_weights, recent_weights
 
-    def write_best_weights(self) -> None:
+    def write_best_or_present_weights(self) -> None:
         """Write the best weights where the file does not hold them yet; without validation, the present ones.
 
         Called on the first process, after the state that holds them is saved: from a state its weights can be
@@ -131,7 +139,7 @@ class Validation:
         if self._is_written:
             return
         has_validation = self.validate is not None
-        weights = self.best_weights if has_validation else copy_weights(self.objective.saved_module())
+        weights = self.best_weights if has_validation else copy_weights_to_cpu(self.objective.saved_module())
         if weights is not None:
             write_weights(weights, self.run.path / WEIGHTS, self.run.label)
         self._is_written = has_validation
@@ -144,20 +152,20 @@ class Validation:
         """
         if self.validate is not None:
             return loop_state.kept_score is not None
-        return are_finite(dict(self.objective.named_parameters()))
+        return are_weights_finite(dict(self.objective.named_parameters()))
 
-    def _usable_score(self, scores: Scores) -> float:
+    def _get_usable_score_or_nan(self, scores: Scores) -> float:
         """The monitored score; NaN where it or a weight is not finite."""
-        score = monitored_score(scores, self.monitor)
-        is_usable = math.isfinite(score) and are_finite(dict(self.objective.named_parameters()))
+        score = get_monitored_score(scores, self.monitor)
+        is_usable = math.isfinite(score) and are_weights_finite(dict(self.objective.named_parameters()))
         return score if is_usable else math.nan
 
     def _record_best(self, loop_state: LoopState, scores: Scores, score: float) -> None:
         loop_state.kept_score, loop_state.kept_scores = score, scores
         if self.fabric.is_global_zero:
-            self.best_weights, self._is_written = copy_weights(self.objective.saved_module()), False
+            self.best_weights, self._is_written = copy_weights_to_cpu(self.objective.saved_module()), False
 
-    def _compute_scores(self, interrupt: Interrupt) -> Scores | None:
+    def _validate_on_first_process(self, interrupt: Interrupt) -> Scores | None:
         """Call `validate` on the first process; its scores, on every process."""
         scores = None
         if self.fabric.is_global_zero and self.validate is not None:

@@ -20,7 +20,7 @@ METADATA = "qkv"
 LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
 
 
-def shared_names(module: nn.Module) -> list[list[str]]:
+def group_names_by_tensor(module: nn.Module) -> list[list[str]]:
     """The names in the module's state dict, in one list for every tensor.
 
     Args:
@@ -34,25 +34,25 @@ def shared_names(module: nn.Module) -> list[list[str]]:
     return list(groups.values())
 
 
-def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
+def collect_distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The module's weights and buffers themselves, shared ones under their first name only.
 
     Args:
         module: the module, in which several names may share a tensor.
     """
     state = module.state_dict()
-    return {names[0]: state[names[0]] for names in shared_names(module)}
+    return {names[0]: state[names[0]] for names in group_names_by_tensor(module)}
 
 
-def copy_weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU of the tensors that `distinct_tensors` returns.
+def copy_weights_to_cpu(module: nn.Module) -> dict[str, Tensor]:
+    """A copy on the CPU of the tensors that `collect_distinct_tensors` returns.
 
     Args:
         module: the module, in which several names may share a tensor.
     """
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in distinct_tensors(module).items()
+        for name, tensor in collect_distinct_tensors(module).items()
     }
 
 
@@ -61,7 +61,7 @@ def restore_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
     Args:
         module: the module to change.
-        weights: name -> value, as `copy_weights` returns them; other tensors of the module stay.
+        weights: name -> value, as `copy_weights_to_cpu` returns them; other tensors of the module stay.
     """
     state = module.state_dict()
     with torch.no_grad():
@@ -73,13 +73,13 @@ def average_weights(copies: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of floating-point weights, summed in float64; other tensors are those of the last copy.
 
     Args:
-        copies: what `copy_weights` returned at several times; at least one.
+        copies: what `copy_weights_to_cpu` returned at several times; at least one.
     """
     copies = list(copies)
-    return {name: _average_tensors([weights[name] for weights in copies]) for name in copies[-1]}
+    return {name: _average_or_take_last([weights[name] for weights in copies]) for name in copies[-1]}
 
 
-def are_finite(weights: Mapping[str, Tensor]) -> bool:
+def are_weights_finite(weights: Mapping[str, Tensor]) -> bool:
     """Whether no floating-point number among the weights is infinite or NaN.
 
     Args:
@@ -113,14 +113,14 @@ def save_weights(model: nn.Module, path: Path, label: Mapping[str, Any] | None =
     Raises:
         BadRun: the file cannot be written.
     """
-    write_weights(copy_weights(model), path, label or {})
+    write_weights(copy_weights_to_cpu(model), path, label or {})
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path, label: Mapping[str, Any]) -> None:
     """Write weights and their label to a safetensors file, completely or not at all.
 
     Args:
-        weights: name -> tensor, as `copy_weights` returns them.
+        weights: name -> tensor, as `copy_weights_to_cpu` returns them.
         path: the file.
         label: plain values that say what the weights belong to.
 
@@ -148,13 +148,18 @@ def read_label(path: Path) -> dict[str, Any]:
         BadRun: the file is missing or damaged.
     """
     if not path.is_file():
-        raise BadRun(f"{path} is missing: no weights were saved there")
+        raise BadRun(
+            f"{path} is missing: no weights were saved there yet; wait for the first validation, or "
+            "restore it from a copy"
+        )
     try:
         label = json.loads(_read_metadata(path).get(METADATA, "{}"))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise BadRun(
+            f"{path} is damaged or not a safetensors file: {error}. Restore it from a copy"
+        ) from error
     if not isinstance(label, dict):
-        raise BadRun(f"{path} is damaged: its metadata holds no keys and values")
+        raise BadRun(f"{path} is damaged: its metadata holds no keys and values. Restore it from a copy")
     return label
 
 
@@ -177,11 +182,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
         BadRun: the file is missing, truncated, changed since it was written, of another model, or holds
             numbers that are not finite.
     """
-    saved = _read_tensors(path)
+    saved = _read_and_verify_tensors(path)
     state = model.state_dict()
     weights: dict[str, Tensor] = {}
     missing = []
-    for names in shared_names(model):
+    for names in group_names_by_tensor(model):
         name = next((name for name in names if name in saved), None)
         if name is None:
             missing.append(names[0])
@@ -189,11 +194,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
             weights[name] = saved[name]
     unexpected = sorted(set(saved) - set(state))
     if missing or unexpected:
-        raise BadRun(f"{path} belongs to another model: {_list_differences(missing, unexpected)}")
+        raise BadRun(
+            f"{path} belongs to another model: {_describe_differences(missing, unexpected)}; load it into "
+            "the model that it was saved from"
+        )
     for name, value in weights.items():
         _check_fits_parameter(path, name, value, state[name])
-    if not are_finite(weights):
-        raise BadRun(f"{path} holds weights that are not finite: the training diverged. Lower train.lr")
+    if not are_weights_finite(weights):
+        raise BadRun(
+            f"{path} holds weights that are not finite: the training diverged. Train anew with a lower "
+            "train.lr"
+        )
     restore_weights(model, weights)
 
 
@@ -201,16 +212,17 @@ def _check_fits_parameter(path: Path, name: str, value: Tensor, like: Tensor) ->
     if value.shape != like.shape:
         raise BadRun(
             f"{path} belongs to another model: {name} has shape {list(value.shape)}, "
-            f"the model expects {list(like.shape)}"
+            f"the model expects {list(like.shape)}; load it into the model that it was saved from"
         )
     are_floating = value.is_floating_point() and like.is_floating_point()
     if value.dtype != like.dtype and not are_floating:
         raise BadRun(
-            f"{path} belongs to another model: {name} is of {value.dtype}, the model expects {like.dtype}"
+            f"{path} belongs to another model: {name} is of {value.dtype}, the model expects {like.dtype}; "
+            "load it into the model that it was saved from"
         )
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_and_verify_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, compared with its digest."""
     import safetensors.torch
     from safetensors import SafetensorError
@@ -219,23 +231,25 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(path.read_bytes())  # load_file refuses paths that are not UTF-8
     except (SafetensorError, OSError) as error:
-        raise BadRun(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise BadRun(
+            f"{path} is damaged or not a safetensors file: {error}. Restore it from a copy"
+        ) from error
     if "weights" in label and label["weights"] != compute_digest(tensors):
         raise BadRun(f"{path} is damaged: its weights are not those that were saved. Restore it from a copy")
     return tensors
 
 
-def _list_differences(missing: list[str], unexpected: list[str]) -> str:
+def _describe_differences(missing: list[str], unexpected: list[str]) -> str:
     kinds = (("lacks", missing), ("has the unknown", unexpected))
-    return "; ".join(f"it {verb} {_shorten_list(names)}" for verb, names in kinds if names)
+    return "; ".join(f"it {verb} {_join_first_names(names)}" for verb, names in kinds if names)
 
 
-def _shorten_list(names: list[str]) -> str:
+def _join_first_names(names: list[str]) -> str:
     remainder = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + remainder
 
 
-def _average_tensors(values: list[Tensor]) -> Tensor:
+def _average_or_take_last(values: list[Tensor]) -> Tensor:
     if not values[-1].is_floating_point():
         return values[-1]
     total = sum((value.double() for value in values[1:]), values[0].double())

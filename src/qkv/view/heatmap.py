@@ -65,7 +65,8 @@ def heatmap(
     """
     if example not in range(len(trace.examples)):
         raise UnknownName(
-            f"there is no example {example}: the trace has {len(trace.examples)}, counted from 0"
+            f"there is no example {example}: the trace has {len(trace.examples)}, counted from 0; choose "
+            "one of these"
         )
     selected = trace.examples[example]
     names = _select_layers(selected, layers, select_all=heads == "all")
@@ -119,7 +120,10 @@ def _select_layers(
     """The names of the weights to draw, in natural order."""
     all_names = sorted(example.weights, key=_natural_order)
     if not all_names:
-        raise BadData("this example has no weights to draw: its trace was written without them")
+        raise BadData(
+            "this example has no weights to draw: its trace was written without them; write the trace "
+            "again with weights"
+        )
     if layers is None:
         names = [name for name in all_names if _is_cross(example, name)] or all_names
         return names if select_all else names[-1:]
@@ -151,7 +155,9 @@ def _make_panels(example: ExampleLike, name: str, heads: int | str, merge: bool)
             f"{name} has no weights to draw: its shape is {weights.shape}; choose another layer or example"
         )
     if isinstance(heads, int) and heads not in range(len(weights)):
-        raise UnknownName(f"there is no head {heads} in {name}: it has {len(weights)}, counted from 0")
+        raise UnknownName(
+            f"there is no head {heads} in {name}: it has {len(weights)}, counted from 0; choose one of these"
+        )
     axes, keys = example.weight_axes[name], example.axes(name)[1]
     rows, columns = map(list_labels, example.axes(name))
     if merge:

@@ -16,7 +16,10 @@ def view_trace(
     """Draw one example of a trace, and print the path of the picture."""
     trace = Trace.load(file)
     if not 1 <= example <= len(trace.examples):
-        raise UnknownName(f"there is no example {example}: {file} has {len(trace.examples)}, counted from 1")
+        raise UnknownName(
+            f"there is no example {example}: {file} has {len(trace.examples)}, counted from 1; choose one "
+            "of these"
+        )
     picture = png or file.with_suffix(".png")
     for line in draw_example(trace, picture, example - 1, layers, _parse_heads(heads), merge, dark):
         print(line)

@@ -201,7 +201,8 @@ def _parse_columns(location: str, line: str) -> Document:
     label, *texts = line.split("\t")
     if len(texts) not in (1, 2):
         raise BadData(
-            f"{location}: a line is label<tab>text or label<tab>text<tab>second text, got {line[:MAX_SHOWN]!r}"
+            f"{location}: a line is label<tab>text or label<tab>text<tab>second text, got "
+            f"{line[:MAX_SHOWN]!r}"
         )
     return Document(tuple(texts), label)
 
@@ -225,6 +226,7 @@ def _parse_json(location: str, line: str, data: LabelledData) -> Document:
     label = row.get(data.label_key)
     if not isinstance(label, str | int) or isinstance(label, bool):
         raise BadData(
-            f"{location}: '{data.label_key}' is {str(label)[:MAX_SHOWN]!r}, expected a string or a whole number"
+            f"{location}: '{data.label_key}' is {str(label)[:MAX_SHOWN]!r}, expected a string or a "
+            "whole number"
         )
     return Document(tuple(texts), str(label))

@@ -36,11 +36,12 @@ class Observed(NamedTuple):
 class AttentionObjective(Objective):
     """Base class of objectives with attention terms.
 
-    Where `needs_weights` is True, `forward` passes to `attention_loss` what every attention returned.
+    Where `needs_weights` is True, `forward` passes what every attention returned to
+    `compute_attention_terms`.
 
     Attributes:
         samples: whether an attention samples, so that REINFORCE is needed.
-        needs_weights: whether `attention_loss` must be called.
+        needs_weights: whether `compute_attention_terms` must be called.
     """
 
     baseline: Tensor
@@ -71,18 +72,18 @@ class AttentionObjective(Objective):
             self.register_buffer("baseline", torch.tensor(torch.nan))
             self.register_buffer("reward", torch.zeros(2, dtype=torch.float64), persistent=False)
 
-    def attention_loss(
+    def compute_attention_terms(
         self,
         observed: Mapping[str, Observed],
         log_likelihood: Float[Tensor, "B T"],
-        real: Bool[Tensor, "B T"],
+        is_real: Bool[Tensor, "B T"],
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """What is added to the loss, and the terms by name.
 
         Args:
             observed: name -> what that attention returned; at least one.
             log_likelihood: log p(y_t) of every output, 0 where it is not real.
-            real: True at real outputs.
+            is_real: True at real outputs.
 
         Returns:
             (total, metrics): the sum of the terms times their factors, summed over the batch; name -> term
@@ -91,31 +92,36 @@ class AttentionObjective(Objective):
         total, metrics = log_likelihood.new_zeros(()), {}
         if self.terms.coverage:
             covered = [
-                terms.coverage(item.attended.weights, item.queries, item.keys)
+                terms.compute_coverage_penalty(item.attended.weights, item.queries, item.keys)
                 for item in observed.values()
                 if item.is_covering and item.attended.weights is not None
             ]
             metrics["coverage"] = torch.stack(covered).mean()
             total = total + self.terms.coverage * metrics["coverage"]
-        pairs = [terms.entropy(item.attended, item.queries) for item in observed.values()]
+        pairs = [
+            terms.compute_entropy_surrogate_and_value(item.attended, item.queries)
+            for item in observed.values()
+        ]
         surrogate, metrics["entropy"] = (torch.stack(values).mean() for values in zip(*pairs, strict=True))
         total = total - self.terms.entropy * surrogate
         if self.samples:
-            metrics["reinforce"] = self._reinforce_term(observed, log_likelihood, real)
+            metrics["reinforce"] = self._record_reward_and_compute_reinforce(
+                observed, log_likelihood, is_real
+            )
             total = total + self.terms.reinforce * metrics["reinforce"]
         return total, {name: value.detach() for name, value in metrics.items()}
 
-    def _reinforce_term(
-        self, observed: Mapping[str, Observed], log_likelihood: Tensor, real: Tensor
+    def _record_reward_and_compute_reinforce(
+        self, observed: Mapping[str, Observed], log_likelihood: Tensor, is_real: Tensor
     ) -> Float[Tensor, ""]:
-        self.reward += torch.stack([log_likelihood.sum(), real.sum()]).detach()
-        reward_to_go = terms.reward_to_go(log_likelihood, real, self.baseline.nan_to_num(0))
+        self.reward += torch.stack([log_likelihood.sum(), is_real.sum()]).detach()
+        reward_to_go = terms.compute_reward_to_go(log_likelihood, is_real, self.baseline.nan_to_num(0))
         total = log_likelihood.new_zeros(())
         for item in observed.values():
             if item.attended.log_prob is not None:
                 sequence_reward = reward_to_go[:, :1].expand(item.queries.shape)
                 reward = sequence_reward if item.is_before_outputs else reward_to_go
-                total = total + terms.reinforce(item.attended.log_prob, reward, item.queries)
+                total = total + terms.compute_reinforce_loss(item.attended.log_prob, reward, item.queries)
         return total
 
     def update_statistics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:

@@ -77,13 +77,21 @@ def linear_cross_entropy(
         total, nll, correct = _LinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
     else:
         layer = _OutputLayer(hidden, weight, bias, smoothing)
-        total, nll, correct = _sum_over_blocks(layer, hidden, target, rows, None)
+        total, nll, correct = _compute_sums_and_fill_gradients(layer, hidden, target, rows, None)
     return total, nll, correct
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, target: Any, smoothing: Any, rows: Any) -> Any:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        smoothing: float,
+        rows_per_block: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         gradients = None
         if any(ctx.needs_input_grad[:3]):
             gradients = _Gradients(
@@ -93,18 +101,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
             )
             ctx.save_for_backward(*gradients)
         layer = _OutputLayer(hidden, weight, bias, smoothing)
-        sums = _sum_over_blocks(layer, hidden, target, rows, gradients)
+        sums = _compute_sums_and_fill_gradients(layer, hidden, target, rows_per_block, gradients)
         ctx.mark_non_differentiable(sums.nll, sums.correct)
-        return tuple(sums)
+        return sums.total, sums.nll, sums.correct
 
     @staticmethod
-    def backward(ctx: Any, scale: Any, _nll: Any, _correct: Any) -> Any:
+    def backward(
+        ctx: Any, grad_total: Tensor, _grad_nll: Any, _grad_correct: Any
+    ) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "linear_cross_entropy has first derivatives only, and create_graph=True asks for more: use "
                 "torch.nn.functional.cross_entropy(hidden @ weight.T + bias, target)"
             )
-        scaled = (None if saved is None else saved * scale.to(saved.dtype) for saved in ctx.saved_tensors)
+        scaled = (
+            None if saved is None else saved * grad_total.to(saved.dtype) for saved in ctx.saved_tensors
+        )
         return (*scaled, None, None, None)
 
 
@@ -138,7 +150,7 @@ class _OutputLayer:
         self.weight_sum = weight.detach().sum(0, dtype=self.sum_dtype)
         self.bias_sum = 0.0 if bias is None else bias.detach().sum(dtype=self.sum_dtype)
 
-    def compute_block(self, hidden: Tensor, target: Tensor) -> _Block:
+    def compute_block_exponentials(self, hidden: Tensor, target: Tensor) -> _Block:
         """The block of rows `hidden` [b,M] with targets [b,1].
 
         One pass each to convert, to scale and add the bias, for the maximum, difference, power and sum.
@@ -152,7 +164,7 @@ class _OutputLayer:
         z = e.sub_(maximum).exp2_().sum(1, keepdim=True)
         return _Block(e, z, z.log2() + maximum, at_target, at_target >= maximum)
 
-    def sum_block(self, hidden: Tensor, block: _Block) -> _Sums:
+    def compute_block_sums(self, hidden: Tensor, block: _Block) -> _Sums:
         """The sums of a block; a row's logits add up to hidden times the sum of weights."""
         nll = (block.log_z - block.at_target) / LOG2_E
         logit_sum = (hidden.to(self.sum_dtype) @ self.weight_sum)[:, None] + self.bias_sum
@@ -161,28 +173,28 @@ class _OutputLayer:
         return _Sums(total.sum(), nll[:, 0], block.correct.sum().to(self.sum_dtype))
 
 
-def _sum_over_blocks(
-    layer: _OutputLayer, hidden: Tensor, target: Tensor, rows: int, gradients: _Gradients | None
+def _compute_sums_and_fill_gradients(
+    layer: _OutputLayer, hidden: Tensor, target: Tensor, rows_per_block: int, gradients: _Gradients | None
 ) -> _Sums:
     """The sums over all rows; also fills `gradients`, where they are given."""
     blocks = []
     with torch.autocast(hidden.device.type, enabled=False):
-        for block_rows in _split_rows(len(hidden), rows):
+        for block_rows in _split_rows_into_blocks(len(hidden), rows_per_block):
             block_hidden = hidden[block_rows].to(layer.product_dtype)
             block_target = target[block_rows, None]
-            block = layer.compute_block(block_hidden, block_target)
-            blocks.append(layer.sum_block(block_hidden, block))
+            block = layer.compute_block_exponentials(block_hidden, block_target)
+            blocks.append(layer.compute_block_sums(block_hidden, block))
             if gradients is not None:
-                _add_gradients(layer, block_hidden, block_target, block, block_rows, gradients)
+                _add_block_gradients(layer, block_hidden, block_target, block, block_rows, gradients)
         if gradients is not None:
-            _subtract_smoothing(layer, hidden, gradients)
+            _subtract_smoothing_gradients(layer, hidden, gradients)
     if not blocks:
         return _Sums(*(hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,), ())))
     totals, nlls, corrects = zip(*blocks, strict=True)
     return _Sums(torch.stack(totals).sum(), torch.cat(nlls), torch.stack(corrects).sum())
 
 
-def _add_gradients(
+def _add_block_gradients(
     layer: _OutputLayer, hidden: Tensor, target: Tensor, block: _Block, rows: slice, gradients: _Gradients
 ) -> None:
     """Add a block's gradients, all terms but smoothing / V."""
@@ -203,7 +215,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.add_(a @ b)
 
 
-def _subtract_smoothing(layer: _OutputLayer, hidden: Tensor, gradients: _Gradients) -> None:
+def _subtract_smoothing_gradients(layer: _OutputLayer, hidden: Tensor, gradients: _Gradients) -> None:
     """Subtract the term smoothing / V of all rows' gradients."""
     per_class = layer.smoothing / layer.classes
     gradients.hidden.sub_(per_class * layer.weight_sum)
@@ -212,8 +224,8 @@ def _subtract_smoothing(layer: _OutputLayer, hidden: Tensor, gradients: _Gradien
         gradients.bias.sub_(per_class * len(hidden))
 
 
-def _split_rows(length: int, rows: int) -> Iterator[slice]:
-    return (slice(start, start + rows) for start in range(0, length, rows))
+def _split_rows_into_blocks(row_count: int, rows_per_block: int) -> Iterator[slice]:
+    return (slice(start, start + rows_per_block) for start in range(0, row_count, rows_per_block))
 
 
 def _choose_product_dtype(hidden: Tensor) -> torch.dtype:

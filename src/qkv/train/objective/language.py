@@ -61,7 +61,7 @@ class LanguageModeling(AttentionObjective):
             return Loss(total, labels.numel(), metrics)
         log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
         observed = {name: Observed(each, real, real) for name, each in attended.items()}
-        terms, term_metrics = self.attention_loss(observed, log_likelihood, real)
+        terms, term_metrics = self.compute_attention_terms(observed, log_likelihood, real)
         return Loss(total + terms, labels.numel(), {**metrics, **term_metrics})
 
     def _hidden(self, batch: Any) -> tuple[Tensor, dict[str, Attended]]:

@@ -28,7 +28,7 @@ class AttentionTerms(Strict):
     baseline_decay: float = Field(default=0.9, ge=0, lt=1)
 
 
-def coverage(
+def compute_coverage_penalty(
     weights: Float[Tensor, "B H T S"], queries: Bool[Tensor, "B T"], keys: Bool[Tensor, "B S"]
 ) -> Float[Tensor, ""]:
     """Σ_s (1 - Σ_t w_ts)² summed over the batch, averaged over heads.  Xu et al. 2015, eq. 14.
@@ -45,7 +45,9 @@ def coverage(
     return ((1 - weight_per_key).square() * keys[:, None]).sum() / weights.shape[1]
 
 
-def entropy(attended: Attended, queries: Bool[Tensor, "B T"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def compute_entropy_surrogate_and_value(
+    attended: Attended, queries: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Σ_t H[w_t] summed over the batch, averaged over heads, and a surrogate that has its gradient.
 
     Of soft weights the entropy is exact.  Of a sample it is -log p(s), whose expectation it is, and
@@ -72,7 +74,7 @@ def entropy(attended: Attended, queries: Bool[Tensor, "B T"]) -> tuple[Float[Ten
     return surrogate / heads, value.detach() / heads
 
 
-def reward_to_go(
+def compute_reward_to_go(
     log_likelihood: Float[Tensor, "B T"], real: Bool[Tensor, "B T"], baseline: Float[Tensor, ""]
 ) -> Float[Tensor, "B T"]:
     """Σ_{u>=t} (log p(y_u) - b) over real positions: what a choice at t can still change.
@@ -89,7 +91,7 @@ def reward_to_go(
     return advantage.flip(1).cumsum(1).flip(1)
 
 
-def reinforce(
+def compute_reinforce_loss(
     log_prob: Float[Tensor, "B H N"], reward: Float[Tensor, "B N"], real: Bool[Tensor, "B N"]
 ) -> Float[Tensor, ""]:
     """-Σ reward · log p(s), whose gradient estimates that of the expected reward.  Williams 1992; Xu et al.

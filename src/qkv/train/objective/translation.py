@@ -93,16 +93,20 @@ class Translation(AttentionObjective):
             return loss
         log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
         observed = self._add_masks(attended, real, batch.source_keep)
-        terms_total, metrics = self.attention_loss(observed, log_likelihood, real)
+        terms_total, metrics = self.compute_attention_terms(observed, log_likelihood, real)
         return Loss(total + terms_total, loss.count, {**loss.metrics, **metrics})
 
     def _add_masks(
-        self, attended: dict[str, Attended], target: Tensor, source: Tensor
+        self, attended: dict[str, Attended], is_real_target: Tensor, is_real_source: Tensor
     ) -> dict[str, Observed]:
         """What every attention returned, with the masks of its queries and keys."""
         model: Any = self.model
         places = model.attention_places()
-        masks = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
+        masks = {
+            "encoder": (is_real_source, is_real_source),
+            "decoder": (is_real_target, is_real_target),
+            "cross": (is_real_target, is_real_source),
+        }
         return {
             name: Observed(
                 returned,
