@@ -116,20 +116,3 @@ def any_over_processes(flags: list[bool], fabric: Any) -> list[bool]:
     raised = torch.tensor(flags, dtype=torch.int32, device=fabric.device)
     torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
     return [bool(flag) for flag in raised.tolist()]
-
-
-def gather_values(value: Any, fabric: Any) -> list[Any]:
-    """The value of every process, in the order of the processes, on the first one.
-
-    Args:
-        value: lists, dicts, tensors and plain values.
-        fabric: the launched Fabric.
-
-    Returns:
-        One value per process; an empty list on the others.
-    """
-    if fabric.world_size == 1:
-        return [value]
-    gathered: list[Any] = [None] * fabric.world_size if fabric.is_global_zero else []
-    torch.distributed.gather_object(value, gathered if fabric.is_global_zero else None)
-    return gathered

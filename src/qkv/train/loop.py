@@ -10,18 +10,11 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from qkv.errors import BadRun, QKVError
+from qkv.errors import QKVError
 from qkv.progress import Progress
-from qkv.train import checkpoint, engine, state_check
+from qkv.train import carried, checkpoint, engine, metrics, state_check
 from qkv.train.interrupt import Interrupt
 from qkv.train.loop_state import LoopState, Scores, get_monitored_score
-from qkv.train.metrics import (
-    MetricsFile,
-    MetricSums,
-    Number,
-    compute_means_and_speed,
-    gather_sums_on_first_process,
-)
 from qkv.train.planning import Batches
 from qkv.train.tensorboard import EventFile
 from qkv.train.update import Updater
@@ -65,9 +58,9 @@ class TrainingLoop:
         """
         self.updater, self.batches, self.validation = updater, batches, validation
         self.config, self.fabric, self.run = updater.config, updater.fabric, validation.run
-        self.loop_state, self.metric_sums = LoopState(), MetricSums()
+        self.loop_state, self.metric_sums = LoopState(), metrics.MetricSums()
         self.unit = updater.objective.unit
-        self.metrics_file: MetricsFile | None = None
+        self.metrics_file: metrics.MetricsFile | None = None
         self.event_file: EventFile | None = None
 
     def restore_or_save_first_state(self, resume: bool) -> None:
@@ -119,7 +112,7 @@ class TrainingLoop:
 
     def _open_metrics_and_events(self, metrics_bytes: int) -> None:
         path = self.run.path / checkpoint.METRICS
-        self.metrics_file = MetricsFile(path, metrics_bytes)
+        self.metrics_file = metrics.MetricsFile(path, metrics_bytes)
         if self.config.tensorboard:
             self.event_file = EventFile(self.run.path, path, self.seconds_before)
 
@@ -226,15 +219,15 @@ class TrainingLoop:
 
     def _write_and_reset_means(self) -> None:
         totals = self._gather_and_check_totals()
-        self.metric_sums = MetricSums()
+        self.metric_sums = metrics.MetricSums()
         if self.metrics_file is not None:
-            means = compute_means_and_speed(totals, self.unit)
+            means = metrics.compute_means_and_speed(totals, self.unit)
             rates = {"lr": self.updater.learning_rate, "gradient_norm": self.updater.gradient_norm}
             self._write_metrics("train", {**means, **rates})
 
-    def _gather_and_check_totals(self) -> dict[str, Number]:
+    def _gather_and_check_totals(self) -> dict[str, metrics.Number]:
         """The sums over all processes; the first process keeps them, the others start again from none."""
-        self.metric_sums = gather_sums_on_first_process(self.metric_sums, self.fabric)
+        self.metric_sums = metrics.gather_sums_on_first_process(self.metric_sums, self.fabric)
         totals = self.metric_sums.compute_totals()
         if totals.get("tokens") != totals.get("expected"):
             raise ValueError(
@@ -261,7 +254,7 @@ class TrainingLoop:
     def _save_state_and_best_weights(self) -> None:
         totals, updater_state = self._gather_and_check_totals(), self.updater.state_dict()
         self.updater.strategy.copy_weights_from_trained()
-        carried = engine.gather_values(self.updater.objective.carried_state(), self.fabric)
+        carried_states = carried.gather_carried_states(self.updater.objective, self.fabric)
         self._update_seconds()
         self.saved_at = time.monotonic()
         if not self.fabric.is_global_zero:
@@ -278,7 +271,7 @@ class TrainingLoop:
             "kept": self.validation.best_weights,
             "last": self.validation.recent_weights,
             **updater_state,
-            **({"carried": carried} if any(value is not None for value in carried) else {}),
+            **({"carried": carried_states} if carried_states else {}),
         }
         checkpoint.save_state(self.run.path, state)
         self.validation.write_best_or_present_weights()
@@ -292,23 +285,11 @@ class TrainingLoop:
             )
         self.validation.objective.load_state_dict(state["weights"])
         self.updater.load_state_dict(state)
-        self._restore_carried_state(state.get("carried"))
+        carried.restore_carried_state(
+            state.get("carried"), self.updater.objective, self.fabric, self.run.path
+        )
         if self.fabric.is_global_zero:
-            self.metric_sums = MetricSums(state["tally"])
-
-    def _restore_carried_state(self, carried: list[Any] | None) -> None:
-        if carried is None:
-            return
-        if len(carried) != self.fabric.world_size:
-            raise BadRun(
-                f"{self.run.path} was trained by {len(carried)} processes, each with the state of its texts: "
-                f"resume it with as many, got {self.fabric.world_size}"
-            )
-        try:
-            self.updater.objective.restore_carried_state(carried[self.fabric.global_rank])
-        except (ValueError, TypeError, KeyError) as error:
-            path = self.run.path / checkpoint.STATE
-            raise checkpoint.make_damaged_error(path, f"carried does not fit: {error}") from None
+            self.metric_sums = metrics.MetricSums(state["tally"])
 
 
 def _format_scores(scores: Scores) -> str:
