@@ -285,9 +285,7 @@ class TrainingLoop:
             )
         self.validation.objective.load_state_dict(state["weights"])
         self.updater.load_state_dict(state)
-        carried.restore_carried_state(
-            state.get("carried"), self.updater.objective, self.fabric, self.run.path
-        )
+        carried.restore_carried_state(state, self.updater.objective, self.fabric, self.run.path)
         if self.fabric.is_global_zero:
             self.metric_sums = metrics.MetricSums(state["tally"])
 
