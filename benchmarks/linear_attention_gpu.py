@@ -43,7 +43,9 @@ def make_call(route: str, inputs: list[Tensor], gate: Tensor, features: int) -> 
 
     def call() -> Tensor:
         key_weights = compute_key_weights(
-            core.features.compute_extra_key_log_factor(k.float()), gate if route == "gated" else None, None
+            core.features.compute_key_log_factor_outside_backend(k.float()),
+            gate if route == "gated" else None,
+            None,
         )
         kind = core.features.describe_for_backends(core.features.choose_projections())
         return triton_backend.compute_linear_attention(

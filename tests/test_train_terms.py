@@ -26,7 +26,7 @@ def test_coverage_by_hand() -> None:
     """Two heads over three source words, the last of them padding; two target words, the second padding."""
     weights = torch.tensor([[[[0.5, 0.5, 0.0], [9.0, 9.0, 9.0]], [[1.0, 0.0, 0.0], [9.0, 9.0, 9.0]]]])
     queries, keys = torch.tensor([[True, False]]), torch.tensor([[True, True, False]])
-    assert terms.compute_coverage_penalty(weights, queries, keys).item() == pytest.approx(
+    assert terms.sum_coverage_penalty(weights, queries, keys).item() == pytest.approx(
         (0.25 + 0.25 + 0 + 1) / 2
     )
 
@@ -83,7 +83,7 @@ def two_choices(theta: Tensor, draws: int, baseline: float) -> Tensor:
     reward_to_go = terms.compute_reward_to_go(
         reward, yes(draws, 2), torch.tensor(baseline, dtype=torch.float64)
     )
-    loss = terms.compute_reinforce_loss(log_prob, reward_to_go, yes(draws, 2))
+    loss = terms.sum_reinforce_loss(log_prob, reward_to_go, yes(draws, 2))
     return -torch.autograd.grad(loss, repeated)[0][:, 0]
 
 

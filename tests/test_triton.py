@@ -40,7 +40,7 @@ def attended(
 ) -> tuple[Tensor, Sums]:
     """The float32 core's attention by the kernels."""
     q, k, v, masking = inputs
-    log_factor = core.features.compute_extra_key_log_factor(k.float())
+    log_factor = core.features.compute_key_log_factor_outside_backend(k.float())
     key_weights = compute_key_weights(log_factor, masking.gate, masking.keep)
     kind = core.features.describe_for_backends(core.features.choose_projections())
     return triton.compute_linear_attention(

@@ -113,13 +113,13 @@ def _compute_prefix_sums_of_tiles(tiles: MappedKeys, carry: Sums) -> tuple[Sums,
     """The sums before every tile, with the tiles folded into the heads, and the sums after the last tile."""
     heads = carry.feature_sums.shape[1]
     prefix_sums, fields = [carry], (*sum_keys(tiles), sum_log_decay(tiles.key_weights))
-    for *tile_sums, log_decay in zip(*(_unbind_tiles(x, heads) for x in fields), strict=False):
+    for *tile_sums, log_decay in zip(*(_unbind_tiles_from_heads(x, heads) for x in fields), strict=False):
         prefix_sums.append(combine_sums(prefix_sums[-1], Sums(*tile_sums), log_decay))
     before_tiles = (_stack_tiles_into_heads(*field) for field in zip(*prefix_sums[:-1], strict=True))
     return Sums(*before_tiles), prefix_sums[-1]
 
 
-def _unbind_tiles(x: Tensor | None, heads: int) -> Iterable[Any]:
+def _unbind_tiles_from_heads(x: Tensor | None, heads: int) -> Iterable[Any]:
     """The parts of x [B,H·n,...] that belong to each of n tiles; None for every tile where x is None."""
     return repeat(None) if x is None else x.unflatten(1, (heads, -1)).unbind(2)
 
@@ -194,7 +194,7 @@ def _average_tiles(
     if key_weights is None:
         pairs, total, squares, carry_factor = _create_uniform_tile_weights(values)
     else:
-        pairs, total, squares, carry_factor = _compute_tile_weights(key_weights, carry)
+        pairs, total, squares, carry_factor = _compute_tile_weights_relative_to_max(key_weights, carry)
     scores = (query_features @ features.mT) * pairs  # [B,H,T,F] @ [B,H,F,S] -> [B,H,T,S]
     # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
     carried = _scale_carry(query_features @ carry.feature_sums, carry_factor)
@@ -216,7 +216,7 @@ def _create_uniform_tile_weights(values: ValuesWithOne) -> TileWeights:
     return TileWeights(triangle, count, count, None)
 
 
-def _compute_tile_weights(key_weights: KeyWeights, carry: Sums) -> TileWeights:
+def _compute_tile_weights_relative_to_max(key_weights: KeyWeights, carry: Sums) -> TileWeights:
     """The weights of keys with factors or a gate."""
     logs = compute_log_weights_at_queries(key_weights, key_weights.log_weights.shape[2])
     log_carry = _compute_decayed_log_scale(carry, key_weights)

@@ -55,7 +55,7 @@ class EluMap(BackendMap):
         """φ(k) [B,H,S,D]; every key has the weight 1."""
         return elu_features(x), None
 
-    def compute_extra_key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
+    def compute_key_log_factor_outside_backend(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: every key has the weight 1."""
 
     def describe_for_backends(self, projections: None) -> Kind:

@@ -85,7 +85,7 @@ class PositiveMap(RandomFeatureMap):
         """
         return positive_features(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
 
-    def compute_extra_key_log_factor(self, x: Float[Tensor, "B H N D"]) -> None:
+    def compute_key_log_factor_outside_backend(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: the backends compute the factors together with the features."""
 
     def describe_for_backends(self, projections: Projections) -> Kind:

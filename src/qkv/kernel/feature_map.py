@@ -85,7 +85,7 @@ class BackendMap(nn.Module, ABC):
         """
 
     @abstractmethod
-    def compute_extra_key_log_factor(self, x: Tensor) -> Tensor | None:
+    def compute_key_log_factor_outside_backend(self, x: Tensor) -> Tensor | None:
         """log m [B,H,S] of keys [B,H,S,D], without what a backend computes with the features; None for 0.
 
         Args:

@@ -33,7 +33,7 @@ from qkv.kernel.linear_operators import (
     map_keys,
     sum_sequence,
 )
-from qkv.kernel.linear_state import KeyHistory, LinearState, cast_state_sums, extend_history
+from qkv.kernel.linear_state import KeyHistory, LinearState, extend_history, promote_state_sums
 from qkv.kernel.masking import Masking, promote_to_float32, repeat_heads, slice_keep_and_gate
 from qkv.kernel.native import layer_step
 from qkv.kernel.sums import MappedKeys, Sums
@@ -162,7 +162,7 @@ class Linear(Core):
             out, after = self._run_backend(backend, projections, (q, k, v), masking, carry, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
         with without_autocast(q):
-            projections, carry = state.projections.value, cast_state_sums(state, q)
+            projections, carry = state.projections.value, promote_state_sums(state, q)
             out, after = average_causally(
                 self.features, self.heads, self.floor, (q, k, v), masking, projections, carry
             )
@@ -223,7 +223,7 @@ class Linear(Core):
             history, weights = state.history, None
             if history is not None:
                 weights = self._compute_history_weights(q, history, projections, causal=False).to(q.dtype)
-            out = average_over_sums(self.features, self.floor, q, projections, cast_state_sums(state, q))
+            out = average_over_sums(self.features, self.floor, q, projections, promote_state_sums(state, q))
         return Attended(out, weights), state
 
     def explain(self, queries: int, keys: int) -> str:
@@ -250,7 +250,7 @@ class Linear(Core):
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
         with without_autocast(q):
             gate = None if masking.gate is None else promote_to_float32(masking.gate)
-            log_factor = self.features.compute_extra_key_log_factor(k)
+            log_factor = self.features.compute_key_log_factor_outside_backend(k)
             key_weights = compute_key_weights(log_factor, gate, masking.keep)
             kind = self.features.describe_for_backends(projections)
             return backend.compute_linear_attention(

@@ -43,7 +43,7 @@ class KeyHistory(NamedTuple):
     key_weights: KeyWeights | None
 
 
-def cast_state_sums(state: LinearState, q: Query) -> Sums:
+def promote_state_sums(state: LinearState, q: Query) -> Sums:
     """The sums of a state in float64 for float64 queries, in float32 otherwise.
 
     An empty state is float32 even if float64 keys follow: it is created before any input is known.

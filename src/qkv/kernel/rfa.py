@@ -125,9 +125,9 @@ class GaussianMap(BandwidthMap):
         Returns:
             Features [B,H,S,2R] and log factors [B,H,S].
         """
-        return self.map_queries(x, projections), self.compute_extra_key_log_factor(x)
+        return self.map_queries(x, projections), self.compute_key_log_factor_outside_backend(x)
 
-    def compute_extra_key_log_factor(self, x: Vectors) -> KeyLogs | None:
+    def compute_key_log_factor_outside_backend(self, x: Vectors) -> KeyLogs | None:
         """|σ∘k|² / 2τ² [B,H,S]; None for normalised keys, which all have the same."""
         if self.normalise:
             return None
@@ -181,9 +181,9 @@ class ArccosMap(BandwidthMap):
         Returns:
             Features [B,H,S,R] and log factors [B,H,S].
         """
-        return self.map_queries(x, projections), self.compute_extra_key_log_factor(x)
+        return self.map_queries(x, projections), self.compute_key_log_factor_outside_backend(x)
 
-    def compute_extra_key_log_factor(self, x: Vectors) -> KeyLogs | None:
+    def compute_key_log_factor_outside_backend(self, x: Vectors) -> KeyLogs | None:
         """log |k| [B,H,S]; None for normalised keys."""
         if self.normalise:
             return None

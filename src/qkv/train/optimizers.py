@@ -40,7 +40,7 @@ def make_adamw(
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, **options}
-    names, per_head = map_parameter_ids_to_names(objective), _collect_per_head_parameter_ids(objective)
+    names, per_head = map_parameter_ids_to_saved_names(objective), _collect_per_head_parameter_ids(objective)
     for parameter in (objective if module is None else module).parameters():
         if parameter.requires_grad:
             name = names[id(parameter)]
@@ -71,7 +71,7 @@ def freeze_parameters(objective: "Objective", config: TrainConfig) -> None:
         BadRecipe: a pattern, here or in the other lists of names, matches no parameter, or no parameter is
             left to train.
     """
-    names = map_parameter_ids_to_names(objective)
+    names = map_parameter_ids_to_saved_names(objective)
     _check_every_pattern_matches(config, names.values())
     for parameter in objective.parameters():
         if _matches_any(names[id(parameter)], config.freeze):
@@ -80,7 +80,7 @@ def freeze_parameters(objective: "Objective", config: TrainConfig) -> None:
         raise BadRecipe("train.freeze leaves no parameter to train: name fewer")
 
 
-def map_parameter_ids_to_names(objective: "Objective") -> dict[int, str]:
+def map_parameter_ids_to_saved_names(objective: "Objective") -> dict[int, str]:
     """id of a parameter -> its name in model.safetensors, or in the objective where it is not saved there.
 
     Args:

@@ -80,7 +80,7 @@ class Validation:
         scores = self._validate_on_first_process(interrupt)
         if scores is None:
             return None
-        score = self._get_usable_score_or_nan(scores)
+        score = self._get_monitored_score_or_nan_if_diverged(scores)
         loop_state.record_validation(score, self.higher_is_better)
         if is_better(score, loop_state.kept_score, self.higher_is_better):
             self._record_best(loop_state, scores, score)
@@ -108,7 +108,7 @@ class Validation:
         try:
             scores = self._validate_on_first_process(interrupt)
             if scores is not None:
-                score = self._get_usable_score_or_nan(scores)
+                score = self._get_monitored_score_or_nan_if_diverged(scores)
                 is_worse = is_better(loop_state.kept_score, score, self.higher_is_better)
                 if math.isfinite(score) and not is_worse:
                     self._record_best(loop_state, scores, score)
@@ -154,7 +154,7 @@ class Validation:
             return loop_state.kept_score is not None
         return are_weights_finite(dict(self.objective.named_parameters()))
 
-    def _get_usable_score_or_nan(self, scores: Scores) -> float:
+    def _get_monitored_score_or_nan_if_diverged(self, scores: Scores) -> float:
         """The monitored score; NaN where it or a weight is not finite."""
         score = get_monitored_score(scores, self.monitor)
         is_usable = math.isfinite(score) and are_weights_finite(dict(self.objective.named_parameters()))

@@ -19,9 +19,9 @@ from qkv.kernel.triton.tiles import (
     LOG_ZERO,
     compute_pair_weights,
     compute_pairwise_dot_products,
+    load_plain_value_sums,
     load_tile,
     load_token_scalars,
-    load_value_sums,
     locate_chunk,
     locate_state,
     multiply_features_with_features_and_state,
@@ -51,7 +51,7 @@ def compute_grad_dot_products(  # noqa: PLR0913, PLR0917 -- a kernel takes point
         columns = first + tl.arange(0, s.value_block)
         grad_tile = load_tile(grad, at, is_query, columns, s.value, s)
         grad_dot_out += tl.sum(grad_tile * load_tile(out, at, is_query, columns, s.value, s), 1)
-        grad_dot_values += tl.sum(grad_tile * load_value_sums(state, columns, s)[None, :], 1)
+        grad_dot_values += tl.sum(grad_tile * load_plain_value_sums(state, columns, s)[None, :], 1)
     if tl.max(load_token_scalars(deficit, at), 0) > 0 and s.causal:
         is_key = load_token_scalars(weights.log_weights, at, LOG_ZERO) > LOG_ZERO
         pairs = compute_pairwise_dot_products(grad, v, at, (is_query, is_key), s) * compute_pair_weights(
@@ -94,7 +94,7 @@ def compute_value_and_log_weight_gradients(  # noqa: PLR0913, PLR0917
     )
     finals = load_token_scalars(final_weights, at)
     values = load_tile(v, at, is_key, columns, s.value, s)
-    grad_v = (grad_v + load_value_sums(state, columns, s)[None, :]) * finals[:, None]
+    grad_v = (grad_v + load_plain_value_sums(state, columns, s)[None, :]) * finals[:, None]
     grad_one = (grad_one + tl.load(state + s.state - 2)) * finals
     grad_one += tl.load(state + s.state - 1) * 2 * finals * finals
     if s.causal:

@@ -18,9 +18,9 @@ from qkv.kernel.triton.tiles import (
     compute_features_and_logits,
     compute_logits,
     compute_pair_weights,
+    load_plain_value_sums,
     load_tile,
     load_token_scalars,
-    load_value_sums,
     locate_chunk,
     locate_state,
     multiply_features_with_features_and_state,
@@ -188,7 +188,7 @@ def store_averages_and_query_sums(  # noqa: PLR0913, PLR0917 -- a kernel takes p
     deficit = compute_denominator_deficit(denominators, weight_sums, squares, floor)
     if tl.max(deficit, 0) > 0:
         value_sums = (
-            tl.zeros((s.chunk, s.value_block), tl.float32) + load_value_sums(state, columns, s)[None, :]
+            tl.zeros((s.chunk, s.value_block), tl.float32) + load_plain_value_sums(state, columns, s)[None, :]
         )
         if s.causal:
             # [C, C] @ [C, E]

@@ -135,7 +135,7 @@ def load_denominator_sums(
 
 @triton.jit
 @no_type_check
-def load_value_sums(state: tl.tensor, columns: tl.tensor, s: tl.constexpr) -> tl.tensor:
+def load_plain_value_sums(state: tl.tensor, columns: tl.tensor, s: tl.constexpr) -> tl.tensor:
     """Σ m v [columns] of a packed state."""
     return tl.load(state + s.mapped * (s.value + 1) + columns, mask=columns < s.value, other=0.0)
 
@@ -155,7 +155,7 @@ def compute_pair_weights(weights: PairWeights, at: Position, s: tl.constexpr) ->
     """The weights [queries, keys] of the chunk's pairs, relative to the largest that each query has seen.
 
     Every Σ log g runs over exactly the gates between key and query, as in
-    `key_weights.log_weights_at_queries`.
+    `key_weights.compute_log_weights_at_queries`.
     """
     logs = load_token_scalars(weights.log_weights, at, LOG_ZERO)[None, :]
     maximum = load_token_scalars(weights.max_log_weights, at)

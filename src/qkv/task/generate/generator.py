@@ -116,7 +116,7 @@ class Generator:
         """
         lines = read_test_text(self.recipe.data) if lines is None else lines
         if not any(lines):
-            raise BadData("there is no text to score")
+            raise BadData("there is no text to score, every line is empty: pass a file with text")
         windows = choose_windows(self.recipe, mode, stride)
         text = encode_text(lines, self.tokenizer)
         return score_text(self.model, text, self.tokenizer, windows, on_progress)

@@ -55,7 +55,7 @@ def choose_windows(recipe: LanguageRecipe, mode: str | None = None, stride: int 
         BadData: the stride is longer than a segment, or the state that is carried grows with the text.
     """
     if mode is not None and mode not in MODES:
-        raise UnknownName(f"no mode {mode!r}. {did_you_mean(mode, MODES)}")
+        raise UnknownName(f"no scoring mode {mode!r}. {did_you_mean(mode, MODES)}")
     segment = recipe.batch.length
     stride = stride or recipe.validation.stride or max(1, segment // 2)
     if stride > segment:

@@ -92,7 +92,7 @@ class AttentionObjective(Objective):
         total, metrics = log_likelihood.new_zeros(()), {}
         if self.terms.coverage:
             covered = [
-                terms.compute_coverage_penalty(item.attended.weights, item.queries, item.keys)
+                terms.sum_coverage_penalty(item.attended.weights, item.queries, item.keys)
                 for item in observed.values()
                 if item.is_covering and item.attended.weights is not None
             ]
@@ -121,7 +121,7 @@ class AttentionObjective(Objective):
             if item.attended.log_prob is not None:
                 sequence_reward = reward_to_go[:, :1].expand(item.queries.shape)
                 reward = sequence_reward if item.is_before_outputs else reward_to_go
-                total = total + terms.compute_reinforce_loss(item.attended.log_prob, reward, item.queries)
+                total = total + terms.sum_reinforce_loss(item.attended.log_prob, reward, item.queries)
         return total
 
     def update_statistics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:

@@ -28,7 +28,7 @@ class AttentionTerms(Strict):
     baseline_decay: float = Field(default=0.9, ge=0, lt=1)
 
 
-def compute_coverage_penalty(
+def sum_coverage_penalty(
     weights: Float[Tensor, "B H T S"], queries: Bool[Tensor, "B T"], keys: Bool[Tensor, "B S"]
 ) -> Float[Tensor, ""]:
     """Σ_s (1 - Σ_t w_ts)² summed over the batch, averaged over heads.  Xu et al. 2015, eq. 14.
@@ -91,7 +91,7 @@ def compute_reward_to_go(
     return advantage.flip(1).cumsum(1).flip(1)
 
 
-def compute_reinforce_loss(
+def sum_reinforce_loss(
     log_prob: Float[Tensor, "B H N"], reward: Float[Tensor, "B N"], real: Bool[Tensor, "B N"]
 ) -> Float[Tensor, ""]:
     """-Σ reward · log p(s), whose gradient estimates that of the expected reward.  Williams 1992; Xu et al.
