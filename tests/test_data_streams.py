@@ -127,7 +127,7 @@ def test_a_process_without_a_row_gets_no_segment():
 def test_text_on_disk_is_read_segment_by_segment(tmp_path):
     np.arange(50_000, dtype=np.uint16).tofile(tmp_path / "ids.bin")
     ids = np.memmap(tmp_path / "ids.bin", dtype=np.uint16, mode="r")
-    plan = StreamPlan(ids, StreamConfig(streams=4, length=16), 0)
+    plan = StreamPlan(ids, StreamConfig(streams=4, length=16, carry=True), 0)
     assert np.shares_memory(plan.ids, ids)
     [segment] = plan.window(0, 780, 0, 1)
     assert segment.targets[3, :3].tolist() == [49_980, 49_981, 49_982]

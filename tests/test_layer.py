@@ -202,7 +202,7 @@ def test_stepping_refuses_what_it_would_ignore() -> None:
     x, keep = torch.randn(2, 1, 8), torch.ones(2, 1, dtype=torch.bool)
     with pytest.raises(BadMask, match="pass keep= to each step instead"):
         own.start(keep=keep)
-    with pytest.raises(BadMask, match="were marked in start"):
+    with pytest.raises(BadMask, match="was marked in start"):
         cross.step(x, cross.start(torch.randn(2, 3, 8)), keep=keep)
     with pytest.raises(BadShape, match="x has batch size 2, the state 1"):
         own.step(x, own.start(batch=1))

@@ -48,7 +48,7 @@ def test_n_best_names_the_line_and_the_score(run: Path, capsys: pytest.CaptureFi
         ("one\n\n你好\n".encode(), ("--strict",), "line 3 holds nothing this model knows"),
         (b"one\n", ("--beam", 2, "--n-best", 3), "3 answers need a beam of at least 3, got 2"),
         (b"one\n" * 101, ("--trace", "t.npz"), "at most 100 lines, got 101"),
-        (b"\n", ("--trace", "t.npz"), "at least one"),
+        (b"\n", ("--trace", "t.npz"), "nothing to trace"),
         ("你好\n".encode(), ("--trace", "t.npz", "--strict"), "line 1 holds nothing this model knows"),
         (b"one\n", ("--device", "gpu"), "no device 'gpu': use cpu, cuda, cuda:1, mps or auto"),
         (b"one\n", ("--trace", "none/t.npz"), "cannot write the trace none/t.npz"),
