@@ -30,8 +30,10 @@ from qkv.task.texts import (
     tokenizer_to_json,
 )
 from qkv.train.objective.language import LanguageModeling
+from qkv.train.planning import count_planned_updates
 
 TOKENIZER = "tokenizer.json"
+FEW_UPDATES = 1000
 
 
 class Generate(Task):
@@ -82,6 +84,12 @@ class Generate(Task):
             f"{len(train.ids):,} tokens to train on, {len(valid.ids):,} held out; vocabulary "
             f"{parsed.size:,}; {size:,} parameters; {batches.steps(0):,} updates an epoch"
         )
+        updates = count_planned_updates(batches, recipe.train)
+        if updates < FEW_UPDATES:
+            report.print_line(
+                f"this training makes only {updates:,} updates, and a language model needs some "
+                f"{FEW_UPDATES:,}: raise train.steps or train.epochs, or lower batch.streams"
+            )
         objective = LanguageModeling(
             model, recipe.objective.smoothing, recipe.objective, carries_state=recipe.batch.carry
         )
