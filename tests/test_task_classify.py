@@ -95,6 +95,8 @@ def test_only_so_many_labels_of_each_class(tmp_path: Path) -> None:
         ('{"label": 1}\n', "'text' is"),
         ("nonsense\n", "line 1.*is not JSON"),
         ("[1]\n", "not a JSON object"),
+        ('{"text": "\\ud800", "label": 1}\n', "half of a surrogate pair"),
+        ('{"text": "' + "a" * 1_100_000 + '", "label": 1}\n', "line 1: longer than 250,000 characters"),
         ('{"text": "a b", "label": 1}\n' * 30, "every training text has the label '1'"),
         ('{"text": "a", "label": 1}\n', "too few to hold any out"),
     ],

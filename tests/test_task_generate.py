@@ -117,6 +117,21 @@ def test_a_state_that_grows_is_not_carried(tmp_path: Path) -> None:
         qkv.fit(recipe, tmp_path / "run", quiet=True)
 
 
+def test_attention_that_samples_does_not_carry_a_state(tmp_path: Path) -> None:
+    attention = {"select": "hard", "scope": {"name": "window", "half_width": 3}}
+    model = {"attention": attention, "positions": "none"}
+    recipe = language_recipe(tmp_path, batch={"carry": True}, model=model)
+    with pytest.raises(QKVError, match="cannot carry a state"):
+        qkv.fit(recipe, tmp_path / "run", quiet=True)
+
+
+def test_a_line_whose_end_would_be_lost_is_refused(tmp_path: Path) -> None:
+    recipe = language_recipe(tmp_path)
+    (tmp_path / "train.txt").write_text("a\n" + "b" * 1_100_000 + "\n")
+    with pytest.raises(QKVError, match="line 2: longer than 250,000 characters"):
+        qkv.fit(recipe, tmp_path / "run", quiet=True)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("language")
@@ -164,6 +179,10 @@ def test_evaluation_says_the_scores_of_other_text(run: Any) -> None:
         ({"batch": {"carry": True}}, "carrying the state needs more positions"),
         ({"model": {"mixer": "transformer"}}, "model.mixer"),
         ({"sample": {"top_p": 0}}, "sample.top_p"),
+        (
+            {"batch": {"carry": True}, "model": {"mixer": "gru"}, "train": {"strategy": "fsdp"}},
+            "fsdp cannot carry a state",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_work(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
@@ -180,6 +199,8 @@ def test_bad_input_is_refused_with_its_reason(run: Any, tmp_path: Path) -> None:
         run.evaluate(["a"], mode="sliding", stride=1000)
     with pytest.raises(QKVError, match="no text"):
         run.evaluate([])
+    with pytest.raises(QKVError, match="text 1 is empty"):
+        run.trace("")
     (tmp_path / "empty.txt").write_text("\n\n")
     recipe = parse_recipe({"task": "generate", "data": {"train": str(tmp_path / "empty.txt")}}, "it")
     with pytest.raises(QKVError, match="there is no text"):

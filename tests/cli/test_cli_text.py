@@ -48,8 +48,10 @@ def test_prompts_from_a_file_and_a_trace(runs: Any, tmp_path: Path, capsys: Any)
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
-def test_fill_prints_words_with_probabilities(runs: Any, capsys: Any) -> None:
-    assert tiny.call("generate", runs["mlm"], "--fill", "ann [MASK] bob [MASK]", "--n-best", 2) == 0
+def test_fill_prints_words_with_probabilities(runs: Any, tmp_path: Path, capsys: Any) -> None:
+    options = ("--n-best", 2, "--trace", tmp_path / "t.npz")
+    assert tiny.call("generate", runs["mlm"], "--fill", "ann [MASK] bob [MASK]", *options) == 0
+    assert (tmp_path / "t.npz").exists()
     lines = capsys.readouterr().out.splitlines()
     assert [line[:8] for line in lines] == ["blank 1:", "blank 2:"]
     assert len(lines[0].split()) == 2 + 2 * 2

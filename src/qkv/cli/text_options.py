@@ -54,7 +54,7 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
     from qkv.cli.commands.generate import fill_text, generate_text
 
     if fill is not None:
-        fill_text(run, fill, n_best, device=device)
+        fill_text(run, fill, n_best, output, trace, device=device)
         return
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "length": length, "seed": seed}
     generate_text(run, prompt or [], file, output, trace, stop or [], quiet, device=device, **options)

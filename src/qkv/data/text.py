@@ -78,18 +78,19 @@ def _refuse_empty(path: str | None, lines: Sequence[object]) -> None:
 def _read_rows(data: ParallelData, path: str) -> Iterator[tuple[str, str]]:
     row_format: str | None = None if data.format == "auto" else data.format
     for number, (line, is_cut) in enumerate(read_marked_lines(path), start=1):
-        row_format = row_format or _detect_format(path, line)
+        row_format = row_format or detect_row_format(path, line)
         location = f"{path}, line {number}"
         if is_cut:
             yield line, line  # longer than every limit, whichever side it is
         elif row_format == "jsonl":
-            row = _parse_json_row(location, line)
+            row = parse_json_row(location, line)
             yield _read_field(location, row, data.source_key), _read_field(location, row, data.target_key)
         else:
             yield _split_columns(location, line)
 
 
-def _detect_format(path: str, first_line: str) -> str:
+def detect_row_format(path: str, first_line: str) -> str:
+    """ "jsonl" or "tsv", by the name of a file or else by its first line."""
     name = Path(path.removesuffix(".gz")).suffix.lower()
     return _FORMATS.get(name) or ("jsonl" if first_line.lstrip().startswith("{") else "tsv")
 
@@ -101,7 +102,16 @@ def _split_columns(location: str, line: str) -> tuple[str, str]:
     return columns[0], columns[1]
 
 
-def _parse_json_row(location: str, line: str) -> dict[str, Any]:
+def parse_json_row(location: str, line: str) -> dict[str, Any]:
+    """The JSON object on a line.
+
+    Args:
+        location: the file and the line, for the error.
+        line: the text.
+
+    Raises:
+        BadData: the line is not a JSON object.
+    """
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -110,7 +120,8 @@ def _parse_json_row(location: str, line: str) -> dict[str, Any]:
         ) from None
     if not isinstance(row, dict):
         raise BadData(
-            f'{location}: {_shorten_repr(line)} is not a JSON object; a row looks like {{"source": ..., ...}}'
+            f"{location}: {_shorten_repr(line)} is not a JSON object; a row looks like "
+            '{"key": "value", ...}'
         )
     return row
 
@@ -119,6 +130,12 @@ def _read_field(location: str, row: dict[str, Any], key: str) -> str:
     value = row[key] if key in row else _find_nested(location, row, key)
     if not isinstance(value, str) or "\n" in value:
         raise BadData(f"{location}: '{key}' is {_shorten_repr(value)}, expected a string without line breaks")
+    refuse_half_surrogates(location, key, value)
+    return value
+
+
+def refuse_half_surrogates(location: str, key: str, value: str) -> None:
+    """Raise BadData where a string contains a part of a character, which only JSON escapes can write."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -126,7 +143,6 @@ def _read_field(location: str, row: dict[str, Any], key: str) -> str:
             f"{location}: '{key}' contains half of a surrogate pair; expected complete characters: write "
             "the text itself as UTF-8, without \\u escapes"
         ) from None
-    return value
 
 
 def _find_nested(location: str, row: dict[str, Any], key: str) -> Any:

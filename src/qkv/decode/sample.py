@@ -126,7 +126,8 @@ def sample(
         emitted, stays = rows.advance(step, end, config, is_finished)
         yield from emitted
         rows.keep(stays)
-        state = step.state if all(stays) else select_rows(step.state, torch.tensor(stays).nonzero()[:, 0])
+        kept = torch.tensor(stays).nonzero()[:, 0].to(device)
+        state = step.state if all(stays) else select_rows(step.state, kept)
         unread, end = rows.tokens(end, end + 1), end + 1
 
 

@@ -1,16 +1,16 @@
 """Text for language models: the files that a recipe names, and the text as one long array of token ids."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
-from qkv.data import read_lines
 from qkv.data.byte_tokens import ByteTokenizer
 from qkv.data.generated.phrases import PhraseData
+from qkv.data.lines import LONGEST_LINE, read_marked_lines
 from qkv.data.tokens import CONTROL, EOS, Tokenizer, TokenizerConfig, TokenizerPair
 from qkv.data.vocabularies import train_tokenizer
 from qkv.errors import BadData
@@ -205,10 +205,20 @@ def _concatenate(rows: Iterable[Sequence[int]]) -> np.ndarray:
 
 def _read(paths: str | list[str] | None, key: str) -> list[str]:
     names = [paths] if isinstance(paths, str) else paths or []
-    lines = [line for name in names for line in read_lines(name)]
+    lines = [line for name in names for line in _read_whole_lines(name)]
     if not any(lines):
         raise BadData(f"{key}: there is no text in {', '.join(names) or 'an empty list'}")
     return lines
+
+
+def _read_whole_lines(name: str) -> Iterator[str]:
+    """The lines of a file; BadData where one is so long that its end would be lost."""
+    for number, (line, is_cut) in enumerate(read_marked_lines(name), start=1):
+        if is_cut:
+            raise BadData(
+                f"{name}, line {number}: longer than {LONGEST_LINE:,} characters: break it into lines"
+            )
+        yield line
 
 
 def _split(lines: list[str], holdout: float) -> Texts:

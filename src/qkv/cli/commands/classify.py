@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from qkv.cli.commands.generate import read_texts
+from qkv.cli.input_lines import limit_traced_lines, read_input_lines
 from qkv.cli.output_stream import open_output
-from qkv.errors import BadData
 from qkv.progress import show_progress
 from qkv.task.run_directory import load_for_command
 
@@ -17,9 +16,9 @@ def classify_lines(
 ) -> None:
     """Write label<tab>probability for every line; a line with a tab is a pair of texts."""
     classifier = load_for_command("classify", run, device)
-    lines = read_texts(file)
-    if trace is not None and len(lines) > MAX_TRACED:
-        raise BadData(f"--trace keeps every weight: give at most {MAX_TRACED} lines, got {len(lines):,}")
+    lines = list(read_input_lines(file))
+    if trace is not None:
+        limit_traced_lines(lines, MAX_TRACED)
     texts = [tuple(line.split("\t")) if "\t" in line and classifier.reads_pairs else line for line in lines]
     with open_output(output) as out, show_progress("classify", len(texts), quiet=quiet) as report:
         for first in range(0, len(texts), TEXTS_AT_ONCE):

@@ -1,13 +1,11 @@
 """`qkv generate`: continuations of prompts, from the command line or from a file."""
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qkv.cli.output_stream import STANDARD, open_output
-from qkv.data import decode_stream, read_lines
-from qkv.errors import BadData, BadRun
+from qkv.cli.input_lines import limit_traced_lines, read_input_lines
+from qkv.cli.output_stream import open_output
+from qkv.errors import BadRun
 from qkv.progress import show_progress
 from qkv.task.fill.filler import Filler
 from qkv.task.generate.generator import Generator
@@ -33,11 +31,11 @@ def generate_text(
     A single prompt is written as it is sampled. Several are separated by an empty line.
     """
     generator = load_for_command("generate", run, device)
-    texts = [*prompts, *(read_texts(file) if file is not None else [])] or [""]
+    texts = [*prompts, *(read_input_lines(file) if file is not None else [])] or [""]
     if not isinstance(generator, Generator):
         raise BadRun(f"{run} fills blanks: use `qkv generate {run} --fill '... [MASK] ...'`")
-    if trace is not None and len(texts) > MAX_TRACED:
-        raise BadData(f"--trace keeps every weight: give at most {MAX_TRACED} prompts, got {len(texts):,}")
+    if trace is not None:
+        limit_traced_lines(texts, MAX_TRACED)
     stop = [text.replace("\\n", "\n") for text in stop]
     generator.sample_config(**options)  # refuses bad options before the output is opened
     with open_output(output) as out:
@@ -49,22 +47,20 @@ def generate_text(
         generator.trace(written).save(trace)
 
 
-def fill_text(run: Path, text: str, count: int, *, device: str = "cpu") -> None:
-    """Print the likeliest words for every blank of a text, with their probabilities."""
+def fill_text(
+    run: Path, text: str, count: int, output: Path | None, trace: Path | None, *, device: str = "cpu"
+) -> None:
+    """Write the likeliest words for every blank of a text, with their probabilities."""
     filler = load_for_command("generate", run, device)
     if not isinstance(filler, Filler):
         raise BadRun(f"--fill needs a masked language model, a run of the task 'fill'; {run} continues text")
-    for number, guesses in enumerate(filler.fill(text, count), start=1):
-        print(f"blank {number}: " + "  ".join(f"{word} {probability:.3f}" for word, probability in guesses))
-
-
-def read_texts(file: Path | None) -> list[str]:
-    """The lines of a file; of stdin where there is none."""
-    if file is not None and file != STANDARD:
-        return list(read_lines(file))
-    if sys.stdin is None:
-        raise BadData("stdin is closed: name a file, or pipe lines in")
-    return [line.text for line in decode_stream(sys.stdin.buffer, "stdin")]
+    blanks = filler.fill(text, count)
+    with open_output(output) as out:
+        for number, guesses in enumerate(blanks, start=1):
+            words = "  ".join(f"{word} {probability:.3f}" for word, probability in guesses)
+            out.write(f"blank {number}: {words}\n")
+    if trace is not None:
+        filler.trace(text).save(trace)
 
 
 def _stream(generator: Any, prompt: str, stop: list[str], out: Any, options: dict[str, Any]) -> list[str]:
@@ -87,9 +83,5 @@ def _write_all(
         for count, piece in enumerate(generator.stream(prompts, stop=stop, **options), start=1):
             texts[piece.prompt] += piece.text
             report.update(count)
-    out.write(_join_texts(texts))
+    out.write("\n\n".join(texts) + "\n")
     return texts
-
-
-def _join_texts(texts: Iterable[str]) -> str:
-    return "\n\n".join(texts) + "\n"

@@ -1,13 +1,12 @@
 """`qkv translate`: lines from a file or stdin to lines in a file or on stdout."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from qkv.cli.input_lines import limit_traced_lines, read_input_lines
 from qkv.cli.output_stream import STANDARD, open_output
-from qkv.data import decode_lines, decode_stream, read_lines
-from qkv.errors import BadData
 from qkv.progress import show_progress
 from qkv.task.line_problems import ProblemReporter
 from qkv.task.run_directory import load_for_command
@@ -32,9 +31,10 @@ def translate_lines(  # noqa: PLR0913 -- one for each option
     translator = load_for_command("translate", run, device)
     file = None if file == STANDARD else file
     is_interactive = file is None and sys.stdin is not None and sys.stdin.isatty()
-    lines = list(read_lines(file)) if file else _read_stdin(is_interactive)
+    lines = read_input_lines(file, is_interactive=is_interactive)
+    lines = list(lines) if file else lines
     if trace is not None:
-        lines = _limit_lines(list(lines))
+        lines = limit_traced_lines(list(lines), MAX_TRACED)
     total = len(lines) if isinstance(lines, list) else None
     with show_progress("translate", total, quiet=quiet or is_interactive) as report:
         problems = ProblemReporter(report, strict, "translated")
@@ -64,19 +64,3 @@ def _write(out: Any, answers: Iterable[list[Translated]], n_best: int, *, flush:
         if flush:
             out.flush()
     return number
-
-
-def _read_stdin(is_interactive: bool) -> Iterator[str]:
-    """The lines of stdin; those of a terminal one at a time, as they are typed."""
-    if sys.stdin is None:
-        raise BadData("stdin is closed: name a file, or pipe lines in")
-    binary = sys.stdin.buffer
-    lines = decode_lines(binary, "stdin") if is_interactive else decode_stream(binary, "stdin")
-    return (line.text for line in lines)
-
-
-def _limit_lines(lines: list[str]) -> list[str]:
-    """The lines; BadData if there are too many for a trace."""
-    if len(lines) > MAX_TRACED:
-        raise BadData(f"--trace keeps every weight: pass at most {MAX_TRACED} lines, got {len(lines):,}")
-    return lines

@@ -1,6 +1,5 @@
 """Labelled texts: read from files, with their classes, as token ids and as batches."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from qkv.data import read_lines
 from qkv.data.batching import Dataset, Ragged
+from qkv.data.lines import LONGEST_LINE, read_marked_lines
+from qkv.data.text import detect_row_format, parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
 from qkv.symbols import BOS, PAD
 from qkv.task.classify.recipe import ClassificationRecipe, LabelledConfig, LabelledData
@@ -87,7 +87,7 @@ def read_splits(config: LabelledConfig, seed: int) -> Documents:
 
 
 def read_test_documents(recipe: ClassificationRecipe, file: Path | None = None) -> list[Document]:
-    """The documents of a file, of the recipe's test data, or the held-out ones location there is no test."""
+    """The documents of a file, of the recipe's test data, or the held-out ones where there is no test."""
     data = recipe.data
     if file is not None:
         return read_documents(data.train.model_copy(update={"file": str(file), "format": "auto"}))
@@ -116,7 +116,7 @@ class Encoded(NamedTuple):
 
     Args:
         texts: for the first and perhaps the second texts, the ids of every document.
-        labels: the number of the class of every document; -1 location it is unknown.
+        labels: the number of the class of every document; -1 where it is unknown.
         cut: numbers of the documents, from 1, that were cut at the longest length.
     """
 
@@ -175,26 +175,29 @@ def _select_balanced(documents: Sequence[Document], order: Sequence[int], count:
     classes = sorted({document.label for document in documents})
     share = -(-count // len(classes))
     counts: Counter[str] = Counter()
-    rows = []
+    chosen = []
     for number in order:
         label = documents[number].label
-        if counts[label] < share and len(rows) < count:
+        if counts[label] < share and len(chosen) < count:
             counts[label] += 1
-            rows.append(number)
-    return rows
+            chosen.append(number)
+    return chosen
 
 
 def _iterate_rows(data: LabelledData) -> Iterator[Document]:
-    name = Path(data.file.removesuffix(".gz")).suffix.lower()
-    is_json = data.format == "jsonl" or (data.format == "auto" and name in (".jsonl", ".ndjson"))
-    width = None
-    for number, line in enumerate(read_lines(data.file), start=1):
+    row_format, width = None if data.format == "auto" else data.format, None
+    for number, (line, is_cut) in enumerate(read_marked_lines(data.file), start=1):
+        row_format = row_format or detect_row_format(data.file, line)
         location = f"{data.file}, line {number}"
-        row = _parse_json(location, line, data) if is_json else _parse_columns(location, line)
-        width = width or len(row.texts)
-        if len(row.texts) != width:
-            raise BadData(f"{location}: {len(row.texts)} texts, but the lines before have {width}")
-        yield row
+        if is_cut:
+            raise BadData(f"{location}: longer than {LONGEST_LINE:,} characters: shorten the text")
+        parsed = (
+            _parse_json(location, line, data) if row_format == "jsonl" else _parse_columns(location, line)
+        )
+        width = width or len(parsed.texts)
+        if len(parsed.texts) != width:
+            raise BadData(f"{location}: {len(parsed.texts)} texts, but the lines before have {width}")
+        yield parsed
 
 
 def _parse_columns(location: str, line: str) -> Document:
@@ -208,12 +211,7 @@ def _parse_columns(location: str, line: str) -> Document:
 
 
 def _parse_json(location: str, line: str, data: LabelledData) -> Document:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadData(f"{location}: {line[:MAX_SHOWN]!r} is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise BadData(f"{location}: {line[:MAX_SHOWN]!r} is not a JSON object")
+    row = parse_json_row(location, line)
     keys = [data.text_key, *([data.second_key] if data.second_key else [])]
     texts: list[str] = []
     for key in keys:
@@ -222,6 +220,7 @@ def _parse_json(location: str, line: str, data: LabelledData) -> Document:
             raise BadData(
                 f"{location}: '{key}' is {str(text)[:MAX_SHOWN]!r}, expected text; keys are {sorted(row)}"
             )
+        refuse_half_surrogates(location, key, text)
         texts.append(text)
     label = row.get(data.label_key)
     if not isinstance(label, str | int) or isinstance(label, bool):

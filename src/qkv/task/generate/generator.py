@@ -162,6 +162,8 @@ class Generator:
     @torch.inference_mode()
     def _make_example(self, text: str, number: int) -> Example:
         ids = encode_prompt(text, self.tokenizer)
+        if len(ids) < 2:
+            raise BadData(f"text {number} is empty, so there is nothing to trace: pass a text with content")
         if self.context is not None and len(ids) > self.context:
             raise BadData(
                 f"text {number} has {len(ids):,} tokens, but the model reads at most {self.context:,}: "

@@ -84,4 +84,8 @@ class LanguageRecipe(Recipe):
                 f"{needed} more positions than {limit.key}={limit.positions} holds: raise it, shorten the "
                 "segments, or set model.positions to sinusoidal or none"
             )
+        if self.batch.carry and self.train.strategy == "fsdp":
+            raise ValueError(
+                "train.strategy: fsdp cannot carry a state over segments: set batch.carry=false, or use ddp"
+            )
         return self

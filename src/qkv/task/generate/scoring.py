@@ -52,7 +52,7 @@ def choose_windows(recipe: LanguageRecipe, mode: str | None = None, stride: int 
 
     Raises:
         UnknownName: there is no such mode.
-        BadData: the stride is longer than a segment, or the state that is carried grows with the text.
+        BadData: the stride is longer than a segment, or the model holds fewer positions than the text has.
     """
     if mode is not None and mode not in MODES:
         raise UnknownName(f"no scoring mode {mode!r}. {did_you_mean(mode, MODES)}")
@@ -164,7 +164,7 @@ def score_text(
     windows: Windows,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, float]:
-    """The scores of an encoded text; see `score_ids` and `scores_of`."""
+    """The scores of an encoded text; see `score_ids` and `compute_scores`."""
     return compute_scores(
         score_ids(model, text.ids, start_token(tokenizer), windows, on_progress), text, tokenizer
     )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qkv.errors import BadRecipe
 from qkv.shapes import Attended
 from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
@@ -26,6 +27,9 @@ class LanguageModeling(AttentionObjective):
         smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
         attention_terms: how much the attention's terms weigh.
         carries_state: every batch starts from the model's state after the batch before, without gradient.
+
+    Raises:
+        BadRecipe: a state is carried, but the attention's terms need the weights.
     """
 
     def __init__(
@@ -37,6 +41,11 @@ class LanguageModeling(AttentionObjective):
     ) -> None:
         declared: Any = model
         super().__init__(attention_terms, declared.attention_layers().values())
+        if carries_state and self.needs_weights:
+            raise BadRecipe(
+                "attention that samples, and the terms coverage and entropy, read whole segments and cannot "
+                "carry a state: set batch.carry=false, or leave them out"
+            )
         self.model, self.smoothing, self.carries_state = model, smoothing, carries_state
         self.state: Any = None
 

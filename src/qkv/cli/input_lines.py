@@ -1,0 +1,35 @@
+"""Reads the lines that a command works on: of a file, or of stdin."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from qkv.cli.output_stream import STANDARD
+from qkv.data import decode_lines, decode_stream, read_lines
+from qkv.errors import BadData
+
+
+def read_input_lines(file: Path | None, *, is_interactive: bool = False) -> Iterator[str]:
+    """The lines of a file, or of stdin where the file is None or `-`.
+
+    Args:
+        file: the file.
+        is_interactive: stdin is a terminal: yield every line as it is typed.
+
+    Raises:
+        BadData: the file cannot be read, or stdin is closed.
+    """
+    if file is not None and file != STANDARD:
+        return read_lines(file)
+    if sys.stdin is None:
+        raise BadData("stdin is closed: name a file, or pipe lines in")
+    binary = sys.stdin.buffer
+    lines = decode_lines(binary, "stdin") if is_interactive else decode_stream(binary, "stdin")
+    return (line.text for line in lines)
+
+
+def limit_traced_lines(lines: list[str], limit: int) -> list[str]:
+    """The lines; BadData if there are too many for a trace."""
+    if len(lines) > limit:
+        raise BadData(f"--trace keeps every weight: pass at most {limit} lines, got {len(lines):,}")
+    return lines
