@@ -11,9 +11,10 @@ import torch
 import qkv
 from qkv.errors import QKVError
 from qkv.model.language import LanguageModel, LanguageModelConfig
-from qkv.task.generate.scoring import Windows, score_ids
+from qkv.symbols import UNK
+from qkv.task.generate.scoring import Total, Windows, compute_scores, score_ids
 from qkv.task.recipe import parse_recipe
-from qkv.task.texts import decode_text, encode_prompt, encode_text, learn_tokenizer
+from qkv.task.texts import VocabularyConfig, decode_text, encode_prompt, encode_text, learn_tokenizer
 from qkv.trace import Trace
 from tiny_text import language_recipe, sentences
 
@@ -50,6 +51,22 @@ def test_text_becomes_tokens_and_text_again(tmp_path: Path, kind: str) -> None:
         encode_prompt("\n".join(lines[:2]), tokenizer)[1:]
         == text.ids.tolist()[: len(encode_prompt("\n".join(lines[:2]), tokenizer)) - 1]
     )
+
+
+def test_words_are_counted_as_published_word_level_scores_count_them() -> None:
+    lines = [" = A title = ", " ", " the <unk> of 3 @.@ 5 is <unk> . "]
+    words = 4 + 0 + 9 + len(lines)  # a line end each; <unk> is a word
+    tokenizer = learn_tokenizer(lines, VocabularyConfig(kind="word"))
+    text = encode_text(lines, tokenizer)
+    assert text.words == len(text.ids) == words
+    assert UNK not in text.ids
+    for kind in ("bpe", "word"):
+        tokenizer = learn_tokenizer(lines * 9, VocabularyConfig(kind=kind, vocab=60))
+        text = encode_text(lines, tokenizer)
+        scores = compute_scores(Total(30.0, 0.0, len(text.ids)), text, tokenizer)
+        assert scores["word_perplexity"] == pytest.approx(math.exp(30.0 / words))
+    unknown = encode_text(["the cat"], tokenizer)
+    assert "word_perplexity" not in compute_scores(Total(30.0, 0.0, 3), unknown, tokenizer)
 
 
 def scored(windows: Windows, length: int = 61) -> tuple[float, list[float]]:

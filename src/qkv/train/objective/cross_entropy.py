@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LOG2_E = 1 / math.log(2)
@@ -30,7 +30,7 @@ MINIMUM_ROWS = 128  # with fewer, adding to the weight's gradient costs as much 
 class _Sums(NamedTuple):
     total: Tensor
     nll: Tensor  # of every row
-    correct: Tensor
+    is_correct: Tensor  # of every row
 
 
 class _Gradients(NamedTuple):
@@ -71,14 +71,40 @@ def linear_cross_entropy(
     Raises:
         RuntimeError: the loss is differentiated with create_graph=True.
     """
+    total, nll, is_correct = compute_cross_entropy_by_row(
+        hidden, weight, bias, target, smoothing=smoothing, rows=rows
+    )
+    return total, nll, is_correct.sum().to(nll.dtype)
+
+
+def compute_cross_entropy_by_row(
+    hidden: Float[Tensor, "N M"],
+    weight: Float[Tensor, "V M"],
+    bias: Float[Tensor, "V"] | None,
+    target: Int[Tensor, "N"],
+    *,
+    smoothing: float,
+    rows: int | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N"], Bool[Tensor, "N"]]:
+    """`linear_cross_entropy`, whose third result says of every row whether no class is above its target.
+
+    Args:
+        hidden: the classifier's inputs.
+        weight: its weight.
+        bias: its bias, if any.
+        target: the class of every row.
+        smoothing: from 0 to 1; this much of the probability is spread over all classes.
+        rows: rows per block; by default as many as keep a block in cache.
+
+    Returns:
+        (total, nll, is_correct).
+    """
     entries = BLOCK_ENTRIES.get(hidden.device.type, BLOCK_ENTRIES["cuda"])
     rows = rows or max(MINIMUM_ROWS, entries // weight.shape[0])
     if torch.is_grad_enabled():
-        total, nll, correct = _LinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
-    else:
-        layer = _OutputLayer(hidden, weight, bias, smoothing)
-        total, nll, correct = _compute_sums_and_fill_gradients(layer, hidden, target, rows, None)
-    return total, nll, correct
+        return _LinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
+    layer = _OutputLayer(hidden, weight, bias, smoothing)
+    return _compute_sums_and_fill_gradients(layer, hidden, target, rows, None)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -102,12 +128,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(*gradients)
         layer = _OutputLayer(hidden, weight, bias, smoothing)
         sums = _compute_sums_and_fill_gradients(layer, hidden, target, rows_per_block, gradients)
-        ctx.mark_non_differentiable(sums.nll, sums.correct)
-        return sums.total, sums.nll, sums.correct
+        ctx.mark_non_differentiable(sums.nll, sums.is_correct)
+        return sums.total, sums.nll, sums.is_correct
 
     @staticmethod
     def backward(
-        ctx: Any, grad_total: Tensor, _grad_nll: Any, _grad_correct: Any
+        ctx: Any, grad_total: Tensor, _grad_nll: Any, _grad_is_correct: Any
     ) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -128,14 +154,14 @@ class _Block(NamedTuple):
         z: [b,1], the sum of e over the classes.
         log_z: [b,1], log2 of the sum of 2^logit.
         at_target: [b,1], the logit of the target.
-        correct: [b,1], whether no class is above the target.
+        is_correct: [b,1], whether no class is above the target.
     """
 
     e: Tensor
     z: Tensor
     log_z: Tensor
     at_target: Tensor
-    correct: Tensor
+    is_correct: Tensor
 
 
 class _OutputLayer:
@@ -170,7 +196,7 @@ class _OutputLayer:
         logit_sum = (hidden.to(self.sum_dtype) @ self.weight_sum)[:, None] + self.bias_sum
         mean_nll = block.log_z / LOG2_E - logit_sum / self.classes  # over the classes
         total = (1 - self.smoothing) * nll + self.smoothing * mean_nll
-        return _Sums(total.sum(), nll[:, 0], block.correct.sum().to(self.sum_dtype))
+        return _Sums(total.sum(), nll[:, 0], block.is_correct[:, 0])
 
 
 def _compute_sums_and_fill_gradients(
@@ -189,9 +215,10 @@ def _compute_sums_and_fill_gradients(
         if gradients is not None:
             _subtract_smoothing_gradients(layer, hidden, gradients)
     if not blocks:
-        return _Sums(*(hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,), ())))
-    totals, nlls, corrects = zip(*blocks, strict=True)
-    return _Sums(torch.stack(totals).sum(), torch.cat(nlls), torch.stack(corrects).sum())
+        zero, none = (hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,)))
+        return _Sums(zero, none, none.bool())
+    totals, nlls, are_correct = zip(*blocks, strict=True)
+    return _Sums(torch.stack(totals).sum(), torch.cat(nlls), torch.cat(are_correct))
 
 
 def _add_block_gradients(

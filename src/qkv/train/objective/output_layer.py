@@ -1,0 +1,58 @@
+"""The cross-entropy of an output layer: of a linear one, or of one with clusters of rare words."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qkv.model.adaptive_output import AdaptiveOutput
+from qkv.train.objective.cross_entropy import compute_cross_entropy_by_row, linear_cross_entropy
+
+
+def output_cross_entropy(
+    output: nn.Linear | AdaptiveOutput,
+    hidden: Float[Tensor, "N M"],
+    target: Int[Tensor, "N"],
+    *,
+    smoothing: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N"], Float[Tensor, ""]]:
+    """The cross-entropy of the targets, summed over the N rows; see `linear_cross_entropy`.
+
+    Args:
+        output: the layer that scores the words.
+        hidden: its inputs.
+        target: the word of every row.
+        smoothing: from 0 to 1; this much of the probability is spread over all words.  With clusters: 0.
+
+    Returns:
+        (total, nll, correct): the loss, which alone has a gradient; -log p(target) of every row; how many
+        rows have no word above their target, with clusters: neither in the head nor in its cluster.
+    """
+    if isinstance(output, AdaptiveOutput):
+        return _adaptive_cross_entropy(output, hidden, target)
+    return linear_cross_entropy(hidden, output.weight, output.bias, target, smoothing=smoothing)
+
+
+def _adaptive_cross_entropy(
+    output: AdaptiveOutput, hidden: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-log p(target): that of the head, and for rare words that of their cluster too."""
+    first, clusters = output.starts[0], len(output.starts)
+    frequent, *weights = output.weight.split(output.sizes)
+    starts = torch.tensor(output.starts, device=target.device)
+    number = torch.bucketize(target, starts, right=True)  # 0: a frequent word; c: in cluster c - 1
+    total, nll, is_correct = compute_cross_entropy_by_row(
+        hidden,
+        torch.cat([frequent, output.cluster_weight]),
+        None,
+        torch.where(number == 0, target, first + number - 1),
+        smoothing=0.0,
+    )
+    for cluster in range(clusters):
+        rows = (number == cluster + 1).nonzero()[:, 0]
+        cluster_total, cluster_nll, is_cluster_correct = compute_cross_entropy_by_row(
+            hidden[rows], weights[cluster], None, target[rows] - output.starts[cluster], smoothing=0.0
+        )
+        total = total + cluster_total
+        nll = nll.index_add(0, rows, cluster_nll)
+        is_correct = is_correct.index_put((rows,), is_correct[rows] & is_cluster_correct)
+    return total, nll, is_correct.sum().to(nll.dtype)
