@@ -10,7 +10,7 @@ from torch import Tensor
 import qkv
 from qkv.errors import QKVError
 from qkv.model.adaptive_output import AdaptiveOutput
-from qkv.train.objective.output_layer import output_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 from tiny_text import language_recipe, sentences
 
 WIDTH, VOCAB, STARTS = 6, 23, (5, 11)
@@ -50,7 +50,7 @@ def test_probabilities_are_those_of_the_definition_and_sum_to_one() -> None:
 def test_the_loss_and_its_gradients_are_those_of_the_probabilities(words: Any) -> None:
     output, target = build(), torch.tensor([*words, *words], dtype=torch.int64)
     hidden = torch.randn(len(target), WIDTH, dtype=torch.float64, requires_grad=True)
-    total, nll, correct = output_cross_entropy(output, hidden, target, smoothing=0.0)
+    total, nll, correct = sum_output_cross_entropy(output, hidden, target, smoothing=0.0)
     log_probs = output(hidden)
     expected = -log_probs.gather(1, target[:, None])[:, 0]
     torch.testing.assert_close(nll, expected.detach())

@@ -12,7 +12,7 @@ from qkv.layer import Attention
 from qkv.score import Additive
 from qkv.train import Loss, Objective, TrainConfig, fit
 from qkv.train.checkpoint import load_state
-from qkv.train.optimizers import freeze_parameters, make_adamw
+from qkv.train.optimizers import check_patterns_and_freeze_parameters, make_adamw
 from test_train_loop import lines_of
 from test_train_toy import ToyBatches, config_of, toy
 
@@ -176,9 +176,9 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["freeze", "no_decay"])
 def test_a_pattern_without_match_is_refused(key: str) -> None:
     with pytest.raises(BadRecipe, match=rf"train.{key} names 'encoder.\*', which matches no parameter"):
-        freeze_parameters(toy(), config_of(**{key: ("encoder.*",)}))
+        check_patterns_and_freeze_parameters(toy(), config_of(**{key: ("encoder.*",)}))
 
 
 def test_freezing_everything_is_refused() -> None:
     with pytest.raises(BadRecipe, match="leaves no parameter to train"):
-        freeze_parameters(toy(), config_of(freeze=("*",)))
+        check_patterns_and_freeze_parameters(toy(), config_of(freeze=("*",)))

@@ -8,7 +8,7 @@ from qkv.strict import Strict
 from qkv.train.schedule import ScheduleName
 
 
-def _format_if_int(value: Any) -> Any:
+def _convert_int_to_text(value: Any) -> Any:
     """The text of a number, for YAML reads `precision: 32` as one; any other value as it is."""
     return str(value) if type(value) is int else value
 
@@ -57,7 +57,7 @@ class TrainConfig(Strict):
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     freeze: tuple[str, ...] = Field(default=())
     clip: float | None = Field(default=1.0, gt=0)
-    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_format_if_int)] = Field(
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_convert_int_to_text)] = Field(
         default="auto",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto")
@@ -98,7 +98,7 @@ MAY_CHANGE = frozenset(
 MOVED_KEYS = frozenset({"smoothing"})  # keys of version 0.1 that are now in another section of the recipe
 
 
-def list_changed_keys(config: TrainConfig, saved: dict[str, object]) -> list[str]:
+def list_changed_keys_that_resuming_forbids(config: TrainConfig, saved: dict[str, object]) -> list[str]:
     """The keys that differ from the configuration of a saved training, apart from those in `MAY_CHANGE`.
 
     Args:

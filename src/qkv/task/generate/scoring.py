@@ -13,7 +13,7 @@ from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.symbols import UNK
 from qkv.task.generate.recipe import LanguageRecipe, Mode
 from qkv.task.texts import AnyTokenizer, EncodedText, start_token
-from qkv.train.objective.output_layer import output_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 
 MODES = get_args(Mode)
 POSITIONS_AT_ONCE = 16_384
@@ -150,7 +150,7 @@ def _pack_windows(text: np.ndarray, ends: list[int], scored: list[int], windows:
 def _sum_scores(model: Any, hidden: Tensor, targets: Tensor) -> Total:
     real = targets >= 0
     labels = targets[real]
-    _, nll, correct = output_cross_entropy(model.output, hidden[real], labels, smoothing=0.0)
+    _, nll, correct = sum_output_cross_entropy(model.output, hidden[real], labels, smoothing=0.0)
     return Total(float(nll.double().sum()), float(correct), labels.numel())
 
 

@@ -61,11 +61,11 @@ class Objective(nn.Module):
         """
         return ()
 
-    def update_statistics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+    def update_statistics(self, sum_over_processes_in_place: Callable[[Tensor], Tensor]) -> None:
         """Update running values, such as a baseline, after the batches of an update; by default nothing.
 
         Args:
-            sum_over_processes: adds up a tensor over all processes, in place, and returns it.
+            sum_over_processes_in_place: adds up a tensor over all processes, in place, and returns it.
         """
 
     def carried_state(self) -> Any:

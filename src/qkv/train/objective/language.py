@@ -10,7 +10,7 @@ from qkv.shapes import Attended
 from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
-from qkv.train.objective.output_layer import output_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
@@ -59,20 +59,22 @@ class LanguageModeling(AttentionObjective):
         Returns:
             The loss over the real targets, with metrics nll and accuracy.
         """
-        hidden, attended = self._hidden(batch)
+        hidden, attended = self._compute_hidden_states_and_advance_carried_state(batch)
         real = batch.keep
         labels = batch.targets[real]
         output: Any = self.model.output
-        total, nll, correct = output_cross_entropy(output, hidden[real], labels, smoothing=self.smoothing)
+        total, nll, correct = sum_output_cross_entropy(output, hidden[real], labels, smoothing=self.smoothing)
         metrics = {"nll": nll.sum(), "accuracy": correct}
         if not attended:
             return Loss(total, labels.numel(), metrics)
         log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
         observed = {name: Observed(each, real, real) for name, each in attended.items()}
-        terms, term_metrics = self.compute_attention_terms(observed, log_likelihood, real)
+        terms, term_metrics = self.sum_weighted_attention_terms(observed, log_likelihood, real)
         return Loss(total + terms, labels.numel(), {**metrics, **term_metrics})
 
-    def _hidden(self, batch: Any) -> tuple[Tensor, dict[str, Attended]]:
+    def _compute_hidden_states_and_advance_carried_state(
+        self, batch: Any
+    ) -> tuple[Tensor, dict[str, Attended]]:
         model: Any = self.model
         if self.training and self.needs_weights:
             return model.forward_with_weights(batch.inputs)
