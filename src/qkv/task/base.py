@@ -15,7 +15,7 @@ from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
 from qkv.task.runner import Runner
 from qkv.train import Batches, Objective, TrainConfig
-from qkv.train.config import MAY_CHANGE, list_changed_keys
+from qkv.train.config import MAY_CHANGE, list_changed_keys_that_resuming_forbids
 
 EPOCHS = 20  # until `Task.complete_recipe` sets them, if a recipe names neither epochs nor steps
 
@@ -271,7 +271,9 @@ class Task(ABC):
             section, _, name = key.partition(".")
             if (now[section][name] != before[section][name]) if name else now[section] != before[section]:
                 yield key
-        yield from (f"train.{key}" for key in list_changed_keys(new.train, before["train"]))
+        yield from (
+            f"train.{key}" for key in list_changed_keys_that_resuming_forbids(new.train, before["train"])
+        )
 
     def build_label(self, recipe: Recipe) -> dict[str, Any]:
         """The sections of the recipe that determine the weights, as plain data."""

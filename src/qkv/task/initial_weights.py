@@ -19,7 +19,7 @@ from qkv.task.label_check import list_differences
 from qkv.task.recipe import parse_recipe
 from qkv.task.registry import find_task
 from qkv.task.run_directory import read_trained_run
-from qkv.train import STATE, WEIGHTS, read_label, read_state
+from qkv.train import STATE, WEIGHTS, read_and_check_state, read_weights_label
 from qkv.train.checkpoint import make_damaged_error
 from qkv.train.common_weights import CommonWeights, copy_common_weights
 
@@ -84,7 +84,7 @@ def restore_record(run: Path) -> InitialRecord | None:
     """
     if not (run / STATE).is_file():
         return None
-    values = read_state(run)["origin"].get(ORIGIN_KEY)
+    values = read_and_check_state(run)["origin"].get(ORIGIN_KEY)
     if values is None:
         return None
     try:
@@ -117,7 +117,7 @@ def refuse_other_initial_run(run: Path, record: InitialRecord | None, path: str 
     weights = expand_home(path) / WEIGHTS
     if record is not None:
         if record.weights is not None and weights.is_file():
-            is_same = read_label(weights).get("weights") == record.weights
+            is_same = read_weights_label(weights).get("weights") == record.weights
         else:
             is_same = expand_home(path).absolute() == expand_home(record.run).absolute()
         if is_same:

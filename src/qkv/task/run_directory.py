@@ -15,8 +15,8 @@ from qkv.task.label_check import refuse_other_label
 from qkv.task.recipe import parse_recipe
 from qkv.task.registry import TASKS, find_task
 from qkv.task.resume_checks import refuse_another_recipe
-from qkv.train import STATE, WEIGHTS, load_weights, read_label, read_state
-from qkv.train.checkpoint import refuse_overwriting
+from qkv.train import STATE, WEIGHTS, load_weights, read_and_check_state, read_weights_label
+from qkv.train.checkpoint import refuse_to_overwrite_files
 from qkv.train.ranks import detect_ranks
 from qkv.yaml_input import load_yaml, read_yaml_text
 
@@ -112,7 +112,7 @@ def read_trained_run(run: Path) -> TrainedRun:
         if not (run / name).exists():
             raise BadRun(_describe_missing_run(run, f"{name} is missing"))
     contents = {name: _read(run / name) for name in task.files}
-    label = read_label(run / WEIGHTS)
+    label = read_weights_label(run / WEIGHTS)
     refuse_other_label(run, recipe, contents, label)
     parsed = task.parse_files(contents, run)
     model = task.build_model(recipe, parsed)
@@ -174,7 +174,7 @@ def complete_as_trained(run: Path, recipe: Recipe) -> Recipe:
     """The recipe; the keys that it leaves out are as in the training to resume in `run`, if there is one."""
     if not (run / STATE).is_file():
         return recipe
-    raw = read_state(run)["origin"].get("recipe")
+    raw = read_and_check_state(run)["origin"].get("recipe")
     trained = parse_recipe(raw, str(run / STATE)) if raw else read_run_recipe(run)
     if trained.task != recipe.task:
         return recipe
@@ -196,12 +196,12 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
         BadRun: the training cannot be started, or resumed, with this recipe.
     """
     if not resume:
-        refuse_overwriting(run, (RECIPE, *find_task(recipe.task).files))
+        refuse_to_overwrite_files(run, (RECIPE, *find_task(recipe.task).files))
         return {}
     refuse_unstarted(run)
     if (run / RECIPE).exists():
         read_run_recipe(run)  # raises if it is damaged
-    origin = read_state(run)["origin"]
+    origin = read_and_check_state(run)["origin"]
     refuse_another_recipe(run, origin.get("recipe"), recipe)
     return origin
 

@@ -28,7 +28,7 @@ from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
 from qkv.train import TrainConfig, Translation
-from qkv.train.devices import choose_device, multiplies_bf16
+from qkv.train.devices import can_multiply_bf16_in_hardware, choose_device
 
 TOKENIZER = "tokenizer.json"
 
@@ -154,7 +154,7 @@ TRANSLATE = Translate()
 
 def _describe_machine(config: TrainConfig) -> Machine:
     device = choose_device(config.device)
-    return Machine(device, torch.get_num_threads(), multiplies_bf16(device))
+    return Machine(device, torch.get_num_threads(), can_multiply_bf16_in_hardware(device))
 
 
 def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan[Pairs], report: Progress) -> None:
