@@ -1,5 +1,6 @@
 """The objective of language models: cross-entropy of every token given those before it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from qkv.shapes import Attended
 from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
-from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
@@ -23,7 +24,8 @@ class LanguageModeling(AttentionObjective):
     rows do not continue those of the batch before.
 
     Args:
-        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V).
+        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V) or an
+            `AdaptiveOutput`.
         smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
         attention_terms: how much the attention's terms weigh.
         carries_state: every batch starts from the model's state after the batch before, without gradient.
@@ -62,9 +64,7 @@ class LanguageModeling(AttentionObjective):
         real = batch.keep
         labels = batch.targets[real]
         output: Any = self.model.output
-        total, nll, correct = sum_linear_cross_entropy(
-            hidden[real], output.weight, output.bias, labels, smoothing=self.smoothing
-        )
+        total, nll, correct = sum_output_cross_entropy(output, hidden[real], labels, smoothing=self.smoothing)
         metrics = {"nll": nll.sum(), "accuracy": correct}
         if not attended:
             return Loss(total, labels.numel(), metrics)
@@ -86,6 +86,11 @@ class LanguageModeling(AttentionObjective):
         hidden, after = model.extend(batch.inputs, state)
         self.state = detach(after)
         return hidden, {}
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The language model."""
