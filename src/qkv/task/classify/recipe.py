@@ -1,15 +1,18 @@
 """The recipe of a classifier."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from qkv.data import BatchConfig
 from qkv.model.classifier import ClassifierConfig
+from qkv.model.hierarchical import HierarchicalConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
 from qkv.task.texts import VocabularyConfig
 from qkv.train import TrainConfig
+
+ModelConfig = Annotated[ClassifierConfig | HierarchicalConfig, Field(discriminator="kind")]
 
 
 class LabelledData(Strict):
@@ -77,7 +80,7 @@ class ClassificationRecipe(Recipe):
         data: the labelled texts.
         tokens: how text becomes tokens.
         batch: the size of an update, and the longest text.
-        model: the encoder and its pooling.
+        model: the encoder and its pooling, or two of each: of words and of sentences.
         train: how the model is trained.
         objective: what is minimised.
         validation: which score decides.
@@ -87,7 +90,7 @@ class ClassificationRecipe(Recipe):
     data: LabelledConfig
     tokens: VocabularyConfig = VocabularyConfig()
     batch: BatchConfig = BatchConfig(batch_tokens=8192, max_length=1000)
-    model: ClassifierConfig = ClassifierConfig()
+    model: ModelConfig = ClassifierConfig()
     train: TrainConfig = TrainConfig(epochs=EPOCHS)
     objective: ClassificationObjectiveConfig = ClassificationObjectiveConfig()
     validation: ClassificationValidation = ClassificationValidation()
