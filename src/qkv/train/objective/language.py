@@ -1,5 +1,6 @@
 """The objective of language models: cross-entropy of every token given those before it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from qkv.shapes import Attended
 from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
-from qkv.train.objective.cross_entropy import linear_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
@@ -23,7 +24,8 @@ class LanguageModeling(AttentionObjective):
     rows do not continue those of the batch before.
 
     Args:
-        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V).
+        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V) or an
+            `AdaptiveOutput`.
         smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
         attention_terms: how much the attention's terms weigh.
         carries_state: every batch starts from the model's state after the batch before, without gradient.
@@ -58,22 +60,22 @@ class LanguageModeling(AttentionObjective):
         Returns:
             The loss over the real targets, with metrics nll and accuracy.
         """
-        hidden, attended = self._hidden(batch)
+        hidden, attended = self._compute_hidden_states_and_advance_carried_state(batch)
         real = batch.keep
         labels = batch.targets[real]
         output: Any = self.model.output
-        total, nll, correct = linear_cross_entropy(
-            hidden[real], output.weight, output.bias, labels, smoothing=self.smoothing
-        )
+        total, nll, correct = sum_output_cross_entropy(output, hidden[real], labels, smoothing=self.smoothing)
         metrics = {"nll": nll.sum(), "accuracy": correct}
         if not attended:
             return Loss(total, labels.numel(), metrics)
         log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
         observed = {name: Observed(each, real, real) for name, each in attended.items()}
-        terms, term_metrics = self.compute_attention_terms(observed, log_likelihood, real)
+        terms, term_metrics = self.sum_weighted_attention_terms(observed, log_likelihood, real)
         return Loss(total + terms, labels.numel(), {**metrics, **term_metrics})
 
-    def _hidden(self, batch: Any) -> tuple[Tensor, dict[str, Attended]]:
+    def _compute_hidden_states_and_advance_carried_state(
+        self, batch: Any
+    ) -> tuple[Tensor, dict[str, Attended]]:
         model: Any = self.model
         if self.training and self.needs_weights:
             return model.forward_with_weights(batch.inputs)
@@ -84,6 +86,11 @@ class LanguageModeling(AttentionObjective):
         hidden, after = model.extend(batch.inputs, state)
         self.state = detach(after)
         return hidden, {}
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The language model."""
