@@ -61,19 +61,19 @@ def _finish(model: Any) -> Any:
     return model.double().eval()
 
 
-def _encoder(kind: Callable[..., nn.Module], parts: dict[str, Any]) -> Case:
+def _encoder(kind: Callable[..., nn.Module], parts: Any) -> Case:
     config = EncoderConfig(**SIZES, attention=parts)
     return Case(lambda: _finish(kind(config, V)), lambda model, ids, keep: model(ids, keep))
 
 
-def _classifier(pool: str, parts: dict[str, Any]) -> Case:
+def _classifier(pool: Any, parts: Any) -> Case:
     config = ClassifierConfig(**SIZES, attention=parts, pool=pool)
     return Case(
         lambda: _finish(Classifier(config, V, 3)), lambda model, *text: model(*([x] for x in text)), False
     )
 
 
-def _hierarchical(encoder: str, parts: dict[str, Any]) -> Case:
+def _hierarchical(encoder: Any, parts: Any) -> Case:
     """Sentences of three tokens."""
     config = HierarchicalConfig(**SIZES, attention=parts, encoder=encoder)
 

@@ -1,5 +1,7 @@
 """What every model of texts keeps to: causality, padding, steps, states that are split, and batches."""
 
+from typing import Any
+
 import pytest
 import torch
 from model_cases import CASES, MIXERS, REACH, V, build_language_model
@@ -23,7 +25,7 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
 @every_mixer
 def test_a_token_reaches_itself_and_what_follows_but_nothing_before(mixer: str) -> None:
     model, ids = build_language_model(mixer), draw_tokens(1)
-    embedded: list[Tensor] = []
+    embedded: list[Any] = []
     model.embedding.register_forward_hook(lambda _, __, out: embedded.append(out))
     hidden = model(ids)
     reach = REACH.get(mixer, N)
