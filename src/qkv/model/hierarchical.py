@@ -221,6 +221,10 @@ class HierarchicalClassifier(nn.Module):
             for layer, attention in level.attention_layers().items()
         }
 
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """The embeddings, then both levels; see `Objective.layer_groups`."""
+        return [[self.embedding], [self.words], [self.sentences]]
+
     @property
     def length_limits(self) -> LengthLimits:
         """How many tokens the model can read."""
