@@ -317,7 +317,7 @@ MUTANTS = (
     Mutant(
         "a repeated batch moves the statistics",
         "train/update.py",
-        "with preserve_buffers(self.objective), self.strategy.make_pass_context():",
+        "with restore_buffers_after_block(self.objective), self.strategy.make_pass_context():",
         "with self.strategy.make_pass_context():",
         SHARDS,
     ),
@@ -345,7 +345,7 @@ MUTANTS = (
     Mutant(
         "a saved optimizer is believed",
         "train/state_check.py",
-        '_check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])',
+        '_check_optimizer_states(state["optimizer"], optimizers, state["standing"]["step"])',
         "pass",
         SAVED,
     ),
@@ -365,7 +365,7 @@ MUTANTS = (
     ),
     Mutant(
         "any tokenizer will do",
-        "task/run_directory.py",
+        "task/label_check.py",
         "if path.stem in label and",
         "if path.name in label and",
         ORIGIN,

@@ -90,7 +90,7 @@ def _build_training(recipe: Any, folder: Path) -> Any:
     from qkv.progress import show_progress
 
     data = GENERATE.read_data(recipe)
-    parsed = GENERATE.parse_files(GENERATE.learn_files(recipe, data), folder)
+    parsed = GENERATE.parse_files(GENERATE.learn_files(recipe, data, {}), folder)
     with show_progress("prepare", quiet=True) as report:
         return GENERATE.build_training(recipe, data, parsed, report)
 
@@ -138,13 +138,19 @@ def test_resuming_with_other_examples_is_refused(tmp_path: Path) -> None:
 def test_encoded_examples_begin_with_a_line_end_and_may_end_with_one() -> None:
     recipe = example_recipe(COPYING)
     data = recipe.data.copying
-    tokenizer = GENERATE.parse_files(GENERATE.learn_files(recipe, make_example_sets(data)), Path())
+    tokenizer = GENERATE.parse_files(GENERATE.learn_files(recipe, make_example_sets(data), {}), Path())
     for example in EncodedExamples(make_example_sets(data).valid, data, tokenizer):
         length = (len(example.scored) - 2) // 2
         words = tokenizer.decode(example.ids.tolist()).split()
         assert words[:length] == words[length + 1 :]
         assert example.ids[0] == example.ids[-1] == 3  # the end symbol
         assert len(example.ids) == len(example.scored) + 1
+
+
+def test_a_vocabulary_without_the_symbols_is_refused(run: Any) -> None:
+    data = example_recipe(RECALL).data.recall.model_copy(update={"keys": 6})
+    with pytest.raises(QKVError, match="no token for the symbol 'k4'"):
+        EncodedExamples([], data, run.tokenizer)
 
 
 def test_the_scores_of_text_are_refused(run: Any) -> None:

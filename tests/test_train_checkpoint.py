@@ -15,7 +15,14 @@ from torch.testing import assert_close
 
 from qkv.errors import BadRun
 from qkv.train import load_weights, save_weights
-from qkv.train.checkpoint import STATE, load_state, remove_drafts, save_state, stage_files, write_atomically
+from qkv.train.checkpoint import (
+    STATE,
+    load_state,
+    remove_drafts,
+    save_state,
+    write_atomically,
+    write_drafts_then_move_into_place,
+)
 from qkv.train.weights import average_weights, copy_weights_to_cpu, group_names_by_tensor, restore_weights
 from test_train_toy import ToyModel
 
@@ -99,10 +106,13 @@ def test_a_killed_write_leaves_nothing_after_the_next_one(tmp_path):
 
 def test_files_are_staged_until_the_block_ends(tmp_path):
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), stage_files(tmp_path, {"a": b"new", "b": b"new"}):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        write_drafts_then_move_into_place(tmp_path, {"a": b"new", "b": b"new"}),
+    ):
         raise KeyboardInterrupt
     assert [(tmp_path / name).read_bytes() for name in os.listdir(tmp_path)] == [b"old"]
-    with stage_files(tmp_path, {"a": b"new", "b": b"new"}):
+    with write_drafts_then_move_into_place(tmp_path, {"a": b"new", "b": b"new"}):
         assert (tmp_path / "a").read_bytes() == b"old"
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == {
         "a": b"new",

@@ -56,7 +56,9 @@ class Poisoned(ToyBatches):
 def test_accumulated_gradient_is_that_of_one_big_batch(micro):
     batches = ToyBatches(micro)
     updater = updater_of(toy(dtype=torch.float64))
-    updater.compute_gradients(batches, LoopState(), batches.count(0, 0), MetricSums(), "adamw")
+    updater.compute_gradients_and_add_metrics(
+        batches, LoopState(), batches.count(0, 0), MetricSums(), "adamw"
+    )
     rows = [row for part in range(micro) for row in batches.rows(0, 0, part)]
     reference = toy(dtype=torch.float64)
     loss = reference(collate(rows))

@@ -1,4 +1,4 @@
-"""linear_cross_entropy equals the two steps it replaces; the objective of translation counts rightly."""
+"""sum_linear_cross_entropy equals the two steps it replaces; the objective of translation counts rightly."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from qkv.train import linear_cross_entropy
+from qkv.train import sum_linear_cross_entropy
 from test_train_toy import CLASSES, collate, toy
 
 
@@ -22,7 +22,7 @@ def problem(dtype, rows=23, width=6, classes=11, bias=True, scale=1.0) -> Any:
 
 def ours(tensors, target, smoothing, rows=None):
     hidden, weight, bias = tensors
-    return linear_cross_entropy(hidden, weight, bias, target, smoothing=smoothing, rows=rows)
+    return sum_linear_cross_entropy(hidden, weight, bias, target, smoothing=smoothing, rows=rows)
 
 
 def reference(tensors, target, smoothing):
@@ -104,7 +104,7 @@ def test_bfloat16_keeps_the_small_gradient_of_a_sure_row():
     hidden: Any = torch.eye(32, requires_grad=True)
     weight = (8 * torch.eye(32)).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        total, _, _ = linear_cross_entropy(hidden, weight, None, torch.arange(32), smoothing=0.0)
+        total, _, _ = sum_linear_cross_entropy(hidden, weight, None, torch.arange(32), smoothing=0.0)
     got = gradients(total, (hidden, weight))
     want = gradients(reference([hidden, weight, None], torch.arange(32), 0.0), (hidden, weight))
     assert_close(got, want, rtol=0.01, atol=1e-4)

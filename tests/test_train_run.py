@@ -111,9 +111,9 @@ def test_randomness_is_a_function_of_seed_step_and_rank():
 
 
 def test_precision_is_chosen_by_what_the_device_can_do(monkeypatch):
-    monkeypatch.setattr(devices, "_read_cpu_features", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(devices, "_read_cpu_instruction_sets", lambda: {"avx512_bf16": True})
     assert devices.choose_fabric_precision("auto", "cpu") == "bf16-mixed"
-    monkeypatch.setattr(devices, "_read_cpu_features", lambda: {"avx2": True, "avx512_bf16": False})
+    monkeypatch.setattr(devices, "_read_cpu_instruction_sets", lambda: {"avx2": True, "avx512_bf16": False})
     assert devices.choose_fabric_precision("auto", "cpu") == "32-true"
     assert devices.choose_fabric_precision("bf16", "cpu") == "bf16-mixed"
     with pytest.raises(BadRecipe, match="precision '16' needs a CUDA device"):

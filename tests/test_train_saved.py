@@ -15,7 +15,7 @@ import torch
 from qkv.errors import BadRun
 from qkv.train import fit
 from qkv.train.checkpoint import STATE, save_state
-from qkv.train.state_check import read_state
+from qkv.train.state_check import read_and_check_state
 from test_train_resume import assert_same
 from test_train_toy import ToyBatches, config_of, scores_of, toy
 
@@ -40,7 +40,7 @@ def train(run: Path, resume: bool) -> None:
 def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("run")
     train(run, resume=False)
-    return read_state(run)
+    return read_and_check_state(run)
 
 
 def put_value(*path: Any) -> Damage:
@@ -173,7 +173,7 @@ def test_a_state_that_does_not_fit_is_refused(name: str, state: dict[str, Any], 
 def test_the_state_itself_is_taken(state: dict[str, Any], tmp_path: Path) -> None:
     save_state(tmp_path, {**copy.deepcopy(state), "config": OrderedDict(state["config"])})
     train(tmp_path, resume=True)
-    assert_same({**read_state(tmp_path), "config": dict(state["config"])}, state)
+    assert_same({**read_and_check_state(tmp_path), "config": dict(state["config"])}, state)
 
 
 def test_moments_get_memory_of_their_own(state: dict[str, Any], tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_moments_get_memory_of_their_own(state: dict[str, Any], tmp_path: Path) 
             values["step"] = torch.tensor(3.0)
         save_state(run, damaged)
         train(run, resume=True)
-    assert_same(read_state(expanded), read_state(contiguous))
+    assert_same(read_and_check_state(expanded), read_and_check_state(contiguous))
 
 
 def positions_of_content(path: Path) -> list[int]:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from qkv.task.recipe_keys import read_meanings
 from qkv.train import TrainConfig
-from qkv.train.config import MAY_CHANGE, list_changed_keys
+from qkv.train.config import MAY_CHANGE, list_changed_keys_that_resuming_forbids
 from qkv.train.schedule import (
     SCHEDULES,
     compute_constant_factor,
@@ -60,7 +60,12 @@ def test_every_option_says_what_it_is():
 
 def test_changed_keys_leave_out_what_may_change():
     before = TrainConfig(steps=5, patience=1).model_dump(mode="json")
-    assert list_changed_keys(TrainConfig(epochs=9, save_every_seconds=1.0), before) == []
-    assert list_changed_keys(TrainConfig(steps=5, lr=0.5, clip=0.5), before) == ["clip", "lr"]
-    assert list_changed_keys(TrainConfig(steps=5), {**before, "gone": 1}) == ["gone"]
+    assert (
+        list_changed_keys_that_resuming_forbids(TrainConfig(epochs=9, save_every_seconds=1.0), before) == []
+    )
+    assert list_changed_keys_that_resuming_forbids(TrainConfig(steps=5, lr=0.5, clip=0.5), before) == [
+        "clip",
+        "lr",
+    ]
+    assert list_changed_keys_that_resuming_forbids(TrainConfig(steps=5), {**before, "gone": 1}) == ["gone"]
     assert set(TrainConfig.model_fields) >= MAY_CHANGE

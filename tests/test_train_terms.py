@@ -34,7 +34,7 @@ def test_coverage_by_hand() -> None:
 def test_entropy_of_soft_weights_is_exact_and_its_gradient_finite_beside_zeros() -> None:
     logits = torch.tensor([[[[0.3, -1.0, 0.7, -torch.inf]]]], dtype=torch.float64, requires_grad=True)
     attended = Attended(torch.empty(0), logits.softmax(-1))
-    surrogate, value = terms.compute_entropy_surrogate_and_value(attended, yes(1, 1))
+    surrogate, value = terms.sum_entropy_surrogate_and_value(attended, yes(1, 1))
     expected = torch.distributions.Categorical(logits=logits[..., :3]).entropy().sum()
     torch.testing.assert_close((surrogate, value), (expected, expected.detach()))
     (slope,) = torch.autograd.grad(surrogate, logits)
@@ -54,7 +54,7 @@ def test_entropy_of_samples_has_the_right_gradient_on_average() -> None:
     (exact,) = torch.autograd.grad(torch.distributions.Categorical(logits=logits).entropy(), logits)
     repeated = logits.expand(draws, 1, 1, 3).detach().requires_grad_()
     weights, log_prob = sample_weights(repeated)
-    surrogate, value = terms.compute_entropy_surrogate_and_value(
+    surrogate, value = terms.sum_entropy_surrogate_and_value(
         Attended(weights, weights, log_prob), yes(draws, 1)
     )
     (slopes,) = torch.autograd.grad(surrogate, repeated)

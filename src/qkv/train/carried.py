@@ -11,7 +11,7 @@ from qkv.train.checkpoint import STATE, make_damaged_error
 from qkv.train.objective.base import Objective
 
 
-def gather_carried_states(objective: Objective, fabric: Any) -> list[Any]:
+def gather_carried_states_on_first_process(objective: Objective, fabric: Any) -> list[Any]:
     """Gather what every process carries, on the first one.
 
     Args:
@@ -35,7 +35,8 @@ def restore_carried_state(
     """Restore what this process carries from one update to the next.
 
     Args:
-        saved_state: a saved state; its key `carried` holds what `gather_carried_states` returned.
+        saved_state: a saved state; under the key `carried` it holds what
+            `gather_carried_states_on_first_process` returned.
         objective: the trained objective of this process.
         fabric: the launched Fabric.
         run: the run directory, which the errors name.

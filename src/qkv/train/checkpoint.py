@@ -40,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 @contextmanager
-def stage_files(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
+def write_drafts_then_move_into_place(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
     """Write drafts of files before the block, and move them into place after it.
 
     So a full disk is noticed before the block commits to anything.  Where the block raises, no draft is left.
@@ -112,7 +112,7 @@ def load_state(run: Path) -> dict[str, Any]:
             f"there is no training to resume in {run}: {path} is missing. Leave out --resume to start one."
         )
     try:
-        _check_checksums(path)
+        _verify_checksums_of_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise half a dozen kinds, and which one depends on the damage
         raise make_damaged_error(path, str(error)) from error
@@ -121,7 +121,7 @@ def load_state(run: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_overwriting(run: Path, files: Iterable[str] = ()) -> None:
+def refuse_to_overwrite_files(run: Path, files: Iterable[str] = ()) -> None:
     """Check that a training can be started in a directory without overwriting anything.
 
     Args:
@@ -155,7 +155,7 @@ def make_damaged_error(path: Path, reason: str) -> BadRun:
     return BadRun(f"{path} is damaged ({first}). Restore it from a copy, or train anew in another directory.")
 
 
-def _check_checksums(path: Path) -> None:
+def _verify_checksums_of_archive(path: Path) -> None:
     """Compare every entry of the archive with its checksum, which torch.load does not."""
     with zipfile.ZipFile(path) as archive:
         name = archive.testzip()
@@ -165,15 +165,14 @@ def _check_checksums(path: Path) -> None:
 
 def _make_write_error(path: Path, error: BaseException) -> BadRun:
     """The error for a file that cannot be written."""
+    reason = _extract_cause_in_one_line(error)
     outcome = "the previous version is intact" if path.exists() else "nothing was written"
-    return BadRun(
-        f"cannot write {path}: {_extract_reason(error)}; {outcome}. Free some space or choose another --out."
-    )
+    return BadRun(f"cannot write {path}: {reason}; {outcome}. Free some space or choose another --out.")
 
 
-def _extract_reason(error: BaseException) -> str:
+def _extract_cause_in_one_line(error: BaseException) -> str:
     """What the operating system said, where an OSError is behind the error; else its first line."""
     cause = error.__cause__ or error.__context__
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return _extract_reason(cause) if cause else str(error).splitlines()[0]
+    return _extract_cause_in_one_line(cause) if cause else str(error).splitlines()[0]

@@ -8,7 +8,7 @@ from qkv.strict import Strict
 from qkv.train.schedule import ScheduleName
 
 
-def _format_if_int(value: Any) -> Any:
+def _convert_int_to_text(value: Any) -> Any:
     """The text of a number, for YAML reads `precision: 32` as one; any other value as it is."""
     return str(value) if type(value) is int else value
 
@@ -30,6 +30,9 @@ class TrainConfig(Strict):
         no_decay: names of matrices that are not decayed either, such as '*embedding*'.
         eps: AdamW's epsilon, added to the root of the second moment.
         rates: peak learning rates by name, such as {'encoder.*': 1e-4}; other parameters have `lr`.
+        layer_decay: factor of the learning rate from a layer to the one below: the top layer has `lr` times
+            it, the next one `lr` times its square, and the embeddings, below all layers, the lowest rate;
+            what stands above the layers has `lr`, and names in `rates` keep theirs.
         freeze: names of parameters that are not trained, such as 'encoder.*'.
         clip: largest L2 norm of the gradient per token; null does not clip.
         precision: number format of matrix products; auto is bf16 if the device is good at it, else 32.
@@ -55,9 +58,10 @@ class TrainConfig(Strict):
     no_decay: tuple[str, ...] = Field(default=())
     eps: float = Field(default=1e-9, gt=0)
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     freeze: tuple[str, ...] = Field(default=())
     clip: float | None = Field(default=1.0, gt=0)
-    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_format_if_int)] = Field(
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_convert_int_to_text)] = Field(
         default="auto",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto")
@@ -98,7 +102,7 @@ MAY_CHANGE = frozenset(
 MOVED_KEYS = frozenset({"smoothing"})  # keys of version 0.1 that are now in another section of the recipe
 
 
-def list_changed_keys(config: TrainConfig, saved: dict[str, object]) -> list[str]:
+def list_changed_keys_that_resuming_forbids(config: TrainConfig, saved: dict[str, object]) -> list[str]:
     """The keys that differ from the configuration of a saved training, apart from those in `MAY_CHANGE`.
 
     Args:

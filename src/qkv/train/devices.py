@@ -35,7 +35,7 @@ def choose_device(device: str) -> str:
     return device
 
 
-def check_device_count(device: str, ranks: Ranks) -> None:
+def check_each_process_has_a_device(device: str, ranks: Ranks) -> None:
     """Check that every process on this machine has a device of its own; processes may share a CPU.
 
     Args:
@@ -67,7 +67,7 @@ def choose_fabric_precision(precision: str, device: str) -> FabricPrecision:
         BadRecipe: the device does not support the format.
     """
     if precision == "auto":
-        precision = "bf16" if multiplies_bf16(device) else "32"
+        precision = "bf16" if can_multiply_bf16_in_hardware(device) else "32"
     if precision == "16" and device != "cuda":
         raise BadRecipe(
             f"train.precision '16' needs a CUDA device, and this is '{device}'. Use 'bf16', '32' or 'auto'."
@@ -75,7 +75,7 @@ def choose_fabric_precision(precision: str, device: str) -> FabricPrecision:
     return PRECISIONS[precision]
 
 
-def multiplies_bf16(device: str) -> bool:
+def can_multiply_bf16_in_hardware(device: str) -> bool:
     """Whether this kind of device, on this machine, has instructions for bfloat16.
 
     Args:
@@ -84,11 +84,11 @@ def multiplies_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and any(
-        _read_cpu_features().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+        _read_cpu_instruction_sets().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
     )
 
 
-def _read_cpu_features() -> dict[str, Any]:
+def _read_cpu_instruction_sets() -> dict[str, Any]:
     """The names of the CPU's instruction sets, each with True."""
     read_capabilities = getattr(torch.cpu, "get_capabilities", None)
     if read_capabilities is not None:

@@ -12,7 +12,7 @@ import torch
 
 from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
-from qkv.train.devices import check_device_count, choose_device, choose_fabric_precision
+from qkv.train.devices import check_each_process_has_a_device, choose_device, choose_fabric_precision
 from qkv.train.ranks import detect_ranks
 from qkv.train.sharded import make_sharding_strategy
 
@@ -33,14 +33,14 @@ def start_fabric(config: TrainConfig) -> Any:
     """
     ranks = detect_ranks()
     device = choose_device(config.device)
-    check_device_count(device, ranks)
+    check_each_process_has_a_device(device, ranks)
     is_parallel, is_sharded = ranks.world > 1, ranks.world > 1 and config.strategy == "fsdp"
     if is_sharded and config.precision == "16":
         raise BadRecipe(
             "train.precision '16' does not work with train.strategy 'fsdp': set the precision to 'bf16' or "
             "'32', or the strategy to 'ddp'"
         )
-    with warnings.catch_warnings(), _hide_fabric_options():
+    with warnings.catch_warnings(), _hide_fabric_environment_variables():
         # advice to users of Lightning (idle devices, SLURM) and its own deprecations
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
@@ -65,7 +65,7 @@ def start_fabric(config: TrainConfig) -> Any:
 
 
 @contextmanager
-def _hide_fabric_options() -> Iterator[None]:
+def _hide_fabric_environment_variables() -> Iterator[None]:
     """Hide the options of `fabric run`, which Fabric would compare with ours and refuse."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("LT_")}
     try:
@@ -86,7 +86,7 @@ def seed_update(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def sum_over_processes(numbers: torch.Tensor, fabric: Any) -> torch.Tensor:
+def sum_over_processes_in_place(numbers: torch.Tensor, fabric: Any) -> torch.Tensor:
     """Sum a tensor over all processes, in place.
 
     Args:
@@ -101,7 +101,7 @@ def sum_over_processes(numbers: torch.Tensor, fabric: Any) -> torch.Tensor:
     return numbers
 
 
-def any_over_processes(flags: list[bool], fabric: Any) -> list[bool]:
+def or_flags_over_processes(flags: list[bool], fabric: Any) -> list[bool]:
     """For each flag, whether it is True on any process.
 
     Args:

@@ -35,7 +35,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     @contextmanager
-    def raise_at_once(self) -> Iterator[None]:
+    def raise_on_first_signal(self) -> Iterator[None]:
         """Raise KeyboardInterrupt on the first signal inside the block, or at its start after an earlier one.
 
         For work that can be repeated, such as validation.

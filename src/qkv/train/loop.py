@@ -14,7 +14,7 @@ from qkv.errors import QKVError
 from qkv.progress import Progress
 from qkv.train import carried, checkpoint, engine, metrics, state_check
 from qkv.train.interrupt import Interrupt
-from qkv.train.loop_state import LoopState, Scores, get_monitored_score
+from qkv.train.loop_state import LoopState, Scores, format_scores, get_monitored_score
 from qkv.train.planning import Batches
 from qkv.train.tensorboard import EventFile
 from qkv.train.update import Updater
@@ -63,7 +63,7 @@ class TrainingLoop:
         self.metrics_file: metrics.MetricsFile | None = None
         self.event_file: EventFile | None = None
 
-    def restore_or_save_first_state(self, resume: bool) -> None:
+    def restore_or_save_first_state_and_open_files(self, resume: bool) -> None:
         """Restore the state to resume, or save the first one.
 
         The first state is what makes a directory a run: before it there are only drafts, and what a kill
@@ -75,7 +75,8 @@ class TrainingLoop:
         Raises:
             BadRun: the run directory cannot be written, already holds a training, or cannot be resumed.
         """
-        state = self._check_directory_and_read_state(resume) if self.fabric.is_global_zero else None
+        is_first = self.fabric.is_global_zero
+        state = self._check_directory_read_state_and_restore_copies(resume) if is_first else None
         state = self.fabric.broadcast(state)
         if state is not None:
             self._restore_state(state)
@@ -83,36 +84,36 @@ class TrainingLoop:
         self.started_at = self.saved_at = time.monotonic()
         self.seconds_before = self.loop_state.seconds
         self.validation.objective.train()
-        with self._stage_outdated_files():
+        with self._remove_drafts_and_stage_outdated_files():
             if state is None:
                 # already now, so that a full disk shows at once and every crash can be resumed
                 self._save_state_and_best_weights()
         if self.fabric.is_global_zero:
-            self.validation.write_best_or_present_weights()
-            self._open_metrics_and_events(state["metrics_bytes"] if state else 0)
+            self.validation.write_best_or_present_weights_if_unwritten()
+            self._open_metrics_and_event_files(state["metrics_bytes"] if state else 0)
 
-    def _check_directory_and_read_state(self, resume: bool) -> dict[str, Any] | None:
+    def _check_directory_read_state_and_restore_copies(self, resume: bool) -> dict[str, Any] | None:
         path = self.run.path
         if not resume:
-            checkpoint.refuse_overwriting(path, self.run.files)
+            checkpoint.refuse_to_overwrite_files(path, self.run.files)
             return None
-        state = state_check.read_state(path)
+        state = state_check.read_and_check_state(path)
         objective, precision = self.validation.objective, self.fabric.strategy.precision.state_dict()
         optimizers = {name: wrapped.optimizer for name, wrapped in self.updater.optimizers.items()}
         state_check.check_state_fits(path, state, self.config, objective, optimizers, precision)
-        self.validation.restore_copies(state.pop("kept"), state.pop("last"))
+        self.validation.restore_best_and_recent_weights(state.pop("kept"), state.pop("last"))
         return state
 
-    def _stage_outdated_files(self) -> AbstractContextManager[None]:
+    def _remove_drafts_and_stage_outdated_files(self) -> AbstractContextManager[None]:
         if not self.fabric.is_global_zero:
             return nullcontext()
         path, names = self.run.path, (str(checkpoint.STATE), str(checkpoint.WEIGHTS), *self.run.files)
         checkpoint.remove_drafts(path, names)
-        return checkpoint.stage_files(path, self.run.find_missing_or_outdated_files())
+        return checkpoint.write_drafts_then_move_into_place(path, self.run.find_missing_or_outdated_files())
 
-    def _open_metrics_and_events(self, metrics_bytes: int) -> None:
+    def _open_metrics_and_event_files(self, size_to_keep: int) -> None:
         path = self.run.path / checkpoint.METRICS
-        self.metrics_file = metrics.MetricsFile(path, metrics_bytes)
+        self.metrics_file = metrics.MetricsFile(path, size_to_keep)
         if self.config.tensorboard:
             self.event_file = EventFile(self.run.path, path, self.seconds_before)
 
@@ -133,16 +134,16 @@ class TrainingLoop:
         while True:
             reason = self._find_stop_reason()
             if self.validation.is_due(self.loop_state, self.config, is_end=reason is not None):
-                self._validate_and_report(report, interrupt)
+                self._validate_report_and_request_save(report, interrupt)
                 reason = self._find_stop_reason()
-            self._save_if_due_or_interrupted(interrupt, reason)
+            self._save_if_due_and_raise_if_interrupted(interrupt, reason)
             if reason:
-                average_score = self._validate_and_save_average(reason, report, interrupt)
-                return self._build_result_unless_diverged(reason, average_score)
+                average_score = self._validate_save_and_report_average(reason, report, interrupt)
+                return self._build_result_or_raise_if_diverged(reason, average_score)
             self.updater.update(self.batches, self.loop_state, self.metric_sums)
             self.loop_state.advance_one_update(self.batches.steps(self.loop_state.epoch))
             if self.loop_state.step % self.config.log_every == 0:
-                self._write_and_reset_means()
+                self._write_means_and_reset_sums()
             report.update(self.loop_state.step, f"{self.updater.speed:,.0f} {self.unit}/s")
 
     def close(self) -> None:
@@ -161,20 +162,20 @@ class TrainingLoop:
         reached = (key for key, (count, limit) in limits.items() if limit is not None and count >= limit)
         return next(reached, None)
 
-    def _validate_and_report(self, report: Progress, interrupt: Interrupt) -> None:
+    def _validate_report_and_request_save(self, report: Progress, interrupt: Interrupt) -> None:
         self.updater.strategy.copy_weights_from_trained()
-        scores = self.validation.validate_weights(self.loop_state, self.config, interrupt)
+        scores = self.validation.validate_and_keep_if_best(self.loop_state, self.config, interrupt)
         if scores is not None:
             is_best = self.loop_state.validations_without_improvement == 0
-            self._write_metrics("validation", {**scores, "best": is_best})
+            self._write_metrics_and_events("validation", {**scores, "best": is_best})
             note = " (best so far)" if is_best else ""
-            report.print_line(f"update {self.loop_state.step}: {_format_scores(scores)}{note}")
+            report.print_line(f"update {self.loop_state.step}: {format_scores(scores)}{note}")
             self.saved_at = -math.inf  # the weights of a validation took long enough to be worth saving
 
-    def _save_if_due_or_interrupted(self, interrupt: Interrupt, reason: str | None) -> None:
+    def _save_if_due_and_raise_if_interrupted(self, interrupt: Interrupt, reason: str | None) -> None:
         is_late = time.monotonic() - self.saved_at >= self.config.save_every_seconds
         flags = [interrupt.is_requested, is_late or reason is not None]
-        stop, save = engine.any_over_processes(flags, self.fabric)
+        stop, save = engine.or_flags_over_processes(flags, self.fabric)
         if stop or save:
             self._save_state_and_best_weights()
         if stop:
@@ -182,22 +183,24 @@ class TrainingLoop:
                 f"stopped after update {self.loop_state.step}; all is saved in {self.run.path}"
             )
 
-    def _validate_and_save_average(self, reason: str, report: Progress, interrupt: Interrupt) -> float | None:
+    def _validate_save_and_report_average(
+        self, reason: str, report: Progress, interrupt: Interrupt
+    ) -> float | None:
         """The monitored score of the mean of the last weights; None where the recipe averages none."""
         if self.config.average <= 1 or self.validation.validate is None:
             return None
         loop_state = self.loop_state
-        scores = self.validation.validate_average(loop_state, interrupt)
-        self._save_if_due_or_interrupted(interrupt, reason)
+        scores = self.validation.validate_average_and_keep_if_no_worse(loop_state, interrupt)
+        self._save_if_due_and_raise_if_interrupted(interrupt, reason)
         if scores is None:
             return None
         average_score = get_monitored_score(scores, self.validation.monitor)
-        self._write_metrics("average", {**scores, "best": loop_state.kept_score == average_score})
+        self._write_metrics_and_events("average", {**scores, "best": loop_state.kept_score == average_score})
         best = loop_state.best_score
-        report.print_line(f"mean of the last weights: {_format_scores(scores)}; best single one: {best}")
+        report.print_line(f"mean of the last weights: {format_scores(scores)}; best single one: {best}")
         return average_score
 
-    def _build_result_unless_diverged(self, reason: str, average_score: float | None) -> Result:
+    def _build_result_or_raise_if_diverged(self, reason: str, average_score: float | None) -> Result:
         """How the training ended; raises QKVError where it diverged."""
         loop_state = self.loop_state
         if not self.validation.has_usable_weights(loop_state):
@@ -217,15 +220,15 @@ class TrainingLoop:
             seconds=loop_state.seconds,
         )
 
-    def _write_and_reset_means(self) -> None:
-        totals = self._gather_and_check_totals()
+    def _write_means_and_reset_sums(self) -> None:
+        totals = self._gather_metric_sums_and_return_checked_totals()
         self.metric_sums = metrics.MetricSums()
         if self.metrics_file is not None:
-            means = metrics.compute_means_and_speed(totals, self.unit)
+            means = metrics.compute_means_perplexity_and_speed(totals, self.unit)
             rates = {"lr": self.updater.learning_rate, "gradient_norm": self.updater.gradient_norm}
-            self._write_metrics("train", {**means, **rates})
+            self._write_metrics_and_events("train", {**means, **rates})
 
-    def _gather_and_check_totals(self) -> dict[str, metrics.Number]:
+    def _gather_metric_sums_and_return_checked_totals(self) -> dict[str, metrics.Number]:
         """The sums over all processes; the first process keeps them, the others start again from none."""
         self.metric_sums = metrics.gather_sums_on_first_process(self.metric_sums, self.fabric)
         totals = self.metric_sums.compute_totals()
@@ -237,8 +240,8 @@ class TrainingLoop:
             )
         return totals
 
-    def _write_metrics(self, kind: str, values: dict[str, Any]) -> None:
-        self._update_seconds()
+    def _write_metrics_and_events(self, kind: str, values: dict[str, Any]) -> None:
+        self._update_elapsed_seconds()
         if self.metrics_file is None:
             return
         position = {"kind": kind, "step": self.loop_state.step, "epoch": self.loop_state.epoch}
@@ -248,14 +251,17 @@ class TrainingLoop:
             self.event_file.write_scalars(line)
             self.event_file.flush()
 
-    def _update_seconds(self) -> None:
+    def _update_elapsed_seconds(self) -> None:
         self.loop_state.seconds = self.seconds_before + time.monotonic() - self.started_at
 
     def _save_state_and_best_weights(self) -> None:
-        totals, updater_state = self._gather_and_check_totals(), self.updater.state_dict()
+        totals, updater_state = (
+            self._gather_metric_sums_and_return_checked_totals(),
+            self.updater.state_dict(),
+        )
         self.updater.strategy.copy_weights_from_trained()
-        carried_states = carried.gather_carried_states(self.updater.objective, self.fabric)
-        self._update_seconds()
+        carried_states = carried.gather_carried_states_on_first_process(self.updater.objective, self.fabric)
+        self._update_elapsed_seconds()
         self.saved_at = time.monotonic()
         if not self.fabric.is_global_zero:
             return
@@ -274,7 +280,7 @@ class TrainingLoop:
             **({"carried": carried_states} if carried_states else {}),
         }
         checkpoint.save_state(self.run.path, state)
-        self.validation.write_best_or_present_weights()
+        self.validation.write_best_or_present_weights_if_unwritten()
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         self.loop_state = LoopState.from_dict(state["standing"])
@@ -288,7 +294,3 @@ class TrainingLoop:
         carried.restore_carried_state(state, self.updater.objective, self.fabric, self.run.path)
         if self.fabric.is_global_zero:
             self.metric_sums = metrics.MetricSums(state["tally"])
-
-
-def _format_scores(scores: Scores) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

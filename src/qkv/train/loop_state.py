@@ -124,3 +124,12 @@ def get_monitored_score(scores: Scores, monitor: str) -> float:
     if monitor not in scores:
         raise BadRecipe(f"validation gives no score '{monitor}' to monitor. {did_you_mean(monitor, scores)}")
     return float(scores[monitor])
+
+
+def format_scores(scores: Scores) -> str:
+    """The scores as a text such as "bleu 12.34, loss 2.5".
+
+    Args:
+        scores: all scores of a validation.
+    """
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

@@ -72,7 +72,7 @@ def gather_sums_on_first_process(metric_sums: MetricSums, fabric: Any) -> Metric
     return gathered
 
 
-def compute_means_and_speed(totals: dict[str, Number], unit: str) -> dict[str, Number]:
+def compute_means_perplexity_and_speed(totals: dict[str, Number], unit: str) -> dict[str, Number]:
     """Divide sums by what was counted; adds the speed, and perplexity where there is a log-likelihood `nll`.
 
     Args:
@@ -96,12 +96,12 @@ class MetricsFile:
     saved.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size_to_keep: int) -> None:
         """Cut the file back to a size, and append from there.
 
         Args:
             path: the file; a missing one is created.
-            size: the size in bytes when the state was saved; 0 for a new training.
+            size_to_keep: the size in bytes when the state was saved; 0 for a new training.
 
         Raises:
             BadRun: the file cannot be written.
@@ -110,7 +110,9 @@ class MetricsFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
             size_on_disk = os.fstat(self._file.fileno()).st_size
-            self._file.truncate(size if size_on_disk >= size else _count_bytes_of_complete_lines(path))
+            self._file.truncate(
+                size_to_keep if size_on_disk >= size_to_keep else _count_bytes_of_complete_lines(path)
+            )
         except OSError as error:
             raise BadRun(
                 f"cannot write {path}: {error.strerror}; free some space or choose another --out"

@@ -25,7 +25,8 @@ def make_adamw(
 ) -> torch.optim.AdamW:
     """AdamW over those parameters that require a gradient, fused where that works.
 
-    Vectors are not decayed; neither are those that an attention has for each of its heads.
+    Vectors are not decayed; neither are those that an attention has for each of its heads.  Rates fall from
+    layer to layer by `config.layer_decay`.
 
     Args:
         objective: the objective, whose parameter names the configuration's patterns match.
@@ -37,17 +38,22 @@ def make_adamw(
 
     Returns:
         The optimizer, whose first group is decayed.
+
+    Raises:
+        BadRecipe: rates shall fall from layer to layer, but the objective does not order its layers.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, **options}
     names, per_head = map_parameter_ids_to_saved_names(objective), _collect_per_head_parameter_ids(objective)
+    factors = _compute_layer_factors(objective, config)
     for parameter in (objective if module is None else module).parameters():
         if parameter.requires_grad:
             name = names[id(parameter)]
-            is_decayed = _has_matrix_shape(parameter, id(parameter) in per_head) and not _matches_any(
+            is_decayed = _is_matrix(parameter, id(parameter) in per_head) and not _matches_any_pattern(
                 name, config.no_decay
             )
-            rate = _find_peak_rate(name, config) or settings["lr"]
+            rate = _get_first_matching_rate_or_none(name, config)
+            rate = rate or settings["lr"] * factors.get(id(parameter), 1.0)
             groups.setdefault((is_decayed, rate), []).append(parameter)
     # decayed parameters first: the order is part of a saved state
     ordered = sorted(groups.items(), key=lambda item: not item[0][0])
@@ -60,7 +66,7 @@ def make_adamw(
     return torch.optim.AdamW(parameter_groups, fused=fused, **settings)
 
 
-def freeze_parameters(objective: "Objective", config: TrainConfig) -> None:
+def check_patterns_and_freeze_parameters(objective: "Objective", config: TrainConfig) -> None:
     """Exclude the parameters that `config.freeze` names from training.
 
     Args:
@@ -74,7 +80,7 @@ def freeze_parameters(objective: "Objective", config: TrainConfig) -> None:
     names = map_parameter_ids_to_saved_names(objective)
     _check_every_pattern_matches(config, names.values())
     for parameter in objective.parameters():
-        if _matches_any(names[id(parameter)], config.freeze):
+        if _matches_any_pattern(names[id(parameter)], config.freeze):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in objective.parameters()):
         raise BadRecipe("train.freeze leaves no parameter to train: name fewer")
@@ -109,9 +115,26 @@ def _list_keys_and_patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
     yield from (("train.rates", pattern) for pattern in config.rates)
 
 
-def _find_peak_rate(name: str, config: TrainConfig) -> float | None:
+def _get_first_matching_rate_or_none(name: str, config: TrainConfig) -> float | None:
     """The peak learning rate of the first pattern that matches; None where none does."""
     return next((rate for pattern, rate in config.rates.items() if fnmatchcase(name, pattern)), None)
+
+
+def _compute_layer_factors(objective: "Objective", config: TrainConfig) -> dict[int, float]:
+    """id of a parameter in a layer -> the factor of its learning rate; empty without layer decay."""
+    if config.layer_decay == 1:
+        return {}
+    groups = objective.layer_groups()
+    if not groups:
+        raise BadRecipe(
+            f"train.layer_decay is {config.layer_decay}, but this model does not order its layers: leave it "
+            "out, and set train.rates by names"
+        )
+    factors: dict[int, float] = {}
+    for depth, modules in zip(range(len(groups), 0, -1), groups, strict=True):
+        for parameter in (each for module in modules for each in module.parameters()):
+            factors.setdefault(id(parameter), config.layer_decay**depth)
+    return factors
 
 
 def _collect_per_head_parameter_ids(objective: nn.Module) -> set[int]:
@@ -120,11 +143,11 @@ def _collect_per_head_parameter_ids(objective: nn.Module) -> set[int]:
     return {id(parameter) for core in cores for parameter in core.parameters()}
 
 
-def _has_matrix_shape(parameter: nn.Parameter, is_per_head: bool) -> bool:
+def _is_matrix(parameter: nn.Parameter, is_per_head: bool) -> bool:
     """Whether it, or its part for one head, has two or more dimensions larger than 1."""
     shape = parameter.shape[1:] if is_per_head else parameter.shape
     return sum(size > 1 for size in shape) >= 2
 
 
-def _matches_any(name: str, patterns: tuple[str, ...]) -> bool:
+def _matches_any_pattern(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)

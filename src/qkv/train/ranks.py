@@ -48,7 +48,7 @@ def detect_ranks() -> Ranks:
     """
     world = _read_integer_variable("WORLD_SIZE", 1)
     if world > 1:
-        return _read_torchrun_variables(world)
+        return _read_and_check_torchrun_variables(world)
     for launcher, variable in COUNT_VARIABLES.items():
         count = os.environ.get(variable, "")
         if count.isdecimal() and int(count) > 1:
@@ -59,7 +59,7 @@ def detect_ranks() -> Ranks:
     return Ranks()
 
 
-def _read_torchrun_variables(world: int) -> Ranks:
+def _read_and_check_torchrun_variables(world: int) -> Ranks:
     """The place of this process among `world` processes; raises BadRun where the variables do not fit."""
     missing = [name for name in REQUIRED_VARIABLES if not os.environ.get(name)]
     if missing:

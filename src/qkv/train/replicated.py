@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qkv.train.config import TrainConfig
 from qkv.train.objective.base import Objective
-from qkv.train.optimizers import freeze_parameters
+from qkv.train.optimizers import check_patterns_and_freeze_parameters
 
 
 class Replicated:
@@ -29,7 +29,7 @@ class Replicated:
             objective: the objective to train; it moves to Fabric's device.
             config: the section `train` of the recipe.
         """
-        freeze_parameters(objective, config)
+        check_patterns_and_freeze_parameters(objective, config)
         self.fabric, self.objective = fabric, objective
         optimizers = objective.optimizers(config, fabric.device.type)
         with warnings.catch_warnings():
@@ -48,10 +48,10 @@ class Replicated:
         return self.fabric.no_backward_sync(self.module)
 
     def compute_loss_divisor(self, global_count: int) -> int | float:
-        """The count itself: `sum_gradients` adds up."""
+        """The count itself: `complete_gradient_sums_and_fill_zeros` adds up."""
         return global_count
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def complete_gradient_sums_and_fill_zeros(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over all processes in place; where a parameter has none it counts as zero."""
         for group in _group_trainable_by_dtype(parameters):
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from qkv.train.config import TrainConfig
 from qkv.train.objective.base import Objective
-from qkv.train.optimizers import freeze_parameters
+from qkv.train.optimizers import check_patterns_and_freeze_parameters
 from qkv.train.replicated import broadcast_saved_buffers
 from qkv.train.weights import collect_distinct_tensors
 
@@ -62,11 +62,11 @@ class Sharded:
                 device.
             config: the section `train` of the recipe.
         """
-        freeze_parameters(objective, config)
+        check_patterns_and_freeze_parameters(objective, config)
         self.fabric, self.complete_objective, self.objective = fabric, objective, copy.deepcopy(objective)
         if fabric.is_global_zero:
             objective.to(fabric.device)
-        self.gradient_scale = measure_gradient_scale(fabric.strategy.device_mesh, fabric.device)
+        self.gradient_scale = measure_fsdp_gradient_scale(fabric.strategy.device_mesh, fabric.device)
         self.module = fabric.setup_module(self.objective)
         self.optimizers = {
             name: fabric.setup_optimizers(optimizer)
@@ -91,7 +91,7 @@ class Sharded:
         """The count times what FSDP makes of a sum over the processes: their mean, or the sum itself."""
         return global_count * self.gradient_scale
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def complete_gradient_sums_and_fill_zeros(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give parameters without a gradient zeros; the others are summed already."""
         for parameter in parameters:
             if parameter.grad is None:
@@ -128,7 +128,7 @@ class Sharded:
 
 
 @contextmanager
-def preserve_buffers(module: nn.Module) -> Iterator[None]:
+def restore_buffers_after_block(module: nn.Module) -> Iterator[None]:
     """Give the module's buffers, at the end of the block, the values that they had at its beginning.
 
     Args:
@@ -142,7 +142,7 @@ def preserve_buffers(module: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
 
 
-def measure_gradient_scale(mesh: Any, device: torch.device) -> float:
+def measure_fsdp_gradient_scale(mesh: Any, device: torch.device) -> float:
     """The gradient that `fully_shard` leaves, divided by the sum of the gradients of all processes.
 
     It is 1 / processes where gradients are averaged.  Some versions of torch add them up on CPUs instead,

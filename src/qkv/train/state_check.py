@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qkv.errors import BadRun
 from qkv.train.checkpoint import STATE, load_state, make_damaged_error
-from qkv.train.config import MAY_CHANGE, TrainConfig, list_changed_keys
+from qkv.train.config import MAY_CHANGE, TrainConfig, list_changed_keys_that_resuming_forbids
 from qkv.train.loop_state import map_fields_to_saved_keys
 from qkv.train.objective.base import Objective
 from qkv.train.weights import collect_distinct_tensors
@@ -40,7 +40,7 @@ class StateMismatch(Exception):
     """A value of a state that does not fit; the message says which and why."""
 
 
-def read_state(run: Path) -> dict[str, Any]:
+def read_and_check_state(run: Path) -> dict[str, Any]:
     """Read the saved state of a training, and check its plain values.
 
     Args:
@@ -59,15 +59,17 @@ def read_state(run: Path) -> dict[str, Any]:
             f"expected {FORMAT}): resume it with that version, or train anew in another directory"
         )
     try:
-        _check_layout(state)
+        _check_keys_types_and_plain_values(state)
     except StateMismatch as error:
         raise make_damaged_error(run / STATE, str(error)) from None
     return state
 
 
-def _check_layout(state: Mapping[str, Any]) -> None:
+def _check_keys_types_and_plain_values(state: Mapping[str, Any]) -> None:
     """Check keys, types and plain values; raises StateMismatch."""
-    _check_keys("the state", {name: state[name] for name in state if name not in OPTIONAL_KEYS}, KEYS)
+    _check_keys_are_exactly(
+        "the state", {name: state[name] for name in state if name not in OPTIONAL_KEYS}, KEYS
+    )
     if not isinstance(state.get("carried", []), list):
         raise StateMismatch(f"carried is of type {type(state['carried']).__name__}, expected list")
     for name, expected in TYPES.items():
@@ -80,7 +82,7 @@ def _check_layout(state: Mapping[str, Any]) -> None:
             raise StateMismatch(f"{name} does not hold plain values")
     if state["metrics_bytes"] < 0:
         raise StateMismatch(f"metrics_bytes is {state['metrics_bytes']}, expected 0 or more")
-    _check_numbers("tally", state["tally"])
+    _check_maps_names_to_numbers("tally", state["tally"])
     _check_loop_state(state["standing"])
 
 
@@ -96,7 +98,7 @@ def check_state_fits(
 
     Args:
         run: the run directory, which the error names.
-        state: a state that `read_state` returned.
+        state: a state that `read_and_check_state` returned.
         config: the present configuration.
         objective: the caller's objective.
         optimizers: name -> optimizer.
@@ -105,14 +107,14 @@ def check_state_fits(
     Raises:
         BadRun: the state does not fit.
     """
-    changed = list_changed_keys(config, state["config"])
+    changed = list_changed_keys_that_resuming_forbids(config, state["config"])
     if changed:
         raise BadRun(
             f"{run} was trained with other settings of train: {', '.join(changed)}. Resuming may only change "
             f"{', '.join(sorted(MAY_CHANGE))}. Set the others back, or train anew in another directory."
         )
     try:
-        _check_tensors("its state", state["weights"], objective.state_dict())
+        _check_plain_tensors_like("its state", state["weights"], objective.state_dict())
     except StateMismatch as error:
         raise BadRun(
             f"{run} was trained with another model: {error}. Resume with the recipe of that run, or "
@@ -120,7 +122,7 @@ def check_state_fits(
         ) from None
     try:
         _check_copies_of_weights(state, objective, config.average)
-        _check_optimizers(state["optimizer"], optimizers, state["standing"]["step"])
+        _check_optimizer_states(state["optimizer"], optimizers, state["standing"]["step"])
         _check_precision_state(state["precision"], precision)
     except StateMismatch as error:
         raise make_damaged_error(run / STATE, str(error)) from None
@@ -131,51 +133,54 @@ def _check_copies_of_weights(state: Mapping[str, Any], objective: Objective, ave
     if len(state["last"]) > average:
         raise StateMismatch(f"last holds {len(state['last'])} sets of weights, expected at most {average}")
     for number, weights in enumerate(state["last"]):
-        _check_tensors(f"last.{number}", weights, collect_distinct_tensors(objective))
+        _check_plain_tensors_like(f"last.{number}", weights, collect_distinct_tensors(objective))
     if state["kept"] is not None:
-        _check_tensors("kept", state["kept"], collect_distinct_tensors(objective.saved_module()))
+        _check_plain_tensors_like("kept", state["kept"], collect_distinct_tensors(objective.saved_module()))
 
 
-def _check_optimizers(saved: Any, optimizers: Mapping[str, torch.optim.Optimizer], steps: int) -> None:
+def _check_optimizer_states(saved: Any, optimizers: Mapping[str, torch.optim.Optimizer], steps: int) -> None:
     if len(optimizers) == 1:
-        _check_optimizer(saved, next(iter(optimizers.values())), steps)
+        _check_optimizer_state(saved, next(iter(optimizers.values())), steps)
         return
-    _check_keys("optimizer", saved, set(optimizers))
+    _check_keys_are_exactly("optimizer", saved, set(optimizers))
     for name, optimizer in optimizers.items():
-        _check_optimizer(saved[name], optimizer, steps)
+        _check_optimizer_state(saved[name], optimizer, steps)
 
 
-def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    _check_keys("optimizer", saved, {"state", "param_groups"})
+def _check_optimizer_state(saved: Any, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    _check_keys_are_exactly("optimizer", saved, {"state", "param_groups"})
     expected = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = saved["param_groups"]
-    if not isinstance(groups, list) or [_get_parameter_numbers(group) for group in groups] != expected:
+    if (
+        not isinstance(groups, list)
+        or [_get_saved_parameter_indices_or_none(group) for group in groups] != expected
+    ):
         raise StateMismatch("optimizer.param_groups does not list the model's parameters")
     for number, group in enumerate(groups):
-        _check_numbers(f"optimizer.param_groups.{number}", {"lr": group.get("lr")})
+        _check_maps_names_to_numbers(f"optimizer.param_groups.{number}", {"lr": group.get("lr")})
     moments = saved["state"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if moments or not isinstance(moments, dict):  # before the first update there are none
-        _check_keys("optimizer.state", moments, set(range(len(parameters))))
+        _check_keys_are_exactly("optimizer.state", moments, set(range(len(parameters))))
     for number, parameter in enumerate(parameters if moments else ()):
         _check_moments(f"optimizer.state.{number}", moments[number], parameter, steps)
 
 
 def _check_precision_state(saved: Any, fresh: Mapping[str, Any]) -> None:
-    _check_keys("precision", saved, set(fresh))
-    _check_numbers("precision", saved)
+    _check_keys_are_exactly("precision", saved, set(fresh))
+    _check_maps_names_to_numbers("precision", saved)
     if any(not math.isfinite(value) or value < 0 for value in saved.values()):
         raise StateMismatch("precision holds a number that is negative or not finite")
 
 
-def _check_tensors(prefix: str, tensors: Any, expected: Mapping[str, Tensor]) -> None:
+def _check_plain_tensors_like(prefix: str, tensors: Any, expected: Mapping[str, Tensor]) -> None:
     """Check that a dictionary holds tensors with the names, shapes and dtypes of others."""
-    _check_keys(prefix, tensors, set(expected))
+    _check_keys_are_exactly(prefix, tensors, set(expected))
     for name, like in expected.items():
-        _check_tensor(f"{prefix}.{name}", tensors[name], like)
+        _check_plain_tensor_like(f"{prefix}.{name}", tensors[name], like)
 
 
-def _check_keys(name: str, values: Any, expected: set[Any]) -> None:
+def _check_keys_are_exactly(name: str, values: Any, expected: set[Any]) -> None:
     if not isinstance(values, Mapping):
         raise StateMismatch(f"{name} is of type {type(values).__name__}, expected dict")
     missing = sorted(map(str, expected - values.keys()))
@@ -186,7 +191,7 @@ def _check_keys(name: str, values: Any, expected: set[Any]) -> None:
         raise StateMismatch(f"{name} has the unknown {_join_first_names(unknown)}")
 
 
-def _check_tensor(name: str, value: Any, like: Tensor) -> None:
+def _check_plain_tensor_like(name: str, value: Any, like: Tensor) -> None:
     if type(value) not in (Tensor, nn.Parameter):
         raise StateMismatch(f"{name} is of type {type(value).__name__}, expected a tensor")
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested:
@@ -199,28 +204,30 @@ def _check_tensor(name: str, value: Any, like: Tensor) -> None:
 
 def _check_moments(name: str, moments: Any, parameter: Tensor, steps: int) -> None:
     """Check Adam's moments of one parameter, and that their step is one of the first `steps`."""
-    _check_keys(name, moments, {"step", "exp_avg", "exp_avg_sq"})
+    _check_keys_are_exactly(name, moments, {"step", "exp_avg", "exp_avg_sq"})
     for moment in ("exp_avg", "exp_avg_sq"):
-        _check_tensor(f"{name}.{moment}", moments[moment], parameter)
+        _check_plain_tensor_like(f"{name}.{moment}", moments[moment], parameter)
     step = moments["step"]
     is_double = isinstance(step, Tensor) and step.dtype == torch.float64
-    _check_tensor(f"{name}.step", step, torch.zeros((), dtype=torch.float64 if is_double else torch.float32))
+    _check_plain_tensor_like(
+        f"{name}.step", step, torch.zeros((), dtype=torch.float64 if is_double else torch.float32)
+    )
     if not (0 <= float(step) <= steps and float(step).is_integer()):
         raise StateMismatch(f"{name}.step is {float(step)}, expected a whole number of at most {steps}")
 
 
 def _check_loop_state(values: Mapping[str, Any]) -> None:
     """Check the values that `LoopState.to_dict` returns; they are saved under the key "standing"."""
-    _check_keys("standing", values, set(map_fields_to_saved_keys().values()))
+    _check_keys_are_exactly("standing", values, set(map_fields_to_saved_keys().values()))
     for name, value in values.items():
         if name == "scores":
-            _check_numbers("standing.scores", value)
+            _check_maps_names_to_numbers("standing.scores", value)
         elif name == "seconds":
-            _check_numbers("standing", {name: value})
+            _check_maps_names_to_numbers("standing", {name: value})
         elif name not in OPTIONAL_SCORES and (type(value) is not int or value < 0):
             raise StateMismatch(f"standing.{name} is {value!r:.60}, expected a whole number of at least 0")
         elif name in OPTIONAL_SCORES and value is not None:
-            _check_numbers("standing", {name: value})
+            _check_maps_names_to_numbers("standing", {name: value})
 
 
 def _has_only_plain_values(value: Any) -> bool:
@@ -232,7 +239,7 @@ def _has_only_plain_values(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _check_numbers(prefix: str, values: Any) -> None:
+def _check_maps_names_to_numbers(prefix: str, values: Any) -> None:
     if not isinstance(values, Mapping):
         raise StateMismatch(f"{prefix} is of type {type(values).__name__}, expected dict")
     for name, value in values.items():
@@ -240,7 +247,7 @@ def _check_numbers(prefix: str, values: Any) -> None:
             raise StateMismatch(f"{prefix}.{name!s:.60} is {value!r:.60}, expected a number")
 
 
-def _get_parameter_numbers(group: Any) -> Any:
+def _get_saved_parameter_indices_or_none(group: Any) -> Any:
     """The numbers of a saved group's parameters, of whatever type they are; None where it has none."""
     return group.get("params") if isinstance(group, Mapping) else None
 

@@ -38,7 +38,7 @@ class Strategy(Protocol):
         """What to divide a loss by, so that the summed gradients are those of the mean over the count."""
         ...
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def complete_gradient_sums_and_fill_zeros(self, parameters: Iterable[nn.Parameter]) -> None:
         """Complete the sum of the gradients over all processes; a parameter without gradient gets zeros."""
         ...
 

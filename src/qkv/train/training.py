@@ -64,7 +64,7 @@ def fit(
     validation = Validation(objective, fabric, run, validate, monitor)
     training = TrainingLoop(updater, batches, validation)
     try:
-        training.restore_or_save_first_state(resume)
+        training.restore_or_save_first_state_and_open_files(resume)
         with (
             limit_cpu_threads(config.threads),
             show_progress("train", total, quiet=quiet or not fabric.is_global_zero) as report,

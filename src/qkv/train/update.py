@@ -15,7 +15,7 @@ from qkv.train.metrics import MetricSums
 from qkv.train.objective.base import Loss, Objective
 from qkv.train.replicated import broadcast_saved_buffers
 from qkv.train.schedule import SCHEDULES
-from qkv.train.sharded import gather_if_sharded, preserve_buffers
+from qkv.train.sharded import gather_if_sharded, restore_buffers_after_block
 from qkv.train.strategy import make_strategy
 
 SKIPPED_IN_A_ROW = 20  # float16 needs up to 16 halvings to find its loss scale
@@ -69,10 +69,10 @@ class Updater:
             module.anneal(loop_state.step / self.total_steps)
         norms = []
         for name in self.optimizers:
-            self.compute_gradients(batches, loop_state, count, metric_sums, name)
-            norms.append(self._clip_step_and_clear_gradients(name, loop_state))
+            self.compute_gradients_and_add_metrics(batches, loop_state, count, metric_sums, name)
+            norms.append(self._set_rate_clip_step_and_clear_gradients(name, loop_state))
         self.gradient_norm = math.hypot(*norms) if len(norms) > 1 else norms[0]
-        self._count_skipped_or_raise(loop_state, math.isfinite(self.gradient_norm))
+        self._count_skipped_update_or_raise(loop_state, math.isfinite(self.gradient_norm))
         broadcast_saved_buffers(self.objective, self.fabric)
         seconds = time.perf_counter() - start
         self.speed = 0.95 * self.speed + 0.05 * count / seconds if self.speed else count / seconds
@@ -80,7 +80,7 @@ class Updater:
             metric_sums.add("expected", count)
             metric_sums.add("seconds", seconds)
 
-    def compute_gradients(
+    def compute_gradients_and_add_metrics(
         self,
         batches: Any,
         loop_state: LoopState,
@@ -101,15 +101,17 @@ class Updater:
         window = batches.window(loop_state.epoch, loop_state.index, rank, world)
         passes = self.strategy.count_passes(len(window))
         for batch in window:
-            self._add_gradient(batch, global_count, metric_sums, optimizer_name)
+            self._backpropagate_batch_and_add_metrics(batch, global_count, metric_sums, optimizer_name)
         if passes > len(window):
             # the first process has rows in every update
             filler = window or batches.window(loop_state.epoch, loop_state.index, 0, world)
             self._run_passes_with_zero_loss(filler[-1], passes - len(window), optimizer_name)
-        self.strategy.sum_gradients(self.parameters)
-        self.objective.update_statistics(lambda numbers: engine.sum_over_processes(numbers, self.fabric))
+        self.strategy.complete_gradient_sums_and_fill_zeros(self.parameters)
+        self.objective.update_statistics(
+            lambda numbers: engine.sum_over_processes_in_place(numbers, self.fabric)
+        )
 
-    def _add_gradient(
+    def _backpropagate_batch_and_add_metrics(
         self, batch: Any, global_count: int, metric_sums: MetricSums, optimizer_name: str
     ) -> None:
         with self.strategy.make_pass_context():
@@ -123,7 +125,7 @@ class Updater:
 
     def _run_passes_with_zero_loss(self, batch: Any, passes: int, optimizer_name: str) -> None:
         """Take part in passes for which this process has no micro-batch."""
-        with preserve_buffers(self.objective), self.strategy.make_pass_context():
+        with restore_buffers_after_block(self.objective), self.strategy.make_pass_context():
             for _ in range(passes):
                 self.fabric.backward(self._compute_loss(batch, optimizer_name).total * 0)
 
@@ -132,7 +134,7 @@ class Updater:
         module = self.strategy.module
         return module(batch) if len(self.optimizers) == 1 else module(batch, optimizer_name)
 
-    def _clip_step_and_clear_gradients(self, optimizer_name: str, loop_state: LoopState) -> float:
+    def _set_rate_clip_step_and_clear_gradients(self, optimizer_name: str, loop_state: LoopState) -> float:
         """Set the rate, clip, let the optimizer step, and clear the gradients; returns their norm."""
         optimizer = self.optimizers[optimizer_name]
         factor = SCHEDULES[self.config.schedule](loop_state.step + 1, self.config.warmup, self.total_steps)
@@ -151,7 +153,7 @@ class Updater:
             parameter.grad = None
         return norm
 
-    def _count_skipped_or_raise(self, loop_state: LoopState, is_gradient_finite: bool) -> None:
+    def _count_skipped_update_or_raise(self, loop_state: LoopState, is_gradient_finite: bool) -> None:
         if is_gradient_finite:
             loop_state.skipped_in_a_row = 0
             return

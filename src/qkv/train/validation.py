@@ -18,7 +18,7 @@ from qkv.train.weights import (
     average_weights,
     copy_weights_to_cpu,
     restore_weights,
-    write_weights,
+    write_weights_with_digest_and_label,
 )
 
 Validate = Callable[[], Scores]
@@ -64,7 +64,7 @@ class Validation:
             return is_end or loop_state.index == 0
         return is_end or loop_state.step % config.validate_every == 0
 
-    def validate_weights(
+    def validate_and_keep_if_best(
         self, loop_state: LoopState, config: TrainConfig, interrupt: Interrupt
     ) -> Scores | None:
         """Validate the present weights, and keep them where they are the best so far.
@@ -77,20 +77,22 @@ class Validation:
         Returns:
             All scores; None where it was interrupted, and nothing is recorded.
         """
-        scores = self._validate_on_first_process(interrupt)
+        scores = self._validate_on_first_process_and_broadcast_scores(interrupt)
         if scores is None:
             return None
-        score = self._get_monitored_score_or_nan_if_diverged(scores)
+        score = self._get_monitored_score_or_nan_if_not_finite(scores)
         loop_state.record_validation(score, self.higher_is_better)
         if is_better(score, loop_state.kept_score, self.higher_is_better):
-            self._record_best(loop_state, scores, score)
+            self._record_best_scores_and_copy_weights(loop_state, scores, score)
         if config.average and self.fabric.is_global_zero:
             self.recent_weights = [*self.recent_weights, copy_weights_to_cpu(self.objective)][
                 -config.average :
             ]
         return scores
 
-    def validate_average(self, loop_state: LoopState, interrupt: Interrupt) -> Scores | None:
+    def validate_average_and_keep_if_no_worse(
+        self, loop_state: LoopState, interrupt: Interrupt
+    ) -> Scores | None:
         """Validate the mean of the recent weights, and keep it where it is no worse than the best weights.
 
         The objective gets its own weights back.
@@ -106,17 +108,17 @@ class Validation:
         if self.recent_weights:
             restore_weights(self.objective, average_weights(self.recent_weights))
         try:
-            scores = self._validate_on_first_process(interrupt)
+            scores = self._validate_on_first_process_and_broadcast_scores(interrupt)
             if scores is not None:
-                score = self._get_monitored_score_or_nan_if_diverged(scores)
+                score = self._get_monitored_score_or_nan_if_not_finite(scores)
                 is_worse = is_better(loop_state.kept_score, score, self.higher_is_better)
                 if math.isfinite(score) and not is_worse:
-                    self._record_best(loop_state, scores, score)
+                    self._record_best_scores_and_copy_weights(loop_state, scores, score)
         finally:
             restore_weights(self.objective, last_weights)
         return scores
 
-    def restore_copies(
+    def restore_best_and_recent_weights(
         self, best_weights: dict[str, Tensor] | None, recent_weights: list[dict[str, Tensor]]
     ) -> None:
         """Restore the weights that a saved state holds.
@@ -127,7 +129,7 @@ class Validation:
         """
         self.best_weights, self.recent_weights = best_weights, recent_weights
 
-    def write_best_or_present_weights(self) -> None:
+    def write_best_or_present_weights_if_unwritten(self) -> None:
         """Write the best weights where the file does not hold them yet; without validation, the present ones.
 
         Called on the first process, after the state that holds them is saved: from a state its weights can be
@@ -141,7 +143,7 @@ class Validation:
         has_validation = self.validate is not None
         weights = self.best_weights if has_validation else copy_weights_to_cpu(self.objective.saved_module())
         if weights is not None:
-            write_weights(weights, self.run.path / WEIGHTS, self.run.label)
+            write_weights_with_digest_and_label(weights, self.run.path / WEIGHTS, self.run.label)
         self._is_written = has_validation
 
     def has_usable_weights(self, loop_state: LoopState) -> bool:
@@ -154,24 +156,26 @@ class Validation:
             return loop_state.kept_score is not None
         return are_weights_finite(dict(self.objective.named_parameters()))
 
-    def _get_monitored_score_or_nan_if_diverged(self, scores: Scores) -> float:
+    def _get_monitored_score_or_nan_if_not_finite(self, scores: Scores) -> float:
         """The monitored score; NaN where it or a weight is not finite."""
         score = get_monitored_score(scores, self.monitor)
         is_usable = math.isfinite(score) and are_weights_finite(dict(self.objective.named_parameters()))
         return score if is_usable else math.nan
 
-    def _record_best(self, loop_state: LoopState, scores: Scores, score: float) -> None:
+    def _record_best_scores_and_copy_weights(
+        self, loop_state: LoopState, scores: Scores, score: float
+    ) -> None:
         loop_state.kept_score, loop_state.kept_scores = score, scores
         if self.fabric.is_global_zero:
             self.best_weights, self._is_written = copy_weights_to_cpu(self.objective.saved_module()), False
 
-    def _validate_on_first_process(self, interrupt: Interrupt) -> Scores | None:
+    def _validate_on_first_process_and_broadcast_scores(self, interrupt: Interrupt) -> Scores | None:
         """Call `validate` on the first process; its scores, on every process."""
         scores = None
         if self.fabric.is_global_zero and self.validate is not None:
             self.objective.eval()
             try:
-                with torch.no_grad(), self.fabric.autocast(), interrupt.raise_at_once():
+                with torch.no_grad(), self.fabric.autocast(), interrupt.raise_on_first_signal():
                     scores = {name: float(score) for name, score in self.validate().items()}
             except KeyboardInterrupt:
                 interrupt.is_requested = True

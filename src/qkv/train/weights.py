@@ -76,7 +76,7 @@ def average_weights(copies: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         copies: what `copy_weights_to_cpu` returned at several times; at least one.
     """
     copies = list(copies)
-    return {name: _average_or_take_last([weights[name] for weights in copies]) for name in copies[-1]}
+    return {name: _average_floats_or_take_last([weights[name] for weights in copies]) for name in copies[-1]}
 
 
 def are_weights_finite(weights: Mapping[str, Tensor]) -> bool:
@@ -113,10 +113,12 @@ def save_weights(model: nn.Module, path: Path, label: Mapping[str, Any] | None =
     Raises:
         BadRun: the file cannot be written.
     """
-    write_weights(copy_weights_to_cpu(model), path, label or {})
+    write_weights_with_digest_and_label(copy_weights_to_cpu(model), path, label or {})
 
 
-def write_weights(weights: Mapping[str, Tensor], path: Path, label: Mapping[str, Any]) -> None:
+def write_weights_with_digest_and_label(
+    weights: Mapping[str, Tensor], path: Path, label: Mapping[str, Any]
+) -> None:
     """Write weights and their label to a safetensors file, completely or not at all.
 
     Args:
@@ -135,7 +137,7 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, label: Mapping[str,
     write_atomically(path, lambda file: file.write(packed))
 
 
-def read_label(path: Path) -> dict[str, Any]:
+def read_weights_label(path: Path) -> dict[str, Any]:
     """Read the label of a safetensors file.
 
     Args:
@@ -199,7 +201,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             "the model that it was saved from"
         )
     for name, value in weights.items():
-        _check_fits_parameter(path, name, value, state[name])
+        _check_same_shape_and_kind_of_dtype(path, name, value, state[name])
     if not are_weights_finite(weights):
         raise BadRun(
             f"{path} holds weights that are not finite: the training diverged. Train anew with a lower "
@@ -208,7 +210,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     restore_weights(model, weights)
 
 
-def _check_fits_parameter(path: Path, name: str, value: Tensor, like: Tensor) -> None:
+def _check_same_shape_and_kind_of_dtype(path: Path, name: str, value: Tensor, like: Tensor) -> None:
     if value.shape != like.shape:
         raise BadRun(
             f"{path} belongs to another model: {name} has shape {list(value.shape)}, "
@@ -227,7 +229,7 @@ def _read_and_verify_tensors(path: Path) -> dict[str, Tensor]:
     import safetensors.torch
     from safetensors import SafetensorError
 
-    label = read_label(path)
+    label = read_weights_label(path)
     try:
         tensors = safetensors.torch.load(path.read_bytes())  # load_file refuses paths that are not UTF-8
     except (SafetensorError, OSError) as error:
@@ -249,7 +251,7 @@ def _join_first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + remainder
 
 
-def _average_or_take_last(values: list[Tensor]) -> Tensor:
+def _average_floats_or_take_last(values: list[Tensor]) -> Tensor:
     if not values[-1].is_floating_point():
         return values[-1]
     total = sum((value.double() for value in values[1:]), values[0].double())

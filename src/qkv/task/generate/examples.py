@@ -14,7 +14,8 @@ from qkv.data.generated.examples import (
     SymbolSequence,
     generate_examples,
 )
-from qkv.errors import UnknownName
+from qkv.errors import BadRecipe, UnknownName
+from qkv.symbols import UNK
 from qkv.task.checksums import digest_lines
 from qkv.task.generate.recipe import LanguageRecipe
 from qkv.task.generate.scoring import POSITIONS_AT_ONCE, Total, sum_scores
@@ -74,15 +75,25 @@ class EncodedExamples(Sequence[ScoredTokens]):
         examples: the examples.
         data: the section of the recipe that generates them.
         tokenizer: a tokenizer of words that knows every symbol.
+
+    Raises:
+        BadRecipe: a symbol is not in the vocabulary, which may be that of another run.
     """
 
     def __init__(
         self, examples: Sequence[SymbolSequence], data: ExampleData, tokenizer: AnyTokenizer
     ) -> None:
         self.examples, self.start = examples, start_token(tokenizer)
-        self.ids = np.array(
-            [self.start if s == LINE_END else tokenizer.encode([s])[0][0] for s in data.list_symbols()]
-        )
+        symbols = data.list_symbols()
+        rows = tokenizer.encode([symbol for symbol in symbols if symbol != LINE_END])
+        ids = iter(rows)
+        self.ids = np.array([self.start if symbol == LINE_END else next(ids)[0] for symbol in symbols])
+        if [UNK] in rows:
+            unknown = symbols[int(np.flatnonzero(self.ids == UNK)[0])]
+            raise BadRecipe(
+                f"the vocabulary has no token for the symbol {unknown!r} of the generated examples: start "
+                "from a run on the same symbols, or without one"
+            )
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.task.generate.recipe import LanguageRecipe, Mode
 from qkv.task.texts import AnyTokenizer, EncodedText, start_token
-from qkv.train.objective import linear_cross_entropy
+from qkv.train.objective import sum_linear_cross_entropy
 
 MODES = get_args(Mode)
 POSITIONS_AT_ONCE = 16_384
@@ -150,7 +150,9 @@ def sum_scores(model: Any, hidden: Tensor, targets: Tensor) -> Total:
     real = targets >= 0
     labels = targets[real]
     output = model.output
-    _, nll, correct = linear_cross_entropy(hidden[real], output.weight, output.bias, labels, smoothing=0.0)
+    _, nll, correct = sum_linear_cross_entropy(
+        hidden[real], output.weight, output.bias, labels, smoothing=0.0
+    )
     return Total(float(nll.double().sum()), float(correct), labels.numel())
 
 

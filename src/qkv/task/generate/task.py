@@ -51,6 +51,7 @@ class Generate(Task):
     name = "generate"
     recipe = LanguageRecipe
     files = (TOKENIZER,)
+    vocabulary_files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
     evaluate_options = ("data", "mode", "stride")
     resume_keys = (
@@ -72,8 +73,12 @@ class Generate(Task):
         """What a user calls the text of a split."""
         return recipe.data.examples_key if recipe.data.examples else name_text(part, recipe.data)
 
-    def learn_files(self, recipe: LanguageRecipe, data: Texts | ExampleSets) -> dict[str, bytes]:
+    def learn_files(
+        self, recipe: LanguageRecipe, data: Texts | ExampleSets, vocabulary: Mapping[str, bytes]
+    ) -> dict[str, bytes]:
         """The tokenizer, learnt from the training text, or from the symbols of the examples."""
+        if vocabulary:
+            return dict(vocabulary)
         lines = list_vocabulary_words(data.data) if isinstance(data, ExampleSets) else data.train
         return {TOKENIZER: tokenizer_to_json(learn_tokenizer(lines, recipe.tokens)).encode()}
 

@@ -28,7 +28,7 @@ from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
 from qkv.train import TrainConfig, Translation
-from qkv.train.devices import choose_device, multiplies_bf16
+from qkv.train.devices import can_multiply_bf16_in_hardware, choose_device
 
 TOKENIZER = "tokenizer.json"
 
@@ -39,6 +39,7 @@ class Translate(Task):
     name = "translate"
     recipe = TranslationRecipe
     files = (TOKENIZER,)
+    vocabulary_files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
     resume_keys = (
         *("data.holdout", "data.phrases", "tokens", "batch", "model", "validation.monitor"),
@@ -87,8 +88,12 @@ class Translate(Task):
         """The recipe with the keys that it leaves out as in the recipe of the run to resume."""
         return take_defaults(recipe, trained)
 
-    def learn_files(self, recipe: TranslationRecipe, data: Splits) -> dict[str, bytes]:
+    def learn_files(
+        self, recipe: TranslationRecipe, data: Splits, vocabulary: Mapping[str, bytes]
+    ) -> dict[str, bytes]:
         """The tokenizers of both sides, learnt from the training pairs."""
+        if vocabulary:
+            return dict(vocabulary)
         tokens = train_tokenizers(data.train, recipe.tokens, compute_max_characters(recipe.batch.max_length))
         return {TOKENIZER: tokens.to_json().encode()}
 
@@ -149,7 +154,7 @@ TRANSLATE = Translate()
 
 def _describe_machine(config: TrainConfig) -> Machine:
     device = choose_device(config.device)
-    return Machine(device, torch.get_num_threads(), multiplies_bf16(device))
+    return Machine(device, torch.get_num_threads(), can_multiply_bf16_in_hardware(device))
 
 
 def _warn_of_few_updates(recipe: TranslationRecipe, batches: BatchPlan[Pairs], report: Progress) -> None:

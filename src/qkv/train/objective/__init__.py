@@ -2,7 +2,7 @@
 
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss, Objective
-from qkv.train.objective.cross_entropy import linear_cross_entropy
+from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 from qkv.train.objective.translation import Translation
 
@@ -13,5 +13,5 @@ __all__ = [
     "Objective",
     "Observed",
     "Translation",
-    "linear_cross_entropy",
+    "sum_linear_cross_entropy",
 ]

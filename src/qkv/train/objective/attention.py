@@ -33,15 +33,27 @@ class Observed(NamedTuple):
     is_before_outputs: bool = False
 
 
+class WeightedTerms(NamedTuple):
+    """What the attentions add to the loss of a batch.
+
+    Args:
+        total: the sum of the terms times their factors, summed over the batch.
+        metrics: name -> term without its factor, detached.
+    """
+
+    total: Float[Tensor, ""]
+    metrics: dict[str, Tensor]
+
+
 class AttentionObjective(Objective):
     """Base class of objectives with attention terms.
 
     Where `needs_weights` is True, `forward` passes what every attention returned to
-    `compute_attention_terms`.
+    `sum_weighted_attention_terms`.
 
     Attributes:
         samples: whether an attention samples, so that REINFORCE is needed.
-        needs_weights: whether `compute_attention_terms` must be called.
+        needs_weights: whether `sum_weighted_attention_terms` must be called.
     """
 
     baseline: Tensor
@@ -72,12 +84,12 @@ class AttentionObjective(Objective):
             self.register_buffer("baseline", torch.tensor(torch.nan))
             self.register_buffer("reward", torch.zeros(2, dtype=torch.float64), persistent=False)
 
-    def compute_attention_terms(
+    def sum_weighted_attention_terms(
         self,
         observed: Mapping[str, Observed],
         log_likelihood: Float[Tensor, "B T"],
         is_real: Bool[Tensor, "B T"],
-    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    ) -> WeightedTerms:
         """What is added to the loss, and the terms by name.
 
         Args:
@@ -86,8 +98,7 @@ class AttentionObjective(Objective):
             is_real: True at real outputs.
 
         Returns:
-            (total, metrics): the sum of the terms times their factors, summed over the batch; name -> term
-            without its factor, detached.
+            Both.
         """
         total, metrics = log_likelihood.new_zeros(()), {}
         if self.terms.coverage:
@@ -99,19 +110,18 @@ class AttentionObjective(Objective):
             metrics["coverage"] = torch.stack(covered).mean()
             total = total + self.terms.coverage * metrics["coverage"]
         pairs = [
-            terms.compute_entropy_surrogate_and_value(item.attended, item.queries)
-            for item in observed.values()
+            terms.sum_entropy_surrogate_and_value(item.attended, item.queries) for item in observed.values()
         ]
         surrogate, metrics["entropy"] = (torch.stack(values).mean() for values in zip(*pairs, strict=True))
         total = total - self.terms.entropy * surrogate
         if self.samples:
-            metrics["reinforce"] = self._record_reward_and_compute_reinforce(
+            metrics["reinforce"] = self._record_reward_and_sum_reinforce_loss(
                 observed, log_likelihood, is_real
             )
             total = total + self.terms.reinforce * metrics["reinforce"]
-        return total, {name: value.detach() for name, value in metrics.items()}
+        return WeightedTerms(total, {name: value.detach() for name, value in metrics.items()})
 
-    def _record_reward_and_compute_reinforce(
+    def _record_reward_and_sum_reinforce_loss(
         self, observed: Mapping[str, Observed], log_likelihood: Tensor, is_real: Tensor
     ) -> Float[Tensor, ""]:
         self.reward += torch.stack([log_likelihood.sum(), is_real.sum()]).detach()
@@ -124,14 +134,14 @@ class AttentionObjective(Objective):
                 total = total + terms.sum_reinforce_loss(item.attended.log_prob, reward, item.queries)
         return total
 
-    def update_statistics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+    def update_statistics(self, sum_over_processes_in_place: Callable[[Tensor], Tensor]) -> None:
         """Move the baseline towards the mean reward of an update, over all its batches and processes.
 
         Args:
-            sum_over_processes: adds up a tensor over all processes, in place, and returns it.
+            sum_over_processes_in_place: adds up a tensor over all processes, in place, and returns it.
         """
         if self.samples:
-            reward, count = sum_over_processes(self.reward)
+            reward, count = sum_over_processes_in_place(self.reward)
             mean = (reward / count).to(self.baseline)
             before = torch.where(self.baseline.isnan(), mean, self.baseline)
             self.baseline.copy_(torch.lerp(mean, before, self.terms.baseline_decay))

@@ -27,10 +27,18 @@ BLOCK_ENTRIES = {
 MINIMUM_ROWS = 128  # with fewer, adding to the weight's gradient costs as much as its product
 
 
-class _Sums(NamedTuple):
-    total: Tensor
-    nll: Tensor  # of every row
-    correct: Tensor
+class CrossEntropySums(NamedTuple):
+    """The loss of N rows.
+
+    Args:
+        total: the label-smoothed cross-entropy, summed over the rows.
+        nll_per_row: [N], -log p(target) of every row, without smoothing.
+        correct_count: how many rows have no class above their target.
+    """
+
+    total: Float[Tensor, ""]
+    nll_per_row: Float[Tensor, "N"]
+    correct_count: Float[Tensor, ""]
 
 
 class _Gradients(NamedTuple):
@@ -39,7 +47,7 @@ class _Gradients(NamedTuple):
     bias: Tensor | None
 
 
-def linear_cross_entropy(
+def sum_linear_cross_entropy(
     hidden: Float[Tensor, "N M"],
     weight: Float[Tensor, "V M"],
     bias: Float[Tensor, "V"] | None,
@@ -47,7 +55,7 @@ def linear_cross_entropy(
     *,
     smoothing: float,
     rows: int | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "N"], Float[Tensor, ""]]:
+) -> CrossEntropySums:
     """The label-smoothed cross-entropy of the linear classifier hidden @ weight.T + bias, summed over N rows.
 
     total = (1 - smoothing) * nll + smoothing / V * sum over classes of -log p
@@ -65,8 +73,7 @@ def linear_cross_entropy(
         rows: rows per block; by default as many as keep a block in cache.
 
     Returns:
-        (total, nll, correct): the loss, which alone has a gradient, of first order; -log p(target) of every
-        row; how many rows have no class above their target.
+        The sums.  The total alone has a gradient, of first order.
 
     Raises:
         RuntimeError: the loss is differentiated with create_graph=True.
@@ -74,14 +81,13 @@ def linear_cross_entropy(
     entries = BLOCK_ENTRIES.get(hidden.device.type, BLOCK_ENTRIES["cuda"])
     rows = rows or max(MINIMUM_ROWS, entries // weight.shape[0])
     if torch.is_grad_enabled():
-        total, nll, correct = _LinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
-    else:
-        layer = _OutputLayer(hidden, weight, bias, smoothing)
-        total, nll, correct = _compute_sums_and_fill_gradients(layer, hidden, target, rows, None)
-    return total, nll, correct
+        sums = _SummedLinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
+        return CrossEntropySums(*sums)
+    layer = _OutputLayer(hidden, weight, bias, smoothing)
+    return _compute_sums_and_fill_gradients(layer, hidden, target, rows, None)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _SummedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -102,8 +108,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(*gradients)
         layer = _OutputLayer(hidden, weight, bias, smoothing)
         sums = _compute_sums_and_fill_gradients(layer, hidden, target, rows_per_block, gradients)
-        ctx.mark_non_differentiable(sums.nll, sums.correct)
-        return sums.total, sums.nll, sums.correct
+        ctx.mark_non_differentiable(sums.nll_per_row, sums.correct_count)
+        return sums.total, sums.nll_per_row, sums.correct_count
 
     @staticmethod
     def backward(
@@ -111,8 +117,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "linear_cross_entropy has first derivatives only, and create_graph=True asks for more: use "
-                "torch.nn.functional.cross_entropy(hidden @ weight.T + bias, target)"
+                "sum_linear_cross_entropy has first derivatives only, and create_graph=True asks for more: "
+                "use torch.nn.functional.cross_entropy(hidden @ weight.T + bias, target)"
             )
         scaled = (
             None if saved is None else saved * grad_total.to(saved.dtype) for saved in ctx.saved_tensors
@@ -120,7 +126,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (*scaled, None, None, None)
 
 
-class _Block(NamedTuple):
+class _BlockExponentials(NamedTuple):
     """What one block of rows gives, with logits in units of log 2 and b rows.
 
     Args:
@@ -150,7 +156,7 @@ class _OutputLayer:
         self.weight_sum = weight.detach().sum(0, dtype=self.sum_dtype)
         self.bias_sum = 0.0 if bias is None else bias.detach().sum(dtype=self.sum_dtype)
 
-    def compute_block_exponentials(self, hidden: Tensor, target: Tensor) -> _Block:
+    def compute_exponentials_of_block(self, hidden: Tensor, target: Tensor) -> _BlockExponentials:
         """The block of rows `hidden` [b,M] with targets [b,1].
 
         One pass each to convert, to scale and add the bias, for the maximum, difference, power and sum.
@@ -162,52 +168,63 @@ class _OutputLayer:
             torch.add(self.bias, e, alpha=LOG2_E, out=e)
         at_target, maximum = e.gather(1, target), e.amax(1, keepdim=True)
         z = e.sub_(maximum).exp2_().sum(1, keepdim=True)
-        return _Block(e, z, z.log2() + maximum, at_target, at_target >= maximum)
+        return _BlockExponentials(e, z, z.log2() + maximum, at_target, at_target >= maximum)
 
-    def compute_block_sums(self, hidden: Tensor, block: _Block) -> _Sums:
+    def compute_block_sums(self, hidden: Tensor, block: _BlockExponentials) -> CrossEntropySums:
         """The sums of a block; a row's logits add up to hidden times the sum of weights."""
         nll = (block.log_z - block.at_target) / LOG2_E
         logit_sum = (hidden.to(self.sum_dtype) @ self.weight_sum)[:, None] + self.bias_sum
         mean_nll = block.log_z / LOG2_E - logit_sum / self.classes  # over the classes
         total = (1 - self.smoothing) * nll + self.smoothing * mean_nll
-        return _Sums(total.sum(), nll[:, 0], block.correct.sum().to(self.sum_dtype))
+        return CrossEntropySums(total.sum(), nll[:, 0], block.correct.sum().to(self.sum_dtype))
 
 
 def _compute_sums_and_fill_gradients(
     layer: _OutputLayer, hidden: Tensor, target: Tensor, rows_per_block: int, gradients: _Gradients | None
-) -> _Sums:
+) -> CrossEntropySums:
     """The sums over all rows; also fills `gradients`, where they are given."""
     blocks = []
     with torch.autocast(hidden.device.type, enabled=False):
         for block_rows in _split_rows_into_blocks(len(hidden), rows_per_block):
             block_hidden = hidden[block_rows].to(layer.product_dtype)
             block_target = target[block_rows, None]
-            block = layer.compute_block_exponentials(block_hidden, block_target)
+            block = layer.compute_exponentials_of_block(block_hidden, block_target)
             blocks.append(layer.compute_block_sums(block_hidden, block))
             if gradients is not None:
-                _add_block_gradients(layer, block_hidden, block_target, block, block_rows, gradients)
+                _store_hidden_and_add_other_block_gradients(
+                    layer, block_hidden, block_target, block, block_rows, gradients
+                )
         if gradients is not None:
             _subtract_smoothing_gradients(layer, hidden, gradients)
     if not blocks:
-        return _Sums(*(hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,), ())))
+        return CrossEntropySums(*(hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,), ())))
     totals, nlls, corrects = zip(*blocks, strict=True)
-    return _Sums(torch.stack(totals).sum(), torch.cat(nlls), torch.stack(corrects).sum())
+    return CrossEntropySums(torch.stack(totals).sum(), torch.cat(nlls), torch.stack(corrects).sum())
 
 
-def _add_block_gradients(
-    layer: _OutputLayer, hidden: Tensor, target: Tensor, block: _Block, rows: slice, gradients: _Gradients
+def _store_hidden_and_add_other_block_gradients(
+    layer: _OutputLayer,
+    hidden: Tensor,
+    target: Tensor,
+    block: _BlockExponentials,
+    rows: slice,
+    gradients: _Gradients,
 ) -> None:
     """Add a block's gradients, all terms but smoothing / V."""
     inverse = 1 / block.z
     # subtracted before rounding to the product's format, which would lose a confident row's small difference
     e = block.e.scatter_add_(1, target, (layer.smoothing - 1) * block.z).to(layer.product_dtype)
     gradients.hidden[rows] = (e @ layer.weight).to(layer.sum_dtype) * inverse  # [b, V] @ [V, M]
-    _add_product(gradients.weight, e.T, (hidden * inverse).to(layer.product_dtype))  # [V, b] @ [b, M]
+    _add_product_in_place(
+        gradients.weight, e.T, (hidden * inverse).to(layer.product_dtype)
+    )  # [V, b] @ [b, M]
     if gradients.bias is not None:
-        _add_product(gradients.bias[:, None], e.T, inverse.to(layer.product_dtype))  # [V, b] @ [b, 1]
+        _add_product_in_place(
+            gradients.bias[:, None], e.T, inverse.to(layer.product_dtype)
+        )  # [V, b] @ [b, 1]
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def _add_product_in_place(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add a @ b to total, in place."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)

@@ -1,5 +1,6 @@
 """The objective of language models: cross-entropy of every token given those before it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from qkv.shapes import Attended
 from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
-from qkv.train.objective.cross_entropy import linear_cross_entropy
+from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
@@ -58,11 +59,11 @@ class LanguageModeling(AttentionObjective):
         Returns:
             The loss over the targets that count, with metrics nll and accuracy.
         """
-        hidden, attended = self._hidden(batch)
+        hidden, attended = self._compute_hidden_states_and_advance_carried_state(batch)
         real, scored = batch.keep, batch.scored
         labels = batch.targets[scored]
         output: Any = self.model.output
-        total, nll, correct = linear_cross_entropy(
+        total, nll, correct = sum_linear_cross_entropy(
             hidden[scored], output.weight, output.bias, labels, smoothing=self.smoothing
         )
         metrics = {"nll": nll.sum(), "accuracy": correct}
@@ -70,10 +71,12 @@ class LanguageModeling(AttentionObjective):
             return Loss(total, labels.numel(), metrics)
         log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(scored, -nll)
         observed = {name: Observed(each, real, real) for name, each in attended.items()}
-        terms, term_metrics = self.compute_attention_terms(observed, log_likelihood, scored)
+        terms, term_metrics = self.sum_weighted_attention_terms(observed, log_likelihood, scored)
         return Loss(total + terms, labels.numel(), {**metrics, **term_metrics})
 
-    def _hidden(self, batch: Any) -> tuple[Tensor, dict[str, Attended]]:
+    def _compute_hidden_states_and_advance_carried_state(
+        self, batch: Any
+    ) -> tuple[Tensor, dict[str, Attended]]:
         model: Any = self.model
         if self.training and self.needs_weights:
             return model.forward_with_weights(batch.inputs)
@@ -84,6 +87,11 @@ class LanguageModeling(AttentionObjective):
         hidden, after = model.extend(batch.inputs, state)
         self.state = detach(after)
         return hidden, {}
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The language model."""

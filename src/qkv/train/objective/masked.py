@@ -1,11 +1,12 @@
 """The objective of masked language models: cross-entropy of hidden tokens given all others."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from qkv.train.objective.base import Loss, Objective
-from qkv.train.objective.cross_entropy import linear_cross_entropy
+from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
 
 
 class MaskedLanguageModeling(Objective):
@@ -25,10 +26,15 @@ class MaskedLanguageModeling(Objective):
         hidden = self.model(batch.inputs, batch.keep)[batch.chosen]
         labels = batch.targets[batch.chosen]
         output: Any = self.model.output
-        total, nll, correct = linear_cross_entropy(
+        total, nll, correct = sum_linear_cross_entropy(
             hidden, output.weight, output.bias, labels, smoothing=self.smoothing
         )
         return Loss(total, labels.numel(), {"nll": nll.sum(), "accuracy": correct})
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The masked language model."""

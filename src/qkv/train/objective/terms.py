@@ -3,6 +3,8 @@
 They read what an attention returns: weights [B,H,T,S], and log_prob [B,H,T] of what it sampled.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
@@ -10,6 +12,18 @@ from torch import Tensor
 
 from qkv.shapes import Attended
 from qkv.strict import Strict
+
+
+class EntropySums(NamedTuple):
+    """The entropy of an attention's weights, summed over the batch and averaged over heads.
+
+    Args:
+        surrogate: a scalar to differentiate, which has the gradient of the entropy.
+        value: the entropy, detached.
+    """
+
+    surrogate: Float[Tensor, ""]
+    value: Float[Tensor, ""]
 
 
 class AttentionTerms(Strict):
@@ -45,9 +59,7 @@ def sum_coverage_penalty(
     return ((1 - weight_per_key).square() * keys[:, None]).sum() / weights.shape[1]
 
 
-def compute_entropy_surrogate_and_value(
-    attended: Attended, queries: Bool[Tensor, "B T"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def sum_entropy_surrogate_and_value(attended: Attended, queries: Bool[Tensor, "B T"]) -> EntropySums:
     """Σ_t H[w_t] summed over the batch, averaged over heads, and a surrogate that has its gradient.
 
     Of soft weights the entropy is exact.  Of a sample it is -log p(s), whose expectation it is, and
@@ -58,7 +70,7 @@ def compute_entropy_surrogate_and_value(
         queries: True at real queries.
 
     Returns:
-        (surrogate, value): a scalar to differentiate, and the entropy, detached.
+        Both sums.
     """
     real = queries[:, None]
     assert attended.weights is not None
@@ -71,7 +83,7 @@ def compute_entropy_surrogate_and_value(
         value = value - log_prob.sum()
         surrogate = surrogate - (log_prob.detach() * log_prob).sum()
     heads = attended.weights.shape[1]
-    return surrogate / heads, value.detach() / heads
+    return EntropySums(surrogate / heads, value.detach() / heads)
 
 
 def compute_reward_to_go(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qkv.shapes import Attended
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
-from qkv.train.objective.cross_entropy import linear_cross_entropy
+from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
@@ -40,6 +40,10 @@ class TranslationModel(Protocol):
 
     def layers(self) -> Sequence[nn.Module]:
         """The layers that are called one after another, as modules; empty where there are none."""
+        ...
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The modules from the input to the output; see `Objective.layer_groups`."""
         ...
 
 
@@ -85,18 +89,18 @@ class Translation(AttentionObjective):
         else:
             hidden = model(*inputs)
         labels = batch.target[:, 1:][real]
-        total, nll, correct = linear_cross_entropy(
+        total, nll, correct = sum_linear_cross_entropy(
             hidden[real], model.output.weight, model.output.bias, labels, smoothing=self.smoothing
         )
         loss = Loss(total, labels.numel(), {"nll": nll.sum(), "accuracy": correct})
         if not attended:
             return loss
         log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
-        observed = self._add_masks(attended, real, batch.source_keep)
-        terms_total, metrics = self.compute_attention_terms(observed, log_likelihood, real)
+        observed = self._combine_with_masks_of_queries_and_keys(attended, real, batch.source_keep)
+        terms_total, metrics = self.sum_weighted_attention_terms(observed, log_likelihood, real)
         return Loss(total + terms_total, loss.count, {**loss.metrics, **metrics})
 
-    def _add_masks(
+    def _combine_with_masks_of_queries_and_keys(
         self, attended: dict[str, Attended], is_real_target: Tensor, is_real_source: Tensor
     ) -> dict[str, Observed]:
         """What every attention returned, with the masks of its queries and keys."""
@@ -121,6 +125,11 @@ class Translation(AttentionObjective):
         """The model's layers."""
         model: Any = self.model
         return model.layers()
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The translation model."""
