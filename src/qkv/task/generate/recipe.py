@@ -115,6 +115,22 @@ class LanguageRecipe(Recipe):
         return self.validation.mode or ("carry" if self.batch.carry else "segments")
 
     @model_validator(mode="after")
+    def _clusters_fit(self) -> "LanguageRecipe":
+        if not self.model.clusters:
+            return self
+        if self.tokens.kind != "word":
+            raise ValueError(
+                f"model.clusters needs ids in order of frequency, which tokens.kind={self.tokens.kind} does "
+                "not have: set tokens.kind to word, or leave the clusters out"
+            )
+        if self.objective.smoothing:
+            raise ValueError(
+                "objective.smoothing needs the scores of all words, which model.clusters avoids: leave one "
+                "of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _positions_reach(self) -> "LanguageRecipe":
         limit = self.model.length_limits.target
         carries = self.batch.carry or self.validation.mode == "carry"

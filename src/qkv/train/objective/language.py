@@ -11,7 +11,7 @@ from qkv.shapes import Attended
 from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
-from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
@@ -24,7 +24,8 @@ class LanguageModeling(AttentionObjective):
     count), all [B,N], and `is_start`, True where its rows do not continue those of the batch before.
 
     Args:
-        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V).
+        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V) or an
+            `AdaptiveOutput`.
         smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
         attention_terms: how much the attention's terms weigh.
         carries_state: every batch starts from the model's state after the batch before, without gradient.
@@ -63,8 +64,8 @@ class LanguageModeling(AttentionObjective):
         real, scored = batch.keep, batch.scored
         labels = batch.targets[scored]
         output: Any = self.model.output
-        total, nll, correct = sum_linear_cross_entropy(
-            hidden[scored], output.weight, output.bias, labels, smoothing=self.smoothing
+        total, nll, correct = sum_output_cross_entropy(
+            output, hidden[scored], labels, smoothing=self.smoothing
         )
         metrics = {"nll": nll.sum(), "accuracy": correct}
         if not attended:
