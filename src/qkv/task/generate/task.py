@@ -16,6 +16,7 @@ from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.generate.generator import Generator
 from qkv.task.generate.recipe import LanguageObjectiveConfig, LanguageRecipe
 from qkv.task.generate.scoring import choose_windows, score_text
+from qkv.task.initial_run import InitialRun
 from qkv.task.texts import (
     AnyTokenizer,
     EncodedText,
@@ -29,7 +30,9 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
+from qkv.task.transfer import build_transfer
 from qkv.train.objective.language import LanguageModeling
+from qkv.train.objective.transfer import read_language_batch
 from qkv.train.planning import count_planned_updates
 
 TOKENIZER = "tokenizer.json"
@@ -43,10 +46,10 @@ class Generate(Task):
     recipe = LanguageRecipe
     files = (TOKENIZER,)
     vocabulary_files = (TOKENIZER,)
-    label_sections = ("model", "tokens", "objective", "train")
+    label_sections = ("model", "tokens", "objective", "transfer", "train")
     evaluate_options = ("data", "mode", "stride")
     resume_keys = (
-        *("data.holdout", "data.phrases", "tokens", "batch", "model"),
+        *("data.holdout", "data.phrases", "tokens", "batch", "model", "transfer"),
         *(f"objective.{name}" for name in LanguageObjectiveConfig.model_fields),
         *("validation.mode", "validation.stride", "validation.tokens"),
     )
@@ -99,6 +102,16 @@ class Generate(Task):
             model, recipe.objective.smoothing, recipe.objective, carries_state=recipe.batch.carry
         )
         return Training(objective, batches, _make_validator(model, valid, parsed, recipe, report), "nll")
+
+    def adapt_training(
+        self, recipe: LanguageRecipe, training: Training, parsed: AnyTokenizer, initial: InitialRun | None
+    ) -> Training:
+        """Attention transfer instead of the likelihood, where the recipe has the section."""
+
+        def build_trained_model(trained: LanguageRecipe) -> nn.Module:
+            return self.build_model(trained, parsed)
+
+        return build_transfer(recipe.transfer, training, initial, build_trained_model, read_language_batch)
 
     def build_model(self, recipe: LanguageRecipe, parsed: AnyTokenizer) -> nn.Module:
         """The model for the vocabulary of this run."""
