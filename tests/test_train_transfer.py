@@ -36,7 +36,7 @@ def segments(rows: int = 3, length: int = 10) -> Any:
     keep = torch.ones(rows, length, dtype=torch.bool)
     keep[0, 6:] = False
     ids = torch.randint(V, (rows, length), generator=torch.Generator().manual_seed(1))
-    return SimpleNamespace(inputs=ids, targets=ids, keep=keep, is_start=True)
+    return SimpleNamespace(inputs=ids, targets=ids, keep=keep, scored=keep, is_start=True)
 
 
 def transfer(attention: dict[str, Any], match: Match = "outputs") -> AttentionTransfer:

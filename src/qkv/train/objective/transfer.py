@@ -55,10 +55,11 @@ def read_language_batch(model: Any, batch: Any) -> Reading:
 
     Args:
         model: the language model.
-        batch: inputs and keep [B,N].
+        batch: inputs, keep and scored [B,N].
     """
-    queries: dict[str, Tensor] = dict.fromkeys(model.attention_layers(), batch.keep)
-    return Reading((batch.inputs,), queries, int(batch.keep.sum()))
+    keep: Tensor = batch.keep
+    queries = dict.fromkeys(_get_attentions(model), keep)
+    return Reading((batch.inputs,), queries, int(batch.scored.sum()))
 
 
 def read_translation_batch(model: Any, batch: Any) -> Reading:
