@@ -94,8 +94,8 @@ class EncoderLayer(nn.Module):
         self.feedforward_norm = make_norm(config.norm, config.width)
         self.feedforward = FeedForwardNet(config.width, config.feedforward, config.activation, config.dropout)
 
-    def forward(self, x: Hidden, keep: Real, capture: bool = False) -> tuple[Hidden, Attended]:
-        """The output of the layer and its attention, with weights where `capture`."""
+    def forward(self, x: Hidden, keep: Real | None, capture: bool = False) -> tuple[Hidden, Attended]:
+        """The output of the layer and its attention, with weights where `capture`; None keeps all tokens."""
         read = self.norm(x)
         attended = (
             self.attention.attend(read, keep=keep)
