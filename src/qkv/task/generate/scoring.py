@@ -97,7 +97,7 @@ def score_ids(
             hidden = model(inputs.to(device))
         else:
             hidden, state = model.extend(inputs.to(device), state)
-        totals.append(_sum_scores(model, hidden, targets.to(device)))
+        totals.append(sum_scores(model, hidden, targets.to(device)))
         on_progress(sum(total.count for total in totals))
     return Total(*(sum(column) for column in zip(*totals, strict=True)))
 
@@ -147,7 +147,8 @@ def _pack_windows(text: np.ndarray, ends: list[int], scored: list[int], windows:
         yield torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def _sum_scores(model: Any, hidden: Tensor, targets: Tensor) -> Total:
+def sum_scores(model: Any, hidden: Tensor, targets: Tensor) -> Total:
+    """The scores of the targets [B,N] that are not negative, from hidden states [B,N,M]."""
     real = targets >= 0
     labels = targets[real]
     _, nll, correct = sum_output_cross_entropy(model.output, hidden[real], labels, smoothing=0.0)
