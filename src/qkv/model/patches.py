@@ -11,9 +11,8 @@ from qkv.errors import BadRecipe, BadShape
 from qkv.kernel.reset_parameters import reset_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
-from qkv.model.encoder import EncoderConfig, EncoderLayer
+from qkv.model.encoder import EncoderConfig, EncoderLayer, apply_layers, make_positions
 from qkv.model.feedforward import make_norm
-from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.vision import Annotations, Pictures, PixelNormalisation
 from qkv.shapes import Attended
 
@@ -61,10 +60,7 @@ class PatchEncoder(nn.Module):
         self.normalise = PixelNormalisation(mean, sd)
         self.embedding = nn.Linear(3 * config.patch**2, config.width)
         self.class_token = nn.Parameter(torch.empty(config.width)) if has_class_token else None
-        is_learned = config.positions == "learned"
-        self.positions = (
-            LearnedPositions(config.width, config.max_length) if is_learned else Sinusoids(config.width)
-        )
+        self.positions = make_positions(config)
         self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.norm = make_norm(config.norm, config.width)
         self._initialise_class_token()
@@ -96,11 +92,7 @@ class PatchEncoder(nn.Module):
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1)
         x = dropout(self.positions(x, 0), self.config.dropout, self.training)
-        attended: dict[str, Attended] = {}
-        for i, layer in enumerate(self.layers):
-            x, each = layer(x, None, capture)
-            if capture:
-                attended[f"layer.{i}"] = each
+        x, attended = apply_layers(self.layers, x, None, capture)
         x = self.norm(x)
         if self.class_token is None:
             return Annotations(x, height, width), attended
