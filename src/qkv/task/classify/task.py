@@ -61,7 +61,7 @@ class Classify(Task):
         "validation.monitor",
     )
 
-    def read_data(self, recipe: ClassificationRecipe) -> Documents:
+    def read_data(self, recipe: ClassificationRecipe, report: Progress) -> Documents:
         """The training and the held-out documents."""
         return read_splits(recipe.data, recipe.train.seed)
 

@@ -64,7 +64,7 @@ class Generate(Task):
         *("validation.mode", "validation.stride", "validation.tokens"),
     )
 
-    def read_data(self, recipe: LanguageRecipe) -> Texts | ExampleSets:
+    def read_data(self, recipe: LanguageRecipe, report: Progress) -> Texts | ExampleSets:
         """The training and the held-out text, or the generated examples."""
         examples = recipe.data.examples
         return read_texts(recipe.data) if examples is None else make_example_sets(examples)

@@ -52,7 +52,7 @@ class Translate(Task):
     keys_from_data = KEYS
     evaluate_options = ("source", "target", "data", "beam", "tokenize", "strict")
 
-    def read_data(self, recipe: TranslationRecipe) -> Splits:
+    def read_data(self, recipe: TranslationRecipe, report: Progress) -> Splits:
         """The training and held-out pairs."""
         return read_splits(recipe.data, recipe.train.seed)
 
