@@ -77,10 +77,17 @@ class PixelNormalisation(nn.Module):
 
     def __init__(self, mean: tuple[float, ...] = (0.5,) * 3, sd: tuple[float, ...] = (0.25,) * 3) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("sd", torch.tensor(sd).view(3, 1, 1))
+        self.statistics = mean, sd
+        self.register_buffer("mean", torch.empty(3, 1, 1))
+        self.register_buffer("sd", torch.empty(3, 1, 1))
         self.mean: Tensor
         self.sd: Tensor
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the mean and the standard deviation again."""
+        for buffer, values in zip((self.mean, self.sd), self.statistics, strict=True):
+            buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
     def forward(self, pictures: Pictures) -> Map:
         """Normalised pixels [B,3,H,W].
@@ -132,7 +139,7 @@ class ResidualBlock(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.second_norm.weight)
 
-    def forward(self, x: Map) -> Map:
+    def forward(self, x: Map) -> Float[Tensor, "B D h w"]:
         """The output of the block."""
         inner = self.first_norm(self.first(x)).relu()
         return (self.shortcut(x) + self.second_norm(self.second(inner))).relu()
