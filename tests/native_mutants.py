@@ -136,7 +136,7 @@ NATIVE_MUTANTS = (
     Mutant(
         "gradients that are differentiated again come from the engine",
         "kernel/native/ops.py",
-        "if double_backward.needs_double_backward():",
+        "if double_backward.is_backward_recorded_or_transformed():",
         "if False:",
         ("tests/test_native_twice.py", ""),
     ),

@@ -12,7 +12,7 @@ from qkv.errors import BadMask
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
 from qkv.kernel.native.small_linear import apply_linear
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer_inputs import MemoryState, SelfState, check_width, split_heads, zero_padding
 from qkv.scope import Global
 from qkv.select import Soft
@@ -239,7 +239,7 @@ class Attention(nn.Module):
             layer_inputs.initialise_projections(self.to_q, self.to_kv, self.to_out)
         if self.spec.is_gated:
             layer_inputs.initialise_gate(self.to_gate)
-        reset_nearest_descendants(self.core)
+        reset_parameters_of_nearest_descendants(self.core)
 
     def _build(self, spec: AttentionSpec) -> None:
         super().__init__()

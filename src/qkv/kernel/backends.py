@@ -1,7 +1,8 @@
 """Chooses the backend that computes linear attention faster than torch operators.
 
-A backend is a module with `FEWEST` (the positions from which it is faster), `explain_unsupported(*tensors)`
-(a reason why it does not support tensors, or "") and `compute_linear_attention(...)`.
+A backend is a module with `MIN_POSITIONS` (the positions from which it is faster),
+`explain_unsupported(*tensors)` (a reason why it does not support tensors, or "") and
+`compute_linear_attention(...)`.
 """
 
 from typing import Any
@@ -27,7 +28,7 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
     """
     for backend in BACKENDS if has_backends else ():
         if any(
-            holds_for_all_sizes(x.shape[2] >= backend.FEWEST) for x in tensors
+            holds_for_all_sizes(x.shape[2] >= backend.MIN_POSITIONS) for x in tensors
         ) and not backend.explain_unsupported(*tensors):
             return backend
     return None
@@ -48,11 +49,11 @@ def describe_backends(has_backends: bool, length: int) -> str:
     text = ""
     if not native.is_available():
         text += f"; the native CPU backend is not used: {native.get_unavailable_reason()}"
-    elif length >= native.FEWEST:
+    elif length >= native.MIN_POSITIONS:
         text += (
             "; if q, k and v are float32 or bfloat16 on a CPU, the native backend "
             f"({native.describe_library()['instruction set']}) computes the same sums instead"
         )
-    if triton.is_available() and length >= triton.FEWEST:
+    if triton.is_available() and length >= triton.MIN_POSITIONS:
         text += "; on a CUDA device, in float32 or half precision, the Triton backend does"
     return text

@@ -102,14 +102,14 @@ class Cache(NamedTuple):
             return Cache(torch.cat([entries, new], 2))
         positions = None if buffer is None else buffer.reserve(entries, new)
         if buffer is None or positions is None:
-            buffer = _allocate_buffer(entries, new)
+            buffer = _allocate_buffer_and_copy_entries(entries, new)
             return Cache(buffer.memory[:, :, : buffer.used], Shared(buffer))
         buffer.memory[:, :, positions] = new
         begin = positions.start - entries.shape[2]
         return Cache(buffer.memory[:, :, begin : positions.stop], Shared(buffer))
 
 
-def _allocate_buffer(entries: Tensor, new: Tensor) -> CacheBuffer:
+def _allocate_buffer_and_copy_entries(entries: Tensor, new: Tensor) -> CacheBuffer:
     """A buffer of twice the size that holds both."""
     count = entries.shape[2]
     used = count + new.shape[2]

@@ -18,6 +18,18 @@ RESCALING_MAPS = ("favor",)
 RESCALING_MAP_NUMBERS = tuple(MAP_NUMBERS[name] for name in RESCALING_MAPS)
 
 
+class KeyFeatures(NamedTuple):
+    """The features of keys.
+
+    Args:
+        features: φ(k) [B,H,S,F].
+        log_factor: log m [B,H,S] of the factors of φ(k); None for 0.
+    """
+
+    features: Tensor
+    log_factor: Tensor | None
+
+
 @runtime_checkable
 class FeatureMap(Protocol):
     """A feature map φ, whose product φ(q)·φ(k) replaces a score."""
@@ -40,7 +52,7 @@ class FeatureMap(Protocol):
         """
         ...
 
-    def map_keys(self, x: Tensor, projections: Any) -> tuple[Tensor, Tensor | None]:
+    def map_keys(self, x: Tensor, projections: Any) -> KeyFeatures:
         """φ(k) [B,H,S,F] of keys [B,H,S,D], and log m [B,H,S] of the factors of φ(k); None for 0.
 
         Args:
@@ -48,7 +60,7 @@ class FeatureMap(Protocol):
             projections: What `choose_projections` returned.
 
         Returns:
-            Features [B,H,S,F], and log factors [B,H,S] or None.
+            Features [B,H,S,F], and log factors [B,H,S] or None; any such pair will do.
         """
         ...
 

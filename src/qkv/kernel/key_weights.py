@@ -73,10 +73,10 @@ def concat_key_weights(earlier: KeyWeights, later: KeyWeights) -> KeyWeights:
     Returns:
         The weights of S + t keys.
     """
-    return _map_fields(lambda *parts: torch.cat(parts, 2), earlier, later)
+    return _apply_to_log_weights_and_log_decay(lambda *parts: torch.cat(parts, 2), earlier, later)
 
 
-def split_key_weights(key_weights: KeyWeights, size: int) -> KeyWeights:
+def fold_key_weight_tiles_into_heads(key_weights: KeyWeights, size: int) -> KeyWeights:
     """Split the keys into tiles of `size` keys and fold the tiles into the heads: [B,H,S] -> [B,H·n,size].
 
     Args:
@@ -86,7 +86,9 @@ def split_key_weights(key_weights: KeyWeights, size: int) -> KeyWeights:
     Returns:
         The weights of `size` keys for each of H·S/size heads.
     """
-    return _map_fields(lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), key_weights)
+    return _apply_to_log_weights_and_log_decay(
+        lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), key_weights
+    )
 
 
 def compute_log_weights_after_last_key(key_weights: KeyWeights) -> PairLogs:
@@ -104,7 +106,7 @@ def compute_log_weights_after_last_key(key_weights: KeyWeights) -> PairLogs:
     return logs[:, :, None]
 
 
-def compute_log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
+def compute_causal_log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
     """Log weights [B,H,T,S] of all keys at each of the last T positions; -inf for later keys.
 
     Every Σ log g runs over exactly the gates between key and query.  Differences of one long prefix sum would
@@ -163,7 +165,7 @@ def _sum_later_log_decay(log_decay: KeyLogs) -> KeyLogs:
     return F.pad(log_decay, (0, 1))[:, :, 1:].flip(-1).cumsum(-1).flip(-1)
 
 
-def _map_fields(change: Callable[..., Tensor], *weights: KeyWeights) -> KeyWeights:
+def _apply_to_log_weights_and_log_decay(change: Callable[..., Tensor], *weights: KeyWeights) -> KeyWeights:
     """Apply `change` to the log weights and to the log decays of one or several KeyWeights."""
     decays = [part.log_decay for part in weights]
     log_decay = None if any(decay is None for decay in decays) else change(*decays)

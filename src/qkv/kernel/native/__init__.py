@@ -13,12 +13,12 @@ from qkv.kernel.key_weights import KeyWeights
 from qkv.kernel.native import library
 from qkv.kernel.native.additive import additive_score
 from qkv.kernel.native.ops import compute_without_dispatcher, linear_attention
-from qkv.kernel.sums import Sums
+from qkv.kernel.sums import OutputAndSums, Sums
 from qkv.torch_internals import MISSING, missing_names
 from qkv.tracing import can_bypass_dispatcher, is_transformed
 
 # Positions from which the backend is faster than torch: an empty sequence needs no call.
-FEWEST = 1
+MIN_POSITIONS = 1
 
 
 def is_available() -> bool:
@@ -82,7 +82,7 @@ def compute_linear_attention(
     carry: Sums | None,
     causal: bool,
     floor: float,
-) -> tuple[Tensor, Sums]:
+) -> OutputAndSums:
     """Linear attention.
 
     Args:
@@ -109,4 +109,5 @@ def compute_linear_attention(
     else:
         out, _, feature_sums, plain_sums, log_scale = linear_attention(*inputs, *options)
     is_scaled = key_weights is not None or kind.map in RESCALING_MAPS
-    return out.to(tensors[2].dtype), Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+    sums = Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+    return OutputAndSums(out.to(tensors[2].dtype), sums)

@@ -84,7 +84,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: 
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if double_backward.needs_double_backward():
+    if double_backward.is_backward_recorded_or_transformed():
         return _compute_differentiable_gradients(grad, *ctx.saved_tensors)
     grad_q, grad_k, grad_v = additive_score_backward(grad, *ctx.saved_tensors)
     return grad_q, grad_k, grad_v.sum(0)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
-from qkv.kernel.memory_pool import pooled_empty
+from qkv.kernel.memory_pool import allocate_pooled_empty
 from qkv.kernel.native.library import call_with_structure, make_contiguous
 from qkv.kernel.native.ops import allocate_sums, count_projection_rows_and_features
 from qkv.kernel.native.small_linear import MAX_ROWS, can_use_engine, count_rows, is_float32_cpu_linear
 from qkv.kernel.native.structures import Call, LayerStep, SmallLinear
-from qkv.kernel.sums import Sums
+from qkv.kernel.sums import OutputAndSums, Sums
 
 
 def can_run_layer_step(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[nn.Linear]]:
@@ -43,7 +43,7 @@ def _do_widths_match(layers: Sequence[Any], x: Tensor) -> bool:
 
 def run_layer_step(
     layers: Sequence[nn.Linear], x: Tensor, heads: int, kind: Kind, carry: Sums, floor: float
-) -> tuple[Tensor, Sums]:
+) -> OutputAndSums:
     """Run a decoding step.  Every position is real, and every key has weight 1 apart from what the map adds.
 
     Args:
@@ -65,7 +65,7 @@ def run_layer_step(
     x = x.contiguous()
     inputs = [make_contiguous(part) for part in (kind.matrix, *carry)]
     out = x.new_empty(batch, queries, to_out.weight.shape[0])
-    sums = allocate_sums(pooled_empty, (batch, heads, features, value_width))
+    sums = allocate_sums(allocate_pooled_empty, (batch, heads, features, value_width))
     threads = torch.get_num_threads()
     call = Call(
         *(batch, heads, queries, queries, key_width, value_width, rows),
@@ -81,7 +81,7 @@ def run_layer_step(
     structure.to_query.x = structure.to_key_value.x = x.data_ptr()
     structure.to_out.out = out.data_ptr()
     call_with_structure("qkv_layer_step", structure)
-    return out, Sums(*sums[:2], sums[2] if rescales_keys else None)
+    return OutputAndSums(out, Sums(*sums[:2], sums[2] if rescales_keys else None))
 
 
 def _describe_layer(layer: nn.Linear, rows: int, threads: int) -> SmallLinear:

@@ -13,7 +13,7 @@ from qkv.errors import BadShape
 from qkv.kernel import double_backward
 from qkv.kernel.double_backward import FORWARD_SCHEMA, BackendInputs, BackendOptions
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
-from qkv.kernel.memory_pool import pooled_empty
+from qkv.kernel.memory_pool import allocate_pooled_empty
 from qkv.kernel.native.library import call_with_fields, make_contiguous, make_strided
 
 # The fields of `structures.Call` that hold one number of every query, for the backward pass.
@@ -61,8 +61,8 @@ def compute_without_dispatcher(
     q, k, v = inputs[:3]
     rows, features = count_projection_rows_and_features(k.shape[-1], inputs.matrix, options.map)
     _check_shapes(inputs, rows, features, options.causal)
-    out = pooled_empty((*q.shape[:3], v.shape[-1]), q.dtype)
-    sums = allocate_sums(pooled_empty, (q.shape[0], q.shape[1], features, v.shape[-1]))
+    out = allocate_pooled_empty((*q.shape[:3], v.shape[-1]), q.dtype)
+    sums = allocate_sums(allocate_pooled_empty, (q.shape[0], q.shape[1], features, v.shape[-1]))
     fields = _make_call_fields(inputs, options)
     fields |= {"out": make_strided(out), "final_feature_sums": sums[0]}
     fields |= {"final_plain_sums": sums[1], "final_log_scale": sums[2]}
@@ -210,7 +210,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     fields |= {"final_log_scale": final_log_scale, "grad_out": make_strided(grad_out)}
     fields |= {"grad_final_feature_sums": make_contiguous(grad_feature_sums)}
     fields |= {"grad_final_plain_sums": make_contiguous(grad_plain_sums)}
-    grads = _allocate_grads(pooled_empty, inputs)
+    grads = _allocate_grads(allocate_pooled_empty, inputs)
     names = ("grad_projection", "grad_log_weights", "grad_log_decay")
     names += ("grad_initial_feature_sums", "grad_initial_plain_sums")
     vectors = [make_strided(grad) for grad in grads[:3]]
@@ -248,7 +248,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
-    if double_backward.needs_double_backward():
+    if double_backward.is_backward_recorded_or_transformed():
         options = BackendOptions(*ctx.options)
         gradients = double_backward.compute_differentiable_gradients(
             inputs, options, (grad_out, *grad_sums[:2])

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
 from qkv.kernel.key_weights import KeyWeights
-from qkv.kernel.sums import Sums
+from qkv.kernel.sums import OutputAndSums, Sums
 from qkv.kernel.triton.ops import linear_attention
 
 # Positions from which the backend is faster than torch: fewer leave more than half of a chunk empty.
-FEWEST = 64
+MIN_POSITIONS = 64
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -67,7 +67,7 @@ def compute_linear_attention(
     carry: Sums | None,
     causal: bool,
     floor: float,
-) -> tuple[Tensor, Sums]:
+) -> OutputAndSums:
     """Linear attention.
 
     Args:
@@ -97,4 +97,5 @@ def compute_linear_attention(
         floor,
     )
     is_scaled = key_weights is not None or kind.map in RESCALING_MAPS
-    return out.to(v.dtype), Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+    sums = Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+    return OutputAndSums(out.to(v.dtype), sums)

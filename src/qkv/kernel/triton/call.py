@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.feature_map import RESCALING_MAPS
-from qkv.score.cosine import SHORTEST
+from qkv.score.cosine import MIN_VECTOR_LENGTH
 
 # Tokens of a chunk.  The prefix sums before all chunks are stored at once, F·(E+1) + E + 2 numbers for each:
 # at F = 2E = 128 as many bytes as q, k, v and out together take in bfloat16.
@@ -153,7 +153,7 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
         mapped=mapped,
         state=mapped * (value + 1) + value + 2,
         amplitude=features**-0.5,
-        longest=1 / SHORTEST,
+        longest=1 / MIN_VECTOR_LENGTH,
         chunk=CHUNK,
         width_block=width_block,
         value_block=value_block,

@@ -21,7 +21,7 @@ from qkv.kernel.triton.relative_weights import (
     compute_bidirectional_relative_weights,
     compute_causal_relative_weights,
 )
-from qkv.score.cosine import SHORTEST
+from qkv.score.cosine import MIN_VECTOR_LENGTH
 
 
 class KernelInputs(NamedTuple):
@@ -85,7 +85,7 @@ def prepare_inputs(
 def _compute_lengths_or_max_logits(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
     """The `scalars` of `call.Vectors`."""
     if s.unit:
-        return _compute_vector_lengths(x).clamp_min(SHORTEST).reciprocal()
+        return _compute_vector_lengths(x).clamp_min(MIN_VECTOR_LENGTH).reciprocal()
     if not s.rescales_keys:
         return None
     max_logits = x.new_empty(x.shape[:3], dtype=torch.float32)

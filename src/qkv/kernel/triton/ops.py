@@ -200,7 +200,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
-    if double_backward.needs_double_backward():
+    if double_backward.is_backward_recorded_or_transformed():
         options = BackendOptions(*ctx.options)
         gradients = double_backward.compute_differentiable_gradients(
             inputs, options, (grad_out, *grad_sums[:2])
