@@ -2,11 +2,11 @@
 
 A script, because its children are forked: they start at once, and the parent has run no thread of torch.
 
-    python tests/kills.py FOLDER fresh|resumed|pair|shards [FIRST STEP]
+    python tests/kills.py FOLDER fresh|resumed|initial|pair|shards [FIRST STEP]
 
 It stops at operations FIRST, FIRST + STEP, ... and prints how many stops it made.  `fresh` stops a training
-from its start to its end, `resumed` one that resumes, `pair` the first of two processes, `shards` the first
-of two with `strategy: fsdp`.
+from its start to its end, `resumed` one that resumes, `initial` one that starts from another run, which is
+gone when it resumes, `pair` the first of two processes, `shards` the first of two with `strategy: fsdp`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,14 @@ def ended(child: int) -> int:
 
 
 def train(recipe: Path, run: Path, resume: bool) -> None:
-    fit(recipe, run, resume=resume, quiet=True)
+    initial = recipe.parent / "initial"
+    fit(recipe, run, initial=initial if initial.exists() and not resume else None, resume=resume, quiet=True)
+
+
+def train_initial(recipe: Path) -> None:
+    """Train the run that the others start from, with a vocabulary that they could not learn."""
+    changes = ["tokens={kind: word, vocab: 9}", "train.steps=2"]
+    fit(recipe, recipe.parent / "initial", changes=changes, quiet=True)
 
 
 def train_and_list_modules(recipe: Path, run: Path, path: Path) -> None:
@@ -158,7 +165,20 @@ def go_on(recipe: Path, run: Path) -> None:
     assert ("Continue it with --resume" if started else "Leave out --resume") in advice, advice
     with contextlib.suppress(BadRun):
         load(run)
-    train(recipe, run, resume=started)
+    with without_initial(recipe) if started else contextlib.nullcontext():
+        train(recipe, run, resume=started)
+
+
+@contextlib.contextmanager
+def without_initial(recipe: Path) -> Iterator[None]:
+    """Hide the run that the training started from."""
+    initial, hidden = recipe.parent / "initial", recipe.parent / "hidden"
+    exists = initial.exists()
+    if exists:
+        initial.rename(hidden)
+    yield
+    if exists:
+        hidden.rename(initial)
 
 
 def refusal(work: Callable[[], None]) -> str:
@@ -204,6 +224,9 @@ class Trial:
         self.launch, self.resume = (as_pair if kind in ("pair", "shards") else run_alone), kind == "resumed"
         self.recipe = small_recipe(folder, "fsdp" if kind == "shards" else "ddp")
         self.before, self.run = folder / "before", folder / "run"
+        if kind == "initial":
+            self.recipe = small_recipe(folder, tokens={})
+            assert self.launch(*[lambda: train_initial(self.recipe)] * 2) == 0
         undisturbed, modules = folder / "undisturbed", folder / "modules"
         assert self.launch(*[lambda: train_and_list_modules(self.recipe, undisturbed, modules)] * 2) == 0
         self.expected = content(undisturbed)
@@ -239,9 +262,10 @@ class Trial:
             assert got[name] == value, f"{name} differs after a stop at operation {last}"
 
 
-def small_recipe(folder: Path, strategy: str = "ddp") -> Path:
+def small_recipe(folder: Path, strategy: str = "ddp", **sections: Any) -> Path:
     train = {**TRAIN, "strategy": strategy}
-    recipe = tiny.recipe_in(folder, train=train, model=MODEL, batch={"batch_tokens": 400, "max_length": 12})
+    batch = {"batch_tokens": 400, "max_length": 12}
+    recipe = tiny.recipe_in(folder, train=train, model=MODEL, batch=batch, **sections)
     tiny.write_corpus(folder, count=80)
     return recipe
 

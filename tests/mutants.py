@@ -365,7 +365,7 @@ MUTANTS = (
     ),
     Mutant(
         "any tokenizer will do",
-        "task/run_directory.py",
+        "task/label_check.py",
         "if path.stem in label and",
         "if path.name in label and",
         ORIGIN,

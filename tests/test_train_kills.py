@@ -9,7 +9,7 @@ import pytest
 
 import kills
 
-FEWEST = {"fresh": 120, "resumed": 60, "pair": 120, "shards": 120}  # together at least 300
+FEWEST = {"fresh": 120, "resumed": 60, "initial": 120, "pair": 120, "shards": 120}  # together at least 300
 
 
 def stops_of(folder: Path, kind: str, *options: int) -> int:
@@ -23,6 +23,11 @@ def stops_of(folder: Path, kind: str, *options: int) -> int:
 @pytest.mark.skipif(os.name != "posix", reason="the stopped processes are forked")
 def test_killed_at_some_operations(tmp_path: Path) -> None:
     assert stops_of(tmp_path, "fresh", 4, 60) >= 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the stopped processes are forked")
+def test_killed_at_some_operations_of_a_training_from_another_run(tmp_path: Path) -> None:
+    assert stops_of(tmp_path, "initial", 20, 40) >= 3
 
 
 @pytest.mark.slow

@@ -182,3 +182,41 @@ def test_a_pattern_without_match_is_refused(key: str) -> None:
 def test_freezing_everything_is_refused() -> None:
     with pytest.raises(BadRecipe, match="leaves no parameter to train"):
         check_patterns_and_freeze_parameters(toy(), config_of(freeze=("*",)))
+
+
+class Stack(Objective):
+    """An embedding, three layers and an output layer that shares the embedding's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.blocks: Any = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.head, self.output = nn.Linear(4, 4), nn.Linear(4, 6)
+        self.output.weight = self.embedding.weight
+
+    def layer_groups(self) -> list[list[nn.Module]]:
+        return [[self.embedding], *([block] for block in self.blocks)]
+
+
+def test_rates_fall_from_layer_to_layer() -> None:
+    objective = Stack()
+    config = config_of(lr=1.0, layer_decay=0.5, rates={"blocks.1.bias": 0.7})
+    rates = {
+        name: rate for name, (rate, _) in rates_of(make_adamw(objective, config, "cpu"), objective).items()
+    }
+    assert rates == {
+        "embedding.weight": 0.5**4,
+        **{f"blocks.0.{name}": 0.5**3 for name in ("weight", "bias")},
+        **{"blocks.1.weight": 0.5**2, "blocks.1.bias": 0.7},
+        **{f"blocks.2.{name}": 0.5 for name in ("weight", "bias")},
+        **{"head.weight": 1.0, "head.bias": 1.0, "output.bias": 1.0},
+    }
+    whole = make_adamw(objective, config_of(lr=1.0), "cpu")
+    assert {rate for rate, _ in rates_of(whole, objective).values()} == {1.0}
+
+
+def test_rates_cannot_fall_where_layers_have_no_order() -> None:
+    with pytest.raises(
+        BadRecipe, match=r"train.layer_decay is 0.5, but this model does not order its layers"
+    ):
+        make_adamw(WithEvaluator(), config_of(layer_decay=0.5), "cpu")

@@ -60,6 +60,10 @@ def train(
             "--set", metavar="KEY=VALUE", help="change the recipe: --set train.epochs=3 (see `qkv keys`)"
         ),
     ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="start from the weights and the vocabulary of this run"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="continue where an interrupted training stopped")
     ] = False,
@@ -78,7 +82,7 @@ def train(
     run = out or Path("runs") / Path(recipe).stem
     changes = change or []
     try:
-        result = fit(recipe, run, changes=changes, resume=resume, quiet=quiet)
+        result = fit(recipe, run, changes=changes, initial=initial, resume=resume, quiet=quiet)
     except KeyboardInterrupt:
         settings = [f"--set={setting}" for setting in changes]
         command = shlex.join(["qkv", "train", recipe, *settings, f"--out={run}", "--resume"])

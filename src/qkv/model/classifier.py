@@ -89,6 +89,10 @@ class Classifier(nn.Module):
         """How many tokens the model can read."""
         return self.encoder.length_limits
 
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """The groups of the encoder; see `Objective.layer_groups`."""
+        return self.encoder.layer_groups()
+
     def _score(self, vectors: list[Float[Tensor, "B M"]]) -> Float[Tensor, "B C"]:
         if len(vectors) == 2:
             a, b = vectors

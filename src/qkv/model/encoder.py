@@ -155,6 +155,10 @@ class Encoder(nn.Module):
         """How many tokens the model can read."""
         return self.config.length_limits
 
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """The embeddings, then the layers in their order; see `Objective.layer_groups`."""
+        return [[self.embedding, self.positions], *([layer] for layer in self.layers)]
+
     def _encode(self, tokens: Tokens, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
         x = self.embedding(tokens.masked_fill(~keep, PAD)) * self.config.width**0.5
         x = dropout(self.positions(x, 0), self.config.dropout, self.training)
@@ -205,6 +209,10 @@ class MaskedLanguageModel(nn.Module):
     def length_limits(self) -> LengthLimits:
         """How many tokens the model can read."""
         return self.encoder.length_limits
+
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """The groups of the encoder; see `Objective.layer_groups`."""
+        return self.encoder.layer_groups()
 
     def _transform(self, hidden: Hidden) -> Hidden:
         return self.transform_norm(torch.nn.functional.gelu(self.transform(hidden)))

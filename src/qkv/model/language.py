@@ -241,6 +241,10 @@ class LanguageModel(nn.Module):
             return {}
         return {f"layer.{i}": block.mixer.attention for i, block in enumerate(self.blocks)}
 
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """The embeddings, then the blocks in their order; see `Objective.layer_groups`."""
+        return [[self.embedding, self.positions], *([block] for block in self.blocks)]
+
     def _extend(self, tokens: Tokens, state: State) -> tuple[Hidden, list[Attended], State]:
         x, attended, layers = self._embed(tokens, state.position), [], []
         for block, before in zip(self.blocks, state.layers, strict=True):

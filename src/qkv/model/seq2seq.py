@@ -150,6 +150,14 @@ class RNNTranslator(nn.Module):
         """
         return []
 
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """List the word vectors, the encoder and the decoder.
+
+        Returns:
+            The groups; see `Objective.layer_groups`.
+        """
+        return [[self.encoder.words, self.target_words], [self.encoder], [self.decoder]]
+
     def attention_layers(self) -> dict[str, Attention]:
         """List every attention.
 

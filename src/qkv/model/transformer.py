@@ -135,6 +135,17 @@ class Transformer(nn.Module):
         """
         return [*self.encoder, *self.decoder]
 
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """List the embeddings, then the blocks of the encoder and of the decoder.
+
+        Returns:
+            The groups; see `Objective.layer_groups`.
+        """
+        embeddings: list[nn.Module] = [self.source, self.target, self.positions]
+        encoder = [[block] for block in self.encoder]
+        encoder[-1].append(self.encoder_norm)
+        return [embeddings, *encoder, *([block] for block in self.decoder)]
+
     def attention_layers(self) -> dict[str, Attention]:
         """List every attention.
 

@@ -12,6 +12,7 @@ from torch import nn
 from qkv.progress import Progress
 from qkv.strict import Strict
 from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.initial_run import InitialRun
 from qkv.task.runner import Runner
 from qkv.train import Batches, Objective, TrainConfig
 from qkv.train.config import MAY_CHANGE, list_changed_keys_that_resuming_forbids
@@ -87,6 +88,9 @@ class Task(ABC):
         resume_keys: `section` or `section.key` of the recipe that resuming may not change, `train` aside.
         keys_from_data: `section.key` of the recipe whose defaults `complete_recipe` finds.
         evaluate_options: names of the fields of `EvaluateOptions` that `qkv evaluate` takes for this task.
+        vocabulary_files: those of `files` that follow from the section `tokens`; a training that starts from
+            the weights of another run takes them from it.
+        initial_tasks: names of other tasks whose runs a training can start from, besides runs of this one.
     """
 
     name: ClassVar[str]
@@ -96,6 +100,8 @@ class Task(ABC):
     resume_keys: ClassVar[tuple[str, ...]] = ("model",)
     keys_from_data: ClassVar[tuple[str, ...]] = ()
     evaluate_options: ClassVar[tuple[str, ...]] = ()
+    vocabulary_files: ClassVar[tuple[str, ...]] = ()
+    initial_tasks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def read_data(self, recipe: Any) -> Any:
@@ -146,12 +152,13 @@ class Task(ABC):
         """
         return recipe
 
-    def learn_files(self, recipe: Any, data: Any) -> dict[str, bytes]:
+    def learn_files(self, recipe: Any, data: Any, vocabulary: Mapping[str, bytes]) -> dict[str, bytes]:
         """Name -> content of `files`.  The same data and recipe must give the same content.
 
         Args:
             recipe: the complete recipe.
             data: what `read_data` returns.
+            vocabulary: name -> content of `vocabulary_files` to take as they are; empty: learn them.
         """
         return {}
 
@@ -177,6 +184,34 @@ class Task(ABC):
             parsed: what `parse_files` returns.
             report: where sizes are printed, and which examples are left out.
         """
+
+    def list_usable_prefixes(self, parsed: Any, initial: InitialRun) -> tuple[str, ...]:
+        """How the names begin of those weights of another run that mean the same in a model of this task.
+
+        Args:
+            parsed: what `parse_files` returns.
+            initial: a run of this task, or of one of `initial_tasks`.
+
+        Returns:
+            Prefixes of names; the empty one, the default, stands for all weights.
+        """
+        return ("",)
+
+    def adapt_training(
+        self, recipe: Any, training: Training, parsed: Any, initial: InitialRun | None
+    ) -> Training:
+        """The training after the weights of another run were copied; by default it stays as it is.
+
+        Args:
+            recipe: the complete recipe.
+            training: what `build_training` returned.
+            parsed: what `parse_files` returns.
+            initial: the other run; None where there is none.
+
+        Raises:
+            BadRecipe: the recipe cannot be trained with or without this run.
+        """
+        return training
 
     @abstractmethod
     def build_model(self, recipe: Any, parsed: Any) -> nn.Module:

@@ -1,14 +1,17 @@
 """Run directories: what a training writes, and how a trained model is loaded from it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from qkv.errors import BadRecipe, BadRun
+from torch import nn
+
+from qkv.errors import BadRun
 from qkv.files import expand_home
 from qkv.task.base import Recipe, Task
 from qkv.task.checksums import digest_bytes
 from qkv.task.devices import find_device
+from qkv.task.label_check import refuse_other_label
 from qkv.task.recipe import parse_recipe
 from qkv.task.registry import TASKS, find_task
 from qkv.task.resume_checks import refuse_another_recipe
@@ -71,18 +74,50 @@ def load(run: str | Path, *, device: Any = "cpu") -> Any:
         True
     """
     torch_device = find_device(device)
-    folder = expand_home(run)
-    recipe = read_run_recipe(folder)
+    trained = read_trained_run(expand_home(run))
+    task = find_task(trained.recipe.task)
+    return task.build_runner(trained.recipe, trained.parsed, trained.model.to(torch_device).eval())
+
+
+class TrainedRun(NamedTuple):
+    """What a run directory holds.
+
+    Args:
+        recipe: the complete recipe.
+        contents: name -> content of the task's files.
+        parsed: the values that they hold.
+        model: the trained model, on the CPU.
+        weights: the digest of its weights; None for weights of the first versions, which have none.
+    """
+
+    recipe: Any
+    contents: dict[str, bytes]
+    parsed: Any
+    model: nn.Module
+    weights: str | None
+
+
+def read_trained_run(run: Path) -> TrainedRun:
+    """Read a run directory, and check that its files belong together.
+
+    Args:
+        run: the run directory.
+
+    Raises:
+        BadRun: the directory is not a run, or a file of it is missing, damaged or from another run.
+    """
+    recipe = read_run_recipe(run)
     task = find_task(recipe.task)
     for name in (*task.files, str(WEIGHTS)):
-        if not (folder / name).exists():
-            raise BadRun(_describe_missing_run(folder, f"{name} is missing"))
-    contents = {name: _read(folder / name) for name in task.files}
-    _check_label(folder, recipe, contents, read_weights_label(folder / WEIGHTS))
-    parsed = task.parse_files(contents, folder)
+        if not (run / name).exists():
+            raise BadRun(_describe_missing_run(run, f"{name} is missing"))
+    contents = {name: _read(run / name) for name in task.files}
+    label = read_weights_label(run / WEIGHTS)
+    refuse_other_label(run, recipe, contents, label)
+    parsed = task.parse_files(contents, run)
     model = task.build_model(recipe, parsed)
-    load_weights(model, folder / WEIGHTS)
-    return task.build_runner(recipe, parsed, model.to(torch_device).eval())
+    load_weights(model, run / WEIGHTS)
+    return TrainedRun(recipe, contents, parsed, model, label.get("weights"))
 
 
 def load_for_command(command: str, run: Path, device: str) -> Any:
@@ -171,7 +206,9 @@ def check_start(run: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     return origin
 
 
-def prepare_files(run: Path, recipe: Recipe, data: Any, resume: bool) -> dict[str, bytes]:
+def prepare_files(
+    run: Path, recipe: Recipe, data: Any, resume: bool, vocabulary: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """Name -> content of the task's files: those of the run to resume, or else learnt from the data.
 
     Args:
@@ -179,11 +216,12 @@ def prepare_files(run: Path, recipe: Recipe, data: Any, resume: bool) -> dict[st
         recipe: the complete recipe.
         data: what the task's `read_data` returns.
         resume: whether a training is resumed.
+        vocabulary: name -> content of files that are not learnt, but taken from another run.
     """
     task = find_task(recipe.task)
     if resume and all((run / name).exists() for name in task.files):
         return {name: _read(run / name) for name in task.files}
-    return task.learn_files(recipe, data)
+    return task.learn_files(recipe, data, vocabulary)
 
 
 def refuse_other_files(run: Path, recipe: Recipe, before: Mapping[str, Any]) -> None:
@@ -201,43 +239,6 @@ def refuse_other_files(run: Path, recipe: Recipe, before: Mapping[str, Any]) -> 
                 f"{path} is damaged, or belongs to another run. Restore it from a copy, or delete it: then "
                 "--resume learns it again from the same data"
             )
-
-
-def _check_label(run: Path, recipe: Recipe, contents: Mapping[str, bytes], label: dict[str, Any]) -> None:
-    """Raise BadRun if the files beside the weights are not those that the weights were trained with.
-
-    Weights of earlier versions have no label and are not checked.
-    """
-    now = recipe.model_dump(mode="json")
-    sections = {name: label[name] for name in find_task(recipe.task).label_sections if name in label}
-    if isinstance(sections.get("train"), dict):
-        sections["train"] = {**now["train"], **sections["train"]}
-    try:
-        trained = parse_recipe({**now, **sections}, str(run / WEIGHTS))
-    except BadRecipe as error:
-        raise BadRun(f"{run / WEIGHTS} is damaged: {error}. Restore it from a copy") from None
-    changed = list(_list_differences("", now, trained.model_dump(mode="json")))
-    if changed:
-        raise BadRun(
-            f"{run / WEIGHTS} belongs to another model: {run / RECIPE} says {'; '.join(changed[:3])}. Put "
-            "the recipe back, or restore both from a copy"
-        )
-    for name, content in contents.items():
-        path = run / name
-        if path.stem in label and digest_bytes(content) != label[path.stem]:
-            raise BadRun(
-                f"{path} is damaged, or not the one that {run / WEIGHTS} was trained with: restore both from "
-                "a copy"
-            )
-
-
-def _list_differences(path: str, now: Any, before: Any) -> Iterator[str]:
-    """The keys below `path` whose values differ, each with both values."""
-    if isinstance(now, dict) and isinstance(before, dict):
-        for key in sorted({*now, *before}):
-            yield from _list_differences(f"{path}.{key}" if path else key, now.get(key), before.get(key))
-    elif now != before:
-        yield f"{path} = {now!r:.60}, but it was trained with {before!r:.60}"
 
 
 def _read(path: Path) -> bytes:

@@ -30,6 +30,9 @@ class TrainConfig(Strict):
         no_decay: names of matrices that are not decayed either, such as '*embedding*'.
         eps: AdamW's epsilon, added to the root of the second moment.
         rates: peak learning rates by name, such as {'encoder.*': 1e-4}; other parameters have `lr`.
+        layer_decay: factor of the learning rate from a layer to the one below: the top layer has `lr` times
+            it, the next one `lr` times its square, and the embeddings, below all layers, the lowest rate;
+            what stands above the layers has `lr`, and names in `rates` keep theirs.
         freeze: names of parameters that are not trained, such as 'encoder.*'.
         clip: largest L2 norm of the gradient per token; null does not clip.
         precision: number format of matrix products; auto is bf16 if the device is good at it, else 32.
@@ -55,6 +58,7 @@ class TrainConfig(Strict):
     no_decay: tuple[str, ...] = Field(default=())
     eps: float = Field(default=1e-9, gt=0)
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     freeze: tuple[str, ...] = Field(default=())
     clip: float | None = Field(default=1.0, gt=0)
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_convert_int_to_text)] = Field(

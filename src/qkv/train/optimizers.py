@@ -25,7 +25,8 @@ def make_adamw(
 ) -> torch.optim.AdamW:
     """AdamW over those parameters that require a gradient, fused where that works.
 
-    Vectors are not decayed; neither are those that an attention has for each of its heads.
+    Vectors are not decayed; neither are those that an attention has for each of its heads.  Rates fall from
+    layer to layer by `config.layer_decay`.
 
     Args:
         objective: the objective, whose parameter names the configuration's patterns match.
@@ -37,17 +38,22 @@ def make_adamw(
 
     Returns:
         The optimizer, whose first group is decayed.
+
+    Raises:
+        BadRecipe: rates shall fall from layer to layer, but the objective does not order its layers.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, **options}
     names, per_head = map_parameter_ids_to_saved_names(objective), _collect_per_head_parameter_ids(objective)
+    factors = _compute_layer_factors(objective, config)
     for parameter in (objective if module is None else module).parameters():
         if parameter.requires_grad:
             name = names[id(parameter)]
             is_decayed = _is_matrix(parameter, id(parameter) in per_head) and not _matches_any_pattern(
                 name, config.no_decay
             )
-            rate = _get_first_matching_rate_or_none(name, config) or settings["lr"]
+            rate = _get_first_matching_rate_or_none(name, config)
+            rate = rate or settings["lr"] * factors.get(id(parameter), 1.0)
             groups.setdefault((is_decayed, rate), []).append(parameter)
     # decayed parameters first: the order is part of a saved state
     ordered = sorted(groups.items(), key=lambda item: not item[0][0])
@@ -112,6 +118,23 @@ def _list_keys_and_patterns(config: TrainConfig) -> Iterator[tuple[str, str]]:
 def _get_first_matching_rate_or_none(name: str, config: TrainConfig) -> float | None:
     """The peak learning rate of the first pattern that matches; None where none does."""
     return next((rate for pattern, rate in config.rates.items() if fnmatchcase(name, pattern)), None)
+
+
+def _compute_layer_factors(objective: "Objective", config: TrainConfig) -> dict[int, float]:
+    """id of a parameter in a layer -> the factor of its learning rate; empty without layer decay."""
+    if config.layer_decay == 1:
+        return {}
+    groups = objective.layer_groups()
+    if not groups:
+        raise BadRecipe(
+            f"train.layer_decay is {config.layer_decay}, but this model does not order its layers: leave it "
+            "out, and set train.rates by names"
+        )
+    factors: dict[int, float] = {}
+    for depth, modules in zip(range(len(groups), 0, -1), groups, strict=True):
+        for parameter in (each for module in modules for each in module.parameters()):
+            factors.setdefault(id(parameter), config.layer_decay**depth)
+    return factors
 
 
 def _collect_per_head_parameter_ids(objective: nn.Module) -> set[int]:

@@ -26,6 +26,7 @@ from qkv.task.classify.documents import (
 )
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.initial_run import InitialRun
 from qkv.task.texts import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
 from qkv.train.objective.classification import Classification
 
@@ -46,6 +47,8 @@ class Classify(Task):
     name = "classify"
     recipe = ClassificationRecipe
     files = (TOKENIZER, LABELS)
+    vocabulary_files = (TOKENIZER,)
+    initial_tasks = ("fill",)
     label_sections = ("model", "tokens", "objective", "train")
     resume_keys = (
         "data.holdout",
@@ -76,12 +79,16 @@ class Classify(Task):
         is_held_out = part.startswith("valid") and recipe.data.valid is None
         return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
 
-    def learn_files(self, recipe: ClassificationRecipe, data: Documents) -> dict[str, bytes]:
+    def learn_files(
+        self, recipe: ClassificationRecipe, data: Documents, vocabulary: Mapping[str, bytes]
+    ) -> dict[str, bytes]:
         """The tokenizer and the classes, from the training documents."""
-        lines = [line for document in data.train for text in document.texts for line in text.split("\n")]
-        tokenizer = learn_tokenizer(lines, recipe.tokens)
         labels = {"classes": list_classes(data.train), "texts": len(data.train[0].texts)}
-        return {TOKENIZER: tokenizer_to_json(tokenizer).encode(), LABELS: json.dumps(labels).encode()}
+        files = {LABELS: json.dumps(labels).encode(), **vocabulary}
+        if not vocabulary:
+            lines = [line for document in data.train for text in document.texts for line in text.split("\n")]
+            files[TOKENIZER] = tokenizer_to_json(learn_tokenizer(lines, recipe.tokens)).encode()
+        return {name: files[name] for name in self.files}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> Parsed:
         """The vocabulary and the classes."""
@@ -124,6 +131,13 @@ class Classify(Task):
         return Training(
             Classification(model, recipe.objective.smoothing), batches, validate, recipe.validation.monitor
         )
+
+    def list_usable_prefixes(self, parsed: Parsed, initial: InitialRun) -> tuple[str, ...]:
+        """The encoder; of a classifier into the same classes the pooling and the output layer too."""
+        if initial.recipe.task != self.name:
+            return ("encoder.",)
+        has_same_output = (parsed.classes, parsed.texts) == (initial.parsed.classes, initial.parsed.texts)
+        return ("",) if has_same_output else ("encoder.", "pool.")
 
     def build_model(self, recipe: ClassificationRecipe, parsed: Parsed) -> nn.Module:
         """The model for the vocabulary and the classes of this run."""

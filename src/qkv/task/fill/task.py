@@ -37,6 +37,7 @@ class Fill(Task):
     name = "fill"
     recipe = FillRecipe
     files = (TOKENIZER,)
+    vocabulary_files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
     evaluate_options = ("data",)
     resume_keys = ("data.holdout", "data.phrases", "tokens", "batch", "model", "objective")
@@ -53,8 +54,12 @@ class Fill(Task):
         """What a user calls the text of a split."""
         return name_text(part, recipe.data)
 
-    def learn_files(self, recipe: FillRecipe, data: Texts) -> dict[str, bytes]:
+    def learn_files(
+        self, recipe: FillRecipe, data: Texts, vocabulary: Mapping[str, bytes]
+    ) -> dict[str, bytes]:
         """The tokenizer, learnt from the training text."""
+        if vocabulary:
+            return dict(vocabulary)
         return {TOKENIZER: tokenizer_to_json(learn_tokenizer(data.train, recipe.tokens)).encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:

@@ -42,6 +42,7 @@ class Generate(Task):
     name = "generate"
     recipe = LanguageRecipe
     files = (TOKENIZER,)
+    vocabulary_files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
     evaluate_options = ("data", "mode", "stride")
     resume_keys = (
@@ -62,8 +63,12 @@ class Generate(Task):
         """What a user calls the text of a split."""
         return name_text(part, recipe.data)
 
-    def learn_files(self, recipe: LanguageRecipe, data: Texts) -> dict[str, bytes]:
+    def learn_files(
+        self, recipe: LanguageRecipe, data: Texts, vocabulary: Mapping[str, bytes]
+    ) -> dict[str, bytes]:
         """The tokenizer, learnt from the training text."""
+        if vocabulary:
+            return dict(vocabulary)
         return {TOKENIZER: tokenizer_to_json(learn_tokenizer(data.train, recipe.tokens)).encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:

@@ -39,6 +39,7 @@ class Translate(Task):
     name = "translate"
     recipe = TranslationRecipe
     files = (TOKENIZER,)
+    vocabulary_files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
     resume_keys = (
         *("data.holdout", "data.phrases", "tokens", "batch", "model", "validation.monitor"),
@@ -87,8 +88,12 @@ class Translate(Task):
         """The recipe with the keys that it leaves out as in the recipe of the run to resume."""
         return take_defaults(recipe, trained)
 
-    def learn_files(self, recipe: TranslationRecipe, data: Splits) -> dict[str, bytes]:
+    def learn_files(
+        self, recipe: TranslationRecipe, data: Splits, vocabulary: Mapping[str, bytes]
+    ) -> dict[str, bytes]:
         """The tokenizers of both sides, learnt from the training pairs."""
+        if vocabulary:
+            return dict(vocabulary)
         tokens = train_tokenizers(data.train, recipe.tokens, compute_max_characters(recipe.batch.max_length))
         return {TOKENIZER: tokens.to_json().encode()}
 

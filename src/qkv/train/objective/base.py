@@ -61,6 +61,16 @@ class Objective(nn.Module):
         """
         return ()
 
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The modules of the model from its input to its output, for `train.layer_decay`.
+
+        Returns:
+            The embeddings, then the modules of every layer in their order.  What is in no group stands above
+            them all; a module or parameter in several belongs to the first.  Empty, the default, where the
+            model has no such order.
+        """
+        return ()
+
     def update_statistics(self, sum_over_processes_in_place: Callable[[Tensor], Tensor]) -> None:
         """Update running values, such as a baseline, after the batches of an update; by default nothing.
 

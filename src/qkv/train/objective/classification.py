@@ -1,5 +1,6 @@
 """The objective of classifiers: cross-entropy of the label given the text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -30,6 +31,11 @@ class Classification(Objective):
         nll = F.cross_entropy(scores, labels, reduction="sum").detach()
         correct = (scores.argmax(1) == labels).sum()
         return Loss(total, labels.numel(), {"nll": nll, "accuracy": correct})
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The classifier."""

@@ -1,5 +1,6 @@
 """The objective of language models: cross-entropy of every token given those before it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,6 +87,11 @@ class LanguageModeling(AttentionObjective):
         hidden, after = model.extend(batch.inputs, state)
         self.state = detach(after)
         return hidden, {}
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The language model."""

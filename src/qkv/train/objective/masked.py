@@ -1,5 +1,6 @@
 """The objective of masked language models: cross-entropy of hidden tokens given all others."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -29,6 +30,11 @@ class MaskedLanguageModeling(Objective):
             hidden, output.weight, output.bias, labels, smoothing=self.smoothing
         )
         return Loss(total, labels.numel(), {"nll": nll.sum(), "accuracy": correct})
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The masked language model."""

@@ -42,6 +42,10 @@ class TranslationModel(Protocol):
         """The layers that are called one after another, as modules; empty where there are none."""
         ...
 
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The modules from the input to the output; see `Objective.layer_groups`."""
+        ...
+
 
 class Translation(AttentionObjective):
     """Label-smoothed cross-entropy of the target given the source, by teacher forcing, and attention's terms.
@@ -121,6 +125,11 @@ class Translation(AttentionObjective):
         """The model's layers."""
         model: Any = self.model
         return model.layers()
+
+    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
+        """The model's groups of layers."""
+        model: Any = self.model
+        return model.layer_groups()
 
     def saved_module(self) -> nn.Module:
         """The translation model."""
