@@ -143,7 +143,7 @@ NATIVE_MUTANTS = (
     Mutant(
         "tensors that do not fit together are read",
         "kernel/native/ops.py",
-        "    _check_shapes(inputs, rows, features, options.causal)\n",
+        "    _check_shapes_and_dtypes_fit(inputs, rows, features, options.causal)\n",
         "",
         LARGE,
     ),

@@ -201,7 +201,13 @@ class TestKernels:
         features = made(name, SMALL)[0].features
         kind = features.describe_for_backends(features.choose_projections())
         masses = [(-torch.rand(1, 2, 5, device=DEVICE)).requires_grad_() for _ in range(2)]
-        numbers = (triton.MAP_NUMBERS[kind.map], kind.unit, True, kind.square, 1e-2)
+        numbers = (
+            triton.MAP_NUMBERS[kind.map],
+            kind.scales_to_unit_length,
+            True,
+            kind.squared_length_factor,
+            1e-2,
+        )
         matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
         qkv = [x.requires_grad_() for x in (q, k, v)]
         given = (
@@ -233,16 +239,16 @@ def test_the_kernels_by_the_interpreter(which: str) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes tensors of any device")
 def test_it_says_why_it_cannot_take_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, 1, 1, 1)
-    assert triton.explain_unsupported(x.double()).startswith(
+    assert triton.explain_why_unsupported(x.double()).startswith(
         "the Triton kernels read float32, bfloat16 and float16 only"
     )
     assert (
-        triton.explain_unsupported(x)
+        triton.explain_why_unsupported(x)
         == "the Triton kernels run on CUDA devices only; torch forms the same sums instead"
     )
     monkeypatch.setattr(triton, "is_installed", lambda: False)
     assert not triton.is_available()
-    assert triton.explain_unsupported(x).startswith("Triton is not installed: pip install triton")
+    assert triton.explain_why_unsupported(x).startswith("Triton is not installed: pip install triton")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is about other processes")

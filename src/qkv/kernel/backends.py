@@ -1,7 +1,7 @@
 """Chooses the backend that computes linear attention faster than torch operators.
 
 A backend is a module with `MIN_POSITIONS` (the positions from which it is faster),
-`explain_unsupported(*tensors)` (a reason why it does not support tensors, or "") and
+`explain_why_unsupported(*tensors)` (a reason why it does not support tensors, or "") and
 `compute_linear_attention(...)`.
 """
 
@@ -29,7 +29,7 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
     for backend in BACKENDS if has_backends else ():
         if any(
             holds_for_all_sizes(x.shape[2] >= backend.MIN_POSITIONS) for x in tensors
-        ) and not backend.explain_unsupported(*tensors):
+        ) and not backend.explain_why_unsupported(*tensors):
             return backend
     return None
 

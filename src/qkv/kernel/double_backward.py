@@ -70,22 +70,40 @@ class BackendOptions(NamedTuple):
 
     Args:
         map: The number of the feature map in `feature_map.MAP_NUMBERS`.
-        unit: As in `feature_map.Kind`.
+        scales_to_unit_length: As in `feature_map.MapDescription`.
         causal: Whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
-        square: As in `feature_map.Kind`.
+        squared_length_factor: As in `feature_map.MapDescription`.
         floor: See `sums`.
     """
 
     map: int
-    unit: bool
+    scales_to_unit_length: bool
     causal: bool
-    square: float
+    squared_length_factor: float
     floor: float
 
     @property
     def map_name(self) -> str:
         """The name of the feature map."""
         return MAP_NAMES[self.map]
+
+
+class ForwardResults(NamedTuple):
+    """What the forward operators of the backends return.
+
+    Args:
+        out: [B,H,T,E] in the dtype of q.
+        query_sums: Numbers of every query, for the backward pass.
+        feature_sums: [B,H,F,E+1] after the last key, as in `sums.Sums`.
+        plain_sums: [B,H,1,E+2] after the last key, as in `sums.Sums`.
+        log_scale: [B,H,1,1] of these sums.
+    """
+
+    out: Tensor
+    query_sums: Tensor
+    feature_sums: Tensor
+    plain_sums: Tensor
+    log_scale: Tensor
 
 
 class DifferentiableOutputs(NamedTuple):
@@ -222,11 +240,11 @@ def _map_vectors_and_compute_log_factor(
     from qkv.kernel.favor import compute_positive_features_and_log_factor
     from qkv.kernel.rfa import compute_arccos_features, compute_fourier_features
 
-    x = scale_to_unit_length(x) if options.unit else x
+    x = scale_to_unit_length(x) if options.scales_to_unit_length else x
     if matrix is None:
         return compute_elu_features(x), None
     if options.map_name == "favor":
-        scale = (2 * options.square) ** 0.5
+        scale = (2 * options.squared_length_factor) ** 0.5
         return compute_positive_features_and_log_factor(x * scale, matrix / scale)
     return (compute_fourier_features if options.map_name == "gaussian" else compute_arccos_features)(
         x, matrix

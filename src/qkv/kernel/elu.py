@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from qkv.kernel.feature_map import BackendMap, KeyFeatures, Kind
+from qkv.kernel.feature_map import BackendMap, KeyFeatures, MapDescription
 from qkv.kernel.linear import Linear
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -58,7 +58,7 @@ class EluMap(BackendMap):
     def compute_key_log_factor_outside_backend(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: every key has the weight 1."""
 
-    def describe_for_backends(self, projections: None) -> Kind:
+    def describe_for_backends(self, projections: None) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -67,7 +67,7 @@ class EluMap(BackendMap):
         Returns:
             The name of the map.
         """
-        return Kind("elu")
+        return MapDescription("elu")
 
 
 @dataclass(frozen=True, config=PART)

@@ -280,7 +280,7 @@ class Exact(Core):
 
     def _can_score_natively(self, *tensors: Tensor) -> bool:
         """Whether the native backend computes this score for these tensors."""
-        return self.has_native_scores and not native.explain_unsupported(*tensors)
+        return self.has_native_scores and not native.explain_why_unsupported(*tensors)
 
     def _build_positions_if_needed(
         self, q: Query, keys: int, masking: Masking, first_query: int = 0

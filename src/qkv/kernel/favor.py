@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from qkv.kernel.feature_map import KeyFeatures, Kind
+from qkv.kernel.feature_map import KeyFeatures, MapDescription
 from qkv.kernel.linear import Linear
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
@@ -87,7 +87,7 @@ class PositiveMap(RandomFeatureMap):
     def compute_key_log_factor_outside_backend(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: the backends compute the factors together with the features."""
 
-    def describe_for_backends(self, projections: Projections) -> Kind:
+    def describe_for_backends(self, projections: Projections) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -97,7 +97,9 @@ class PositiveMap(RandomFeatureMap):
             The name, the scaled projections and the factor of |k|².
         """
         width = projections.shape[-1]
-        return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2)
+        return MapDescription(
+            "favor", projections.float() * width**-0.25, squared_length_factor=width**-0.5 / 2
+        )
 
 
 @dataclass(frozen=True, config=PART)

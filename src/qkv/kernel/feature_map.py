@@ -1,7 +1,7 @@
 """What a feature map provides to linear attention, and how a backend describes one.
 
 `linear.Linear` accepts any module with the members of `FeatureMap`.  The backends in `native` and `triton`
-have feature maps of their own.  They need no code of the module, only its `Kind`.
+have feature maps of their own.  They need no code of the module, only its `MapDescription`.
 """
 
 from abc import ABC, abstractmethod
@@ -65,28 +65,28 @@ class FeatureMap(Protocol):
         ...
 
 
-class Kind(NamedTuple):
+class MapDescription(NamedTuple):
     """A feature map as the backends know it.
 
     Args:
         map: A name in `MAP_NUMBERS`.
         matrix: The projections W [H,R,D] in float32, with everything that scales them; None for a map
             without.
-        unit: Whether vectors are scaled to length 1 first.
-        square: The factor of |k|² that is subtracted from a key's log weight.
+        scales_to_unit_length: Whether vectors are scaled to length 1 first.
+        squared_length_factor: The factor of |k|² that is subtracted from a key's log weight.
     """
 
     map: str
     matrix: Tensor | None = None
-    unit: bool = False
-    square: float = 0.0
+    scales_to_unit_length: bool = False
+    squared_length_factor: float = 0.0
 
 
 class BackendMap(nn.Module, ABC):
     """Base class of the feature maps that the backends know.  Any other map runs with torch operators."""
 
     @abstractmethod
-    def describe_for_backends(self, projections: Any) -> Kind:
+    def describe_for_backends(self, projections: Any) -> MapDescription:
         """The same map for the backends.
 
         Args:

@@ -196,11 +196,11 @@ class Linear(Core):
         if not layer_step.can_run_layer_step(layers, x):
             return None
         check_state_sizes(state, self.heads, self.features.width, self.value_width)
-        kind = self.features.describe_for_backends(state.projections.value)
-        if state.log_scale is not None and kind.map not in RESCALING_MAPS:
+        feature_map = self.features.describe_for_backends(state.projections.value)
+        if state.log_scale is not None and feature_map.map not in RESCALING_MAPS:
             return None
         carry = Sums(state.feature_sums, state.plain_sums, state.log_scale)
-        out, after = layer_step.run_layer_step(layers, x, self.heads, kind, carry, self.floor)
+        out, after = layer_step.run_layer_step(layers, x, self.heads, feature_map, carry, self.floor)
         return out, LinearState(*after, state.projections)
 
     def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
@@ -259,9 +259,9 @@ class Linear(Core):
             gate = None if masking.gate is None else promote_to_float32(masking.gate)
             log_factor = self.features.compute_key_log_factor_outside_backend(k)
             key_weights = compute_key_weights(log_factor, gate, masking.keep)
-            kind = self.features.describe_for_backends(projections)
+            feature_map = self.features.describe_for_backends(projections)
             return backend.compute_linear_attention(
-                kind, (q, k, v), key_weights, masking.keep, carry, causal, self.floor
+                feature_map, (q, k, v), key_weights, masking.keep, carry, causal, self.floor
             )
 
     def _is_pairwise_cheaper(self, queries: int, keys: int) -> bool:

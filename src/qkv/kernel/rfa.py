@@ -20,7 +20,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from qkv.kernel.feature_map import KeyFeatures, Kind
+from qkv.kernel.feature_map import KeyFeatures, MapDescription
 from qkv.kernel.linear import Linear
 from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.projections import Projections, RandomFeatureMap
@@ -134,7 +134,7 @@ class GaussianMap(BandwidthMap):
         scaled = self.bandwidth.to(x.dtype) * x / self.temperature
         return _clamp_to_largest_finite(scaled.square().sum(-1) / 2)
 
-    def describe_for_backends(self, projections: Projections) -> Kind:
+    def describe_for_backends(self, projections: Projections) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -145,7 +145,7 @@ class GaussianMap(BandwidthMap):
         """
         projections = projections.float()
         matrix = self._apply_bandwidth_and_temperature(projections, projections)
-        return Kind("gaussian", matrix, self.normalise)
+        return MapDescription("gaussian", matrix, self.normalise)
 
     def _apply_bandwidth_and_temperature(self, projections: Projections, like: Tensor) -> Projections:
         """W = σ∘W̃/τ in the dtype of `like`."""
@@ -192,7 +192,7 @@ class ArccosMap(BandwidthMap):
         squares = _clamp_to_largest_finite(promote_to_float32(x).square().sum(-1))
         return squares.clamp_min(MIN_VECTOR_LENGTH**2).log() / 2
 
-    def describe_for_backends(self, projections: Projections) -> Kind:
+    def describe_for_backends(self, projections: Projections) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -201,7 +201,8 @@ class ArccosMap(BandwidthMap):
         Returns:
             The name and the scaled projections, for unit vectors.
         """
-        return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
+        matrix = self.bandwidth.float() * projections.float()
+        return MapDescription("arccos", matrix, scales_to_unit_length=True)
 
 
 def _clamp_to_largest_finite(x: Tensor) -> Tensor:

@@ -126,12 +126,14 @@ class Sizes(NamedTuple):
     precision: str
 
 
-def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None) -> Sizes:
+def choose_tensor_and_block_sizes(
+    map_name: str, scales_to_unit_length: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None
+) -> Sizes:
     """The sizes of a call, and the blocks of the work.
 
     Args:
-        map: the name of the feature map.
-        unit: whether vectors are scaled to length 1.
+        map_name: the name of the feature map.
+        scales_to_unit_length: whether vectors are scaled to length 1.
         causal: whether query t sees keys 0 … t only.
         q: [B,H,T,D].
         v: [B,H,S,E].
@@ -139,12 +141,15 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
     """
     width, value = q.shape[3], v.shape[3]
     features = width if matrix is None else matrix.shape[1]
-    mapped = 2 * features if map == "gaussian" else features
-    width_block, value_block = choose_block_size(width, MOST_COLUMNS), choose_block_size(value, MOST_COLUMNS)
+    mapped = 2 * features if map_name == "gaussian" else features
+    width_block, value_block = (
+        round_up_to_block_size(width, MOST_COLUMNS),
+        round_up_to_block_size(value, MOST_COLUMNS),
+    )
     return Sizes(
-        map=map,
-        unit=unit,
-        rescales_keys=map in RESCALING_MAPS,
+        map=map_name,
+        unit=scales_to_unit_length,
+        rescales_keys=map_name in RESCALING_MAPS,
         causal=causal,
         heads=q.shape[1],
         width=width,
@@ -157,13 +162,13 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
         chunk=CHUNK,
         width_block=width_block,
         value_block=value_block,
-        feature_block=width_block if map == "elu" else choose_block_size(features, MOST_FEATURES),
+        feature_block=width_block if map_name == "elu" else round_up_to_block_size(features, MOST_FEATURES),
         # Half-precision inputs have no more digits than tf32; float32 keeps its own in three products.
         precision="tf32x3" if q.dtype == torch.float32 else "tf32",
     )
 
 
-def choose_block_size(size: int, maximum: int) -> int:
+def round_up_to_block_size(size: int, maximum: int) -> int:
     """The power of two that holds `size`, between what a matrix product needs and `maximum`."""
     return min(max(1 << max(size - 1, 0).bit_length(), LEAST), maximum)
 
@@ -173,7 +178,7 @@ def count_blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def make_chunk_grid(s: Sizes, token_scalars: Tensor, *other_sizes: int) -> tuple[int, ...]:
+def compute_grid_of_chunks(s: Sizes, token_scalars: Tensor, *other_sizes: int) -> tuple[int, ...]:
     """One program for every chunk of every head.
 
     Args:
@@ -192,7 +197,7 @@ def make_strided(x: Tensor) -> StridedTensor:
     return StridedTensor(x, *x.stride()[:3])
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
+def launch_kernel(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
     """Run a kernel on the device of its arguments; nothing for an empty grid.
 
     Args:
