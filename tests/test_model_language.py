@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gru": {"mixer": "gru"},
     "lstm": {"mixer": "lstm", "feedforward": 0},
     "separable convolution": {"mixer": "convolution", "activation": "swiglu", "norm": "rms"},
+    "clusters": {"mixer": "gru", "clusters": (4, 11)},
     "plain convolution": {"mixer": "convolution", "separable": False, "dilation": 1, "activation": "relu"},
 }
 every_model = pytest.mark.parametrize("name", MODELS)

@@ -11,9 +11,10 @@ import torch
 import qkv
 from qkv.errors import QKVError
 from qkv.model.language import LanguageModel, LanguageModelConfig
-from qkv.task.generate.scoring import Windows, score_ids
-from qkv.task.recipe import parse_recipe
-from qkv.task.texts import decode_text, encode_prompt, encode_text, learn_tokenizer
+from qkv.symbols import UNK
+from qkv.task.generate.scoring import Total, Windows, compute_scores, score_ids
+from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
+from qkv.task.texts import VocabularyConfig, decode_text, encode_prompt, encode_text, learn_tokenizer
 from qkv.trace import Trace
 from tiny_text import language_recipe, sentences
 
@@ -50,6 +51,35 @@ def test_text_becomes_tokens_and_text_again(tmp_path: Path, kind: str) -> None:
         encode_prompt("\n".join(lines[:2]), tokenizer)[1:]
         == text.ids.tolist()[: len(encode_prompt("\n".join(lines[:2]), tokenizer)) - 1]
     )
+
+
+def test_words_are_counted_as_published_word_level_scores_count_them() -> None:
+    lines = [" = A title = ", " ", " the <unk> of 3 @.@ 5 is <unk> . "]
+    words = 4 + 0 + 9 + len(lines)  # a line end each; <unk> is a word
+    tokenizer = learn_tokenizer(lines, VocabularyConfig(kind="word"))
+    text = encode_text(lines, tokenizer)
+    assert text.words == len(text.ids) == words
+    assert UNK not in text.ids
+    for kind in ("bpe", "word"):
+        tokenizer = learn_tokenizer(lines * 9, VocabularyConfig(kind=kind, vocab=60))
+        text = encode_text(lines, tokenizer)
+        scores = compute_scores(Total(30.0, 0.0, len(text.ids)), text, tokenizer)
+        assert scores["word_perplexity"] == pytest.approx(math.exp(30.0 / words))
+    unknown = encode_text(["the cat"], tokenizer)
+    assert "word_perplexity" not in compute_scores(Total(30.0, 0.0, 3), unknown, tokenizer)
+
+
+def test_the_rows_of_the_comparison_of_mixers_have_equal_sizes_and_budgets() -> None:
+    names = [name for name in list_builtin_recipes() if name.startswith("lm-wikitext2-")]
+    recipes = [read_recipe(name) for name in names]
+    assert len(recipes) == 6
+    with torch.device("meta"):
+        bodies = [LanguageModel(recipe.model, 20_000).blocks for recipe in recipes]
+    sizes = [sum(parameter.numel() for parameter in body.parameters()) for body in bodies]
+    assert max(sizes) < 1.02 * min(sizes)
+    assert len({recipe.train.model_dump_json() for recipe in recipes}) == 1
+    assert len({(recipe.batch.streams, recipe.batch.length) for recipe in recipes}) == 1
+    assert len({recipe.tokens.model_dump_json() for recipe in recipes}) == 1
 
 
 def scored(windows: Windows, length: int = 61) -> tuple[float, list[float]]:

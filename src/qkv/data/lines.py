@@ -86,9 +86,34 @@ def read_lines(path: str | Path) -> Iterator[str]:
 def read_marked_lines(path: str | Path) -> Iterator[Line]:
     """The lines of a file as `read_lines` reads them, each with a mark if it was cut."""
     file = expand_path(path)
+    with _open(file) as stream:
+        yield from decode_stream(stream, str(file))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file that is no text of lines, such as one JSON document; unpacked if it is gzipped.
+
+    Args:
+        path: the file, see `expand_path`.
+
+    Raises:
+        BadData: the file cannot be read, is truncated, or has more than 1 GiB.
+    """
+    file = expand_path(path)
+    with _open(file) as stream, _explain_read_errors(str(file)):
+        counted = _CountingStream(stream)
+        buffered: Any = io.BufferedReader(counted)
+        source = gzip.GzipFile(fileobj=buffered) if counted.head == _GZIP_MAGIC else buffered
+        content = source.read(_ENDLESS_BYTES + 1)
+    if len(content) > _ENDLESS_BYTES:
+        raise BadData(f"{file}: more than 1 GiB: split it")
+    return content
+
+
+def _open(file: Path) -> Any:
     with _explain_read_errors(str(file)):
         try:
-            stream = file.open("rb")
+            return file.open("rb")
         except FileNotFoundError:
             raise BadData(
                 f"{file}: no such file; relative paths start at {_describe_working_folder()}"
@@ -97,8 +122,6 @@ def read_marked_lines(path: str | Path) -> Iterator[Line]:
             raise BadData(
                 f"{str(file)!r} contains characters that no file name can have: correct the path"
             ) from None
-    with stream:
-        yield from decode_stream(stream, str(file))
 
 
 def decode_stream(stream: Any, name: str) -> Iterator[Line]:

@@ -44,6 +44,11 @@ class Segment(NamedTuple):
     keep: Bool[Tensor, "B L"]
     is_start: bool
 
+    @property
+    def scored(self) -> Bool[Tensor, "B L"]:
+        """The targets that count: all real ones."""
+        return self.keep
+
 
 class _SegmentOrder(NamedTuple):
     """Independent segments: the end of the first one, and the order in which they are read."""

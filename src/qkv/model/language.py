@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qkv.errors import BadRecipe
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
+from qkv.model.adaptive_output import make_output
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
 from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
@@ -47,6 +48,8 @@ class LanguageModelConfig(Strict):
         dilation: mixer convolution: layer i reads positions dilation^i apart; 1 reads neighbours.
         separable: mixer convolution: one filter per channel; false has one per pair of channels.
         tied: the output layer shares the weight of the embedding.
+        clusters: the ids at which clusters of rare words begin, such as [1000, 9000] (tokens.kind: word); a
+            cluster is scored only where the next word is in it, so that large vocabularies train faster.
     """
 
     kind: Literal["language"] = "language"
@@ -65,6 +68,7 @@ class LanguageModelConfig(Strict):
     dilation: PositiveInt = 2
     separable: bool = True
     tied: bool = True
+    clusters: tuple[PositiveInt, ...] = ()
 
     @property
     def position_kind(self) -> Literal["sinusoidal", "learned", "none"]:
@@ -97,6 +101,8 @@ class LanguageModelConfig(Strict):
             raise BadRecipe("attention: causal must be True in a language model. Leave it out")
         if self.mixer == "attention":
             _ = self.spec
+        if list(self.clusters) != sorted(set(self.clusters)):
+            raise BadRecipe(f"clusters begin at ascending ids, got {list(self.clusters)}: sort them")
         return self
 
     def make_mixer(self, layer: int) -> SequenceMixer:
@@ -178,7 +184,7 @@ class LanguageModel(nn.Module):
         self.positions = _make_positions(config)
         self.blocks: Any = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config.norm, config.width)
-        self.output = nn.Linear(config.width, vocab, bias=False)
+        self.output: Any = make_output(config.width, vocab, config.clusters)
         self._initialise()
         self.tie_weights()
         self.register_load_state_dict_post_hook(tie_weights_after_loading)

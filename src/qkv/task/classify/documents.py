@@ -1,7 +1,7 @@
 """Labelled texts: read from files, with their classes, as token ids and as batches."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from qkv.data.batching import Dataset, Ragged
+from qkv.data.generated.listops import Expression, ListOpsData, generate_listops
 from qkv.data.lines import LONGEST_LINE, read_marked_lines
 from qkv.data.text import detect_row_format, parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
@@ -73,6 +74,9 @@ def read_documents(data: LabelledData) -> list[Document]:
 
 def read_splits(config: LabelledConfig, seed: int) -> Documents:
     """The training and the held-out documents that a recipe names."""
+    if config.listops is not None:
+        return _generate_splits(config, config.listops)
+    assert config.train is not None
     train = read_documents(config.train)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     if config.valid is not None:
@@ -90,8 +94,23 @@ def read_test_documents(recipe: ClassificationRecipe, file: Path | None = None) 
     """The documents of a file, of the recipe's test data, or the held-out ones where there is no test."""
     data = recipe.data
     if file is not None:
-        return read_documents(data.train.model_copy(update={"file": str(file), "format": "auto"}))
+        keys = {} if data.train is None else data.train.model_dump(exclude={"file", "format"})
+        return read_documents(LabelledData(file=str(file), **keys))
+    if data.listops is not None:
+        return _make_documents(generate_listops(data.listops).test)
     return read_documents(data.test) if data.test is not None else read_splits(data, recipe.train.seed).valid
+
+
+def _generate_splits(config: LabelledConfig, listops: ListOpsData) -> Documents:
+    splits = generate_listops(listops)
+    train, valid = _make_documents(splits.train), _make_documents(splits.valid)
+    if config.labels is not None:
+        train = [train[i] for i in sorted(_select_balanced(train, range(len(train)), config.labels))]
+    return Documents(train, valid)
+
+
+def _make_documents(expressions: Iterable[Expression]) -> list[Document]:
+    return [Document((each.text,), str(each.value)) for each in expressions]
 
 
 def list_classes(documents: Sequence[Document]) -> list[str]:

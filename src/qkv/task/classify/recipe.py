@@ -5,11 +5,15 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from qkv.data import BatchConfig
+from qkv.data.generated.listops import SYMBOLS, ListOpsData
+from qkv.data.tokens import CONTROL
 from qkv.model.classifier import ClassifierConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
 from qkv.task.texts import VocabularyConfig
 from qkv.train import TrainConfig
+
+MOST_CHARACTERS = 5  # of an expression for each of its symbols, with the space between them
 
 
 class LabelledData(Strict):
@@ -31,7 +35,7 @@ class LabelledData(Strict):
 
 
 class LabelledConfig(Strict):
-    """The labelled texts of a recipe.
+    """The labelled texts of a recipe: files of your own, or generated ones.
 
     Args:
         train: the texts to train on.
@@ -39,13 +43,24 @@ class LabelledConfig(Strict):
         test: what `qkv evaluate` takes when no file is named; null: the held-out texts.
         holdout: training texts to hold out where valid is null (at most a tenth).
         labels: train on this many texts only, as many of each class; null: on all.
+        listops: generate nested operations on lists of digits instead of reading files; the class of an
+            expression is its value.
     """
 
-    train: LabelledData
+    train: LabelledData | None = None
     valid: LabelledData | None = None
     test: LabelledData | None = None
     holdout: PositiveInt = 1000
     labels: PositiveInt | None = None
+    listops: ListOpsData | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "LabelledConfig":
+        if (self.train is None) == (self.listops is None):
+            raise ValueError("give either 'train', files of your own, or 'listops', generated expressions")
+        if self.listops is not None and (self.valid is not None or self.test is not None):
+            raise ValueError("'listops' generates its held-out expressions: leave out 'valid' and 'test'")
+        return self
 
 
 class ClassificationObjectiveConfig(Strict):
@@ -99,5 +114,23 @@ class ClassificationRecipe(Recipe):
             raise ValueError(
                 f"batch.max_length={self.batch.max_length} and the start symbol need more positions than "
                 f"{limit.key}={limit.positions} holds: raise {limit.key} or lower batch.max_length"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _expressions_fit(self) -> "ClassificationRecipe":
+        listops, is_word = self.data.listops, self.tokens.kind == "word"
+        if listops is None:
+            return self
+        if is_word and (self.tokens.vocab < len(SYMBOLS) + len(CONTROL) or self.tokens.min_count > 1):
+            raise ValueError(
+                f"data.listops has {len(SYMBOLS)} symbols, and each must be a token: set tokens.vocab to at "
+                f"least {len(SYMBOLS) + len(CONTROL)}, and leave out tokens.min_count"
+            )
+        longest = listops.max_length * (1 if is_word else MOST_CHARACTERS)
+        if self.batch.max_length < longest:
+            raise ValueError(
+                f"batch.max_length={self.batch.max_length} would cut expressions, and a part has another "
+                f"value: raise it to {longest}, or lower data.listops.max_length"
             )
         return self

@@ -53,6 +53,7 @@ class Classify(Task):
     resume_keys = (
         "data.holdout",
         "data.labels",
+        "data.listops",
         "tokens",
         "batch",
         "model",
@@ -76,6 +77,8 @@ class Classify(Task):
 
     def name_data_part(self, part: str, recipe: ClassificationRecipe) -> str:
         """What a user calls the documents of a split."""
+        if recipe.data.listops is not None:
+            return "data.listops"
         is_held_out = part.startswith("valid") and recipe.data.valid is None
         return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
 

@@ -9,6 +9,12 @@ from pydantic import ValidationError
 from qkv.decode.sample import SampleConfig, sample
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import describe_errors
+from qkv.task.generate.examples import (
+    EncodedExamples,
+    make_example_sets,
+    refuse_text_options,
+    score_examples,
+)
 from qkv.task.generate.recipe import LanguageRecipe, Mode
 from qkv.task.generate.scoring import choose_windows, score_text
 from qkv.task.texts import AnyTokenizer, decode_text, encode_prompt, encode_text, read_test_text
@@ -102,18 +108,26 @@ class Generator:
     ) -> dict[str, float]:
         """The scores of a text: nll, perplexity, accuracy, bits per byte, word-level perplexity.
 
+        A model of generated examples has the scores nll and accuracy of the answers in its test examples.
+
         Args:
-            lines: the text; None takes the recipe's test text.
+            lines: the text; None takes the recipe's test text or examples.
             mode: "segments", "sliding" or "carry", instead of the recipe's.
             stride: tokens that a sliding window moves by.
-            on_progress: called with the number of tokens that are scored.
+            on_progress: called with the number of tokens, or examples, that are scored.
 
         Returns:
             Name -> score; which ones depends on the vocabulary.
 
         Raises:
             BadData: there is no text, or the stride is longer than a segment.
+            UnknownName: the run is on generated examples, and an option for text is passed.
         """
+        if self.recipe.data.examples is not None:
+            refuse_text_options(self.recipe, lines=lines, mode=mode, stride=stride)
+            sets = make_example_sets(self.recipe.data.examples)
+            examples = EncodedExamples(sets.test, sets.data, self.tokenizer)
+            return score_examples(self.model, examples, on_progress)
         lines = read_test_text(self.recipe.data) if lines is None else lines
         if not any(lines):
             raise BadData("there is no text to score, every line is empty: pass a file with text")

@@ -4,7 +4,11 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from qkv.data.generated.copying import CopyingData
+from qkv.data.generated.examples import ExampleData
+from qkv.data.generated.recall import RecallData
 from qkv.data.streams import StreamConfig
+from qkv.data.tokens import CONTROL
 from qkv.decode.sample import SampleConfig
 from qkv.model.language import LanguageModelConfig
 from qkv.strict import Strict
@@ -13,6 +17,42 @@ from qkv.task.texts import TextConfig, VocabularyConfig
 from qkv.train import AttentionTerms, TrainConfig
 
 Mode = Literal["segments", "sliding", "carry"]
+
+
+class LanguageData(TextConfig):
+    """Where the text comes from: files of your own, or generated phrases or examples.
+
+    Args:
+        recall: generate examples of associative recall; only the values that are asked for count.
+        copying: generate sequences and their copies; only the copies count.
+    """
+
+    recall: RecallData | None = None
+    copying: CopyingData | None = None
+
+    @property
+    def examples(self) -> ExampleData | None:
+        """The section that generates independent examples, if there is one."""
+        return self.recall or self.copying
+
+    @property
+    def examples_key(self) -> str:
+        """The key of that section."""
+        return "data.recall" if self.recall else "data.copying"
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "LanguageData":
+        sources = [self.train, self.phrases, self.recall, self.copying]
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError(
+                "give either 'train', files of your own, or one of 'phrases', 'recall' and 'copying', "
+                "generated ones"
+            )
+        if self.examples is not None and (self.valid or self.test):
+            raise ValueError(
+                f"{self.examples_key} generates its held-out examples: leave out 'valid' and 'test'"
+            )
+        return self
 
 
 class LanguageObjectiveConfig(AttentionTerms):
@@ -49,9 +89,9 @@ class LanguageRecipe(Recipe):
     Args:
         task: the value that selects this task.
         description: what the recipe is for; `qkv recipes` shows its first line.
-        data: the text.
+        data: the text, or generated examples.
         tokens: how text becomes tokens.
-        batch: how the text is cut into segments.
+        batch: how the text is cut into segments; a generated example is one segment.
         model: the language model.
         train: how the model is trained.
         objective: what is minimised.
@@ -60,7 +100,7 @@ class LanguageRecipe(Recipe):
     """
 
     task: Literal["generate"] = "generate"
-    data: TextConfig
+    data: LanguageData
     tokens: VocabularyConfig = VocabularyConfig()
     batch: StreamConfig = StreamConfig()
     model: LanguageModelConfig = LanguageModelConfig()
@@ -73,6 +113,22 @@ class LanguageRecipe(Recipe):
     def scoring_mode(self) -> Mode:
         """The mode of scoring, where the recipe leaves it to the training too."""
         return self.validation.mode or ("carry" if self.batch.carry else "segments")
+
+    @model_validator(mode="after")
+    def _clusters_fit(self) -> "LanguageRecipe":
+        if not self.model.clusters:
+            return self
+        if self.tokens.kind != "word":
+            raise ValueError(
+                f"model.clusters needs ids in order of frequency, which tokens.kind={self.tokens.kind} does "
+                "not have: set tokens.kind to word, or leave the clusters out"
+            )
+        if self.objective.smoothing:
+            raise ValueError(
+                "objective.smoothing needs the scores of all words, which model.clusters avoids: leave one "
+                "of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _positions_reach(self) -> "LanguageRecipe":
@@ -88,4 +144,24 @@ class LanguageRecipe(Recipe):
             raise ValueError(
                 "train.strategy: fsdp cannot carry a state over segments: set batch.carry=false, or use ddp"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _examples_fit(self) -> "LanguageRecipe":
+        examples, key = self.data.examples, self.data.examples_key
+        if examples is None:
+            return self
+        needed = len(examples.list_symbols()) + len(CONTROL)
+        if self.tokens.kind != "word" or self.tokens.min_count > 1 or self.tokens.vocab < needed:
+            raise ValueError(
+                f"{key} needs every symbol as a token: set tokens to {{kind: word, vocab: {needed}}} or a "
+                "larger vocab, without min_count"
+            )
+        if self.batch.length < examples.longest:
+            raise ValueError(
+                f"batch.length={self.batch.length} is shorter than the examples of {key}, "
+                f"{examples.longest} tokens: raise it, or shorten the examples"
+            )
+        if self.batch.carry or self.validation.mode not in (None, "segments"):
+            raise ValueError(f"examples of {key} are independent: leave out batch.carry and validation.mode")
         return self

@@ -10,9 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from qkv.errors import BadData, UnknownName, did_you_mean
+from qkv.symbols import UNK
 from qkv.task.generate.recipe import LanguageRecipe, Mode
 from qkv.task.texts import AnyTokenizer, EncodedText, start_token
-from qkv.train.objective import sum_linear_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 
 MODES = get_args(Mode)
 POSITIONS_AT_ONCE = 16_384
@@ -96,7 +97,7 @@ def score_ids(
             hidden = model(inputs.to(device))
         else:
             hidden, state = model.extend(inputs.to(device), state)
-        totals.append(_sum_scores(model, hidden, targets.to(device)))
+        totals.append(sum_scores(model, hidden, targets.to(device)))
         on_progress(sum(total.count for total in totals))
     return Total(*(sum(column) for column in zip(*totals, strict=True)))
 
@@ -105,13 +106,14 @@ def compute_scores(total: Total, text: EncodedText, tokenizer: AnyTokenizer) -> 
     """The scores of a text by name.
 
     nll: nats per token.  perplexity: exp(nll).  bits_per_byte: of the UTF-8 text.  word_perplexity: exp of
-    the nats per word and line end, so that vocabularies can be compared (not where tokens are words).
+    the nats per word and line end, so that vocabularies can be compared.  The last one is left out where
+    tokens are words and some of the text are unknown: all unknown words are one, which is easy to guess.
     """
     nll = total.nll / total.count
     scores = {"nll": nll, "perplexity": _compute_exp(nll), "accuracy": total.correct / total.count}
     if tokenizer.kind != "word":  # unknown words have no bytes
         scores["bits_per_byte"] = total.nll / text.bytes / math.log(2)
-    if tokenizer.kind == "bpe":
+    if tokenizer.kind == "bpe" or (tokenizer.kind == "word" and UNK not in text.ids):
         scores["word_perplexity"] = _compute_exp(total.nll / text.words)
     return scores
 
@@ -145,13 +147,11 @@ def _pack_windows(text: np.ndarray, ends: list[int], scored: list[int], windows:
         yield torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def _sum_scores(model: Any, hidden: Tensor, targets: Tensor) -> Total:
+def sum_scores(model: Any, hidden: Tensor, targets: Tensor) -> Total:
+    """The scores of the targets [B,N] that are not negative, from hidden states [B,N,M]."""
     real = targets >= 0
     labels = targets[real]
-    output = model.output
-    _, nll, correct = sum_linear_cross_entropy(
-        hidden[real], output.weight, output.bias, labels, smoothing=0.0
-    )
+    _, nll, correct = sum_output_cross_entropy(model.output, hidden[real], labels, smoothing=0.0)
     return Total(float(nll.double().sum()), float(correct), labels.numel())
 
 

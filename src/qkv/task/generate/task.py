@@ -7,18 +7,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkv.data.streams import StreamPlan
 from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
 from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.generate.examples import (
+    EncodedExamples,
+    ExampleSets,
+    fingerprint_examples,
+    list_vocabulary_words,
+    make_example_sets,
+    refuse_text_options,
+    score_examples,
+)
 from qkv.task.generate.generator import Generator
+from qkv.task.generate.plans import DataPlan, plan_examples, plan_text
 from qkv.task.generate.recipe import LanguageObjectiveConfig, LanguageRecipe
 from qkv.task.generate.scoring import choose_windows, score_text
 from qkv.task.texts import (
     AnyTokenizer,
-    EncodedText,
     Texts,
     encode_text,
     fingerprint_texts,
@@ -34,6 +42,7 @@ from qkv.train.planning import count_planned_updates
 
 TOKENIZER = "tokenizer.json"
 FEW_UPDATES = 1000
+ANSWERS_COUNT = "the answers alone count; no example was trained on"
 
 
 class Generate(Task):
@@ -46,51 +55,53 @@ class Generate(Task):
     label_sections = ("model", "tokens", "objective", "train")
     evaluate_options = ("data", "mode", "stride")
     resume_keys = (
-        *("data.holdout", "data.phrases", "tokens", "batch", "model"),
+        *("data.holdout", "data.phrases", "data.recall", "data.copying", "tokens", "batch", "model"),
         *(f"objective.{name}" for name in LanguageObjectiveConfig.model_fields),
         *("validation.mode", "validation.stride", "validation.tokens"),
     )
 
-    def read_data(self, recipe: LanguageRecipe) -> Texts:
-        """The training and the held-out text."""
-        return read_texts(recipe.data)
+    def read_data(self, recipe: LanguageRecipe) -> Texts | ExampleSets:
+        """The training and the held-out text, or the generated examples."""
+        examples = recipe.data.examples
+        return read_texts(recipe.data) if examples is None else make_example_sets(examples)
 
-    def compute_fingerprint(self, data: Texts) -> dict[str, dict[str, Any]]:
-        """The number and a digest of the lines of both texts."""
-        return fingerprint_texts(data)
+    def compute_fingerprint(self, data: Texts | ExampleSets) -> dict[str, dict[str, Any]]:
+        """The number and a digest of the lines of both texts, or of the examples."""
+        return fingerprint_examples(data) if isinstance(data, ExampleSets) else fingerprint_texts(data)
 
     def name_data_part(self, part: str, recipe: LanguageRecipe) -> str:
         """What a user calls the text of a split."""
-        return name_text(part, recipe.data)
+        return recipe.data.examples_key if recipe.data.examples else name_text(part, recipe.data)
 
     def learn_files(
-        self, recipe: LanguageRecipe, data: Texts, vocabulary: Mapping[str, bytes]
+        self, recipe: LanguageRecipe, data: Texts | ExampleSets, vocabulary: Mapping[str, bytes]
     ) -> dict[str, bytes]:
-        """The tokenizer, learnt from the training text."""
+        """The tokenizer, learnt from the training text, or from the symbols of the examples."""
         if vocabulary:
             return dict(vocabulary)
-        return {TOKENIZER: tokenizer_to_json(learn_tokenizer(data.train, recipe.tokens)).encode()}
+        lines = list_vocabulary_words(data.data) if isinstance(data, ExampleSets) else data.train
+        return {TOKENIZER: tokenizer_to_json(learn_tokenizer(lines, recipe.tokens)).encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
 
     def build_training(
-        self, recipe: LanguageRecipe, data: Texts, parsed: AnyTokenizer, report: Progress
+        self, recipe: LanguageRecipe, data: Texts | ExampleSets, parsed: AnyTokenizer, report: Progress
     ) -> Training:
-        """Wire the training; reports the sizes of the text and the model, and how it is scored."""
+        """Wire the training; reports the sizes of the data and the model, and what is scored."""
         refuse_growing_state(recipe)
-        train, valid = (encode_text(lines, parsed) for lines in data)
-        batches = StreamPlan(train.ids, recipe.batch, recipe.train.seed)
+        is_text = not isinstance(data, ExampleSets)
+        plan = plan_text(recipe, data, parsed) if is_text else plan_examples(recipe, data, parsed)
         torch.manual_seed(recipe.train.seed)
         model = LanguageModel(recipe.model, parsed.size)
         size = sum(parameter.numel() for parameter in model.parameters())
         report.print_line(
-            f"{len(train.ids):,} tokens to train on, {len(valid.ids):,} held out; vocabulary "
-            f"{parsed.size:,}; {size:,} parameters; {batches.steps(0):,} updates an epoch"
+            f"{plan.sizes}; vocabulary {parsed.size:,}; {size:,} parameters; "
+            f"{plan.batches.steps(0):,} updates an epoch"
         )
-        updates = count_planned_updates(batches, recipe.train)
-        if updates < FEW_UPDATES:
+        updates = count_planned_updates(plan.batches, recipe.train)
+        if is_text and updates < FEW_UPDATES:
             report.print_line(
                 f"this training makes only {updates:,} updates, and a language model needs some "
                 f"{FEW_UPDATES:,}: raise train.steps or train.epochs, or lower batch.streams"
@@ -98,7 +109,8 @@ class Generate(Task):
         objective = LanguageModeling(
             model, recipe.objective.smoothing, recipe.objective, carries_state=recipe.batch.carry
         )
-        return Training(objective, batches, _make_validator(model, valid, parsed, recipe, report), "nll")
+        report.print_line(f"held-out scores: {plan.scored}")
+        return Training(objective, plan.batches, _make_validator(plan, model, parsed, recipe, report), "nll")
 
     def build_model(self, recipe: LanguageRecipe, parsed: AnyTokenizer) -> nn.Module:
         """The model for the vocabulary of this run."""
@@ -108,14 +120,25 @@ class Generate(Task):
         """A generator of text."""
         return Generator(recipe, parsed, model)
 
-    def read_test_data(self, recipe: LanguageRecipe, options: EvaluateOptions) -> list[str]:
-        """The lines of the text to score."""
-        return read_test_text(recipe.data, options.data)
+    def read_test_data(self, recipe: LanguageRecipe, options: EvaluateOptions) -> list[str] | ExampleSets:
+        """The lines of the text to score, or the generated examples."""
+        if recipe.data.examples is None:
+            return read_test_text(recipe.data, options.data)
+        refuse_text_options(recipe, data=options.data, mode=options.mode, stride=options.stride)
+        return make_example_sets(recipe.data.examples)
 
     def evaluate(
-        self, runner: Generator, data: list[str], options: EvaluateOptions, quiet: bool
+        self, runner: Generator, data: list[str] | ExampleSets, options: EvaluateOptions, quiet: bool
     ) -> Evaluation:
-        """Perplexity, nats per token, accuracy, bits per byte, and how the text was read."""
+        """Perplexity, nats per token, accuracy, bits per byte, and how the text was read.
+
+        Of generated examples: nats per answer and accuracy.
+        """
+        if isinstance(data, ExampleSets):
+            examples = EncodedExamples(data.test, data.data, runner.tokenizer)
+            with show_progress("evaluate", len(examples), quiet=quiet) as bar:
+                scores = score_examples(runner.model, examples, bar.update)
+            return Evaluation(scores, len(examples), "examples", notes=(ANSWERS_COUNT,), digits=4)
         windows = choose_windows(runner.recipe, options.mode, options.stride)
         text = encode_text(data, runner.tokenizer)
         with show_progress("evaluate", len(text.ids), quiet=quiet) as bar:
@@ -141,21 +164,10 @@ def refuse_growing_state(recipe: LanguageRecipe) -> None:
 
 
 def _make_validator(
-    model: LanguageModel,
-    valid: EncodedText,
-    tokenizer: AnyTokenizer,
-    recipe: LanguageRecipe,
-    report: Progress,
+    plan: DataPlan, model: LanguageModel, tokenizer: AnyTokenizer, recipe: LanguageRecipe, report: Progress
 ) -> Callable[[], dict[str, float]]:
-    windows = choose_windows(recipe)
-    limit = recipe.validation.tokens
-    if limit and limit < len(valid.ids):
-        fraction = limit / len(valid.ids)
-        valid = EncodedText(valid.ids[:limit], round(valid.bytes * fraction), round(valid.words * fraction))
-    report.print_line(f"held-out scores: {len(valid.ids):,} tokens, {windows}")
-
     def validate() -> dict[str, float]:
-        scores = score_text(model, valid, tokenizer, windows)
+        scores = plan.score(model)
         for _ in range(recipe.validation.samples):
             text = Generator(recipe, tokenizer, model).generate("", length=200)
             report.print_line(f"    {text}")

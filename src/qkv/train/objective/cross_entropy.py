@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LOG2_E = 1 / math.log(2)
@@ -39,6 +39,20 @@ class CrossEntropySums(NamedTuple):
     total: Float[Tensor, ""]
     nll_per_row: Float[Tensor, "N"]
     correct_count: Float[Tensor, ""]
+
+
+class CrossEntropyOfRows(NamedTuple):
+    """The loss of N rows, and what is known of each.
+
+    Args:
+        total: the label-smoothed cross-entropy, summed over the rows.
+        nll: [N], -log p(target) of every row, without smoothing.
+        is_correct: [N], whether no class is above the target.
+    """
+
+    total: Float[Tensor, ""]
+    nll: Float[Tensor, "N"]
+    is_correct: Bool[Tensor, "N"]
 
 
 class _Gradients(NamedTuple):
@@ -78,11 +92,27 @@ def sum_linear_cross_entropy(
     Raises:
         RuntimeError: the loss is differentiated with create_graph=True.
     """
+    total, nll, is_correct = compute_linear_cross_entropy(
+        hidden, weight, bias, target, smoothing=smoothing, rows=rows
+    )
+    return CrossEntropySums(total, nll, is_correct.sum().to(nll.dtype))
+
+
+def compute_linear_cross_entropy(
+    hidden: Float[Tensor, "N M"],
+    weight: Float[Tensor, "V M"],
+    bias: Float[Tensor, "V"] | None,
+    target: Int[Tensor, "N"],
+    *,
+    smoothing: float,
+    rows: int | None = None,
+) -> CrossEntropyOfRows:
+    """`sum_linear_cross_entropy`, with what is known of every row."""
     entries = BLOCK_ENTRIES.get(hidden.device.type, BLOCK_ENTRIES["cuda"])
     rows = rows or max(MINIMUM_ROWS, entries // weight.shape[0])
     if torch.is_grad_enabled():
         sums = _SummedLinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
-        return CrossEntropySums(*sums)
+        return CrossEntropyOfRows(*sums)
     layer = _OutputLayer(hidden, weight, bias, smoothing)
     return _compute_sums_and_fill_gradients(layer, hidden, target, rows, None)
 
@@ -108,12 +138,12 @@ class _SummedLinearCrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(*gradients)
         layer = _OutputLayer(hidden, weight, bias, smoothing)
         sums = _compute_sums_and_fill_gradients(layer, hidden, target, rows_per_block, gradients)
-        ctx.mark_non_differentiable(sums.nll_per_row, sums.correct_count)
-        return sums.total, sums.nll_per_row, sums.correct_count
+        ctx.mark_non_differentiable(sums.nll, sums.is_correct)
+        return sums.total, sums.nll, sums.is_correct
 
     @staticmethod
     def backward(
-        ctx: Any, grad_total: Tensor, _grad_nll: Any, _grad_correct: Any
+        ctx: Any, grad_total: Tensor, _grad_nll: Any, _grad_is_correct: Any
     ) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -134,14 +164,14 @@ class _BlockExponentials(NamedTuple):
         z: [b,1], the sum of e over the classes.
         log_z: [b,1], log2 of the sum of 2^logit.
         at_target: [b,1], the logit of the target.
-        correct: [b,1], whether no class is above the target.
+        is_correct: [b,1], whether no class is above the target.
     """
 
     e: Tensor
     z: Tensor
     log_z: Tensor
     at_target: Tensor
-    correct: Tensor
+    is_correct: Tensor
 
 
 class _OutputLayer:
@@ -170,18 +200,18 @@ class _OutputLayer:
         z = e.sub_(maximum).exp2_().sum(1, keepdim=True)
         return _BlockExponentials(e, z, z.log2() + maximum, at_target, at_target >= maximum)
 
-    def compute_block_sums(self, hidden: Tensor, block: _BlockExponentials) -> CrossEntropySums:
+    def compute_block_sums(self, hidden: Tensor, block: _BlockExponentials) -> CrossEntropyOfRows:
         """The sums of a block; a row's logits add up to hidden times the sum of weights."""
         nll = (block.log_z - block.at_target) / LOG2_E
         logit_sum = (hidden.to(self.sum_dtype) @ self.weight_sum)[:, None] + self.bias_sum
         mean_nll = block.log_z / LOG2_E - logit_sum / self.classes  # over the classes
         total = (1 - self.smoothing) * nll + self.smoothing * mean_nll
-        return CrossEntropySums(total.sum(), nll[:, 0], block.correct.sum().to(self.sum_dtype))
+        return CrossEntropyOfRows(total.sum(), nll[:, 0], block.is_correct[:, 0])
 
 
 def _compute_sums_and_fill_gradients(
     layer: _OutputLayer, hidden: Tensor, target: Tensor, rows_per_block: int, gradients: _Gradients | None
-) -> CrossEntropySums:
+) -> CrossEntropyOfRows:
     """The sums over all rows; also fills `gradients`, where they are given."""
     blocks = []
     with torch.autocast(hidden.device.type, enabled=False):
@@ -197,9 +227,10 @@ def _compute_sums_and_fill_gradients(
         if gradients is not None:
             _subtract_smoothing_gradients(layer, hidden, gradients)
     if not blocks:
-        return CrossEntropySums(*(hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,), ())))
-    totals, nlls, corrects = zip(*blocks, strict=True)
-    return CrossEntropySums(torch.stack(totals).sum(), torch.cat(nlls), torch.stack(corrects).sum())
+        zero, empty = (hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,)))
+        return CrossEntropyOfRows(zero, empty, empty.bool())
+    totals, nlls, are_correct = zip(*blocks, strict=True)
+    return CrossEntropyOfRows(torch.stack(totals).sum(), torch.cat(nlls), torch.cat(are_correct))
 
 
 def _store_hidden_and_add_other_block_gradients(

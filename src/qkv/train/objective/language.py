@@ -11,7 +11,7 @@ from qkv.shapes import Attended
 from qkv.state import detach, from_plain, map_tensors, to_plain
 from qkv.train.objective.attention import AttentionObjective, Observed
 from qkv.train.objective.base import Loss
-from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
+from qkv.train.objective.output_layer import sum_output_cross_entropy
 from qkv.train.objective.terms import AttentionTerms
 
 NO_TERMS = AttentionTerms()
@@ -20,11 +20,12 @@ NO_TERMS = AttentionTerms()
 class LanguageModeling(AttentionObjective):
     """Cross-entropy of the next token, by teacher forcing, and attention's terms.
 
-    A batch has `inputs`, `targets` and `keep` [B,N] (True at real tokens), and `is_start`, True where its
-    rows do not continue those of the batch before.
+    A batch has `inputs`, `targets`, `keep` (True at real tokens) and `scored` (True at the targets that
+    count), all [B,N], and `is_start`, True where its rows do not continue those of the batch before.
 
     Args:
-        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V).
+        model: `model(inputs)` gives hidden states [B,N,M], and `model.output` is a Linear(M, V) or an
+            `AdaptiveOutput`.
         smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
         attention_terms: how much the attention's terms weigh.
         carries_state: every batch starts from the model's state after the batch before, without gradient.
@@ -54,24 +55,24 @@ class LanguageModeling(AttentionObjective):
         """The loss of a batch of token segments.
 
         Args:
-            batch: inputs, targets, keep and is_start; see `qkv.data.streams.Segment`.
+            batch: inputs, targets, keep, scored and is_start; see `qkv.data.streams.Segment`.
 
         Returns:
-            The loss over the real targets, with metrics nll and accuracy.
+            The loss over the targets that count, with metrics nll and accuracy.
         """
         hidden, attended = self._compute_hidden_states_and_advance_carried_state(batch)
-        real = batch.keep
-        labels = batch.targets[real]
+        real, scored = batch.keep, batch.scored
+        labels = batch.targets[scored]
         output: Any = self.model.output
-        total, nll, correct = sum_linear_cross_entropy(
-            hidden[real], output.weight, output.bias, labels, smoothing=self.smoothing
+        total, nll, correct = sum_output_cross_entropy(
+            output, hidden[scored], labels, smoothing=self.smoothing
         )
         metrics = {"nll": nll.sum(), "accuracy": correct}
         if not attended:
             return Loss(total, labels.numel(), metrics)
-        log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
+        log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(scored, -nll)
         observed = {name: Observed(each, real, real) for name, each in attended.items()}
-        terms, term_metrics = self.sum_weighted_attention_terms(observed, log_likelihood, real)
+        terms, term_metrics = self.sum_weighted_attention_terms(observed, log_likelihood, scored)
         return Loss(total + terms, labels.numel(), {**metrics, **term_metrics})
 
     def _compute_hidden_states_and_advance_carried_state(

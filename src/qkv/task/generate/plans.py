@@ -1,0 +1,57 @@
+"""What the data of a recipe gives a training: its batches, its sizes in words, and the held-out scores."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from qkv.data.examples import ExamplePlan
+from qkv.data.streams import StreamPlan
+from qkv.task.generate.examples import EncodedExamples, ExampleSets, score_examples
+from qkv.task.generate.recipe import LanguageRecipe
+from qkv.task.generate.scoring import choose_windows, score_text
+from qkv.task.texts import AnyTokenizer, EncodedText, Texts, encode_text
+from qkv.train import Batches
+
+
+class DataPlan(NamedTuple):
+    """The batches of a training, and how its held-out data is scored.
+
+    Args:
+        batches: where updates come from.
+        sizes: how much there is to train on and held out, in words.
+        scored: what is scored, in words.
+        score: the held-out scores of a model.
+    """
+
+    batches: Batches
+    sizes: str
+    scored: str
+    score: Callable[[Any], dict[str, float]]
+
+
+def plan_text(recipe: LanguageRecipe, texts: Texts, tokenizer: AnyTokenizer) -> DataPlan:
+    """The plan for contiguous text."""
+    train, valid = (encode_text(lines, tokenizer) for lines in texts)
+    sizes = f"{len(train.ids):,} tokens to train on, {len(valid.ids):,} held out"
+    windows, limit = choose_windows(recipe), recipe.validation.tokens
+    if limit and limit < len(valid.ids):
+        fraction = limit / len(valid.ids)
+        valid = EncodedText(valid.ids[:limit], round(valid.bytes * fraction), round(valid.words * fraction))
+    return DataPlan(
+        StreamPlan(train.ids, recipe.batch, recipe.train.seed),
+        sizes,
+        f"{len(valid.ids):,} tokens, {windows}",
+        lambda model: score_text(model, valid, tokenizer, windows),
+    )
+
+
+def plan_examples(recipe: LanguageRecipe, sets: ExampleSets, tokenizer: AnyTokenizer) -> DataPlan:
+    """The plan for generated examples, a segment each."""
+    train, valid = (EncodedExamples(each, sets.data, tokenizer) for each in (sets.train, sets.valid))
+    limit = recipe.validation.tokens // sets.data.longest if recipe.validation.tokens else len(valid)
+    count = min(max(limit, 1), len(valid))
+    return DataPlan(
+        ExamplePlan(train, recipe.batch.streams, recipe.train.seed),
+        f"{len(train):,} examples to train on, {len(valid):,} held out, none of which is trained on",
+        f"the answers of {count:,} examples",
+        lambda model: score_examples(model, (valid[i] for i in range(count))),
+    )
