@@ -216,9 +216,9 @@ def test_queries_and_keys_are_mapped_alike_also_when_redrawn() -> None:
     own = torch.eye(2).expand(1, 2, 2, 2)
     close(weights_of(core.attend(pair, pair, pair)), own, 0.1)
     state = core.start(pair, pair)
-    close(core.read(pair, state)[0].out, pair, 0.2)
+    close(core.attend_to_state(pair, state)[0].out, pair, 0.2)
     _, state = core.extend(state, pair, pair, pair)
-    close(core.read(pair, state)[0].out, pair, 0.2)
+    close(core.attend_to_state(pair, state)[0].out, pair, 0.2)
 
 
 def test_temperature_and_bandwidth_sharpen_the_same_kernel() -> None:

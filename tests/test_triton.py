@@ -92,7 +92,7 @@ class TestKernels:
 
     @pytest.fixture(autouse=True)
     def _small_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("CHUNK", "MOST_FEATURES", "MOST_COLUMNS"):
+        for name in ("CHUNK", "MAX_TILE_FEATURES", "MAX_TILE_COLUMNS"):
             monkeypatch.setattr(call, name, 16)
 
     @every_map
@@ -136,7 +136,7 @@ class TestKernels:
         last = attended(core, (mine[0], *nothing[1:]), after, False)[0]
         state = reference.start(*part(theirs, slice(0))[1:])
         expected, known = reference.extend(state, *theirs)
-        every = reference.read(theirs[0], known)[0].out
+        every = reference.attend_to_state(theirs[0], known)[0].out
         out = torch.cat([first, rest], 2)
         torch.testing.assert_close(out.double(), expected.out, rtol=2e-5, atol=2e-5)
         torch.testing.assert_close(last.double(), every, rtol=2e-5, atol=2e-5)
@@ -297,7 +297,7 @@ def test_the_kernels_compile_for_devices(name: str, capability: int, monkeypatch
         compiled.add(kernel.fn.__name__)
 
     for module in (kernel_inputs, launches):
-        monkeypatch.setattr(module, "launch", compile_only)
+        monkeypatch.setattr(module, "launch_kernel", compile_only)
     driver.set_active(Absent(capability))  # type: ignore[arg-type]
     try:
         dims = Dims(2, 64, 64, 64)

@@ -5,7 +5,7 @@ A backend is a module with `MIN_POSITIONS` (the positions from which it is faste
 `compute_linear_attention(...)`.
 """
 
-from typing import Any
+from types import ModuleType
 
 from torch import Tensor
 
@@ -16,17 +16,17 @@ from qkv.tracing import holds_for_all_sizes
 BACKENDS = (native, triton)
 
 
-def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
+def select_faster_backend_or_none(is_known_map: bool, *tensors: Tensor) -> ModuleType | None:
     """The first backend that supports these tensors [B,H,N,*] and is faster; None for torch operators.
 
     Args:
-        has_backends: Whether the backends know the feature map.
+        is_known_map: Whether the backends know the feature map.
         tensors: The queries, keys and values of one call.
 
     Returns:
         The backend, or None.
     """
-    for backend in BACKENDS if has_backends else ():
+    for backend in BACKENDS if is_known_map else ():
         if any(
             holds_for_all_sizes(x.shape[2] >= backend.MIN_POSITIONS) for x in tensors
         ) and not backend.explain_why_unsupported(*tensors):
@@ -34,17 +34,17 @@ def select_backend(has_backends: bool, *tensors: Tensor) -> Any:
     return None
 
 
-def describe_backends(has_backends: bool, length: int) -> str:
+def describe_backends(is_known_map: bool, length: int) -> str:
     """Which backend runs instead of torch operators for which tensors of `length` positions, as a clause.
 
     Args:
-        has_backends: Whether the backends know the feature map.
+        is_known_map: Whether the backends know the feature map.
         length: The number of queries or keys, whichever is larger.
 
     Returns:
         A text that begins with a semicolon; "" where no backend runs.
     """
-    if not has_backends:
+    if not is_known_map:
         return "; no backend knows this feature map"
     text = ""
     if not native.is_available():

@@ -81,12 +81,12 @@ class Exact(Core):
         positions = self._build_positions_if_needed(q, k.shape[2], masking)
         bands = self._build_bands_if_cheaper(q, k, masking, positions)
         if bands is not None:
-            keys = k if self.is_fused else self.prepare(k)
+            keys = k if self.is_fused else self.prepare_keys(k)
             return attend_in_bands(self._attend_batch_of_band_blocks, q, keys, v, bands)
         if self.is_fused and masking.bias is None:
             inputs = AttentionInputs(q, k, v, masking, positions, self.causal)
             return self._attend_through_fused_operator(inputs)
-        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+        inputs = AttentionInputs(q, self.prepare_keys(k), v, masking, positions, self.causal)
         return self._attend_by_forming_weights(inputs, return_weights=False).out
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
@@ -96,10 +96,10 @@ class Exact(Core):
             TooLarge: The weights do not fit into memory.
         """
         positions = self._build_positions_if_needed(q, k.shape[2], masking)
-        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+        inputs = AttentionInputs(q, self.prepare_keys(k), v, masking, positions, self.causal)
         return self._attend_by_forming_weights(inputs, return_weights=True)
 
-    def prepare(self, k: Key) -> Tensor:
+    def prepare_keys(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone; shared heads stay shared where possible."""
         return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
@@ -112,9 +112,9 @@ class Exact(Core):
             k: [B,Hk,S,D2].
             v: [B,Hk,S,E].
             masking: `keep` of these keys.
-            return_weights: Whether `read` and `extend` return weights.
+            return_weights: Whether `attend_to_state` and `extend` return weights.
         """
-        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, return_weights=return_weights)
+        return ExactState(Cache(self.prepare_keys(k)), Cache(v), masking.keep, return_weights=return_weights)
 
     def extend(
         self, state: ExactState, q: Query, k: Key, v: Value, masking: Masking = Masking()
@@ -131,16 +131,16 @@ class Exact(Core):
         Returns:
             The output [B,H,t,E] with weights if the state remembers, and the state after the last position.
         """
-        state = append_keys_and_values(state, self.prepare(k), v, masking.keep)
+        state = append_keys_and_values(state, self.prepare_keys(k), v, masking.keep)
         attended = self._attend_to_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
         return attended, drop_unreachable_keys(state, self.reach)
 
-    def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
+    def attend_to_state(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
         """Attend from the next queries to all keys of the state.
 
         Args:
             q: [B,H,T,D].
-            state: What `start` or `read` returned.
+            state: What `start` or `attend_to_state` returned.
 
         Returns:
             The output [B,H,T,E] with weights if the state remembers, and the state with T more steps.

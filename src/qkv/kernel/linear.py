@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkv import masks
-from qkv.kernel.backends import describe_backends, select_backend
+from qkv.kernel.backends import describe_backends, select_faster_backend_or_none
 from qkv.kernel.chunks import CHUNK
 from qkv.kernel.core import Core
 from qkv.kernel.feature_map import RESCALING_MAPS, BackendMap
@@ -83,7 +83,7 @@ class Linear(Core):
         """
         check_no_pair_masks_and_gate_as_expected(masking, self.is_gated)
         queries, keys = q.shape[2], k.shape[2]
-        backend = select_backend(self.has_backends, q, k, v)
+        backend = select_faster_backend_or_none(self.has_backends, q, k, v)
         if backend is not None and not (holds_for_all_sizes(queries == 0) or holds_for_all_sizes(keys == 0)):
             if self.causal and queries != keys:
                 return self._attend_causally(q, k, v, masking)
@@ -93,7 +93,7 @@ class Linear(Core):
             return self.attend(q, k, v, masking).out
         if self.causal:
             return self._attend_causally(q, k, v, masking)
-        return self.read(q, self.start(k, v, masking))[0].out
+        return self.attend_to_state(q, self.start(k, v, masking))[0].out
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
         """`forward` together with the weights [B,H,T,S] that the feature map implies."""
@@ -118,13 +118,13 @@ class Linear(Core):
             k: [B,Hk,S,D].
             v: [B,Hk,S,E].
             masking: `keep` and `gate` of these keys.
-            return_weights: Whether to keep φ(k), from which `read` and `extend` compute weights.
+            return_weights: Whether to keep φ(k), from which `attend_to_state` and `extend` compute weights.
 
         Returns:
             The state after the last key.
         """
         check_no_pair_masks_and_gate_as_expected(masking, self.is_gated)
-        backend = None if return_weights else select_backend(self.has_backends, k, v)
+        backend = None if return_weights else select_faster_backend_or_none(self.has_backends, k, v)
         if backend is not None:
             projections = self.features.choose_projections()
             no_queries = k.new_zeros(k.shape[0], self.heads, 0, k.shape[3])
@@ -160,7 +160,9 @@ class Linear(Core):
         """
         check_no_pair_masks_and_gate_as_expected(masking, self.is_gated)
         check_state_sizes(state, self.heads, self.features.width, self.value_width)
-        backend = None if state.history is not None else select_backend(self.has_backends, q, k, v)
+        backend = (
+            None if state.history is not None else select_faster_backend_or_none(self.has_backends, q, k, v)
+        )
         if backend is not None and state.feature_sums.dtype == torch.float32:
             carry = Sums(state.feature_sums, state.plain_sums, state.log_scale)
             projections = state.projections.value
@@ -177,7 +179,7 @@ class Linear(Core):
                 weights = self._compute_weights_over_history(q, history, projections, causal=True).to(v.dtype)
         return Attended(out, weights), LinearState(*after, state.projections, history)
 
-    def step(
+    def step_layer_natively_or_none(
         self, layers: tuple[nn.Module, nn.Module, nn.Module], x: Tensor, state: LinearState
     ) -> tuple[Tensor, LinearState] | None:
         """A decoding step of a complete attention layer in one native call; None where that is not possible.
@@ -203,7 +205,7 @@ class Linear(Core):
         out, after = layer_step.run_layer_step(layers, x, self.heads, feature_map, carry, self.floor)
         return out, LinearState(*after, state.projections)
 
-    def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
+    def attend_to_state(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from queries to all keys of the state, which stays as it is.
 
         Args:
@@ -217,7 +219,7 @@ class Linear(Core):
             BadShape: The state comes from an attention of other sizes.
         """
         check_state_sizes(state, self.heads, self.features.width, self.value_width)
-        backend = None if state.history is not None else select_backend(self.has_backends, q)
+        backend = None if state.history is not None else select_faster_backend_or_none(self.has_backends, q)
         projections = state.projections.value
         if backend is not None and state.feature_sums.dtype == torch.float32:
             no_keys = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value_width)

@@ -65,16 +65,19 @@ def explain_why_unsupported(*tensors: Tensor) -> str:
     return ""
 
 
-def compute_additive_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def compute_additive_scores(
+    projected_queries: Tensor, projected_keys: Tensor, score_vector: Tensor
+) -> Tensor:
     """Additive scores [B,H,T,S] = v·tanh(q + k), in the dtype of q.
 
     Args:
-        q: [B,H,T,A], projected queries.
-        k: [B,H,S,A], projected keys.
-        v: [H,A].
+        projected_queries: q [B,H,T,A].
+        projected_keys: k [B,H,S,A].
+        score_vector: v [H,A].
     """
+    tensors = (projected_queries, projected_keys, score_vector)
     with torch.autocast("cpu", enabled=False):
-        return compute_float32_additive_scores(q.float(), k.float(), v.float()).to(q.dtype)
+        return compute_float32_additive_scores(*(x.float() for x in tensors)).to(projected_queries.dtype)
 
 
 def compute_linear_attention(

@@ -246,9 +246,7 @@ def _allocate_fake_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     return _allocate_gradients_or_empty_tensors(inputs.q.new_empty, inputs)
 
 
-def _allocate_gradients_or_empty_tensors(
-    new_empty: Callable[..., Tensor], inputs: BackendInputs
-) -> Any:
+def _allocate_gradients_or_empty_tensors(new_empty: Callable[..., Tensor], inputs: BackendInputs) -> Any:
     """Uninitialised gradients of the inputs that can have one; empty tensors where an input is None."""
     q, k, v, matrix, _, log_weights, log_decay, sums, plain, _ = inputs
 

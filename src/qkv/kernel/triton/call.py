@@ -14,7 +14,7 @@ from qkv.score.cosine import MIN_VECTOR_LENGTH
 CHUNK = 64
 
 # The most features and columns of a tile; wider vectors take several tiles.  A matrix product needs 16.
-MOST_FEATURES, MOST_COLUMNS, LEAST = 32, 64, 16
+MAX_TILE_FEATURES, MAX_TILE_COLUMNS, MIN_TILE = 32, 64, 16
 
 # Numbers of a packed state that one program scans over the chunks.
 STATE_BLOCK = 256
@@ -143,8 +143,8 @@ def choose_tensor_and_block_sizes(
     features = width if matrix is None else matrix.shape[1]
     mapped = 2 * features if map_name == "gaussian" else features
     width_block, value_block = (
-        round_up_to_block_size(width, MOST_COLUMNS),
-        round_up_to_block_size(value, MOST_COLUMNS),
+        round_up_to_block_size(width, MAX_TILE_COLUMNS),
+        round_up_to_block_size(value, MAX_TILE_COLUMNS),
     )
     return Sizes(
         map=map_name,
@@ -162,7 +162,9 @@ def choose_tensor_and_block_sizes(
         chunk=CHUNK,
         width_block=width_block,
         value_block=value_block,
-        feature_block=width_block if map_name == "elu" else round_up_to_block_size(features, MOST_FEATURES),
+        feature_block=width_block
+        if map_name == "elu"
+        else round_up_to_block_size(features, MAX_TILE_FEATURES),
         # Half-precision inputs have no more digits than tf32; float32 keeps its own in three products.
         precision="tf32x3" if q.dtype == torch.float32 else "tf32",
     )
@@ -170,7 +172,7 @@ def choose_tensor_and_block_sizes(
 
 def round_up_to_block_size(size: int, maximum: int) -> int:
     """The power of two that holds `size`, between what a matrix product needs and `maximum`."""
-    return min(max(1 << max(size - 1, 0).bit_length(), LEAST), maximum)
+    return min(max(1 << max(size - 1, 0).bit_length(), MIN_TILE), maximum)
 
 
 def count_blocks(size: int, block: int) -> int:
