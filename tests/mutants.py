@@ -261,7 +261,7 @@ MUTANTS = (
     Mutant(
         "the gate writes everything",
         "kernel/key_weights.py",
-        "logs.append(F.logsigmoid(-gate))",
+        "logs.append(F.logsigmoid(-gate_logits))",
         "logs.append(0 * gate)",
         FORMULA,
     ),

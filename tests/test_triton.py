@@ -220,7 +220,7 @@ class TestKernels:
             None,
             *numbers,
         )
-        torch.library.opcheck(triton.linear_attention, given)
+        torch.library.opcheck(triton.compute_linear_attention_and_query_sums, given)
 
 
 @needs_triton

@@ -132,7 +132,7 @@ class Exact(Core):
             The output [B,H,t,E] with weights if the state remembers, and the state after the last position.
         """
         state = append_keys_and_values(state, self.prepare_keys(k), v, masking.keep)
-        attended = self._attend_to_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
+        attended = self._attend_to_masked_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
         return attended, drop_unreachable_keys(state, self.reach)
 
     def attend_to_state(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
@@ -145,7 +145,7 @@ class Exact(Core):
         Returns:
             The output [B,H,T,E] with weights if the state remembers, and the state with T more steps.
         """
-        attended = self._attend_to_state(q, state, Masking(keep=state.keep), causal=False)
+        attended = self._attend_to_masked_state(q, state, Masking(keep=state.keep), causal=False)
         return attended, state._replace(steps=state.steps + q.shape[2])
 
     def explain(self, queries: int, keys: int) -> str:
@@ -222,7 +222,9 @@ class Exact(Core):
         dropout = self.dropout if self.training else 0.0
         return compute_fused_attention(q, k, v, allow, causal, self.scale, dropout)
 
-    def _attend_to_state(self, q: Query, state: ExactState, masking: Masking, causal: bool) -> Attended:
+    def _attend_to_masked_state(
+        self, q: Query, state: ExactState, masking: Masking, causal: bool
+    ) -> Attended:
         """Attend from queries to the keys of a state."""
         keys, values = state.keys.entries, state.values.entries
         positions = self._build_positions_if_needed(q, values.shape[2], masking, state.steps)

@@ -37,22 +37,22 @@ class KeyWeights(NamedTuple):
 
 
 def compute_key_weights(
-    log_factor: KeyLogs | None, gate: KeyLogs | None, keep: Bool[Tensor, "B S"] | None
+    log_factor: KeyLogs | None, gate_logits: KeyLogs | None, keep: Bool[Tensor, "B S"] | None
 ) -> KeyWeights | None:
     """Combine the factors log m, the logits of the gate and the padding mask of all keys.
 
     Args:
         log_factor: [B,H,S] = log m of the feature map; None for m = 1.
-        gate: [B,H,S], the logits of g; None without a gate.
+        gate_logits: [B,H,S], the logits of g; None without a gate.
         keep: [B,S], True for real keys; None where all are real.
 
     Returns:
         The weights, or None where every real key has the weight 1.
     """
     logs = [log_factor] if log_factor is not None else []
-    log_decay = None if gate is None else F.logsigmoid(gate)
-    if gate is not None:
-        logs.append(F.logsigmoid(-gate))
+    log_decay = None if gate_logits is None else F.logsigmoid(gate_logits)
+    if gate_logits is not None:
+        logs.append(F.logsigmoid(-gate_logits))
     if not logs:
         return None
     log_weights = torch.stack(logs).sum(0)
@@ -76,18 +76,18 @@ def concat_key_weights(earlier: KeyWeights, later: KeyWeights) -> KeyWeights:
     return _apply_to_log_weights_and_log_decay(lambda *parts: torch.cat(parts, 2), earlier, later)
 
 
-def fold_key_weight_tiles_into_heads(key_weights: KeyWeights, size: int) -> KeyWeights:
-    """Split the keys into tiles of `size` keys and fold the tiles into the heads: [B,H,S] -> [B,H·n,size].
+def fold_key_weight_tiles_into_heads(key_weights: KeyWeights, tile_size: int) -> KeyWeights:
+    """Split the keys into tiles and fold these into the heads: [B,H,S] -> [B,H·n,tile_size].
 
     Args:
         key_weights: Of S keys per head.
-        size: The number of keys in a tile, which divides S.
+        tile_size: The number of keys in a tile, which divides S.
 
     Returns:
-        The weights of `size` keys for each of H·S/size heads.
+        The weights of `tile_size` keys for each of H·S/tile_size heads.
     """
     return _apply_to_log_weights_and_log_decay(
-        lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), key_weights
+        lambda x: x.unflatten(2, (-1, tile_size)).flatten(1, 2), key_weights
     )
 
 

@@ -61,7 +61,7 @@ class LoopState:
         if self.index >= updates_in_epoch:
             self.epoch, self.index = self.epoch + 1, 0
 
-    def record_validation(self, score: float, higher_is_better: bool) -> None:
+    def record_validation_and_update_best(self, score: float, higher_is_better: bool) -> None:
         """Count one validation, and compare it with the best one.
 
         Args:
