@@ -29,6 +29,9 @@ SHARDS = ("tests/test_train_parallel.py", "")
 TRACED = ("tests/test_torch_programs.py", "traced")
 MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
+MODELS = ("tests/contracts/test_contract_models.py", "softmax or gru or convolution or first or window")
+LEVELS = ("tests/test_model_hierarchical.py", "gru")
+
 
 class Mutant(NamedTuple):
     """In which file which text becomes which, and the tests (file, -k expression) that should see it."""
@@ -411,5 +414,54 @@ MUTANTS = (
         "# to_empty separates tied weights\n        self.tie_weights()",
         "# to_empty separates tied weights",
         MODELS_MADE_ELSEWHERE,
+    ),
+    Mutant(
+        "the mean over tokens counts padding",
+        "model/pooling.py",
+        "total / keep.sum(1, keepdim=True).clamp_min(1)",
+        "total / keep.shape[1]",
+        MODELS,
+    ),
+    Mutant(
+        "padded embeddings reach the layers",
+        "model/encoder.py",
+        "x = masks.zero_keys(x, keep)  #",
+        "x = x  #",
+        MODELS,
+    ),
+    Mutant(
+        "an encoder attends to padding",
+        "model/encoder.py",
+        "Attended(self.attention(read, keep=keep), None)",
+        "Attended(self.attention(read), None)",
+        MODELS,
+    ),
+    Mutant(
+        "a convolution sees one position of the future",
+        "model/mixers.py",
+        "F.pad(self._gate(x), (self.past, 0))",
+        "F.pad(self._gate(x), (self.past - 1, 1))",
+        MODELS,
+    ),
+    Mutant(
+        "positions start again in every piece",
+        "model/language.py",
+        "self._embed(tokens, state.position)",
+        "self._embed(tokens, 0)",
+        MODELS,
+    ),
+    Mutant(
+        "padding is a sentence",
+        "model/hierarchical.py",
+        "self.sentences(vectors, is_sentence, capture)",
+        "self.sentences(vectors, is_encoded | True, capture)",
+        LEVELS,
+    ),
+    Mutant(
+        "a sentence is read with its padding",
+        "model/hierarchical.py",
+        "pooled = self.pool(hidden, keep)",
+        "pooled = self.pool(hidden, keep | True)",
+        LEVELS,
     ),
 )

@@ -17,7 +17,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "sinusoidal": {"positions": "sinusoidal"},
     "rfa": {"attention": {"kernel": {"name": "rfa", "features": 16}}},
     "rfa with gate": {"attention": {"kernel": {"name": "rfa", "features": 16, "gate": True}}},
+    "favor": {"attention": {"kernel": {"name": "favor", "features": 16}}},
     "elu": {"attention": {"kernel": "elu"}},
+    "entmax": {"attention": {"select": "entmax"}},
     "window": {"attention": {"scope": {"name": "window", "half_width": 3}}},
     "additive": {"attention": {"score": "additive"}},
     "gru": {"mixer": "gru"},
@@ -162,4 +164,4 @@ def test_a_config_that_cannot_be_built(options: dict[str, Any], message: str) ->
 
 def test_only_some_models_have_a_bounded_state() -> None:
     bounded = {name for name, options in MODELS.items() if LanguageModelConfig(**options).has_bounded_state}
-    assert bounded == set(MODELS) - {"softmax", "sinusoidal", "additive"}
+    assert bounded == set(MODELS) - {"softmax", "sinusoidal", "additive", "entmax"}
