@@ -265,7 +265,7 @@ MUTANTS = (
         "the gate writes everything",
         "kernel/key_weights.py",
         "logs.append(F.logsigmoid(-gate_logits))",
-        "logs.append(0 * gate)",
+        "logs.append(0 * gate_logits)",
         FORMULA,
     ),
     Mutant(

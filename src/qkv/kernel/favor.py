@@ -5,7 +5,7 @@ E[φ(q)·φ(k)] = exp(q·k / sqrt(D))
 """
 
 from dataclasses import KW_ONLY
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,9 +26,21 @@ from qkv.strict import PART
 FLOOR = 1e-20
 
 
+class PositiveFeatures(NamedTuple):
+    """Positive features, divided by a factor per vector.
+
+    Args:
+        features: φ [B,H,N,R]; the largest feature of every vector is R^-1/2.
+        log_factor: log m [B,H,N].
+    """
+
+    features: Tensor
+    log_factor: Tensor
+
+
 def compute_positive_features_and_log_factor(
     x: Float[Tensor, "B H N D"], projections: Projections
-) -> KeyFeatures:
+) -> PositiveFeatures:
     """Rescaled positive features: φ m = R^-1/2 exp(W x - |x|²/2).  Choromanski et al. 2021, lemma 1.
 
     Args:
@@ -43,7 +55,7 @@ def compute_positive_features_and_log_factor(
     features = (logits - maximum).exp() * projections.shape[1] ** -0.5
     # A key whose squared length overflows gets the smallest finite weight, and no -inf, which marks padding.
     log_factor = (maximum[..., 0] - x.square().sum(-1) / 2).clamp_min(torch.finfo(x.dtype).min)
-    return KeyFeatures(features, log_factor)
+    return PositiveFeatures(features, log_factor)
 
 
 class PositiveMap(RandomFeatureMap):
@@ -82,7 +94,8 @@ class PositiveMap(RandomFeatureMap):
         Returns:
             Features [B,H,S,R] and log factors [B,H,S].
         """
-        return compute_positive_features_and_log_factor(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
+        x = x * x.shape[-1] ** -0.25
+        return KeyFeatures(*compute_positive_features_and_log_factor(x, projections.to(x.dtype)))
 
     def compute_key_log_factor_outside_backend(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: the backends compute the factors together with the features."""

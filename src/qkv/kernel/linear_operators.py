@@ -59,9 +59,12 @@ def check_no_pair_masks_and_gate_as_expected(masking: Masking, is_gated: bool) -
                 "single pairs differently: use keep= and causal=True, or kernel=Softmax()"
             )
     if is_gated and masking.gate is None:
-        raise BadMask("RFA(gate=True) needs the gate logits of every key, gate=; qkv.Attention computes them")
+        raise BadMask(
+            "RFA(gate=True) needs gate=, the gate logits [batch, heads, keys], and got none: pass them, or "
+            "use qkv.Attention, which computes them"
+        )
     if masking.gate is not None and not is_gated:
-        raise BadMask("gate= was passed to a kernel without a gate: use RFA(gate=True)")
+        raise BadMask("gate= was passed to a kernel without a gate: leave it out, or use RFA(gate=True)")
 
 
 def repeat_heads_and_map_keys(

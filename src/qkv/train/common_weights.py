@@ -32,7 +32,7 @@ class CommonWeights(NamedTuple):
         for kind in ("loaded", "new", "unused"):
             sizes: dict[str, int] = getattr(self, kind)
             parameters = (
-                f", {sum(sizes.values()):,} values: {join_first_names_and_hide_layer_numbers(sizes)}"
+                f", {sum(sizes.values()):,} values: {join_first_names_without_layer_numbers(sizes)}"
                 if sizes
                 else ""
             )
@@ -79,14 +79,15 @@ def copy_common_weights(
     return result
 
 
-def join_first_names_and_hide_layer_numbers(names: Iterable[str]) -> str:
+def join_first_names_without_layer_numbers(names: Iterable[str]) -> str:
     """The first few names, the numbers of layers in them as *.
 
     Args:
         names: names of tensors.
 
     Example:
-        >>> join_first_names_and_hide_layer_numbers(["layers.0.norm.weight", "layers.1.norm.weight", "output.bias"])
+        >>> names = ["layers.0.norm.weight", "layers.1.norm.weight", "output.bias"]
+        >>> join_first_names_without_layer_numbers(names)
         'layers.*.norm.weight, output.bias'
     """
     patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))

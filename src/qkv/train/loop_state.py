@@ -122,7 +122,10 @@ def get_monitored_score(scores: Scores, monitor: str) -> float:
         BadRecipe: the validation gave no such score.
     """
     if monitor not in scores:
-        raise BadRecipe(f"validation gives no score '{monitor}' to monitor. {did_you_mean(monitor, scores)}")
+        raise BadRecipe(
+            f"validation gives no score '{monitor}' to monitor: name one that it gives. "
+            f"{did_you_mean(monitor, scores)}"
+        )
     return float(scores[monitor])
 
 

@@ -30,6 +30,7 @@ def compute_float32_additive_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         raise BadShape(
             "additive scores need float32 q [B,H,T,A], k [B,H,S,A] and v [H,A], got "
             + ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v))
+            + ": convert and reshape them"
         )
     scores = q.new_empty(*q.shape[:3], keys)
     fill_structure_and_call_library("qkv_additive_score", **_make_call_fields(q, k, v), scores=scores)

@@ -184,8 +184,8 @@ def _check_shapes_and_dtypes_fit(inputs: BackendInputs, rows: int, features: int
         shapes = zip(BackendInputs._fields, inputs, strict=True)
         passed = ", ".join(f"{name} {list(x.shape)}" for name, x in shapes if x is not None)
         raise BadShape(
-            f"the native engine got tensors that do not fit together: {passed}; they must agree in dtype, "
-            "batch, heads, positions and widths"
+            f"the native engine got tensors that do not fit together: {passed}; give them the same "
+            "dtype, batch, heads, positions and widths"
         )
 
 
