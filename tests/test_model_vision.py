@@ -7,15 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from qkv.errors import BadShape
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.model.patches import PatchConfig, PatchEncoder, split_patches
-from qkv.model.vision import CNN, CNNConfig, PixelNormalisation
+from qkv.model.vision import CNN, CNNConfig, MapAttentionConfig, PixelNormalisation
 from qkv.model.vision_classifier import CNNClassifierConfig, PatchClassifierConfig, VisionClassifier
 
 SMALL = {"layers": 1, "width": 16, "heads": 2, "feedforward": 16, "patch": 4, "dropout": 0.0}
+LINEAR = MapAttentionConfig.model_validate({"after": 2, "heads": 2, "attention": {"kernel": "elu"}})
 CONFIGS: list[Any] = [
     CNNClassifierConfig(widths=(8, 16), groups=4),
     CNNClassifierConfig(widths=(8, 16), groups=4, blocks=2, stride=2, pool="attention"),
+    CNNClassifierConfig.model_validate(
+        {
+            "widths": (8, 16),
+            "groups": 4,
+            "attention": {"after": 2, "heads": 2, "attention": {"kernel": "elu"}},
+        }
+    ),
     PatchClassifierConfig(**SMALL),
     PatchClassifierConfig(**SMALL, pool="first", positions="sinusoidal"),
     PatchClassifierConfig(**SMALL, pool="attention", attention={"kernel": "elu"}),  # pyright: ignore
@@ -85,9 +93,10 @@ def test_a_picture_is_classified_alike_alone_and_in_a_batch(config: Any) -> None
     weighted = model.forward_with_weights(x)
     torch.testing.assert_close(weighted.scores, together, rtol=0, atol=1e-12)
     assert set(weighted.attended) == set(model.attention_layers())
-    for each in weighted.attended.values():
+    for name, each in weighted.attended.items():
+        rows, columns = weighted.grids[name][1]
         assert each.weights is not None
-        assert each.weights.shape[-1] == weighted.height * weighted.width + (config.pool == "first")
+        assert each.weights.shape[-1] == rows * columns + (config.pool == "first")
     together.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -99,7 +108,7 @@ def test_weights_made_on_the_meta_device_are_initialised(config: Any) -> None:
     model.to_empty(device="cpu")
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach().fill_(torch.nan)
-    reset_nearest_descendants(model)
+    reset_parameters_of_nearest_descendants(model)
     assert model(pictures()).isfinite().all()
 
 
@@ -126,8 +135,9 @@ def test_the_embedding_is_a_convolution_with_the_stride_of_a_patch() -> None:
 def test_without_positions_patches_are_a_set() -> None:
     torch.manual_seed(0)
     encoder = PatchEncoder(PatchConfig(**SMALL), has_class_token=True).double()
-    encoder.positions = nn.Identity()  # pyright: ignore
-    encoder.positions.forward = lambda x, begin: x
+    with torch.no_grad():
+        table: Any = encoder.positions.table
+        table.zero_()
     x = pictures(1).double() / 255
     swapped = torch.cat([x[..., 8:], x[..., :8]], -1)
     first, second = encoder(x), encoder(swapped)
@@ -143,3 +153,15 @@ def test_batch_norm_keeps_running_statistics() -> None:
     changed = [name for name, value in model.named_buffers() if not torch.equal(value, before[name])]
     assert all("norm" in name for name in changed)
     assert len(changed) == 9
+
+
+def test_the_module_of_sagan_starts_as_the_identity() -> None:
+    torch.manual_seed(0)
+    plain = CNN(CNNConfig(widths=(8, 16), groups=4))
+    config = CNNConfig.model_validate(
+        {"widths": (8, 16), "groups": 4, "attention": {"after": 1, "form": "sagan"}}
+    )
+    network = CNN(config)
+    network.load_state_dict(plain.state_dict(), strict=False)
+    torch.testing.assert_close(network(pictures()).vectors, plain(pictures()).vectors)
+    assert network.layer_groups()[1] == [network.stages[0], network.attention]

@@ -109,12 +109,18 @@ def test_a_trace_lies_on_the_grid(run: Path, source: str, tmp_path: Path) -> Non
     path.write_bytes(encode(noise(99, (8, 8), 60)))
     example = qkv.load(run).trace(path).examples[0]
     assert example.weights["pool"].shape == (1, 1, 16)
-    grid = example.named_axes["picture"]
+    grid = example.named_axes["picture 4×4"]
+    assert set(example.named_axes) == {"label", "picture 4×4"}
     assert (grid.height, grid.width, grid.picture) == (4, 4, str(path))
     for pool, length in (("mean", 4), ("first", 5)):
         fit(recipe_for(source, model={**PATCHES, "pool": pool}, train={"steps": 1}), tmp_path / pool)
         example = qkv.load(tmp_path / pool).trace(path).examples[0]
         assert example.weights["layer.0"].shape == (2, length, length)
+    sagan = {"attention": {"after": 1, "form": "sagan"}}
+    fit(recipe_for(source, model=sagan, train={"steps": 1}), tmp_path / "sagan")
+    example = qkv.load(tmp_path / "sagan").trace(path).examples[0]
+    assert example.weights["map"].shape == (1, 64, 16)
+    assert set(example.named_axes) == {"label", "picture 8×8", "picture 4×4"}
     fit(recipe_for(source, train={"steps": 1}), tmp_path / "plain")
     with pytest.raises(QKVError, match="no attention to trace"):
         qkv.load(tmp_path / "plain").trace(path)
@@ -124,7 +130,14 @@ def states(*runs: Path) -> list[dict[str, torch.Tensor]]:
     return [torch.load(run / "training/state.pt", weights_only=True)["weights"] for run in runs]
 
 
-@pytest.mark.parametrize("model", [CNN, {**CNN, "norm": "batch"}, {**PATCHES, "dropout": 0.1}])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"attention": {"after": 1, "form": "sagan"}},
+        {"norm": "batch", "dropout": 0.1},
+        {**PATCHES, "dropout": 0.1},
+    ],
+)
 def test_resuming_ends_with_the_same_weights(model: dict[str, Any], source: str, tmp_path: Path) -> None:
     recipe = recipe_for(source, model=model)
     stopped = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 7})})
@@ -206,6 +219,8 @@ def test_weights_of_other_classes_start_a_training(run: Path, tmp_path: Path) ->
         ),
         ({"model": {**PATCHES, "max_length": 4, "pool": "first"}}, "5 patches need more positions"),
         ({"model": {"widths": [8] * 5}}, "pictures of 8 pixels are smaller than 16"),
+        ({"model": {"attention": {"after": 3}}}, "attention.after=3, but there are 2 stages"),
+        ({"model": {"attention": {"attention": {"causal": True}}}}, "causal must be False in an encoder"),
         ({"model": {"widths": [6]}}, "groups=4 do not divide the width 6"),
         ({"data": {"picturse": {}}}, "Did you mean 'pictures'"),
         ({"augment": {"crop": -1}}, "'augment.crop' is -1"),

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from qkv.data.batching import iterate_by_length
 from qkv.data.lines import expand_path
 from qkv.errors import BadData
+from qkv.model.vision import Size
 from qkv.picture_decoding import decode_picture
 from qkv.task.classify.classifier import Label, compute_scores
 from qkv.task.classify_pictures.pictures import (
@@ -22,10 +23,10 @@ from qkv.task.classify_pictures.pictures import (
 )
 from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
 from qkv.task.unnormalised import find_unnormalised
-from qkv.trace import Example, Grid, Trace, WeightAxes
+from qkv.trace import Axis, Example, Grid, Trace, WeightAxes
 
 Picture = str | Path | np.ndarray
-LABEL, GRID = "label", "picture"  # axes
+LABEL = "label"  # an axis of one position
 
 
 class PictureClassifier:
@@ -105,7 +106,9 @@ class PictureClassifier:
         if not several:
             raise BadData("there is no picture to trace")
         if not self.model.attention_layers():
-            raise BadData("this model has no attention to trace: train one with model.pool: attention")
+            raise BadData(
+                "this model has no attention to trace: train one with model.attention or an attention pool"
+            )
         examples = tuple(self._make_example(picture, number) for number, picture in enumerate(several, 1))
         return Trace(examples, "classification", unnormalised=find_unnormalised(self.model))
 
@@ -156,19 +159,29 @@ class PictureClassifier:
             if each.weights is not None
         }
         name = None if isinstance(picture, np.ndarray) else str(picture)
-        grid = Grid(classified.height, classified.width, name)
-        columns = {weight.shape[-1] for weight in weights.values()}
-        axes = {GRID: grid, LABEL: (label.label,)}
-        if columns != {len(grid)}:
-            cells = (f"{i // grid.width + 1},{i % grid.width + 1}" for i in range(len(grid)))
-            axes[GRID] = ("<class>", *cells)  # no grid: the class token stands before the patches
-        weight_axes = {key: WeightAxes(LABEL if key == "pool" else GRID, GRID) for key in weights}
+        axes: dict[str, Axis] = {LABEL: (label.label,)}
+        weight_axes = {}
+        for key, weight in weights.items():
+            queries, keys = classified.grids[key]
+            rows = LABEL if key == "pool" else _add_axis(axes, queries, weight.shape[1], name)
+            weight_axes[key] = WeightAxes(rows, _add_axis(axes, keys, weight.shape[2], name))
         return Example(
             named_axes=axes,
             weights=weights,
             weight_axes=weight_axes,
             meta={"line": number, "label": label.label, "probability": label.probability},
         )
+
+
+def _add_axis(axes: dict[str, Axis], size: Size, count: int, picture: str | None) -> str:
+    """The name of the axis of a grid; where a class token stands before the cells it is no grid."""
+    name = f"picture {size[0]}×{size[1]}"
+    grid = Grid(*size, picture)
+    if count == len(grid):
+        axes[name] = grid
+    else:
+        axes[name] = ("<class>", *(f"{i // size[1] + 1},{i % size[1] + 1}" for i in range(len(grid))))
+    return name
 
 
 def _list_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
