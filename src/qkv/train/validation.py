@@ -81,7 +81,7 @@ class Validation:
         if scores is None:
             return None
         score = self._get_monitored_score_or_nan_if_not_finite(scores)
-        loop_state.record_validation(score, self.higher_is_better)
+        loop_state.record_validation_and_update_best(score, self.higher_is_better)
         if is_better(score, loop_state.kept_score, self.higher_is_better):
             self._record_best_scores_and_copy_weights(loop_state, scores, score)
         if config.average and self.fabric.is_global_zero:
