@@ -11,7 +11,7 @@ from qkv import layer_inputs, masks, nan
 from qkv.errors import BadMask, BadRecipe, BadShape, IncompatibleParts
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.model.map_pooling import pool_keep, pool_map
 from qkv.scope import Global
 from qkv.score import Dot
@@ -220,7 +220,7 @@ class SelfAttention2d(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise all weights at random, and γ."""
         self._reset_projections()
-        reset_nearest_descendants(self.core)
+        reset_parameters_of_nearest_descendants(self.core)
 
     def _reset_projections(self) -> None:
         for convolution in (self.to_q, self.to_k, self.to_v, self.to_out):
