@@ -67,9 +67,9 @@ def _attend_with_equal_widths(
     scale, missing = q.shape[3] ** -0.5 if scale is None else scale, v.shape[3] - q.shape[3]
     if missing > 0:
         q, k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
-        return fused_attention(q, k, v, allow, causal, scale, dropout)
+        return compute_fused_attention(q, k, v, allow, causal, scale, dropout)
     padded = F.pad(v, (0, -missing))
-    return fused_attention(q, k, padded, allow, causal, scale, dropout)[..., : v.shape[3]]
+    return compute_fused_attention(q, k, padded, allow, causal, scale, dropout)[..., : v.shape[3]]
 
 
 def _compute_attention_with_plain_operators(
