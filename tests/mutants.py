@@ -16,6 +16,7 @@ STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
 SDPA = ("tests/test_layer.py", "parity")
 RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
 LINEAR = ("tests/test_linear.py tests/test_linear_state.py tests/test_linear_key_weights.py", "")
+GRID = ("tests/test_self_attention_2d.py", "formula")
 TILES = ("tests/test_tiles.py", "tiles_equal or hidden_cell")
 ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
 SELECT = ("tests/test_select.py", "not compile")
@@ -119,6 +120,21 @@ MUTANTS = (
     ),
     Mutant("a tile is off by its radius", "kernel/tiles.py", "* side - radius", "* side", TILES),
     Mutant("a hidden cell moves the others", "kernel/exact.py", "_replace(keep=None)", "_replace()", TILES),
+    Mutant(
+        "hidden cells win the maximum",
+        "model/map_pooling.py",
+        "x.masked_fill(~keep[:, None], -torch.inf)",
+        "x",
+        GRID,
+    ),
+    Mutant("γ is forgotten", "model/self_attention_2d.py", "self.gamma * branch)", "branch)", GRID),
+    Mutant(
+        "padding changes the scale of the dot product",
+        "kernel/fused_attention.py",
+        "return compute_fused_attention(q, k, v, allow, causal, scale, dropout)",
+        "return compute_fused_attention(q, k, v, allow, causal, None, dropout)",
+        ("tests/test_exact.py", "another_width"),
+    ),
     Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
     Mutant(
         "a block misses its last key",
