@@ -89,7 +89,7 @@ class TrainingLoop:
                 # already now, so that a full disk shows at once and every crash can be resumed
                 self._save_state_and_best_weights()
         if self.fabric.is_global_zero:
-            self.validation.write_best_or_present_weights_if_unwritten()
+            self.validation.bring_weights_file_up_to_date()
             self._open_metrics_and_event_files(state["metrics_bytes"] if state else 0)
 
     def _check_directory_read_state_and_restore_copies(self, resume: bool) -> dict[str, Any] | None:
@@ -280,7 +280,7 @@ class TrainingLoop:
             **({"carried": carried_states} if carried_states else {}),
         }
         checkpoint.save_state(self.run.path, state)
-        self.validation.write_best_or_present_weights_if_unwritten()
+        self.validation.bring_weights_file_up_to_date()
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         self.loop_state = LoopState.from_dict(state["standing"])

@@ -44,8 +44,8 @@ class LanguageModeling(AttentionObjective):
     ) -> None:
         if attention_terms.coverage > 0:
             raise BadRecipe(
-                f"objective.coverage={attention_terms.coverage:g} is for attention to a source, and a language "
-                "model has none: leave it out"
+                f"objective.coverage={attention_terms.coverage:g} is for attention to a source, and a "
+                "language model has none: leave it out"
             )
         declared: Any = model
         super().__init__(attention_terms, declared.attention_layers().values())
