@@ -16,6 +16,7 @@ STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
 SDPA = ("tests/test_layer.py", "parity")
 RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
 LINEAR = ("tests/test_linear.py tests/test_linear_state.py tests/test_linear_key_weights.py", "")
+TILES = ("tests/test_tiles.py", "tiles_equal or hidden_cell")
 ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
@@ -106,6 +107,15 @@ MUTANTS = (
         "bands.first_slot",
         ROUTES,
     ),
+    Mutant(
+        "a neighbourhood has all columns",
+        "scope/neighbourhood.py",
+        "(columns.abs() <= radius)",
+        "(columns.abs() <= width)",
+        TILES,
+    ),
+    Mutant("a tile is off by its radius", "kernel/tiles.py", "* side - radius", "* side", TILES),
+    Mutant("a hidden cell moves the others", "kernel/exact.py", "_replace(keep=None)", "_replace()", TILES),
     Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
     Mutant(
         "a block misses its last key",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qkv.catalogue import build_example
 from qkv.errors import BadRecipe, BadShape, UnknownName
 from qkv.part import from_dict
 from qkv.score import SCORES, Additive, Cosine, Dot, General, Location, ScaledDot
@@ -17,6 +18,7 @@ from reference import formulas
 
 B, H, T, S, D, D2 = 2, 3, 5, 7, 11, 13
 PARTS = [Dot(), ScaledDot(), General(), Additive(hidden=17), Cosine(strength=2.5), Location(length=S)]
+PARTS += [build_example(kind) for name, kind in SCORES.items() if name not in {p.name for p in PARTS}]
 every_part = pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 
 

@@ -2,10 +2,11 @@
 
 weights = select(score(q, k) + bias, allow);   out = weights v
 
-`Exact` chooses one of three routes, which give the same result:
+`Exact` chooses one of four routes, which give the same result:
 
     fused      torch's scaled_dot_product_attention, for softmax of a dot product (`fused_attention`)
     bands      windows: blocks of queries with the few keys they reach, fused or explicit (`bands`)
+    tiles      neighbourhoods on a grid: the same with tiles of the grid as blocks (`tiles`)
     explicit   forms the weights, in blocks of queries (`query_blocks`)
 """
 
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from qkv import masks
 from qkv.kernel import native
-from qkv.kernel.bands import Bands, are_bands_cheaper, attend_in_bands, build_bands, describe_bands
+from qkv.kernel.bands import are_bands_cheaper, attend_in_bands, build_bands
 from qkv.kernel.cache import Cache
 from qkv.kernel.core import Core
+from qkv.kernel.exact_routes import explain_route
 from qkv.kernel.exact_state import ExactState, append_keys, drop_unreachable_keys
 from qkv.kernel.fused_attention import fused_attention
 from qkv.kernel.masking import Masking, add_bias_without_masking, combine_masks, repeat_heads
@@ -31,6 +33,13 @@ from qkv.kernel.query_blocks import (
     compute_queries_per_block,
     pad_weights_to_all_keys,
     slice_queries_and_reachable_keys,
+)
+from qkv.kernel.tiles import (
+    are_tiles_cheaper,
+    attend_in_tiles,
+    build_tiles,
+    check_key_count,
+    cut_into_tiles,
 )
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
@@ -57,6 +66,8 @@ class Exact(Core):
         self.heads, self.causal, self.dropout = dims.heads, causal, dropout
         self.positional, self.learns = score.positional or scope.positional, score.learns
         self.reach = None if score.positional else scope.reach
+        self.grid = scope.grid
+        self.tiling = None if scope.grid is None or score.positional else cut_into_tiles(scope.grid)
         self.is_fused = score.is_dot_product and not scope.reweights and select.is_softmax
         self.scale = score.scale if score.is_dot_product else None
         self.has_native_scores = score.has_native_scores
@@ -79,10 +90,10 @@ class Exact(Core):
         if is_plain and not (self.causal and _may_differ_in_length(q, k)):
             return self._run_fused_attention(q, k, v, None, self.causal)
         positions = self._build_positions(q, k.shape[2], masking)
-        bands = self._build_bands(q, k, masking, positions)
-        if bands is not None:
-            keys = k if self.is_fused else self.prepare(k)
-            return attend_in_bands(self._attend_band_blocks, q, keys, v, bands)
+        if masking.allow is None and masking.bias is None and positions is not None:
+            out = self._attend_keys_in_reach(q, k, v, masking, positions)
+            if out is not None:
+                return out
         if self.is_fused and masking.bias is None:
             return self._attend_fused(AttentionInputs(q, k, v, masking, positions, self.causal))
         inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
@@ -149,46 +160,27 @@ class Exact(Core):
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
-        operator = "torch.nn.functional.scaled_dot_product_attention, as softmax of a dot product"
-        reach = self._get_window_reach()
-        if self.reach is not None and are_bands_cheaper(queries, keys, *reach):
-            route = f"each through {operator}" if self.is_fused else "each explicitly"
-            exceptions = "Returning weights, and passing allow= or bias=, take all pairs."
-            return f"exact, {describe_bands(queries, *reach)}, {route}. {exceptions}"
-        if self.is_fused:
-            mask = f", with a mask of {queries}×{keys} for the window" if self.positional else ""
-            return (
-                f"exact, through {operator}{mask}; a mask of all pairs is applied in blocks of queries. "
-                "Returning weights and passing bias= take the explicit route."
-            )
-        is_native = self.has_native_scores and native.is_available()
-        numbers = 1 if is_native else self.score.numbers_per_pair
-        block_size, details = compute_queries_per_block(1, self.heads, keys, numbers), ""
-        if block_size < queries:
-            details += f", {block_size} queries at a time (batch size 1), recomputed for gradients"
-        if is_native:
-            details += ", scored by the native backend if these are float32 or bfloat16 on a CPU"
-        weights = f"forms {queries}×{keys} weights per head{details}"
-        return f"exact, explicit: {weights}, because no fused operator computes these parts"
+        return explain_route(self, queries, keys)
 
-    def _get_window_reach(self) -> tuple[int, int]:
+    def get_window_reach(self) -> tuple[int, int]:
         """How many positions a window reaches back and ahead."""
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
 
-    def _build_bands(
-        self, q: Query, k: Key, masking: Masking, positions: TokenPositions | None
-    ) -> Bands | None:
-        """The bands of a window; None where bands do not apply or have more pairs."""
-        has_pair_masks = masking.allow is not None or masking.bias is not None
-        if self.reach is None or positions is None or has_pair_masks:
-            return None
-        reach = self._get_window_reach()
-        if not are_bands_cheaper(q.shape[2], k.shape[2], *reach):
-            return None
-        return build_bands(positions, masking.keep, *reach, is_self=self.causal or masking.is_self)
+    def _attend_keys_in_reach(
+        self, q: Query, k: Key, v: Value, masking: Masking, positions: TokenPositions
+    ) -> Tensor | None:
+        """The output through bands or tiles; None where neither applies or they have more pairs."""
+        (queries, keys), reach, attend = (q.shape[2], k.shape[2]), self.get_window_reach(), self._attend_block
+        if self.reach is not None and are_bands_cheaper(queries, keys, *reach):
+            bands = build_bands(positions, masking.keep, *reach, is_self=self.causal or masking.is_self)
+            return attend_in_bands(attend, q, k if self.is_fused else self.prepare(k), v, bands)
+        if self.tiling is not None and are_tiles_cheaper(self.tiling, queries, keys):
+            tiles = build_tiles(self.tiling, masking.keep, self.causal, q.device)
+            return attend_in_tiles(attend, q, k if self.is_fused else self.prepare(k), v, self.tiling, tiles)
+        return None
 
-    def _attend_band_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
+    def _attend_block(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
         """The output of a batch of blocks of queries, each with its own keys."""
         if self.is_fused:
             return self._run_fused_attention(q, k, v, allow)
@@ -284,6 +276,9 @@ class Exact(Core):
         """The positions of queries, of which the first is number `first`, and of keys; None if not needed."""
         if not self.positional:
             return None
+        if self.grid is not None:
+            check_key_count(self.grid, keys, self.causal)
+            masking = masking._replace(keep=None)  # a hidden cell keeps its place
         if self.causal or masking.is_self:
             return build_self_positions(q.shape[2], keys, masking.keep, q.device)
         return build_memory_positions(q.shape[2], keys, masking.keep, first, q.device)

@@ -109,8 +109,8 @@ class EncoderLayer(nn.Module):
         self.feedforward_norm = make_norm(config.norm, config.width)
         self.feedforward = FeedForwardNet(config.width, config.feedforward, config.activation, config.dropout)
 
-    def forward(self, x: Hidden, keep: Real, capture: bool = False) -> tuple[Hidden, Attended]:
-        """The output of the layer and its attention, with weights where `capture`."""
+    def forward(self, x: Hidden, keep: Real | None, capture: bool = False) -> tuple[Hidden, Attended]:
+        """The output of the layer and its attention, with weights where `capture`; None keeps all tokens."""
         read = self.norm(x)
         attended = (
             self.attention.attend(read, keep=keep)
@@ -186,10 +186,14 @@ def make_positions(config: EncoderConfig) -> nn.Module:
 
 
 def apply_layers(
-    layers: Iterable[Any], x: Hidden, keep: Real, capture: bool
+    layers: Iterable[Any], x: Hidden, keep: Real | None, capture: bool
 ) -> tuple[Hidden, dict[str, Attended]]:
-    """The states [B,N,M] after all layers, and, where `capture`, their attention: "layer.i" -> Attended."""
-    x = masks.zero_keys(x, keep)  # the residual stream carries padding past every layer
+    """The states [B,N,M] after all layers, and, where `capture`, their attention: "layer.i" -> Attended.
+
+    `keep` is True at real positions; None: all are.
+    """
+    if keep is not None:
+        x = masks.zero_keys(x, keep)  # the residual stream carries padding past every layer
     attended: dict[str, Attended] = {}
     for i, layer in enumerate(layers):
         x, each = layer(x, keep, capture)

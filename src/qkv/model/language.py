@@ -264,7 +264,7 @@ class LanguageModel(nn.Module):
         return dropout(x, self.config.dropout, self.training)
 
     def _initialise(self) -> None:
-        """N(0, 0.02²) for embeddings and matrices, as in GPT-2; zeros for biases.
+        """N(0, 0.02²) for embeddings, positions and matrices, as in GPT-2; zeros for biases.
 
         Matrices that write into the residual stream have 1/sqrt(2·layers) of that, so that its variance does
         not grow with depth (Radford et al. 2019, section 2.3).  Cells of a recurrence keep torch's values.
@@ -293,5 +293,5 @@ class NoPositions(nn.Module):
 
 def _make_positions(config: LanguageModelConfig) -> nn.Module:
     if config.position_kind == "learned":
-        return LearnedPositions(config.width, config.max_length)
+        return LearnedPositions(config.width, config.max_length, INITIAL_STD)
     return Sinusoids(config.width) if config.position_kind == "sinusoidal" else NoPositions()

@@ -104,11 +104,12 @@ class Task(ABC):
     initial_tasks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def read_data(self, recipe: Any) -> Any:
+    def read_data(self, recipe: Any, report: Progress) -> Any:
         """The training and held-out data that the recipe names.
 
         Args:
             recipe: a recipe of this task.
+            report: where the progress of long reading is shown.
 
         Raises:
             BadData: the data cannot be read or used.

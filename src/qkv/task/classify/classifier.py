@@ -135,7 +135,7 @@ class TextClassifier:
         dataset, finished = make_dataset(encoded), 0
         scores = np.zeros((len(dataset), len(self.classes)), np.float64)
         for rows, batch in iterate_by_length(dataset, self.recipe.batch.batch_tokens):
-            scores[rows] = self.model(*batch.to(device).texts).double().log_softmax(-1).cpu().numpy()
+            scores[rows] = self.model(*batch.to(device).inputs).double().log_softmax(-1).cpu().numpy()
             finished += len(rows)
             on_progress(finished)
         return scores
@@ -161,7 +161,7 @@ class TextClassifier:
         refuse_long_trace(encoded, number)
         one = encoded.select(number)
         batch = make_dataset(one).make_batch([0]).to(next(self.model.parameters()).device)
-        classified = self.model.forward_with_weights(*batch.texts)
+        classified = self.model.forward_with_weights(*batch.inputs)
         label = self._make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
         traced = list(list_weights(one, classified.attended))
         axes = {**make_axes(one, self.tokenizer), LABEL: (label.label,), QUERY: (QUERY,)}

@@ -28,7 +28,7 @@ class LabelledBatch(NamedTuple):
     labels: Int64[Tensor, "B"]
 
     @property
-    def texts(self) -> tuple[list[Tensor], list[Tensor]]:
+    def inputs(self) -> tuple[list[Tensor], list[Tensor]]:
         """The arguments of a classifier."""
         return self.tokens, self.keep
 

@@ -61,7 +61,7 @@ class Classify(Task):
         "validation.monitor",
     )
 
-    def read_data(self, recipe: ClassificationRecipe) -> Documents:
+    def read_data(self, recipe: ClassificationRecipe, report: Progress) -> Documents:
         """The training and the held-out documents."""
         return read_splits(recipe.data, recipe.train.seed)
 
@@ -131,11 +131,11 @@ class Classify(Task):
         )
 
     def list_usable_prefixes(self, parsed: Parsed, initial: InitialRun) -> tuple[str, ...]:
-        """The encoder; of a classifier into the same classes the pooling and the output layer too."""
+        """The encoder; of a classifier everything, but its output layer only for the same classes."""
         if initial.recipe.task != self.name:
             return ("encoder.",)
         has_same_output = (parsed.classes, parsed.texts) == (initial.parsed.classes, initial.parsed.texts)
-        return ("",) if has_same_output else ("encoder.", "pool.")
+        return ("",) if has_same_output else ("encoder.", "pool.", "embedding.", "words.", "sentences.")
 
     def build_model(self, recipe: ClassificationRecipe, parsed: Parsed) -> nn.Module:
         """The model for the vocabulary and the classes of this run."""
