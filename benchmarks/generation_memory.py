@@ -7,13 +7,15 @@ one thread.  Without --run the models have random weights, which cost the same a
 wide, bytes as tokens.  Softmax attention over all keys has sinusoidal positions, so that no table limits its
 length; it stops at --softmax-tokens, because its time per token grows with the text.
 
-FOLDER receives generation.md, a table, generation.json, and generation.png: resident memory of the process,
-and CPU time per token over the last stretch, both over the number of tokens, on logarithmic axes.
+FOLDER receives generation.json, to which later calls add, generation.md, a table, and generation.png:
+resident memory of the process, and CPU time per token since the last point (a median over 32 tokens each),
+both over the number of tokens, on logarithmic axes.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -37,6 +39,7 @@ KINDS = {
     "lstm": {"mixer": "lstm"},
 }
 FIRST, STRETCHES_PER_DOUBLING = 128, 2
+TIMED_TOGETHER = 32  # tokens; the median of such times is less disturbed by other processes than their mean
 
 
 def build_generator(kind, run):
@@ -79,16 +82,18 @@ def measure(kind, tokens, run):
     """Generate, and print a line of JSON whenever a mark is passed."""
     torch.set_num_threads(1)
     generator, marks = build_generator(kind, run), list_marks(tokens)
-    counter, before, begin = TokenCounter(generator.model), 0, time.process_time()
+    counter, before, begin, times = TokenCounter(generator.model), 0, time.process_time(), []
     for _ in generator.stream([""], length=tokens + 1, temperature=1.0):
+        if counter.count - before < TIMED_TOGETHER:
+            continue
+        times.append((time.process_time() - begin) / (counter.count - before) * 1e6)
         if counter.count >= marks[0]:
-            microseconds = (time.process_time() - begin) / (counter.count - before) * 1e6
-            row = {"kind": kind, "tokens": counter.count, "us_per_token": microseconds}
+            row = {"kind": kind, "tokens": counter.count, "us_per_token": statistics.median(times)}
             print(json.dumps({**row, "resident_mb": read_resident_megabytes()}), flush=True)
-            marks = [mark for mark in marks if mark > counter.count]
-            before, begin = counter.count, time.process_time()
+            marks, times = [mark for mark in marks if mark > counter.count], []
             if not marks:
                 break
+        before, begin = counter.count, time.process_time()
 
 
 def run_in_fresh_process(kind, options):
@@ -96,7 +101,10 @@ def run_in_fresh_process(kind, options):
     command = [sys.executable, __file__, str(options.folder), "--measure", kind, "--tokens", str(tokens)]
     command += ["--run", str(options.run)] if options.run else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        rows = [json.loads(line) for line in process.stdout or ()]
+        rows = []
+        for line in process.stdout or ():
+            rows.append(json.loads(line))
+            print(line, end="", file=sys.stderr)
     if process.returncode:
         sys.exit(f"{kind}: the process ended with status {process.returncode}")
     return rows
@@ -160,9 +168,14 @@ def main():
         measure(options.measure, options.tokens, options.run)
         return
     kinds = [options.run.name] if options.run else options.kinds.split(",")
-    rows = [row for kind in kinds for row in run_in_fresh_process(kind, options)]
     options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / "generation.json").write_text(json.dumps(rows, indent=1))
+    results = options.folder / "generation.json"
+    rows = json.loads(results.read_text()) if results.exists() else []
+    for kind in kinds:
+        new = run_in_fresh_process(kind, options)
+        rows = [row for row in rows if row["kind"] != kind] + new
+        results.write_text(json.dumps(rows, indent=1))
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
     table = format_table(rows, kinds)
     (options.folder / "generation.md").write_text(table)
     print(table)

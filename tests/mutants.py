@@ -253,8 +253,8 @@ MUTANTS = (
     Mutant(
         "the bandwidth is ignored",
         "kernel/rfa.py",
-        "(self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)",
-        "projections.to(x.dtype) / self.temperature",
+        "(self.bandwidth.to(like.dtype) / self.temperature) * projections.to(like.dtype)",
+        "projections.to(like.dtype) / self.temperature",
         FORMULA,
     ),
     Mutant(
@@ -274,8 +274,8 @@ MUTANTS = (
     Mutant(
         "the gate writes everything",
         "kernel/key_weights.py",
-        "logs.append(F.logsigmoid(-gate))",
-        "logs.append(0 * gate)",
+        "logs.append(F.logsigmoid(-gate_logits))",
+        "logs.append(0 * gate_logits)",
         FORMULA,
     ),
     Mutant(
@@ -288,8 +288,8 @@ MUTANTS = (
     Mutant(
         "memory is lent while it is in use",
         "kernel/memory_pool.py",
-        "weakref.finalize(view, _return_block_to_pool, block).atexit = False",
-        "_return_block_to_pool(block)",
+        "weakref.finalize(view, _return_block_and_trim_pool, block).atexit = False",
+        "_return_block_and_trim_pool(block)",
         ("tests/test_memory_pool.py", ""),
     ),
     Mutant(
@@ -400,8 +400,8 @@ MUTANTS = (
     Mutant(
         "tiles of a recorded program do not decay",
         "kernel/causal_average.py",
-        "compute_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
-        "compute_log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
+        "compute_causal_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
+        "compute_causal_log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
         TRACED,
     ),
     Mutant(

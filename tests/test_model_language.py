@@ -9,7 +9,7 @@ from torch import Tensor
 from qkv.errors import QKVError
 from qkv.model.language import LanguageModel, LanguageModelConfig
 from qkv.model.mixers import ConvolutionMixer, RecurrentMixer
-from qkv.model.positions import MAX_TABLE_LENGTH, Sinusoids, sinusoids
+from qkv.model.positions import Sinusoids, sinusoids
 from qkv.state import detach, select_rows
 
 V, N = 30, 19
@@ -175,12 +175,11 @@ def test_positions_are_no_larger_than_words_at_first() -> None:
     assert 0.9 < float((positions.std() / words.std()).detach()) < 1.1
 
 
-def test_sinusoids_beyond_the_table_are_computed_and_not_kept() -> None:
+def test_the_table_of_sinusoids_does_not_grow_while_decoding() -> None:
     positions, x = Sinusoids(6), torch.zeros(1, 3, 6)
-    end = positions(x, MAX_TABLE_LENGTH - 3)
-    torch.testing.assert_close(end[0], sinusoids(MAX_TABLE_LENGTH, 6)[-3:], rtol=0, atol=0)
-    beyond = positions(x, 50_000)
-    torch.testing.assert_close(beyond[0], sinusoids(50_003, 6)[-3:], rtol=0, atol=0)
-    across = positions(x, MAX_TABLE_LENGTH - 1)
-    torch.testing.assert_close(across[0], sinusoids(MAX_TABLE_LENGTH + 2, 6)[-3:], rtol=0, atol=0)
-    assert len(positions.table) <= MAX_TABLE_LENGTH
+    expected = sinusoids(1000, 6)
+    assert torch.equal(positions(torch.zeros(1, 300, 6))[0], expected[:300])
+    length = len(positions.table)
+    for begin in (0, 297, length - 2, 997):  # within the table, across its end, beyond it
+        assert torch.equal(positions(x, begin)[0], expected[begin : begin + 3])
+    assert len(positions.table) == length

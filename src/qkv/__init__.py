@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qkv.functional import attention as attention
     from qkv.kernel import *  # noqa: F403
     from qkv.layer import Attention as Attention
+    from qkv.model.self_attention_2d import SelfAttention2d as SelfAttention2d
     from qkv.multihead import MultiheadAttention as MultiheadAttention
     from qkv.nan import debug_nan as debug_nan
     from qkv.scope import *  # noqa: F403
@@ -34,6 +35,7 @@ _HOMES = {
     "AttentionSpec": "qkv.spec",
     "MultiheadAttention": "qkv.multihead",
     "QKVError": "qkv.errors",
+    "SelfAttention2d": "qkv.model.self_attention_2d",
     "attend": "qkv.functional",
     "attention": "qkv.functional",
     "debug_nan": "qkv.nan",

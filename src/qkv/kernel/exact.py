@@ -23,8 +23,8 @@ from qkv.kernel.bands import are_bands_cheaper, attend_in_bands, build_bands
 from qkv.kernel.cache import Cache
 from qkv.kernel.core import Core
 from qkv.kernel.exact_routes import explain_route
-from qkv.kernel.exact_state import ExactState, append_keys, drop_unreachable_keys
-from qkv.kernel.fused_attention import fused_attention
+from qkv.kernel.exact_state import ExactState, append_keys_and_values, drop_unreachable_keys
+from qkv.kernel.fused_attention import compute_fused_attention
 from qkv.kernel.masking import Masking, add_bias_without_masking, combine_masks, repeat_heads
 from qkv.kernel.query_blocks import (
     AttentionInputs,
@@ -89,14 +89,15 @@ class Exact(Core):
         is_plain = self.is_fused and not is_masked and not self.positional
         if is_plain and not (self.causal and _may_differ_in_length(q, k)):
             return self._run_fused_attention(q, k, v, None, self.causal)
-        positions = self._build_positions(q, k.shape[2], masking)
+        positions = self._build_positions_if_needed(q, k.shape[2], masking)
         if masking.allow is None and masking.bias is None and positions is not None:
-            out = self._attend_keys_in_reach(q, k, v, masking, positions)
+            out = self._attend_in_bands_or_tiles_if_cheaper(q, k, v, masking, positions)
             if out is not None:
                 return out
         if self.is_fused and masking.bias is None:
-            return self._attend_fused(AttentionInputs(q, k, v, masking, positions, self.causal))
-        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+            inputs = AttentionInputs(q, k, v, masking, positions, self.causal)
+            return self._attend_through_fused_operator(inputs)
+        inputs = AttentionInputs(q, self.prepare_keys(k), v, masking, positions, self.causal)
         return self._attend_by_forming_weights(inputs, return_weights=False).out
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
@@ -105,11 +106,11 @@ class Exact(Core):
         Raises:
             TooLarge: The weights do not fit into memory.
         """
-        positions = self._build_positions(q, k.shape[2], masking)
-        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+        positions = self._build_positions_if_needed(q, k.shape[2], masking)
+        inputs = AttentionInputs(q, self.prepare_keys(k), v, masking, positions, self.causal)
         return self._attend_by_forming_weights(inputs, return_weights=True)
 
-    def prepare(self, k: Key) -> Tensor:
+    def prepare_keys(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone; shared heads stay shared where possible."""
         return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
@@ -122,9 +123,9 @@ class Exact(Core):
             k: [B,Hk,S,D2].
             v: [B,Hk,S,E].
             masking: `keep` of these keys.
-            return_weights: Whether `read` and `extend` return weights.
+            return_weights: Whether `attend_to_state` and `extend` return weights.
         """
-        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, return_weights=return_weights)
+        return ExactState(Cache(self.prepare_keys(k)), Cache(v), masking.keep, return_weights=return_weights)
 
     def extend(
         self, state: ExactState, q: Query, k: Key, v: Value, masking: Masking = Masking()
@@ -141,53 +142,54 @@ class Exact(Core):
         Returns:
             The output [B,H,t,E] with weights if the state remembers, and the state after the last position.
         """
-        state = append_keys(state, self.prepare(k), v, masking.keep)
-        attended = self._attend_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
+        state = append_keys_and_values(state, self.prepare_keys(k), v, masking.keep)
+        attended = self._attend_to_masked_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
         return attended, drop_unreachable_keys(state, self.reach)
 
-    def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
+    def attend_to_state(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
         """Attend from the next queries to all keys of the state.
 
         Args:
             q: [B,H,T,D].
-            state: What `start` or `read` returned.
+            state: What `start` or `attend_to_state` returned.
 
         Returns:
             The output [B,H,T,E] with weights if the state remembers, and the state with T more steps.
         """
-        attended = self._attend_state(q, state, Masking(keep=state.keep), causal=False)
+        attended = self._attend_to_masked_state(q, state, Masking(keep=state.keep), causal=False)
         return attended, state._replace(steps=state.steps + q.shape[2])
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
         return explain_route(self, queries, keys)
 
-    def get_window_reach(self) -> tuple[int, int]:
+    def get_reach_back_and_ahead(self) -> tuple[int, int]:
         """How many positions a window reaches back and ahead."""
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
 
-    def _attend_keys_in_reach(
+    def _attend_in_bands_or_tiles_if_cheaper(
         self, q: Query, k: Key, v: Value, masking: Masking, positions: TokenPositions
     ) -> Tensor | None:
         """The output through bands or tiles; None where neither applies or they have more pairs."""
-        (queries, keys), reach, attend = (q.shape[2], k.shape[2]), self.get_window_reach(), self._attend_block
-        if self.reach is not None and are_bands_cheaper(queries, keys, *reach):
+        reach, attend = self.get_reach_back_and_ahead(), self._attend_batch_of_blocks
+        if self.reach is not None and are_bands_cheaper(q.shape[2], k.shape[2], *reach):
             bands = build_bands(positions, masking.keep, *reach, is_self=self.causal or masking.is_self)
-            return attend_in_bands(attend, q, k if self.is_fused else self.prepare(k), v, bands)
-        if self.tiling is not None and are_tiles_cheaper(self.tiling, queries, keys):
+            return attend_in_bands(attend, q, k if self.is_fused else self.prepare_keys(k), v, bands)
+        if self.tiling is not None and are_tiles_cheaper(self.tiling, q.shape[2], k.shape[2]):
             tiles = build_tiles(self.tiling, masking.keep, self.causal, q.device)
-            return attend_in_tiles(attend, q, k if self.is_fused else self.prepare(k), v, self.tiling, tiles)
+            k = k if self.is_fused else self.prepare_keys(k)
+            return attend_in_tiles(attend, q, k, v, self.tiling, tiles)
         return None
 
-    def _attend_block(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
+    def _attend_batch_of_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
         """The output of a batch of blocks of queries, each with its own keys."""
         if self.is_fused:
             return self._run_fused_attention(q, k, v, allow)
         inputs = AttentionInputs(q, k, v, Masking(allow=allow), None, causal=False)
         return self._attend_by_forming_weights(inputs, return_weights=False).out
 
-    def _attend_fused(self, inputs: AttentionInputs) -> Tensor:
+    def _attend_through_fused_operator(self, inputs: AttentionInputs) -> Tensor:
         """The fused route: one call, or blocks of queries where a mask has a row for every query."""
         (q, k, v, masking, positions, causal), queries = inputs, inputs.q.shape[2]
         if masking.allow is None and positions is None:
@@ -196,9 +198,10 @@ class Exact(Core):
             if masking.keep is None and not _may_differ_in_length(q, k):
                 return self._run_fused_attention(q, k, v, None, causal=True)
         block_size = compute_queries_per_block(q.shape[0], 1, k.shape[2], 1)
-        return attend_in_blocks(partial(self._attend_fused_block, inputs), queries, block_size).out
+        attend = partial(self._attend_block_through_fused_operator, inputs)
+        return attend_in_blocks(attend, queries, block_size).out
 
-    def _attend_fused_block(self, inputs: AttentionInputs, rows: slice) -> Attended:
+    def _attend_block_through_fused_operator(self, inputs: AttentionInputs, rows: slice) -> Attended:
         """The output of a slice of the queries, through the fused operator."""
         q, k, v, masking, positions, causal = slice_queries_and_reachable_keys(inputs, rows)
         reach, _ = self.scope(q, positions)
@@ -209,18 +212,20 @@ class Exact(Core):
         self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False
     ) -> Tensor:
         """Call the fused operator with the scale and dropout of this module."""
-        return fused_attention(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        return compute_fused_attention(q, k, v, allow, causal, self.scale, dropout)
 
-    def _attend_state(self, q: Query, state: ExactState, masking: Masking, causal: bool) -> Attended:
+    def _attend_to_masked_state(
+        self, q: Query, state: ExactState, masking: Masking, causal: bool
+    ) -> Attended:
         """Attend from queries to the keys of a state."""
         keys, values = state.keys.entries, state.values.entries
-        positions = self._build_positions(q, values.shape[2], masking, state.steps)
-        if self.is_fused and not state.return_weights:
-            causal = causal and q.shape[2] > 1  # a single query sees all keys
-            return Attended(
-                self._attend_fused(AttentionInputs(q, keys, values, masking, positions, causal)), None
-            )
+        positions = self._build_positions_if_needed(q, values.shape[2], masking, state.steps)
+        is_fused = self.is_fused and not state.return_weights
+        causal = causal and not (is_fused and q.shape[2] == 1)  # a single query sees all keys
         inputs = AttentionInputs(q, keys, values, masking, positions, causal)
+        if is_fused:
+            return Attended(self._attend_through_fused_operator(inputs), None)
         return self._attend_by_forming_weights(inputs, return_weights=state.return_weights)
 
     def _attend_by_forming_weights(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
@@ -233,10 +238,12 @@ class Exact(Core):
         )
         if return_weights and holds_for_all_sizes(block_size < queries):
             check_weights_fit_into_memory(inputs)
-        attend = partial(self._attend_explicit_block, inputs, return_weights)
+        attend = partial(self._attend_block_and_pad_weights, inputs, return_weights)
         return attend_in_blocks(attend, queries, block_size)
 
-    def _attend_explicit_block(self, inputs: AttentionInputs, return_weights: bool, rows: slice) -> Attended:
+    def _attend_block_and_pad_weights(
+        self, inputs: AttentionInputs, return_weights: bool, rows: slice
+    ) -> Attended:
         """The output and weights of a slice of the queries, over all keys."""
         attended = self._form_weights_and_average(
             slice_queries_and_reachable_keys(inputs, rows), return_weights
@@ -268,12 +275,12 @@ class Exact(Core):
 
     def _can_score_natively(self, *tensors: Tensor) -> bool:
         """Whether the native backend computes this score for these tensors."""
-        return self.has_native_scores and not native.explain_unsupported(*tensors)
+        return self.has_native_scores and not native.explain_why_unsupported(*tensors)
 
-    def _build_positions(
-        self, q: Query, keys: int, masking: Masking, first: int = 0
+    def _build_positions_if_needed(
+        self, q: Query, keys: int, masking: Masking, first_query: int = 0
     ) -> TokenPositions | None:
-        """The positions of queries, of which the first is number `first`, and of keys; None if not needed."""
+        """The positions of queries, of which the first is number `first_query`, and of keys."""
         if not self.positional:
             return None
         if self.grid is not None:
@@ -281,7 +288,7 @@ class Exact(Core):
             masking = masking._replace(keep=None)  # a hidden cell keeps its place
         if self.causal or masking.is_self:
             return build_self_positions(q.shape[2], keys, masking.keep, q.device)
-        return build_memory_positions(q.shape[2], keys, masking.keep, first, q.device)
+        return build_memory_positions(q.shape[2], keys, masking.keep, first_query, q.device)
 
 
 def _may_differ_in_length(q: Query, k: Key) -> bool:

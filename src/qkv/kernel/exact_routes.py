@@ -37,7 +37,7 @@ def explain_route(core: Any, queries: int, keys: int) -> str:
 
 def _describe_blocks(core: Any, queries: int, keys: int) -> str | None:
     """The bands of a window or the tiles of a grid; None where they do not apply or have more pairs."""
-    reach = core.get_window_reach()
+    reach = core.get_reach_back_and_ahead()
     if core.reach is not None and are_bands_cheaper(queries, keys, *reach):
         return describe_bands(queries, *reach)
     if core.tiling is not None and are_tiles_cheaper(core.tiling, queries, keys):

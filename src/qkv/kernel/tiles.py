@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.errors import BadShape
@@ -62,6 +62,18 @@ class Tiling(NamedTuple):
     def keys_per_tile(self) -> int:
         """The number of keys of a tile."""
         return (self.rows + 2 * self.radius) * (self.columns + 2 * self.radius)
+
+
+class KeyCoordinates(NamedTuple):
+    """The keys of every tile in one direction.
+
+    Args:
+        index: The row or column of each key; any of them where the key is outside of the grid.
+        is_in_grid: Which of the keys are in the grid.
+    """
+
+    index: Int[Tensor, "n W"]
+    is_in_grid: Bool[Tensor, "n W"]
 
 
 def cut_into_tiles(grid: tuple[int, int, int]) -> Tiling:
@@ -131,14 +143,18 @@ def build_tiles(tiling: Tiling, keep: Keep | None, causal: bool, device: torch.d
         The tiles as blocks: key_index [1,n,W], allow [B or 1,n,C,W].
     """
     down, across = tiling.tiles
-    y, has_y = _number_slots(down, tiling.rows, tiling.radius, tiling.height, device)
-    x, has_x = _number_slots(across, tiling.columns, tiling.radius, tiling.width, device)
+    y, has_y = _compute_coordinates_of_keys_in_one_direction(
+        down, tiling.rows, tiling.radius, tiling.height, device
+    )
+    x, has_x = _compute_coordinates_of_keys_in_one_direction(
+        across, tiling.columns, tiling.radius, tiling.width, device
+    )
     # [down,1,h,1] and [1,across,1,w] -> [1,n,h·w]
     index = (y[:, None, :, None] * tiling.width + x[None, :, None, :]).flatten(2).flatten(0, 1)[None]
     has_key = (has_y[:, None, :, None] & has_x[None, :, None, :]).flatten(2).flatten(0, 1)[None]
     if keep is not None:
         has_key = has_key & keep[:, index[0]]
-    return Bands(index, has_key[:, :, None] & _allow_in_tile(tiling, causal, device), None)
+    return Bands(index, has_key[:, :, None] & _build_neighbourhood_mask_of_tile(tiling, causal, device), None)
 
 
 def attend_in_tiles(
@@ -157,35 +173,39 @@ def attend_in_tiles(
     Returns:
         out [B,H,T,E].
     """
-    return _to_raster_order(attend_in_bands(attend, _to_tile_order(q, tiling), k, v, tiles), tiling)
+    return _reorder_outputs_by_rows_and_drop_padding(
+        attend_in_bands(attend, _pad_and_reorder_queries_by_tiles(q, tiling), k, v, tiles), tiling
+    )
 
 
-def _number_slots(
+def _compute_coordinates_of_keys_in_one_direction(
     tiles: int, side: int, radius: int, length: int, device: torch.device
-) -> tuple[Int[Tensor, "n W"], Tensor]:
-    """The coordinates of the keys of every tile in one direction, and which of them are in the grid."""
+) -> KeyCoordinates:
+    """The rows or columns of the keys of every tile."""
     begin = torch.arange(tiles, device=device)[:, None] * side - radius
     slots = begin + torch.arange(side + 2 * radius, device=device)
-    return slots.clamp(0, length - 1), (slots >= 0) & (slots < length)
+    return KeyCoordinates(slots.clamp(0, length - 1), (slots >= 0) & (slots < length))
 
 
-def _allow_in_tile(tiling: Tiling, causal: bool, device: torch.device) -> Tensor:
+def _build_neighbourhood_mask_of_tile(tiling: Tiling, causal: bool, device: torch.device) -> Tensor:
     """The neighbourhoods [C,W] of the queries of one tile; they are the same in all tiles."""
-    down = _measure_distances(tiling.rows, tiling.radius, device)[:, None, :, None]
-    across = _measure_distances(tiling.columns, tiling.radius, device)[None, :, None, :]
+    down = _compute_distances_of_keys_from_queries(tiling.rows, tiling.radius, device)[:, None, :, None]
+    across = _compute_distances_of_keys_from_queries(tiling.columns, tiling.radius, device)[None, :, None, :]
     allow = (down.abs() <= tiling.radius) & (across.abs() <= tiling.radius)
     if causal:
         allow = allow & ((down < 0) | ((down == 0) & (across <= 0)))
     return allow.flatten(2).flatten(0, 1)
 
 
-def _measure_distances(side: int, radius: int, device: torch.device) -> Int[Tensor, "C W"]:
+def _compute_distances_of_keys_from_queries(
+    side: int, radius: int, device: torch.device
+) -> Int[Tensor, "C W"]:
     """How far each key is behind each query in one direction."""
     keys = torch.arange(side + 2 * radius, device=device) - radius
     return keys - torch.arange(side, device=device)[:, None]
 
 
-def _to_tile_order(q: Vectors, tiling: Tiling) -> TileOrder:
+def _pad_and_reorder_queries_by_tiles(q: Vectors, tiling: Tiling) -> TileOrder:
     """Queries [B,H,T,D] row by row -> [B,H,n·C,D] tile by tile; cells over the border are zeros."""
     (down, across), (batch, heads, _, width) = tiling.tiles, q.shape
     grid = q.unflatten(2, (tiling.height, tiling.width))
@@ -195,7 +215,7 @@ def _to_tile_order(q: Vectors, tiling: Tiling) -> TileOrder:
     return blocks.reshape(batch, -1, heads, width).transpose(1, 2)
 
 
-def _to_raster_order(out: TileOrder, tiling: Tiling) -> Vectors:
+def _reorder_outputs_by_rows_and_drop_padding(out: TileOrder, tiling: Tiling) -> Vectors:
     """Outputs [B,H,n·C,E] tile by tile -> [B,H,T,E] row by row."""
     (down, across), (batch, heads, _, width) = tiling.tiles, out.shape
     blocks = out.transpose(1, 2).unflatten(1, (down, across, tiling.rows, tiling.columns))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadRecipe
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
 
     def forward(self, tokens: Tokens, keep: Real) -> Hidden:

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from qkv import masks
 from qkv.errors import BadMask, BadRecipe
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.classifier import Classified, combine_vectors, make_output_layer
 from qkv.model.dropout import dropout
@@ -197,7 +197,7 @@ class HierarchicalClassifier(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
         nn.init.zeros_(self.output.bias)
 

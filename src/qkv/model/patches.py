@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, BadShape
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.encoder import EncoderConfig, EncoderLayer, apply_layers, make_positions
@@ -67,7 +67,7 @@ class PatchEncoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         self._initialise_class_token()
 
     def forward(self, pictures: Pictures) -> Annotations:

@@ -10,10 +10,6 @@ from torch import Tensor, nn
 from qkv.errors import BadShape
 from qkv.tracing import holds_for_all_sizes, is_recording
 
-# Decoding goes on for any number of positions.  Beyond this one, sinusoids are computed when they are used,
-# so that memory does not grow with the text.
-MAX_TABLE_LENGTH = 8192
-
 
 def sinusoids(length: int, width: int, begin: int = 0) -> Float[Tensor, "N M"]:
     """Compute PE(p, 2i) = sin(p / 10000^(2i/M)) and PE(p, 2i+1) = cos(p / 10000^(2i/M)).
@@ -35,7 +31,7 @@ def sinusoids(length: int, width: int, begin: int = 0) -> Float[Tensor, "N M"]:
 
 
 class Sinusoids(nn.Module):
-    """Adds the sinusoids.  The table grows with the longest sequence, up to `MAX_TABLE_LENGTH`.
+    """Adds the sinusoids.  The table grows with the longest sequence that is read at once.
 
     The table is not in the state_dict; it is computed again wherever it may have been lost.
 
@@ -72,10 +68,10 @@ class Sinusoids(nn.Module):
                 else sinusoids(end, self.width).to(x)
             )
             return x + table[begin:end]
-        if end > MAX_TABLE_LENGTH:
+        if begin > 0 and end > self.table.shape[0]:  # decoding: memory must not grow with the text
             return x + sinusoids(x.shape[1], self.width, begin).to(x.device, self.table.dtype)
         if end > self.table.shape[0] or self.table.device != x.device:
-            length = min(max(2 * end, self.table.shape[0]), MAX_TABLE_LENGTH)
+            length = max(2 * end, self.table.shape[0])
             self.table = sinusoids(length, self.width).to(x.device, self.table.dtype)
         return x + self.table[begin:end]
 

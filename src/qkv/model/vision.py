@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, BadShape
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.shapes import Attended
 from qkv.strict import Strict
@@ -127,7 +127,7 @@ class ResidualBlock(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew; the block starts as its shortcut (Goyal et al. 2017)."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         for convolution in (self.first, self.second):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.second_norm.weight)
