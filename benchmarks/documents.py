@@ -83,7 +83,7 @@ def write_full_documents(recipe, length, folder):
         .encode("ascii", "ignore")
         .decode()
     )
-    count = max(64, 2 * recipe.batch.batch_tokens // length)
+    count = 8 * (recipe.batch.batch_tokens // (length + 1))  # full batches, so that updates are alike
     rows = [
         {"text": content[start : start + length], "label": start // length % 2}
         for start in range(0, count * length, length)

@@ -119,6 +119,8 @@ class Task(ABC):
     def compute_fingerprint(self, data: Any) -> dict[str, dict[str, Any]]:
         """What resuming compares: part of the data -> {"lines": their number, "digest": of their content}.
 
+        Where the parts hold something else than lines, "unit" names it in the plural.
+
         The names of the parts begin with "train." or "valid.".
 
         Args:

@@ -54,6 +54,11 @@ class TextClassifier:
         return ("classify",)
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether its inputs are pictures."""
+        return False
+
+    @property
     def text_count(self) -> int:
         """How many texts it reads at a time: 1, or 2 where it compares pairs."""
         return 2 if self.model.output.in_features == 4 * self.model.config.width else 1
