@@ -60,6 +60,18 @@ class Recipe(Strict):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+class DemoOptions(NamedTuple):
+    """The options of `qkv demo`; a task names those that its demo has in `Task.demo_options`.
+
+    Args:
+        source: the language to read, as Babel names it; None takes the demo's own.
+        target: the language to write; None takes the demo's own.
+    """
+
+    source: str | None = None
+    target: str | None = None
+
+
 class Training(NamedTuple):
     """What the training loop needs.
 
@@ -88,6 +100,7 @@ class Task(ABC):
         resume_keys: `section` or `section.key` of the recipe that resuming may not change, `train` aside.
         keys_from_data: `section.key` of the recipe whose defaults `complete_recipe` finds.
         evaluate_options: names of the fields of `EvaluateOptions` that `qkv evaluate` takes for this task.
+        demo_options: names of the fields of `DemoOptions` that its demo takes; None: there is no demo.
         vocabulary_files: those of `files` that follow from the section `tokens`; a training that starts from
             the weights of another run takes them from it.
         initial_tasks: names of other tasks whose runs a training can start from, besides runs of this one.
@@ -100,6 +113,7 @@ class Task(ABC):
     resume_keys: ClassVar[tuple[str, ...]] = ("model",)
     keys_from_data: ClassVar[tuple[str, ...]] = ()
     evaluate_options: ClassVar[tuple[str, ...]] = ()
+    demo_options: ClassVar[tuple[str, ...] | None] = None
     vocabulary_files: ClassVar[tuple[str, ...]] = ()
     initial_tasks: ClassVar[tuple[str, ...]] = ()
 
@@ -258,6 +272,18 @@ class Task(ABC):
     def suggest_commands(self, run: Path) -> str:
         """What to try with a finished run, for the end of `qkv train`."""
         return f"qkv evaluate {run}"
+
+    def run_demo(self, out: Path, options: DemoOptions) -> None:
+        """Generate data, train, show results and draw the attention; only where there are `demo_options`.
+
+        Args:
+            out: the folder for runs, traces and pictures.
+            options: the languages.
+
+        Raises:
+            BadRun: a training failed.
+        """
+        raise NotImplementedError(f"the task {self.name!r} has no demo")
 
     def find_changed_keys(self, old: Recipe, new: Recipe) -> Iterator[str]:
         """The keys that differ between two recipes, and that resuming may not change.

@@ -61,7 +61,7 @@ class RecallData(ExampleData):
     def draw(self, random: np.random.RandomState) -> SymbolSequence:
         """Draw a mapping, the places of the queries and their order."""
         keys = random.permutation(self.keys)[: self.pairs]
-        values = self.keys + random.permutation(self.values)[: self.pairs]
+        values = self.keys + random.randint(self.values, size=self.pairs)
         symbols = self.keys + random.randint(self.values, size=self.longest)
         scored = np.zeros(self.longest, bool)
         symbols[0 : 2 * self.pairs : 2], symbols[1 : 2 * self.pairs : 2] = keys, values

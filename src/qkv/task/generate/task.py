@@ -10,7 +10,7 @@ from torch import nn
 from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress, show_progress
-from qkv.task.base import Task, Training
+from qkv.task.base import DemoOptions, Task, Training
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.generate.examples import (
     EncodedExamples,
@@ -54,6 +54,7 @@ class Generate(Task):
     vocabulary_files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "train")
     evaluate_options = ("data", "mode", "stride")
+    demo_options = ("target",)
     resume_keys = (
         *("data.holdout", "data.phrases", "data.recall", "data.copying", "tokens", "batch", "model"),
         *(f"objective.{name}" for name in LanguageObjectiveConfig.model_fields),
@@ -144,6 +145,12 @@ class Generate(Task):
         with show_progress("evaluate", len(text.ids), quiet=quiet) as bar:
             scores = score_text(runner.model, text, runner.tokenizer, windows, bar.update)
         return Evaluation(scores, len(text.ids), "tokens", notes=(str(windows),), digits=4)
+
+    def run_demo(self, out: Path, options: DemoOptions) -> None:
+        """Train a character model on generated phrases, and show what it writes."""
+        from qkv.task.generate.demo import run_demo  # it trains, which needs the registry of tasks
+
+        run_demo(out, options.target or "en")
 
     def suggest_commands(self, run: Path) -> str:
         """Continue a prompt, or score the run."""

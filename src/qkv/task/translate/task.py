@@ -17,7 +17,7 @@ from qkv.data import (
     train_tokenizers,
 )
 from qkv.progress import Progress
-from qkv.task.base import Task, Training
+from qkv.task.base import DemoOptions, Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure_size, take_defaults
@@ -48,6 +48,7 @@ class Translate(Task):
 
     keys_from_data = KEYS
     evaluate_options = ("source", "target", "data", "beam", "tokenize", "strict")
+    demo_options = ("source", "target")
 
     def read_data(self, recipe: TranslationRecipe) -> Splits:
         """The training and held-out pairs."""
@@ -143,6 +144,12 @@ class Translate(Task):
         for name in ("decode", "tokenize") if new.validation.monitor != "nll" else ():
             if getattr(old.validation, name) != getattr(new.validation, name):
                 yield f"validation.{name}"
+
+    def run_demo(self, out: Path, options: DemoOptions) -> None:
+        """Train two translators on generated phrases, test them, and draw where they attend."""
+        from qkv.task.translate.demo import run_demo  # it trains, which needs the registry of tasks
+
+        run_demo(out, options.source or "en", options.target or "fr")
 
     def suggest_commands(self, run: Path) -> str:
         """Translate a line, or score the run."""
