@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qkv.kernel import RFA, Elu, Favor, backends, native
 from qkv.kernel.masking import Masking
-from qkv.kernel.native.library import measure_multiply_and_sincos_rates
+from qkv.kernel.native.library import measure_peak_rates_of_one_thread
 from qkv.rules import Choice
 from qkv.scope import Global
 from qkv.select import Soft
@@ -77,7 +77,7 @@ def compute_bound(length: int) -> float:
     sine and cosine for every feature.
     """
     pairs = 2 * R * 24 + D * 20
-    adds, sines = measure_multiply_and_sincos_rates()
+    adds, sines = measure_peak_rates_of_one_thread()
     return (
         1e3 * H * length * ((2 * D * R + 4 * R * D + pairs) / adds + 2 * R / sines) / torch.get_num_threads()
     )

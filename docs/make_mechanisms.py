@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mechanism_pictures import Picture, draw, kernels, scopes, scores, selections, summarise
+from mechanism_pictures import (
+    Picture,
+    draw,
+    draw_examples,
+    kernels,
+    scopes,
+    scores,
+    selections,
+    summarise,
+)
 from PIL import Image
 
 from qkv.catalogue import QUESTIONS, describe, format_label, format_options
@@ -40,7 +49,10 @@ small weights are visible too; white is 0. Learned parameters are set by hand to
 
 
 class Figure(NamedTuple):
-    """The picture of an axis: the function that makes its panels, the panels per row, and the text below."""
+    """The picture of an axis: the function that makes its panels, the panels per row, and the text below.
+
+    A registered part without a panel is added with its example.
+    """
 
     make: Callable[[], list[Picture]]
     across: int
@@ -58,9 +70,11 @@ FIGURES = {
     ),
     "scope": Figure(
         scopes,
-        4,
+        3,
         "The softmax of the scaled dot product in each scope. Predictive's window follows a position that "
-        "the query predicts, and the Gaussian around it makes the weights sum to less than 1.",
+        "the query predicts, and the Gaussian around it makes the weights sum to less than 1. Neighbourhood "
+        "takes the 24 positions as a grid of 4 rows of 6 cells: a query sees its own row, the row above and "
+        "the row below.",
     ),
     "select": Figure(
         selections,
@@ -92,6 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if stale else 0
 
 
+def make_pictures(axis: str) -> list[Picture]:
+    """The panels of an axis: those of its figure, and an example of every other registered part."""
+    pictures = FIGURES[axis].make()
+    return [*pictures, *draw_examples(axis, pictures)]
+
+
 def page() -> str:
     """The text of docs/mechanisms.md."""
     axes = [line for axis in AXES for line in _format_axis(axis)]
@@ -105,7 +125,7 @@ def picture_of(axis: str) -> Path:
 
 def _write() -> None:
     for axis, figure in FIGURES.items():
-        pictures = figure.make()
+        pictures = make_pictures(axis)
         draw(pictures, figure.across, picture_of(axis), json.dumps(_fingerprint(pictures)))
     PAGE.write_text(page(), encoding="utf-8")
 
@@ -113,8 +133,8 @@ def _write() -> None:
 def _stale() -> Iterator[Path]:
     if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
         yield PAGE
-    for axis, figure in FIGURES.items():
-        if not _match(_read_fingerprint(picture_of(axis)), _fingerprint(figure.make())):
+    for axis in FIGURES:
+        if not _match(_read_fingerprint(picture_of(axis)), _fingerprint(make_pictures(axis))):
             yield picture_of(axis)
 
 
@@ -147,7 +167,7 @@ def _format_axis(axis: str) -> Iterator[str]:
         cells = [kind.name, kind.formula, format_options(kind)]
         name, formula, options = (f"`{_cell(text)}`" if text else "" for text in cells)
         yield f"| {name} | {formula} | {_cell(kind.paper)} | {options} |"
-    panels = "; ".join(f"{picture.title}, {picture.note}" for picture in figure.make())
+    panels = "; ".join(f"{picture.title}, {picture.note}" for picture in make_pictures(axis))
     alt = f"Heat maps of weights for every {axis}: {panels}"
     yield f"\n![{alt}](images/{picture_of(axis).name})\n"
     yield f"{figure.text}\n"

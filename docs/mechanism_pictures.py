@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qkv.catalogue import build_example
 from qkv.kernel import RFA, Elu, Favor, Softmax
 from qkv.kernel.masking import Masking
-from qkv.part import Part
-from qkv.rules import Choice
+from qkv.part import Part, list_options
+from qkv.rules import AXES, Choice
 from qkv.scope import Global, Predictive, Window
 from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Soft, Sparsemax, TopK
@@ -183,6 +184,25 @@ def kernels() -> list[Picture]:
         Picture("RFA(256, gate=True)", "g = 0.95: forgets slowly", _linear_weights(gated, math.log(19))),
         Picture("RFA(256, gate=True)", "g = 0.7: forgets fast", _linear_weights(gated, math.log(7 / 3))),
     ]
+
+
+def draw_examples(axis: str, pictures: Sequence[Picture]) -> list[Picture]:
+    """A panel for every registered part of the axis that has none in `pictures`: its example."""
+    missing = [
+        part_class
+        for part_class in AXES[axis].values()
+        if not any(picture.title.startswith(f"{part_class.__name__}(") for picture in pictures)
+    ]
+    return [_draw_example(build_example(part_class)) for part_class in missing]
+
+
+def _draw_example(part: Part) -> Picture:
+    values = {option: getattr(part, option) for option in list_options(type(part))}
+    title = f"{type(part).__name__}({', '.join(map(repr, values.values()))})"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        weights = compute_weights({part.axis: part})
+    return Picture(title, ", ".join(f"{option}={value!r}" for option, value in values.items()), weights)
 
 
 def _linear_weights(kernel: Part, gate: float | None = None) -> Tensor:

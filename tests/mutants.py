@@ -16,6 +16,7 @@ STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
 SDPA = ("tests/test_layer.py", "parity")
 RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
 LINEAR = ("tests/test_linear.py tests/test_linear_state.py tests/test_linear_key_weights.py", "")
+TILES = ("tests/test_tiles.py", "tiles_equal or hidden_cell")
 ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
@@ -28,6 +29,9 @@ RANKS = ("tests/test_train_ranks.py", "")
 SHARDS = ("tests/test_train_parallel.py", "")
 TRACED = ("tests/test_torch_programs.py", "traced")
 MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
+
+MODELS = ("tests/contracts/test_contract_models.py", "softmax or gru or convolution or first or window")
+LEVELS = ("tests/test_model_hierarchical.py", "gru")
 
 
 class Mutant(NamedTuple):
@@ -103,6 +107,15 @@ MUTANTS = (
         "bands.first_slot",
         ROUTES,
     ),
+    Mutant(
+        "a neighbourhood has all columns",
+        "scope/neighbourhood.py",
+        "(columns.abs() <= radius)",
+        "(columns.abs() <= width)",
+        TILES,
+    ),
+    Mutant("a tile is off by its radius", "kernel/tiles.py", "* side - radius", "* side", TILES),
+    Mutant("a hidden cell moves the others", "kernel/exact.py", "_replace(keep=None)", "_replace()", TILES),
     Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
     Mutant(
         "a block misses its last key",
@@ -240,8 +253,8 @@ MUTANTS = (
     Mutant(
         "the bandwidth is ignored",
         "kernel/rfa.py",
-        "(self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)",
-        "projections.to(x.dtype) / self.temperature",
+        "(self.bandwidth.to(like.dtype) / self.temperature) * projections.to(like.dtype)",
+        "projections.to(like.dtype) / self.temperature",
         FORMULA,
     ),
     Mutant(
@@ -261,8 +274,8 @@ MUTANTS = (
     Mutant(
         "the gate writes everything",
         "kernel/key_weights.py",
-        "logs.append(F.logsigmoid(-gate))",
-        "logs.append(0 * gate)",
+        "logs.append(F.logsigmoid(-gate_logits))",
+        "logs.append(0 * gate_logits)",
         FORMULA,
     ),
     Mutant(
@@ -275,8 +288,8 @@ MUTANTS = (
     Mutant(
         "memory is lent while it is in use",
         "kernel/memory_pool.py",
-        "weakref.finalize(view, _return_block_to_pool, block).atexit = False",
-        "_return_block_to_pool(block)",
+        "weakref.finalize(view, _return_block_and_trim_pool, block).atexit = False",
+        "_return_block_and_trim_pool(block)",
         ("tests/test_memory_pool.py", ""),
     ),
     Mutant(
@@ -387,8 +400,8 @@ MUTANTS = (
     Mutant(
         "tiles of a recorded program do not decay",
         "kernel/causal_average.py",
-        "compute_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
-        "compute_log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
+        "compute_causal_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])",
+        "compute_causal_log_weights_at_queries(KeyWeights(log_scales, None), log_scales.shape[2])",
         TRACED,
     ),
     Mutant(
@@ -411,5 +424,54 @@ MUTANTS = (
         "# to_empty separates tied weights\n        self.tie_weights()",
         "# to_empty separates tied weights",
         MODELS_MADE_ELSEWHERE,
+    ),
+    Mutant(
+        "the mean over tokens counts padding",
+        "model/pooling.py",
+        "total / keep.sum(1, keepdim=True).clamp_min(1)",
+        "total / keep.shape[1]",
+        MODELS,
+    ),
+    Mutant(
+        "padded embeddings reach the layers",
+        "model/encoder.py",
+        "x = masks.zero_keys(x, keep)  #",
+        "x = x  #",
+        MODELS,
+    ),
+    Mutant(
+        "an encoder attends to padding",
+        "model/encoder.py",
+        "Attended(self.attention(read, keep=keep), None)",
+        "Attended(self.attention(read), None)",
+        MODELS,
+    ),
+    Mutant(
+        "a convolution sees one position of the future",
+        "model/mixers.py",
+        "F.pad(self._gate(x), (self.past, 0))",
+        "F.pad(self._gate(x), (self.past - 1, 1))",
+        MODELS,
+    ),
+    Mutant(
+        "positions start again in every piece",
+        "model/language.py",
+        "self._embed(tokens, state.position)",
+        "self._embed(tokens, 0)",
+        MODELS,
+    ),
+    Mutant(
+        "padding is a sentence",
+        "model/hierarchical.py",
+        "self.sentences(vectors, is_sentence, capture)",
+        "self.sentences(vectors, is_encoded | True, capture)",
+        LEVELS,
+    ),
+    Mutant(
+        "a sentence is read with its padding",
+        "model/hierarchical.py",
+        "pooled = self.pool(hidden, keep)",
+        "pooled = self.pool(hidden, keep | True)",
+        LEVELS,
     ),
 )

@@ -79,7 +79,7 @@ def part(inputs: Inputs, now: slice) -> Inputs:
 def by_torch(call: Callable[[], Any]) -> Any:
     """What float32 gives along the torch route."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "FEWEST", 1 << 60)
+        patch.setattr(native, "MIN_POSITIONS", 1 << 60)
         return call()
 
 

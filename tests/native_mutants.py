@@ -136,14 +136,14 @@ NATIVE_MUTANTS = (
     Mutant(
         "gradients that are differentiated again come from the engine",
         "kernel/native/ops.py",
-        "if double_backward.needs_double_backward():",
+        "if double_backward.is_backward_recorded_or_transformed():",
         "if False:",
         ("tests/test_native_twice.py", ""),
     ),
     Mutant(
         "tensors that do not fit together are read",
         "kernel/native/ops.py",
-        "    _check_shapes(inputs, rows, features, options.causal)\n",
+        "    _check_shapes_and_dtypes_fit(inputs, rows, features, options.causal)\n",
         "",
         LARGE,
     ),

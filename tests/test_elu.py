@@ -5,7 +5,7 @@ from torch import Tensor
 
 from qkv.functional import attend
 from qkv.kernel import Elu
-from qkv.kernel.elu import elu_features
+from qkv.kernel.elu import compute_elu_features
 from qkv.layer import Attention
 from reference.loops import weights_of
 
@@ -17,14 +17,14 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
 def test_features_are_elu_plus_one() -> None:
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64)
     x[0, 0, 0, 0] = 0.0
-    close(elu_features(x), torch.nn.functional.elu(x) + 1)
-    assert torch.autograd.gradcheck(elu_features, x[:1, :1, 1:3].clone().requires_grad_())
+    close(compute_elu_features(x), torch.nn.functional.elu(x) + 1)
+    assert torch.autograd.gradcheck(compute_elu_features, x[:1, :1, 1:3].clone().requires_grad_())
 
 
 def test_small_features_keep_their_digits_in_float32() -> None:
     """elu(x) + 1 as it is written rounds to a multiple of 2^-24 below zero."""
     x = torch.linspace(-40, -10, 7)
-    close(elu_features(x[None, None, None]).log()[0, 0, 0], x, 1e-6)
+    close(compute_elu_features(x[None, None, None]).log()[0, 0, 0], x, 1e-6)
 
 
 def test_weights_by_hand() -> None:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qkv.errors import TooLarge
 from qkv.kernel import bands, query_blocks
 from qkv.kernel.cache import Cache
-from qkv.kernel.fused_attention import fused_attention
+from qkv.kernel.fused_attention import compute_fused_attention
 from qkv.kernel.masking import Masking
 from qkv.layer import Attention
 from qkv.scope import Predictive, Window
@@ -129,7 +129,7 @@ def test_a_window_never_makes_a_tensor_of_all_pairs() -> None:
         attention = layer(scope=Window(half_width), causal=True)
         with Largest() as largest:
             attention(torch.randn(1, length, WIDTH).double()).sum().backward()
-        reach = bands.compute_band_size(half_width, 0) + half_width
+        reach = bands.compute_queries_per_band_block(half_width, 0) + half_width
         assert largest.elements <= H * length * 2 * reach
         assert largest.elements < length**2 / 4
 
@@ -283,7 +283,7 @@ def test_only_keys_that_many_queries_read_are_laid_side_by_side(
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", record_layout)
     q, k = (torch.randn(1, n, 2, 4).transpose(1, 2) for n in (queries, 700))
-    fused_attention(q, k, k, None, False, None, 0.0)
+    compute_fused_attention(q, k, k, None, False, None, 0.0)
     assert layouts == [is_contiguous]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qkv.functional import attend
 from qkv.kernel import Favor
-from qkv.kernel.favor import positive_features
+from qkv.kernel.favor import compute_positive_features_and_log_factor
 from qkv.kernel.projections import draw_projections
 from qkv.layer import Attention
 from reference.loops import weights_of
@@ -24,7 +24,7 @@ def doubles(*shape: int) -> Tensor:
 
 
 def test_features_by_hand() -> None:
-    phi, log_mass = positive_features(
+    phi, log_mass = compute_positive_features_and_log_factor(
         torch.tensor([[[[2.0, 1.0]]]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, -1.0]]])
     )
     close(phi[0, 0, 0], torch.tensor([-1.0, -2.0, 0.0, -4.0]).exp() / 2, 1e-6)
@@ -36,7 +36,10 @@ def test_the_mean_is_the_exponential_of_the_product_at_five_sigma(orthogonal: bo
     """Of short vectors: the features' distribution has a heavy tail."""
     draws, q, k = 120_000, 0.3 * doubles(1, 1, 1, 8), 0.3 * doubles(1, 1, 1, 8)
     w = draw_projections(1, draws, 8, orthogonal).double()
-    (phi_q, mass_q), (phi_k, mass_k) = positive_features(q, w), positive_features(k, w)
+    (phi_q, mass_q), (phi_k, mass_k) = (
+        compute_positive_features_and_log_factor(q, w),
+        compute_positive_features_and_log_factor(k, w),
+    )
     products = phi_q * phi_k * (mass_q + mass_k).exp() * draws
     assert abs(products.mean() - (q * k).sum().exp()) < 5 * products.std() / math.sqrt(draws)
 
@@ -66,7 +69,9 @@ def test_orthogonal_rows_err_less() -> None:
 
     def error(orthogonal: bool) -> Tensor:
         w = draw_projections(4000, 8, 8, orthogonal).double()
-        (phi_q, mass_q), (phi_k, mass_k) = (positive_features(x.expand(4000, 1, 8)[None], w) for x in (q, k))
+        (phi_q, mass_q), (phi_k, mass_k) = (
+            compute_positive_features_and_log_factor(x.expand(4000, 1, 8)[None], w) for x in (q, k)
+        )
         estimate = ((phi_q * phi_k).sum(-1) * (mass_q + mass_k).exp()).flatten()
         return (estimate - (q * k).sum().exp()).square().mean()
 

@@ -49,7 +49,7 @@ def test_steps_of_a_map_that_no_backend_knows() -> None:
         attended, state = linear.extend(state, q[:, :, now], k[:, :, now], v[:, :, now])
         outs.append(attended.out)
     torch.testing.assert_close(torch.cat(outs, 2), linear(q, k, v))
-    assert linear.read(q, state)[0].out.shape == q.shape
+    assert linear.attend_to_state(q, state)[0].out.shape == q.shape
 
 
 @pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")

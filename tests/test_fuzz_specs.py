@@ -18,7 +18,7 @@ from qkv.errors import IncompatibleParts
 from qkv.kernel import RFA, Elu, Favor, Softmax
 from qkv.layer import Attention
 from qkv.rules import Choice
-from qkv.scope import Global, Predictive, Window
+from qkv.scope import Global, Neighbourhood, Predictive, Window
 from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Soft, Sparsemax, TopK
 from reference import formulas, loops
@@ -67,6 +67,14 @@ def drawn_kernel(draw: random.Random, keys: int) -> Any:
     )
 
 
+def drawn_grid(draw: random.Random, keys: int) -> Any:
+    """Neighbourhoods on a grid of so many cells."""
+    if keys == 0:
+        return Global()
+    height = draw.choice([side for side in range(1, keys + 1) if keys % side == 0])
+    return Neighbourhood(height, keys // height, draw.choice((1, 2, 3)))
+
+
 def drawn_choice(draw: random.Random, keys: int) -> Choice:
     """A legal combination."""
     while True:
@@ -85,7 +93,14 @@ def drawn_choice(draw: random.Random, keys: int) -> Choice:
                 )
             )
             scope = draw.choice(
-                (Global(), Global(), Window(draw.choice((1, 5, 40))), Window(3, right=1), Predictive(3))
+                (
+                    Global(),
+                    Global(),
+                    Window(draw.choice((1, 5, 40))),
+                    Window(3, right=1),
+                    Predictive(3),
+                    drawn_grid(draw, keys),
+                )
             )
             select = draw.choice((Soft(), Soft(), Hard(), Sparsemax(), Entmax(), Entmax(1.3), TopK(3)))
             choice = Choice(score, scope, select, kernel, causal)

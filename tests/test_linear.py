@@ -56,7 +56,7 @@ def test_the_chunk_changes_nothing(
         empty = core.start(k[:, :, :0], v[:, :, :0], slice_masking(masking, slice(0)))
         attended, after = core.extend(empty, q, k, v, masking)
         # The scale of a row is the largest key weight that it has read, whatever the chunk.
-        return start[:3], core.read(q, start)[0].out, attended.out, after[:3]
+        return start[:3], core.attend_to_state(q, start)[0].out, attended.out, after[:3]
 
     expected = results()
     monkeypatch.setattr(chunks, "CHUNK", chunk)
@@ -120,7 +120,7 @@ def test_weights_make_the_output_and_constants_survive(part: RFA) -> None:
     has_key = masking.keep.cumsum(1)[:, None, :, None] > 0  # pyright: ignore[reportOptionalMemberAccess]
     assert_close(constant, has_key.double().expand_as(constant))
     state = core.start(k, v, masking, return_weights=True)
-    attended, same = core.read(q, state)
+    attended, same = core.attend_to_state(q, state)
     assert same is state
     assert_close(weights_of(attended) @ v, attended.out)
 
@@ -154,7 +154,7 @@ def test_an_exact_map_is_an_oracle_for_every_route(causal: bool, monkeypatch: py
         assert_close(force_route(core, pairwise, monkeypatch)(q, k, v, masking), expected, 1e-9)
     assert_close(core.attend(q, k, v, masking).out, expected, 1e-9)
     if not causal:
-        assert_close(core.read(q, core.start(k, v, masking))[0].out, expected, 1e-9)
+        assert_close(core.attend_to_state(q, core.start(k, v, masking))[0].out, expected, 1e-9)
         shuffled = torch.randperm(90)
         moved = Masking(keep=masking.keep[:, shuffled])  # pyright: ignore[reportOptionalSubscript]
         assert_close(core(q, k[:, :, shuffled], v[:, :, shuffled], moved), expected, 1e-9)

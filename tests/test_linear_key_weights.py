@@ -143,7 +143,7 @@ def test_key_weights_of_padding_and_of_no_factors() -> None:
 
 def test_a_gate_must_come_with_its_logits_and_logits_with_a_gate() -> None:
     q, k, v, masking = inputs(MAPS["gate"])
-    with pytest.raises(BadMask, match=r"RFA\(gate=True\) needs the gate logits of every key, gate="):
+    with pytest.raises(BadMask, match=r"RFA\(gate=True\) needs gate=, the gate logits .* pass them"):
         build_core(MAPS["gate"])(q, k, v)
-    with pytest.raises(BadMask, match=r"without a gate: use RFA\(gate=True\)"):
+    with pytest.raises(BadMask, match=r"without a gate: leave it out, or use RFA\(gate=True\)"):
         build_core(MAPS["rfa"])(q, k, v, masking)

@@ -44,7 +44,7 @@ def test_a_state_can_be_split_anywhere(part: RFA, at: tuple[int, ...]) -> None:
         assert_close(weights_of(step), weights_of(attended)[:, :, now, :end])
         begin = end
     full = core.start(k, v, masking, return_weights=True)
-    assert_close(core.read(q, state), core.read(q, full))
+    assert_close(core.attend_to_state(q, state), core.attend_to_state(q, full))
     assert_close(state[:3], full[:3])
 
 
@@ -57,10 +57,10 @@ def test_padding_keeps_the_state_as_it_is(part: RFA) -> None:
     _, after = core.extend(state, q, 30 * randn64(B, H, T, D), v, all_padded)
     assert_close(after, state)
     empty = core.start(k, v, all_padded)
-    read, _ = core.read(q, empty)
+    read, _ = core.attend_to_state(q, empty)
     assert not read.out.any()
     _, late = core.extend(empty, q, k, v, masking)
-    assert_close(core.read(q, late), core.read(q, state))
+    assert_close(core.attend_to_state(q, late), core.attend_to_state(q, state))
 
 
 @pytest.mark.parametrize("route", ["parallel", "step"])
@@ -138,4 +138,4 @@ def test_rows_of_a_state_with_key_weights_can_be_reordered() -> None:
     assert masking.gate is not None
     reordered = Masking(masking.keep[rows], gate=masking.gate[rows])
     again = core.start(k[rows], v[rows], reordered, return_weights=True)
-    assert_close(core.read(q[rows], state)[0], core.read(q[rows], again)[0])
+    assert_close(core.attend_to_state(q[rows], state)[0], core.attend_to_state(q[rows], again)[0])

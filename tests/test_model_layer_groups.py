@@ -8,6 +8,7 @@ from torch import nn
 
 from qkv.model.classifier import Classifier, ClassifierConfig
 from qkv.model.encoder import EncoderConfig, MaskedLanguageModel
+from qkv.model.hierarchical import HierarchicalClassifier, HierarchicalConfig
 from qkv.model.language import LanguageModel, LanguageModelConfig
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer, TransformerConfig
@@ -21,6 +22,7 @@ MODELS: dict[str, tuple[nn.Module, int, set[str]]] = {
         {"encoder.norm", "transform", "transform_norm", "output"},
     ),
     "classifier": (Classifier(ClassifierConfig(layers=2, **SMALL), 9, 2), 3, {"encoder.norm", "output"}),
+    "hierarchical": (HierarchicalClassifier(HierarchicalConfig(**SMALL), 9, 2), 3, {"output"}),
     "transformer": (
         Transformer(TransformerConfig(encoder_layers=2, decoder_layers=2, **SMALL), 9, 9),
         5,

@@ -94,10 +94,10 @@ def test_the_operators_keep_torchs_rules(name: str) -> None:
     kind = features.describe_for_backends(features.choose_projections())
     masses = [(-torch.rand(2, 3, 10)).requires_grad_() for _ in range(2)] if name == "gate" else [None, None]
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    numbers = (NUMBERS[kind.map], kind.unit, True, kind.square, 1e-2)
+    numbers = (NUMBERS[kind.map], kind.scales_to_unit_length, True, kind.squared_length_factor, 1e-2)
     matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
     given = (*leaves, matrix, None, *masses, None, None, None, *numbers)
-    torch.library.opcheck(native.linear_attention, given)
+    torch.library.opcheck(native.compute_linear_attention_and_query_sums, given)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, on the way

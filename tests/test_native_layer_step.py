@@ -25,9 +25,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def record(name: str, structure: Any) -> None:
         names.append(name)
-        library.call_with_structure(name, structure)
+        library.call_library_function(name, structure)
 
-    monkeypatch.setattr(layer_step, "call_with_structure", record)
+    monkeypatch.setattr(layer_step, "call_library_function", record)
     return names
 
 

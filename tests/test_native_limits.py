@@ -62,7 +62,7 @@ def test_sin_and_cos_of_any_angle(length: int, size: float) -> None:
     """One feature of one number: φ(x) is (sin x, cos x), and the sums of one key show it."""
     core, _ = cores("rfa", Dims(1, 1, 1, 1), True)
     kind = core.features.describe_for_backends(torch.ones(1, 11, 1))._replace(
-        unit=False, matrix=torch.ones(1, 1, 1)
+        scales_to_unit_length=False, matrix=torch.ones(1, 1, 1)
     )
     k = (size * torch.linspace(-1, 1, length)).view(1, 1, length, 1)
     for s in range(length):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qkv import Attention
 from qkv.kernel import native
 from qkv.kernel.native import small_linear
-from qkv.kernel.native.library import call_with_fields
+from qkv.kernel.native.library import fill_structure_and_call_library
 
 needs_engine = pytest.mark.skipif(not native.is_available(), reason="the native engine is not built here")
 SIZES = [(3, 5, 7), (4, 64, 64), (16, 1024, 512), (17, 33, 65), (32, 1, 16), (5, 130, 1)]
@@ -28,9 +28,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def record(name: str, **fields: object) -> None:
         names.append(name)
-        call_with_fields(name, **fields)  # pyright: ignore[reportArgumentType]
+        fill_structure_and_call_library(name, **fields)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(small_linear, "call_with_fields", record)
+    monkeypatch.setattr(small_linear, "fill_structure_and_call_library", record)
     return names
 
 
@@ -101,7 +101,8 @@ def test_hooks_are_called(calls: list[str]) -> None:
     layer.register_forward_hook(lambda module, inputs, out: hook_calls.append(1) or 2 * out)
     with torch.no_grad():
         torch.testing.assert_close(
-            small_linear.apply_linear(layer, torch.ones(4, 8)), 2 * layer.forward(torch.ones(4, 8))
+            small_linear.apply_linear(layer, torch.ones(4, 8)),
+            2 * layer.forward(torch.ones(4, 8)),
         )
     assert hook_calls
     assert not calls

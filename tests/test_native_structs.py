@@ -101,7 +101,7 @@ def test_a_library_with_other_structures_is_declined(
     monkeypatch.setattr(library, "LIBRARY", None)
     monkeypatch.setattr(library, "IS_LOADED", False)
     monkeypatch.setattr(library, "UNAVAILABLE", reason)
-    assert native.explain_unsupported(torch.zeros(1)) == reason
+    assert native.explain_why_unsupported(torch.zeros(1)) == reason
     assert describe_backends(True, 100).startswith(f"; the native CPU backend is not used: {reason}")
     (line,) = (line for line in doctor.report_lines(doctor.examine()) if line.startswith("native"))
     assert f"not used, because {reason}" in line

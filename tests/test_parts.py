@@ -4,10 +4,12 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from pydantic.dataclasses import dataclass
 
 import qkv
 import tiny
@@ -16,9 +18,10 @@ from qkv.cli.commands.parts import format_overview, format_part
 from qkv.kernel import RFA, Elu, Softmax
 from qkv.part import Part, list_options
 from qkv.rules import RULES
-from qkv.scope import Global, Predictive, Window
+from qkv.scope import SCOPES, Global, Predictive, Window
 from qkv.score import Dot
 from qkv.select import Hard, Soft
+from qkv.strict import PART
 from qkv.task.recipe import parse_recipe
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -58,9 +61,8 @@ def test_lines_fit_the_terminal(width: int) -> None:
 def test_the_matrix_names_parts_in_full_where_there_is_room() -> None:
     assert any(line.split()[:2] == ["scaled_dot", "dot"] for line in format_overview(140))
     assert any(line.split()[:2] == ["sca", "dot"] for line in format_overview(80))
-    assert "  rfa gate=True  ·   ·   ·   ·   ·   ·   c   ·   ·   c   ·   ·   ·   ·" in list(
-        format_overview(80)
-    )
+    marks = "·" * 6 + "c" + "·" * (len(SCOPES) - 1) + "c" + "·" * 4
+    assert any(line.split() == ["rfa", "gate=True", *marks] for line in format_overview(80))
 
 
 def test_one_part_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +75,7 @@ def test_one_part_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
         "  features=64",
         "  pool=500",
         "  scaled_dot, dot, general, additive, cosine, location",
-        "  window, predictive",
+        "  window, predictive, neighbourhood",
         "  dropout > 0",
         "  causal=False (rfa gate=True)",
         "  cross: {kernel: {name: rfa, features: 64}}",
@@ -128,6 +130,44 @@ def test_the_examples_work(kind: type[Part]) -> None:
     written = yaml.safe_load(catalogue.format_for_recipe(kind))
     recipe = parse_recipe({"data": {"phrases": {}}, "model": {"kind": "transformer", **written}}, "example")
     assert getattr(recipe.model.cross, kind.axis) == getattr(attention.spec, kind.axis)
+
+
+class Nearest(Part):
+    """A scope of the same key only.
+
+    Args:
+        key_spacing: The distance between two keys.
+    """
+
+    axis = "scope"
+    name = "nearest"
+    formula = "s = p"
+    paper = "Nobody 2026"
+    learns = reweights = is_global = False
+    normalised = positional = supports_causal = True
+    reach = None
+    key_spacing: int
+
+    def build(self, dims: Any) -> Any:
+        return self
+
+    def __call__(self, q: Any, positions: Any) -> Any:
+        return positions.queries[:, None, :, None] == positions.keys[:, None, None, :], None
+
+
+def test_a_registered_part_is_public_documented_and_pictured(
+    mechanisms: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nearest = dataclass(frozen=True, config=PART)(Nearest)
+    monkeypatch.setitem(SCOPES, "nearest", nearest)
+    compatibility._fewest_broken_rules.cache_clear()
+    assert qkv.Nearest is nearest
+    assert "Nearest" in qkv.__all__
+    assert mechanisms.make_pictures("scope")[-1].title == "Nearest(64)"
+    assert "| `nearest` | `s = p` | Nobody 2026 | `key_spacing` |" in mechanisms.page()
+    assert any("scope=qkv.Nearest(key_spacing=64)" in line for line in format_part("nearest", 80))
+    monkeypatch.undo()
+    compatibility._fewest_broken_rules.cache_clear()
 
 
 # ---- what goes together ----

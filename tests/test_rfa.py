@@ -13,7 +13,7 @@ from qkv.errors import BadRecipe
 from qkv.functional import attend
 from qkv.kernel import RFA, linear
 from qkv.kernel.projections import draw_projections
-from qkv.kernel.rfa import arccos_features, fourier_features
+from qkv.kernel.rfa import compute_arccos_features, compute_fourier_features
 from qkv.layer import Attention
 from qkv.rules import Choice
 from qkv.scope import Global
@@ -37,24 +37,24 @@ def choice(causal: bool = False) -> Choice:
 @pytest.mark.parametrize("orthogonal", [False, True], ids=["iid", "orthogonal"])
 def test_a_vector_is_as_like_itself_as_can_be(orthogonal: bool) -> None:
     w, x = draw_projections(3, 11, 7, orthogonal).double(), doubles(2, 3, 5, 7)
-    phi = fourier_features(x, w)
+    phi = compute_fourier_features(x, w)
     assert phi.shape == (2, 3, 5, 22)
     close(phi.square().sum(-1), torch.ones(2, 3, 5, dtype=torch.float64))
     products = phi @ phi.mT
     assert products.abs().max() <= 1 + 1e-12
     differences = w @ (x[:, :, :1] - x[:, :, 1:2]).mT
     close(products[:, :, 0, 1], differences.cos().mean((2, 3)))
-    moved = fourier_features(x + doubles(2, 3, 1, 7), w)
+    moved = compute_fourier_features(x + doubles(2, 3, 1, 7), w)
     close(moved @ moved.mT, products)
-    flipped = fourier_features(x, w * torch.tensor([1.0, -1.0] * 5 + [1.0])[:, None])
+    flipped = compute_fourier_features(x, w * torch.tensor([1.0, -1.0] * 5 + [1.0])[:, None])
     close(flipped @ flipped.mT, products)
 
 
 def test_features_by_hand() -> None:
     w = torch.tensor([[[1.0, math.pi / 2], [1.0, 0.0]]])
-    phi = fourier_features(torch.tensor([[[[0.0, 1.0]]]]), w)
+    phi = compute_fourier_features(torch.tensor([[[[0.0, 1.0]]]]), w)
     close(phi[0, 0, 0], torch.tensor([1.0, 0.0, 0.0, 1.0]) / 2**0.5, 1e-6)
-    phi = arccos_features(torch.tensor([[[[2.0, -4.0]]]]), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
+    phi = compute_arccos_features(torch.tensor([[[[2.0, -4.0]]]]), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
     close(phi[0, 0, 0], torch.tensor([2.0, 0.0]) / 2**0.5, 1e-6)
 
 
@@ -62,7 +62,7 @@ def test_features_by_hand() -> None:
 def test_the_mean_is_the_gaussian_kernel_at_five_sigma(orthogonal: bool) -> None:
     draws, x, y = 120_000, F.normalize(doubles(1, 1, 1, 8), dim=-1), F.normalize(doubles(1, 1, 1, 8), dim=-1)
     w = draw_projections(1, draws, 8, orthogonal).double()
-    estimate = (fourier_features(x, w) @ fourier_features(y, w).mT).item()
+    estimate = (compute_fourier_features(x, w) @ compute_fourier_features(y, w).mT).item()
     squared = (x - y).square().sum().item()
     spread = (1 - math.exp(-squared)) / math.sqrt(2 * draws)
     assert abs(estimate - math.exp(-squared / 2)) < 5 * spread
@@ -79,7 +79,7 @@ def arccos_kernel(q: Tensor, k: Tensor) -> Tensor:
 def test_the_mean_of_relu_features_is_the_arccos_kernel_at_five_sigma(orthogonal: bool) -> None:
     draws, q, k = 120_000, doubles(1, 8), doubles(1, 8)
     w = draw_projections(1, draws, 8, orthogonal).double()
-    products = arccos_features(q[None, None], w) * arccos_features(k[None, None], w) * draws
+    products = compute_arccos_features(q[None, None], w) * compute_arccos_features(k[None, None], w) * draws
     assert abs(products.mean() - arccos_kernel(q, k)[0, 0]) < 5 * products.std() / math.sqrt(draws)
 
 
@@ -216,9 +216,9 @@ def test_queries_and_keys_are_mapped_alike_also_when_redrawn() -> None:
     own = torch.eye(2).expand(1, 2, 2, 2)
     close(weights_of(core.attend(pair, pair, pair)), own, 0.1)
     state = core.start(pair, pair)
-    close(core.read(pair, state)[0].out, pair, 0.2)
+    close(core.attend_to_state(pair, state)[0].out, pair, 0.2)
     _, state = core.extend(state, pair, pair, pair)
-    close(core.read(pair, state)[0].out, pair, 0.2)
+    close(core.attend_to_state(pair, state)[0].out, pair, 0.2)
 
 
 def test_temperature_and_bandwidth_sharpen_the_same_kernel() -> None:

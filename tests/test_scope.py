@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qkv.catalogue import build_example
 from qkv.errors import BadRecipe, UnknownName
 from qkv.part import from_dict
-from qkv.scope import SCOPES, Global, Predictive, Window
+from qkv.scope import SCOPES, Global, Neighbourhood, Predictive, Window
 from qkv.shapes import Dims
 from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
 from reference import formulas
@@ -24,7 +25,9 @@ PARTS = [
     Window(1, left=2, right=0),
     Predictive(2, hidden=17),
     Predictive(1, renormalise=True),
+    Neighbourhood(2, 4, 1),
 ]
+PARTS += [build_example(kind) for name, kind in SCOPES.items() if name not in {p.name for p in PARTS}]
 every_part = pytest.mark.parametrize("part", PARTS, ids=repr)
 
 
@@ -81,6 +84,17 @@ def test_global_hides_nothing() -> None:
 )
 def test_window_by_hand(part: Any, expected: list[list[int]]) -> None:
     assert seen(part, build_self_positions(5, 5, None)) == expected
+
+
+def test_a_neighbourhood_by_hand() -> None:
+    """Three rows of four cells; radius 1 is cut off at the borders."""
+    rows = seen(Neighbourhood(3, 4, 1), build_self_positions(12, 12, None))
+    assert rows[0] == [0, 1, 4, 5]
+    assert rows[3] == [2, 3, 6, 7]
+    assert rows[4] == [0, 1, 4, 5, 8, 9]
+    assert rows[6] == [1, 2, 3, 5, 6, 7, 9, 10, 11]
+    assert rows[11] == [6, 7, 10, 11]
+    assert seen(Neighbourhood(3, 4, 3), build_self_positions(12, 12, None)) == [list(range(12))] * 12
 
 
 def test_window_over_a_memory_follows_the_query_and_stops_at_the_end() -> None:
@@ -248,6 +262,9 @@ def test_the_suite_covers_every_scope() -> None:
         (Window, [2, 1], {}, BadRecipe, "'left' is 1: Unexpected positional argument"),
         (Window, [2], {"rigth": 1}, UnknownName, "scope=window: 'rigth'. Did you mean 'right'"),
         (dataclasses.replace, [Window(2)], {"right": 1.5}, BadRecipe, "'right' is 1.5: .*integer"),
+        (Neighbourhood, [3, 4], {}, BadRecipe, "scope=neighbourhood: 'radius' is required"),
+        (Neighbourhood, [3, 4, 0], {}, BadRecipe, "'radius' is 0: .*greater than 0"),
+        (Neighbourhood, [0, 4, 1], {}, BadRecipe, "'height' is 0: .*greater than 0"),
         (Predictive, [-1], {}, BadRecipe, "scope=predictive: 'half_width' is -1"),
         (Predictive, [], {"hidden": 0}, BadRecipe, "scope=predictive: 'hidden' is 0"),
         (from_dict, [SCOPES, "scope", {"name": "window"}], {}, BadRecipe, "'half_width' is required"),

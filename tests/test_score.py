@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qkv.catalogue import build_example
 from qkv.errors import BadRecipe, BadShape, UnknownName
 from qkv.part import from_dict
 from qkv.score import SCORES, Additive, Cosine, Dot, General, Location, ScaledDot
-from qkv.score.cosine import SHORTEST
+from qkv.score.cosine import MIN_VECTOR_LENGTH
 from qkv.shapes import Dims
 from qkv.token_positions import TokenPositions, build_memory_positions
 from reference import formulas
 
 B, H, T, S, D, D2 = 2, 3, 5, 7, 11, 13
 PARTS = [Dot(), ScaledDot(), General(), Additive(hidden=17), Cosine(strength=2.5), Location(length=S)]
+PARTS += [build_example(kind) for name, kind in SCORES.items() if name not in {p.name for p in PARTS}]
 every_part = pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 
 
@@ -95,14 +97,14 @@ def test_cosine_reads_directions_alone_and_stays_within_its_strength() -> None:
     assert (scores(part, -q, k) + known).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("length", [0.0, 1e-30, 1e-6, SHORTEST])
+@pytest.mark.parametrize("length", [0.0, 1e-30, 1e-6, MIN_VECTOR_LENGTH])
 def test_gradients_of_short_vectors_are_bounded(length: float) -> None:
     q = (length * torch.eye(D).double()[None, None, :1]).requires_grad_()
     k = torch.randn(1, 1, S, D).double()
     for score in scores(Cosine(), q, k).flatten():
         (gradient,) = torch.autograd.grad(score, q, retain_graph=True)
         assert gradient.isfinite().all()
-        assert gradient.norm() <= 1 / SHORTEST * (1 + 1e-9)
+        assert gradient.norm() <= 1 / MIN_VECTOR_LENGTH * (1 + 1e-9)
 
 
 def test_location_by_hand() -> None:

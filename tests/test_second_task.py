@@ -17,7 +17,7 @@ import tiny
 from qkv.data import BatchConfig, BatchPlan, Dataset, Ragged, iterate_by_length
 from qkv.decode import SearchConfig, search
 from qkv.model.stepper import Step
-from qkv.progress import Progress
+from qkv.progress import NoProgress, Progress
 from qkv.strict import Strict
 from qkv.task.base import Recipe, Task, Training
 from qkv.task.evaluation import EvaluateOptions, Evaluation
@@ -121,7 +121,7 @@ class Reverse(Task):
     recipe = ReversalRecipe
     evaluate_options = ("data",)
 
-    def read_data(self, recipe: ReversalRecipe) -> list[str]:
+    def read_data(self, recipe: ReversalRecipe, report: Progress) -> list[str]:
         draw = random.Random(0)
         return ["".join(draw.choices("abcd", k=draw.randint(2, 3))) for _ in range(recipe.words)]
 
@@ -151,7 +151,7 @@ class Reverse(Task):
         return Generator(model)
 
     def read_test_data(self, recipe: ReversalRecipe, options: EvaluateOptions) -> list[str]:
-        return options.data.read_text().split() if options.data else self.read_data(recipe)
+        return options.data.read_text().split() if options.data else self.read_data(recipe, NoProgress())
 
     def evaluate(
         self, runner: Generator, data: list[str], options: EvaluateOptions, quiet: bool

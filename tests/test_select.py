@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkv.catalogue import build_example
 from qkv.errors import BadRecipe
 from qkv.layer import Attention
 from qkv.select import SELECTS, Entmax, Hard, Soft, Sparsemax, TopK
@@ -20,6 +21,7 @@ from reference import formulas
 DIMS = Dims(3, 5, 5, 5)
 PARTS = [Soft(), Hard(), Hard(evaluate="expectation"), Sparsemax(), TopK(3)]
 PARTS += [Entmax(alpha) for alpha in (1.01, 1.2, 1.5, 2, 3, 4)]
+PARTS += [build_example(kind) for name, kind in SELECTS.items() if name not in {p.name for p in PARTS}]
 ESTIMATORS = [Hard(), Hard("straight_through"), Hard("gumbel")]
 with_every_part = pytest.mark.parametrize("part", PARTS, ids=repr)
 

@@ -9,6 +9,7 @@ import torch
 
 import qkv
 from qkv.errors import QKVError
+from qkv.progress import NoProgress
 from qkv.task.evaluation import EvaluateOptions
 from qkv.task.generate.examples import EncodedExamples, make_example_sets
 from qkv.task.generate.task import GENERATE
@@ -89,7 +90,7 @@ def test_training_counts_the_answers_alone(tmp_path: Path) -> None:
 def _build_training(recipe: Any, folder: Path) -> Any:
     from qkv.progress import show_progress
 
-    data = GENERATE.read_data(recipe)
+    data = GENERATE.read_data(recipe, NoProgress())
     parsed = GENERATE.parse_files(GENERATE.learn_files(recipe, data, {}), folder)
     with show_progress("prepare", quiet=True) as report:
         return GENERATE.build_training(recipe, data, parsed, report)

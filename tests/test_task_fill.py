@@ -1,5 +1,6 @@
 """The task `fill`: BERT's masking, training, blanks, and the likelihood of a word given the others."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 import qkv
 from qkv.data.masking import MaskedPlan, mask_tokens
 from qkv.data.streams import StreamConfig, StreamPlan
-from qkv.errors import QKVError
+from qkv.errors import BadData, QKVError
+from qkv.task.texts import TextConfig, read_test_text, read_texts
 from tiny_text import fill_recipe
 
 V, MASK = 100, 100
@@ -128,3 +130,21 @@ def test_bad_input_is_refused_with_its_reason(run: Any, tmp_path: Path) -> None:
         fill_recipe(tmp_path, objective={"whole_words": True})
     with pytest.raises(QKVError, match="no state to carry"):
         fill_recipe(tmp_path, batch={"carry": True})
+
+
+def test_text_from_rows_of_json(tmp_path: Path) -> None:
+    rows = [{"text": "ann sees bob .\ncat knows dan .", "label": 1}, {"text": "bob likes ann ."}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = TextConfig(train=str(tmp_path / "rows.jsonl"), text_key="text", holdout=0.3)
+    texts = read_texts(config)
+    assert texts == (["ann sees bob .", "cat knows dan ."], ["bob likes ann ."])
+    assert read_test_text(config, tmp_path / "rows.jsonl") == [*texts.train, *texts.valid]
+    for key, message in (
+        ("txt", r"'txt' is None, expected a text \(keys here: text"),
+        ("label", "'label' is 1"),
+    ):
+        with pytest.raises(BadData, match=message):
+            read_texts(config.model_copy(update={"text_key": key}))
+    (tmp_path / "rows.jsonl").write_text("ann sees bob .\n")
+    with pytest.raises(BadData, match=r"rows.jsonl, line 1: .* is not JSON"):
+        read_texts(config)

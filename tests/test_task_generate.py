@@ -155,6 +155,12 @@ def test_attention_that_samples_does_not_carry_a_state(tmp_path: Path) -> None:
         qkv.fit(recipe, tmp_path / "run", quiet=True)
 
 
+def test_coverage_without_a_source_is_refused(tmp_path: Path) -> None:
+    recipe = language_recipe(tmp_path, objective={"coverage": 0.5})
+    with pytest.raises(QKVError, match=r"objective.coverage=0.5.*leave it out"):
+        qkv.fit(recipe, tmp_path / "run", quiet=True)
+
+
 def test_a_line_whose_end_would_be_lost_is_refused(tmp_path: Path) -> None:
     recipe = language_recipe(tmp_path)
     (tmp_path / "train.txt").write_text("a\n" + "b" * 1_100_000 + "\n")

@@ -8,6 +8,7 @@ import pytest
 
 import qkv
 from qkv.errors import QKVError
+from qkv.progress import NoProgress
 from qkv.task.classify.documents import read_splits, read_test_documents
 from qkv.task.evaluation import EvaluateOptions
 from qkv.task.recipe import parse_recipe, read_recipe
@@ -50,7 +51,7 @@ def test_training_scores_and_labels(tmp_path: Path) -> None:
 
 def test_every_symbol_is_a_token_and_brackets_are_kept(tmp_path: Path) -> None:
     recipe, task = listops_recipe(), find_task("classify")
-    data = task.read_data(recipe)
+    data = task.read_data(recipe, NoProgress())
     parsed: Any = task.parse_files(task.learn_files(recipe, data, {}), tmp_path)
     assert parsed.tokenizer.size == 4 + 15
     for document in data.train[:20]:

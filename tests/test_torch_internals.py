@@ -25,7 +25,7 @@ from qkv.kernel import native
 
 assert torch_internals.MISSING == sys.argv[1:], torch_internals.MISSING
 x = torch.randn(3, 6, 16)
-assert native.explain_unsupported(x).endswith(torch_internals.missing_names())
+assert native.explain_why_unsupported(x).endswith(torch_internals.missing_names())
 for options in ({}, {"score": "additive"}, {"kernel": "rfa"}, {"kernel": "favor"}, {"kernel": "elu"}):
     layer = qkv.Attention(16, 2, **options, causal=True).eval()
     with torch.no_grad():

@@ -245,7 +245,8 @@ def test_a_wrong_token_count_is_noticed(tmp_path):
 
 def test_a_score_that_validation_does_not_give(tmp_path):
     with pytest.raises(
-        BadRecipe, match=r"no score 'blue' to monitor. Did you mean 'bleu'\? Known: bleu, loss"
+        BadRecipe,
+        match=r"no score 'blue' to monitor: name one that it gives. Did you mean 'bleu'\? Known: bleu, loss",
     ):
         fit(
             toy(),

@@ -77,9 +77,9 @@ def test_each_optimizer_moves_its_own_parameters_by_its_own_loss(tmp_path: Path)
 
 
 def reference_critic_loss(objective: TwoNetworks) -> Tensor:
-    from qkv.train.engine import seed_update
+    from qkv.train.engine import seed_torch_for_update
 
-    seed_update(1, 1, 0)
+    seed_torch_for_update(1, 1, 0)
     batch = ToyBatches(micro=1).window(0, 0, 0, 1)[0]
     loss = objective(batch, "critic")
     return loss.total / loss.count

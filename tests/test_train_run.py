@@ -103,7 +103,7 @@ def test_says_what_happens(tmp_path, capsys):
 
 def test_randomness_is_a_function_of_seed_step_and_rank():
     def draw(*place):
-        engine.seed_update(*place)
+        engine.seed_torch_for_update(*place)
         return torch.rand(()).item()
 
     assert draw(1, 2, 3) == draw(1, 2, 3)

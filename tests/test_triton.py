@@ -92,7 +92,7 @@ class TestKernels:
 
     @pytest.fixture(autouse=True)
     def _small_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("CHUNK", "MOST_FEATURES", "MOST_COLUMNS"):
+        for name in ("CHUNK", "MAX_TILE_FEATURES", "MAX_TILE_COLUMNS"):
             monkeypatch.setattr(call, name, 16)
 
     @every_map
@@ -136,7 +136,7 @@ class TestKernels:
         last = attended(core, (mine[0], *nothing[1:]), after, False)[0]
         state = reference.start(*part(theirs, slice(0))[1:])
         expected, known = reference.extend(state, *theirs)
-        every = reference.read(theirs[0], known)[0].out
+        every = reference.attend_to_state(theirs[0], known)[0].out
         out = torch.cat([first, rest], 2)
         torch.testing.assert_close(out.double(), expected.out, rtol=2e-5, atol=2e-5)
         torch.testing.assert_close(last.double(), every, rtol=2e-5, atol=2e-5)
@@ -201,7 +201,13 @@ class TestKernels:
         features = made(name, SMALL)[0].features
         kind = features.describe_for_backends(features.choose_projections())
         masses = [(-torch.rand(1, 2, 5, device=DEVICE)).requires_grad_() for _ in range(2)]
-        numbers = (triton.MAP_NUMBERS[kind.map], kind.unit, True, kind.square, 1e-2)
+        numbers = (
+            triton.MAP_NUMBERS[kind.map],
+            kind.scales_to_unit_length,
+            True,
+            kind.squared_length_factor,
+            1e-2,
+        )
         matrix = None if kind.matrix is None else kind.matrix.detach().requires_grad_()
         qkv = [x.requires_grad_() for x in (q, k, v)]
         given = (
@@ -214,7 +220,7 @@ class TestKernels:
             None,
             *numbers,
         )
-        torch.library.opcheck(triton.linear_attention, given)
+        torch.library.opcheck(triton.compute_linear_attention_and_query_sums, given)
 
 
 @needs_triton
@@ -233,16 +239,16 @@ def test_the_kernels_by_the_interpreter(which: str) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes tensors of any device")
 def test_it_says_why_it_cannot_take_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, 1, 1, 1)
-    assert triton.explain_unsupported(x.double()).startswith(
+    assert triton.explain_why_unsupported(x.double()).startswith(
         "the Triton kernels read float32, bfloat16 and float16 only"
     )
     assert (
-        triton.explain_unsupported(x)
+        triton.explain_why_unsupported(x)
         == "the Triton kernels run on CUDA devices only; torch forms the same sums instead"
     )
     monkeypatch.setattr(triton, "is_installed", lambda: False)
     assert not triton.is_available()
-    assert triton.explain_unsupported(x).startswith("Triton is not installed: pip install triton")
+    assert triton.explain_why_unsupported(x).startswith("Triton is not installed: pip install triton")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is about other processes")
@@ -291,7 +297,7 @@ def test_the_kernels_compile_for_devices(name: str, capability: int, monkeypatch
         compiled.add(kernel.fn.__name__)
 
     for module in (kernel_inputs, launches):
-        monkeypatch.setattr(module, "launch", compile_only)
+        monkeypatch.setattr(module, "launch_kernel", compile_only)
     driver.set_active(Absent(capability))  # type: ignore[arg-type]
     try:
         dims = Dims(2, 64, 64, 64)

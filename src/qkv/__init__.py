@@ -1,7 +1,8 @@
 """Attention, every kind of it: composable, exact where it claims to be, fast on the machine you have, and
 visible.
 
-Names are imported when they are first used, so that the command line starts at once.
+Names are imported when they are first used, so that the command line starts at once.  The parts of attention
+are those of the registries.
 """
 
 from importlib import import_module
@@ -13,27 +14,14 @@ if TYPE_CHECKING:
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
     from qkv.functional import attention as attention
-    from qkv.kernel import RFA as RFA
-    from qkv.kernel import Elu as Elu
-    from qkv.kernel import Favor as Favor
-    from qkv.kernel import Softmax as Softmax
+    from qkv.kernel import *  # noqa: F403
     from qkv.layer import Attention as Attention
+    from qkv.model.self_attention_2d import SelfAttention2d as SelfAttention2d
     from qkv.multihead import MultiheadAttention as MultiheadAttention
     from qkv.nan import debug_nan as debug_nan
-    from qkv.scope import Global as Global
-    from qkv.scope import Predictive as Predictive
-    from qkv.scope import Window as Window
-    from qkv.score import Additive as Additive
-    from qkv.score import Cosine as Cosine
-    from qkv.score import Dot as Dot
-    from qkv.score import General as General
-    from qkv.score import Location as Location
-    from qkv.score import ScaledDot as ScaledDot
-    from qkv.select import Entmax as Entmax
-    from qkv.select import Hard as Hard
-    from qkv.select import Soft as Soft
-    from qkv.select import Sparsemax as Sparsemax
-    from qkv.select import TopK as TopK
+    from qkv.scope import *  # noqa: F403
+    from qkv.score import *  # noqa: F403
+    from qkv.select import *  # noqa: F403
     from qkv.shapes import Attended as Attended
     from qkv.spec import AttentionSpec as AttentionSpec
     from qkv.task.run_directory import load as load
@@ -42,29 +30,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Additive": "qkv.score",
     "Attended": "qkv.shapes",
     "Attention": "qkv.layer",
     "AttentionSpec": "qkv.spec",
-    "Cosine": "qkv.score",
-    "Dot": "qkv.score",
-    "Elu": "qkv.kernel",
-    "Entmax": "qkv.select",
-    "Favor": "qkv.kernel",
-    "General": "qkv.score",
-    "Global": "qkv.scope",
-    "Hard": "qkv.select",
-    "Location": "qkv.score",
     "MultiheadAttention": "qkv.multihead",
-    "Predictive": "qkv.scope",
     "QKVError": "qkv.errors",
-    "RFA": "qkv.kernel",
-    "ScaledDot": "qkv.score",
-    "Soft": "qkv.select",
-    "Softmax": "qkv.kernel",
-    "Sparsemax": "qkv.select",
-    "TopK": "qkv.select",
-    "Window": "qkv.scope",
+    "SelfAttention2d": "qkv.model.self_attention_2d",
     "attend": "qkv.functional",
     "attention": "qkv.functional",
     "debug_nan": "qkv.nan",
@@ -72,17 +43,25 @@ _HOMES = {
     "load": "qkv.task.run_directory",
 }
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__all__":
+        return sorted({*_HOMES, *_list_parts()})
+    # Python looks up the name of every submodule here, too; those are in lower case.
+    if name[0].isupper() and name in (parts := _list_parts()):
+        return parts[name]
     raise AttributeError(f"module 'qkv' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *__getattr__("__all__")]
+
+
+def _list_parts() -> dict[str, Any]:
+    axes = import_module("qkv.rules").AXES
+    return {part_class.__name__: part_class for axis in axes.values() for part_class in axis.values()}
 
 
 def _build_layer(spec: Any) -> Any:

@@ -141,7 +141,7 @@ def list_facts(part: Part) -> list[str]:
 
 
 def build_example(part_class: type[Part]) -> Part:
-    """Build the part with its defaults, and `EXAMPLE_VALUE` for options without one.
+    """Build the part with its defaults, and its `example_options` or `EXAMPLE_VALUE` for options without one.
 
     Args:
         part_class: The class of the part.
@@ -200,7 +200,9 @@ def _join_lines(lines: Iterable[str]) -> str:
 
 
 def _required_options(part_class: type[Part]) -> dict[str, Any]:
-    return {f.name: EXAMPLE_VALUE for f in fields(part_class) if f.default is MISSING}  # pyright: ignore[reportArgumentType]
+    examples = part_class.example_options
+    required = [f.name for f in fields(part_class) if f.default is MISSING]  # pyright: ignore[reportArgumentType]
+    return {name: examples.get(name, EXAMPLE_VALUE) for name in required}
 
 
 def _example_options(part_class: type[Part]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _compare_with_float64(part: Part) -> Check:
     layer = Attention(32, heads=2, **options, causal=True).eval()
     x = torch.randn(2, POSITIONS, 32)
     torch.set_rng_state(rng_state)
-    is_native = not native.explain_unsupported(x) and (
+    is_native = not native.explain_why_unsupported(x) and (
         part.axis == "score" or not layer.spec.kernel.forms_weights
     )
     out = layer(x)

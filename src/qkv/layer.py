@@ -12,7 +12,7 @@ from qkv.errors import BadMask
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
 from qkv.kernel.native.small_linear import apply_linear
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer_inputs import MemoryState, SelfState, check_width, split_heads, zero_padding
 from qkv.scope import Global
 from qkv.select import Soft
@@ -207,7 +207,7 @@ class Attention(nn.Module):
             return Attended(out[:, 0] if is_single else out, None), SelfState(core)
         q = self._project_queries(x)
         if isinstance(state, MemoryState):
-            attended, core = self.core.read(q, state.core)
+            attended, core = self.core.attend_to_state(q, state.core)
         else:
             k, v = self._project_keys_values(source)
             masking = Masking(keep, is_self=True, gate=self._gate_logits(source))
@@ -239,7 +239,7 @@ class Attention(nn.Module):
             layer_inputs.initialise_projections(self.to_q, self.to_kv, self.to_out)
         if self.spec.is_gated:
             layer_inputs.initialise_gate(self.to_gate)
-        reset_nearest_descendants(self.core)
+        reset_parameters_of_nearest_descendants(self.core)
 
     def _build(self, spec: AttentionSpec) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class Attention(nn.Module):
         equal_heads = self.spec.kv_heads in (None, self.dims.heads)
         if not (self.spec.project and equal_heads and self.core.has_layer_step):
             return None
-        return self.core.step((self.to_q, self.to_kv, self.to_out), x, state)
+        return self.core.step_layer_natively_or_none((self.to_q, self.to_kv, self.to_out), x, state)
 
     def _project_queries(self, x: Tensor) -> Query:
         check_width(x, self.spec.width, "x")

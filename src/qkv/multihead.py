@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qkv import multihead_checks, multihead_masks, nan, nested
 from qkv.kernel import Softmax
 from qkv.kernel.masking import Masking
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.scope import Global
 from qkv.select import Soft
 from qkv.shapes import Attended, Dims, Key, Query, Value
@@ -212,7 +212,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     def _reset_parameters(self) -> None:
         super()._reset_parameters()
         if "core" in self._modules:
-            reset_nearest_descendants(self.core)
+            reset_parameters_of_nearest_descendants(self.core)
 
     def _update_dropout(self) -> None:
         # torch's layer reads the attribute `dropout` at every call, so that users may set it.

@@ -59,6 +59,9 @@ class Part(metaclass=PartMeta):
         paper: Its source, for listings.
         estimates: The exact attention that a random feature map estimates; "" for other parts.
         key_limit_option: The option that limits how many keys the part accepts; None where there is no limit.
+        grid: Height, width and radius of a scope whose positions are the cells of a grid, hidden cells
+            included, and which allows the keys at most `radius` rows and columns away; None for other parts.
+        example_options: Options for examples, of a part whose options have no defaults.
     """
 
     axis: ClassVar[str]
@@ -67,6 +70,8 @@ class Part(metaclass=PartMeta):
     paper: ClassVar[str]
     estimates: ClassVar[str] = ""
     key_limit_option: ClassVar[str | None] = None
+    grid: ClassVar[tuple[int, int, int] | None] = None
+    example_options: ClassVar[Mapping[str, Any]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the part to plain data, which `from_dict` reads.

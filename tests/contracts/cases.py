@@ -6,23 +6,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qkv import rules
+from qkv import catalogue, rules
 from qkv.kernel import RFA, Favor
 from qkv.layer import Attention
 from qkv.part import Part, list_options
 from qkv.rules import Choice
-from qkv.scope import Predictive, Window
+from qkv.scope import Neighbourhood, Predictive, Window
 from qkv.score import Cosine, Location
 from qkv.select import TopK
 from reference.loops import Masks
 
-# By name: parts that cannot be built without options, or whose defaults would leave a branch untried.
+# By name: parts whose defaults would leave a branch untried, or whose examples in the docs are large.
 # Few and sharp random features give denominators that have to be filled up.
 EXAMPLES: dict[str, list[Part]] = {
     "cosine": [Cosine(strength=3.0)],
     "location": [Location(7)],
     "window": [Window(2, right=1)],
     "predictive": [Predictive(2), Predictive(3, renormalise=True)],
+    "neighbourhood": [Neighbourhood(2, 3, 1)],
     "topk": [TopK(2)],
     "rfa": [
         RFA(features=5, temperature=0.5),
@@ -68,6 +69,12 @@ class Case(NamedTuple):
         return any(getattr(part, "positional", False) for part in (self.choice.score, self.choice.scope))
 
     @property
+    def cells(self) -> int | None:
+        """The only number of keys that the scope accepts, of which causal queries may lack the last."""
+        grid = self.choice.scope.grid
+        return None if grid is None else grid[0] * grid[1]
+
+    @property
     def normalised(self) -> bool:
         """Whether the weights sum to 1."""
         return self.choice.scope.normalised
@@ -101,7 +108,7 @@ def combinations() -> list[Choice]:
 
 
 def _examples(kind: type[Part]) -> list[Part]:
-    return EXAMPLES[kind.name] if kind.name in EXAMPLES else [kind()]
+    return EXAMPLES[kind.name] if kind.name in EXAMPLES else [catalogue.build_example(kind)]
 
 
 def at_home(choice: Choice) -> bool:
@@ -151,14 +158,21 @@ def build(case: Case, dtype: torch.dtype = torch.float64) -> Attention:
 def inputs(case: Case, dtype: torch.dtype = torch.float64, batch: int = B) -> tuple[Tensor, Tensor | None]:
     """x [B,T,M], and a memory [B,S,.] where the case has one."""
     width = LAYOUTS[case.layout]["heads"] * D
-    x = torch.randn(batch, T, width, dtype=dtype)
+    x = torch.randn(batch, queries(case), width, dtype=dtype)
     if not case.cross:
         return x, None
-    return x, torch.randn(batch, S, width if case.layout == "bare" else MEMORY, dtype=dtype)
+    return x, torch.randn(batch, keys(case), width if case.layout == "bare" else MEMORY, dtype=dtype)
+
+
+def queries(case: Case) -> int:
+    """How many queries the inputs of the case have."""
+    return T if case.cross else keys(case)
 
 
 def keys(case: Case) -> int:
     """How many keys the inputs of the case have."""
+    if case.cells and (case.cross or not case.choice.causal):
+        return case.cells
     return S if case.cross else T
 
 
@@ -184,7 +198,7 @@ def all_masks(case: Case) -> Masks:
     keep = torch.rand(B, keys(case)) < 0.7
     if not case.exact:
         return Masks(keep)
-    shape = (B, LAYOUTS[case.layout]["heads"], T, keys(case))
+    shape = (B, LAYOUTS[case.layout]["heads"], queries(case), keys(case))
     return Masks(keep, torch.rand(shape) < 0.8, torch.randn(shape, dtype=torch.float64))
 
 

@@ -137,6 +137,19 @@ def predictive(
     return math.exp(-((p_key - p) ** 2) / (2 * (part.half_width / 2) ** 2))
 
 
+def neighbourhood(
+    q: Tensor, p_query: int, p_key: int, count: int, part: Any, scope: Any, head: int
+) -> float | None:
+    """Hassani et al. 2023, cut off at the border: the Chebyshev distance of cells."""
+    (y_query, x_query), (y_key, x_key) = divmod(p_query, part.width), divmod(p_key, part.width)
+    return 1.0 if max(abs(y_query - y_key), abs(x_query - x_key)) <= part.radius else None
+
+
+def positions_count_padding(part: Any) -> bool:
+    """Whether positions are the cells of a grid, in which a hidden cell keeps its place."""
+    return part.name == "neighbourhood"
+
+
 def renormalised(part: Any) -> bool:
     """Whether the weights, multiplied with what the scope says, are divided by their sum."""
     return part.name == "predictive" and part.renormalise
@@ -220,7 +233,12 @@ SCORES: dict[str, Score] = {
     "cosine": cosine,
     "location": location,
 }
-SCOPES: dict[str, Scope] = {"global": everywhere, "window": window, "predictive": predictive}
+SCOPES: dict[str, Scope] = {
+    "global": everywhere,
+    "window": window,
+    "predictive": predictive,
+    "neighbourhood": neighbourhood,
+}
 SELECTS: dict[str, Select] = {
     "soft": soft,
     "hard": hard,

@@ -44,12 +44,13 @@ class Place(NamedTuple):
 def shares(attention: Any, place: Place, masks: Masks, q: Tensor) -> dict[int, float]:
     """The keys that a query may see, and what the scope multiplies their weights with.
 
-    Positions count real keys.  Queries that are keys too, or causal ones, end where the keys end; others
-    stand at 0, 1, ... and the ones after the last key at the last.
+    Positions count real keys, or all cells of a grid.  Queries that are keys too, or causal ones, end where
+    the keys end; others stand at 0, 1, ... and the ones after the last key at the last.
     """
     spec, (row, head, t, queries, keys, own) = attention.spec, place
     real = [masks.keep is None or bool(masks.keep[row, s]) for s in range(keys)]
-    positions, count = [sum(real[: s + 1]) - 1 for s in range(keys)], sum(real)
+    counted = [True] * keys if formulas.positions_count_padding(spec.scope) else real
+    positions, count = [sum(counted[: s + 1]) - 1 for s in range(keys)], sum(counted)
     facing = t + keys - queries
     at = min(t, max(count - 1, 0))
     if own or spec.causal:
@@ -118,8 +119,9 @@ def _weights(
     at = list(factors)
     k = torch.stack([keys[s] for s in at])
     bias = k.new_zeros(len(at)) if masks.bias is None else masks.bias[place.row, place.head, place.t, at]
-    real = torch.ones(place.keys) if masks.keep is None else masks.keep[place.row].double()
-    places = [int(real[: s + 1].sum()) - 1 for s in at]
+    counts_all = masks.keep is None or formulas.positions_count_padding(attention.spec.scope)
+    counted = torch.ones(place.keys) if counts_all else masks.keep[place.row].double()
+    places = [int(counted[: s + 1].sum()) - 1 for s in at]
     seen = formulas.Seen(k, bias.double(), places, None if gates is None else gates[at])
     kernel = formulas.KERNELS[attention.spec.kernel.name]
     told = kernel(attention.spec, attention.core, place.head, q, seen).tolist()

@@ -14,7 +14,9 @@ Exact attention, in the order in which to read it:
     exact               the evaluator, which chooses the route; start here
     fused_attention     torch's scaled_dot_product_attention, for softmax of a dot product
     bands               windows: blocks of queries, each with the few keys that its windows reach
+    tiles               neighbourhoods: tiles of a grid, each with the few keys around it
     query_blocks        all pairs, in blocks of queries of bounded memory
+    exact_routes        says in words which route runs
     exact_state, cache  the decode state: keys and values that grow in place
 
 Linear attention, in the order in which to read it:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qkv.kernel.memory_pool import pooled_empty
+from qkv.kernel.memory_pool import allocate_pooled_empty
 from qkv.shapes import Keep
 from qkv.token_positions import TokenPositions
 from qkv.tracing import can_bypass_dispatcher, holds_for_all_sizes
@@ -51,7 +51,7 @@ class Bands(NamedTuple):
     first_slot: int | None
 
 
-def compute_band_size(left: int, right: int) -> int:
+def compute_queries_per_band_block(left: int, right: int) -> int:
     """C, the number of queries in a block, for windows that reach so many positions back and ahead.
 
     Args:
@@ -76,13 +76,13 @@ def are_bands_cheaper(queries: int, keys: int, left: int, right: int) -> bool:
     Returns:
         True if so; in a recorded program, only if it is so for all lengths.
     """
-    size = compute_band_size(left, right)
+    size = compute_queries_per_band_block(left, right)
     return holds_for_all_sizes(queries > size) and holds_for_all_sizes(2 * (size + left + right) < keys)
 
 
 def describe_bands(queries: int, left: int, right: int) -> str:
     """The blocks of T queries in words, for `explain`."""
-    size = compute_band_size(left, right)
+    size = compute_queries_per_band_block(left, right)
     return (
         f"in bands: {-(-queries // size)} blocks of {size} queries with {size + left + right} keys in reach"
     )
@@ -101,7 +101,11 @@ def build_bands(positions: TokenPositions, keep: Keep | None, left: int, right: 
     Returns:
         The blocks, their keys and masks.
     """
-    size, queries, keys = compute_band_size(left, right), positions.queries.shape[1], positions.keys.shape[1]
+    size, queries, keys = (
+        compute_queries_per_band_block(left, right),
+        positions.queries.shape[1],
+        positions.keys.shape[1],
+    )
     query_positions = F.pad(positions.queries, (0, -queries % size)).unflatten(1, (-1, size))
     offsets = torch.arange(size + left + right, device=positions.keys.device)
     slots = query_positions[:, :, :1] - left + offsets
@@ -143,7 +147,7 @@ def attend_in_bands(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tensor, bands
         part = Bands(bands.key_index[:, some], bands.allow[:, some], bands.first_slot + begin * size)
         block_out = _attend_blocks_as_batch(attend, q[:, :, rows], k, v, part)
         if out is None:  # autocast may have changed the dtype
-            out = pooled_empty((batch, queries, heads, v.shape[3]), block_out.dtype).transpose(1, 2)
+            out = allocate_pooled_empty((batch, queries, heads, v.shape[3]), block_out.dtype).transpose(1, 2)
         out[:, :, rows] = block_out
     return out
 
@@ -152,23 +156,28 @@ def _attend_blocks_as_batch(attend: AttendBlocks, q: Tensor, k: Tensor, v: Tenso
     """The output [B,H,T,E] of all blocks, as one batch."""
     (batch, _, queries, _), size = q.shape, bands.allow.shape[2]
     allow = bands.allow.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-    out = attend(_split_queries_into_blocks(q, size), _gather_slots(k, bands), _gather_slots(v, bands), allow)
-    return _merge_blocks(out, batch, queries)
+    out = attend(
+        _pad_and_split_queries_into_blocks(q, size),
+        _gather_keys_or_values_of_blocks(k, bands),
+        _gather_keys_or_values_of_blocks(v, bands),
+        allow,
+    )
+    return _merge_blocks_and_drop_padding(out, batch, queries)
 
 
-def _split_queries_into_blocks(x: Vectors, size: int) -> Blocks:
+def _pad_and_split_queries_into_blocks(x: Vectors, size: int) -> Blocks:
     """[B,H,T,D] -> blocks as a batch [B·n,H,C,D]; the last one is padded with zeros."""
     rows, missing = x.transpose(1, 2), -x.shape[2] % size
     rows = F.pad(rows, (0, 0, 0, 0, 0, missing)) if missing else rows
     return rows.reshape(-1, size, *rows.shape[2:]).transpose(1, 2)
 
 
-def _gather_slots(x: Vectors, bands: Bands) -> Blocks:
+def _gather_keys_or_values_of_blocks(x: Vectors, bands: Bands) -> Blocks:
     """Keys or values [B,H,S,D] -> those in the slots of every block [B·n,H,W,D]."""
     blocks, width = bands.key_index.shape[1:]
     rows = x.transpose(1, 2)
     if bands.first_slot is None:
-        return _gather_rows(rows, bands.key_index).transpose(1, 2)
+        return _gather_rows_into_batch_of_blocks(rows, bands.key_index).transpose(1, 2)
     size = bands.allow.shape[2]
     slots = (blocks - 1) * size + width
     begin, end = (min(max(slot, 0), x.shape[2]) for slot in (bands.first_slot, bands.first_slot + slots))
@@ -179,13 +188,13 @@ def _gather_slots(x: Vectors, bands: Bands) -> Blocks:
     return rows.unfold(1, width, size).permute(0, 1, 2, 4, 3).flatten(0, 1)
 
 
-def _merge_blocks(out: Blocks, batch: int, queries: int) -> Vectors:
+def _merge_blocks_and_drop_padding(out: Blocks, batch: int, queries: int) -> Vectors:
     """The blocks [B·n,H,C,E] as one sequence [B,H,T,E]."""
     rows = out.transpose(1, 2).reshape(batch, -1, out.shape[1], out.shape[3])
     return rows[:, :queries].transpose(1, 2)
 
 
-def _gather_rows(rows: Tensor, index: Tensor) -> Tensor:
+def _gather_rows_into_batch_of_blocks(rows: Tensor, index: Tensor) -> Tensor:
     """rows [B,S,H,D] at an index [B or 1,n,W] -> [B·n,W,H,D]."""
     batch, keys, heads, width = rows.shape
     offsets = torch.arange(batch, device=rows.device)[:, None, None] * keys

@@ -29,7 +29,7 @@ class CacheBuffer:
     def __init__(self, memory: Tensor, used: int) -> None:
         self.memory, self.used, self.lock = memory, used, Lock()
 
-    def reserve(self, entries: Tensor, new: Tensor) -> slice | None:
+    def reserve_positions_behind(self, entries: Tensor, new: Tensor) -> slice | None:
         """Reserve the positions behind `entries` for `new`; of several threads, one gets them.
 
         Args:
@@ -100,16 +100,16 @@ class Cache(NamedTuple):
         entries, buffer = self.entries.to(new), self.buffer.value
         if torch.is_grad_enabled() or is_transformed() or not can_read(new):
             return Cache(torch.cat([entries, new], 2))
-        positions = None if buffer is None else buffer.reserve(entries, new)
+        positions = None if buffer is None else buffer.reserve_positions_behind(entries, new)
         if buffer is None or positions is None:
-            buffer = _allocate_buffer(entries, new)
+            buffer = _allocate_buffer_and_copy_entries(entries, new)
             return Cache(buffer.memory[:, :, : buffer.used], Shared(buffer))
         buffer.memory[:, :, positions] = new
         begin = positions.start - entries.shape[2]
         return Cache(buffer.memory[:, :, begin : positions.stop], Shared(buffer))
 
 
-def _allocate_buffer(entries: Tensor, new: Tensor) -> CacheBuffer:
+def _allocate_buffer_and_copy_entries(entries: Tensor, new: Tensor) -> CacheBuffer:
     """A buffer of twice the size that holds both."""
     count = entries.shape[2]
     used = count + new.shape[2]

@@ -40,19 +40,20 @@ from qkv.kernel import chunks
 from qkv.kernel.key_weights import (
     LOG_ZERO,
     KeyWeights,
+    compute_causal_log_weights_at_queries,
     compute_detached_row_max,
-    compute_log_weights_at_queries,
-    split_key_weights,
+    fold_key_weight_tiles_into_heads,
     subtract_max_and_exp,
 )
 from qkv.kernel.sums import (
     Features,
     MappedKeys,
+    OutputAndSums,
     Sums,
     ValuesWithOne,
-    accumulate_keys,
     combine_sums,
     compute_denominator_deficit,
+    decay_carry_and_add_keys,
     sum_keys,
     sum_log_decay,
 )
@@ -75,9 +76,21 @@ class TileWeights(NamedTuple):
     carry_factor: Any
 
 
-def causal_average(
+class PrefixSums(NamedTuple):
+    """The sums around the tiles of a chunk.
+
+    Args:
+        before_tiles: The sums before every tile, with the tiles folded into the heads.
+        after_last_tile: The sums after the last tile.
+    """
+
+    before_tiles: Sums
+    after_last_tile: Sums
+
+
+def average_chunk_causally(
     query_features: Features, keys: MappedKeys, carry: Sums, floor: float
-) -> tuple[Float[Tensor, "B H T E"], Sums]:
+) -> OutputAndSums:
     """Causal linear attention of one chunk; see the drawing above.
 
     Args:
@@ -88,20 +101,23 @@ def causal_average(
         floor: See `sums`.
 
     Returns:
-        The averages [B,H,T,E], and the sums after the last key.
+        The averages [B,H,T,E], and the sums after the last key, from which the next chunk goes on.
     """
     heads, length = query_features.shape[1:3]
     if is_recording(length):
-        return _compute_causal_average_of_any_length(query_features, keys, carry, floor)
+        return _average_chunk_of_any_length_causally(query_features, keys, carry, floor)
     if length <= chunks.TILE:
-        return _average_tiles(query_features, keys, carry, floor), accumulate_keys(keys, carry)
-    key_weights = None if keys.key_weights is None else split_key_weights(keys.key_weights, chunks.TILE)
+        out = _average_tiles_causally(query_features, keys, carry, floor)
+        return OutputAndSums(out, decay_carry_and_add_keys(keys, carry))
+    key_weights = (
+        None if keys.key_weights is None else fold_key_weight_tiles_into_heads(keys.key_weights, chunks.TILE)
+    )
     tiles = MappedKeys(
         _fold_tiles_into_heads(keys.features), _fold_tiles_into_heads(keys.values), key_weights
     )
     carries, after = _compute_prefix_sums_of_tiles(tiles, carry)
-    out = _average_tiles(_fold_tiles_into_heads(query_features), tiles, carries, floor)
-    return out.unflatten(1, (heads, -1)).flatten(2, 3), after
+    out = _average_tiles_causally(_fold_tiles_into_heads(query_features), tiles, carries, floor)
+    return OutputAndSums(out.unflatten(1, (heads, -1)).flatten(2, 3), after)
 
 
 def _fold_tiles_into_heads(x: Float[Tensor, "B H N _"]) -> Float[Tensor, "B HG C _"]:
@@ -109,14 +125,14 @@ def _fold_tiles_into_heads(x: Float[Tensor, "B H N _"]) -> Float[Tensor, "B HG C
     return x.unflatten(2, (-1, chunks.TILE)).flatten(1, 2)
 
 
-def _compute_prefix_sums_of_tiles(tiles: MappedKeys, carry: Sums) -> tuple[Sums, Sums]:
-    """The sums before every tile, with the tiles folded into the heads, and the sums after the last tile."""
+def _compute_prefix_sums_of_tiles(tiles: MappedKeys, carry: Sums) -> PrefixSums:
+    """The prefix sums of a chunk, tile by tile."""
     heads = carry.feature_sums.shape[1]
     prefix_sums, fields = [carry], (*sum_keys(tiles), sum_log_decay(tiles.key_weights))
     for *tile_sums, log_decay in zip(*(_unbind_tiles_from_heads(x, heads) for x in fields), strict=False):
         prefix_sums.append(combine_sums(prefix_sums[-1], Sums(*tile_sums), log_decay))
     before_tiles = (_stack_tiles_into_heads(*field) for field in zip(*prefix_sums[:-1], strict=True))
-    return Sums(*before_tiles), prefix_sums[-1]
+    return PrefixSums(Sums(*before_tiles), prefix_sums[-1])
 
 
 def _unbind_tiles_from_heads(x: Tensor | None, heads: int) -> Iterable[Any]:
@@ -129,10 +145,10 @@ def _stack_tiles_into_heads(*tiles: Any) -> Any:
     return None if tiles[0] is None else torch.stack(tiles, 2).flatten(1, 2)
 
 
-def _compute_causal_average_of_any_length(
+def _average_chunk_of_any_length_causally(
     query_features: Features, keys: MappedKeys, carry: Sums, floor: float
-) -> tuple[Float[Tensor, "B H T E"], Sums]:
-    """`causal_average` with a number of operators that does not depend on T, for programs being recorded."""
+) -> OutputAndSums:
+    """The same with a number of operators that does not depend on T, for programs being recorded."""
     heads, length = query_features.shape[1:3]
     fill = -length % chunks.TILE
     queries, features, values = (
@@ -140,14 +156,16 @@ def _compute_causal_average_of_any_length(
     )
     key_weights = keys.key_weights
     if key_weights is not None:
-        key_weights = split_key_weights(_append_padded_key_weights(key_weights, fill), chunks.TILE)
+        key_weights = fold_key_weight_tiles_into_heads(
+            _append_padded_key_weights(key_weights, fill), chunks.TILE
+        )
     tiles = MappedKeys(_fold_tiles_into_heads(features), _fold_tiles_into_heads(values), key_weights)
     feature_sums, plain_sums, log_scale = _compute_prefix_sums_in_one_product(tiles, carry)
     scales = (None, None) if log_scale is None else (log_scale[:, :, :-1].flatten(1, 2), log_scale[:, :, -1])
     carries = Sums(feature_sums[:, :, :-1].flatten(1, 2), plain_sums[:, :, :-1].flatten(1, 2), scales[0])
     after = Sums(feature_sums[:, :, -1], plain_sums[:, :, -1], scales[1])
-    out = _average_tiles(_fold_tiles_into_heads(queries), tiles, carries, floor)
-    return out.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, :length], after
+    out = _average_tiles_causally(_fold_tiles_into_heads(queries), tiles, carries, floor)
+    return OutputAndSums(out.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, :length], after)
 
 
 def _append_padded_key_weights(key_weights: KeyWeights, count: int) -> KeyWeights:
@@ -175,7 +193,7 @@ def _compute_prefix_sums_in_one_product(tiles: MappedKeys, carry: Sums) -> Sums:
     log_scales = prepend(carry.log_scale, tile_sums.log_scale).flatten(2)
     if log_decay is not None:
         log_decay = F.pad(log_decay.unflatten(1, (heads, -1)).flatten(2), (1, 0))
-    logs = compute_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])
+    logs = compute_causal_log_weights_at_queries(KeyWeights(log_scales, log_decay), log_scales.shape[2])
     log_scale = compute_detached_row_max(logs)
     m = subtract_max_and_exp(logs, log_scale)
     plain_sums = plain_sums.flatten(3)
@@ -186,13 +204,13 @@ def _compute_prefix_sums_in_one_product(tiles: MappedKeys, carry: Sums) -> Sums:
     return Sums(feature_sums, plain_sums, log_scale[..., None])
 
 
-def _average_tiles(
+def _average_tiles_causally(
     query_features: Features, keys: MappedKeys, carry: Sums, floor: float
 ) -> Float[Tensor, "B H T E"]:
     """The averages of every tile's queries over the carry and the keys of the tile up to their own."""
     features, values, key_weights = keys
     if key_weights is None:
-        pairs, total, squares, carry_factor = _create_uniform_tile_weights(values)
+        pairs, total, squares, carry_factor = _create_causal_tile_weights_of_one(values)
     else:
         pairs, total, squares, carry_factor = _compute_tile_weights_relative_to_max(key_weights, carry)
     scores = (query_features @ features.mT) * pairs  # [B,H,T,F] @ [B,H,F,S] -> [B,H,T,S]
@@ -209,7 +227,7 @@ def _average_tiles(
     return sums[..., :-1] / torch.where(has_keys, sums[..., -1:], 1)
 
 
-def _create_uniform_tile_weights(values: ValuesWithOne) -> TileWeights:
+def _create_causal_tile_weights_of_one(values: ValuesWithOne) -> TileWeights:
     """The weights where every real key has the weight 1: a lower triangle of ones."""
     length, count = values.shape[2], values[..., -1:].cumsum(2)
     triangle = masks.causal(length, length, values.device)[None, None].to(values.dtype)
@@ -218,15 +236,15 @@ def _create_uniform_tile_weights(values: ValuesWithOne) -> TileWeights:
 
 def _compute_tile_weights_relative_to_max(key_weights: KeyWeights, carry: Sums) -> TileWeights:
     """The weights of keys with factors or a gate."""
-    logs = compute_log_weights_at_queries(key_weights, key_weights.log_weights.shape[2])
-    log_carry = _compute_decayed_log_scale(carry, key_weights)
+    logs = compute_causal_log_weights_at_queries(key_weights, key_weights.log_weights.shape[2])
+    log_carry = _compute_carry_log_scale_at_queries(carry, key_weights)
     maximum = torch.maximum(compute_detached_row_max(logs), log_carry.detach())
     pairs = subtract_max_and_exp(logs, maximum)
     total, squares = pairs.sum(-1, keepdim=True), pairs.square().sum(-1, keepdim=True)
     return TileWeights(pairs, total, squares, subtract_max_and_exp(log_carry, maximum))
 
 
-def _compute_decayed_log_scale(carry: Sums, key_weights: KeyWeights) -> Tensor:
+def _compute_carry_log_scale_at_queries(carry: Sums, key_weights: KeyWeights) -> Tensor:
     """The log scale [B,H,S or 1,1] of the carry at every query, after the decay up to there."""
     if key_weights.log_decay is None:
         return carry.log_scale

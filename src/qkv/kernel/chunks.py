@@ -6,13 +6,13 @@ What a chunk computes for linear attention is drawn in `causal_average`.
 
 from collections.abc import Callable
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from qkv.kernel.memory_pool import pooled_empty, raise_malloc_threshold
+from qkv.kernel.memory_pool import allocate_pooled_empty, raise_malloc_threshold
 from qkv.tracing import can_bypass_dispatcher, is_recording, is_transformed
 
 # The pairs within a tile cost as much as its sums where a tile is about as long as there are features.  Each
@@ -24,7 +24,19 @@ CHUNK = 512
 Step = Callable[..., tuple[Any, Any]]
 
 
-def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, Any]:
+class ScanResult(NamedTuple):
+    """What a scan over chunks returns.
+
+    Args:
+        out: The outputs concatenated along N; None where they are None.
+        state: The state after the last chunk.
+    """
+
+    out: Any
+    state: Any
+
+
+def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> ScanResult:
     """Apply `step` to every chunk in order, passing a state from chunk to chunk.
 
     Args:
@@ -34,11 +46,11 @@ def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, A
         tensors: [B,H,N,...], which are split along N; None stays None.
 
     Returns:
-        The outputs concatenated along N, or None where they are None, and the state after the last chunk.
+        The outputs of all chunks, and the state after the last one.
     """
     length = next(x.shape[2] for x in tensors if x is not None)
     if is_recording(length):  # one chunk: a recorded program would fix the number of chunks
-        return step(state, slice(None), *tensors)
+        return ScanResult(*step(state, slice(None), *tensors))
     if length > CHUNK and not torch.compiler.is_compiling():
         raise_malloc_threshold()
     # Function transforms do not support checkpointing.
@@ -55,7 +67,7 @@ def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> tuple[Any, A
             out, state = step(state, positions, *chunks)
         begin += size
         outputs.append(positions, out)
-    return outputs.concat(), state
+    return ScanResult(outputs.concat(), state)
 
 
 class ChunkOutputs:
@@ -80,7 +92,7 @@ class ChunkOutputs:
             self.parts.append(out)
             return
         if self.buffer is None:
-            self.buffer = pooled_empty((*out.shape[:2], self.length, *out.shape[3:]), out.dtype)
+            self.buffer = allocate_pooled_empty((*out.shape[:2], self.length, *out.shape[3:]), out.dtype)
         self.buffer[:, :, positions] = out
 
     def concat(self) -> Any:

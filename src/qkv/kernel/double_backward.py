@@ -10,12 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkv.kernel.causal_average import causal_average
+from qkv.kernel.causal_average import average_chunk_causally
 from qkv.kernel.chunks import scan_chunks
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAP_NUMBERS
 from qkv.kernel.key_weights import LOG_ZERO, KeyWeights
 from qkv.kernel.masking import promote_to_float32
-from qkv.kernel.sums import Features, MappedKeys, Sums, accumulate_keys, average_from_sums, empty_sums
+from qkv.kernel.sums import (
+    Features,
+    MappedKeys,
+    Sums,
+    average_from_sums,
+    create_empty_sums,
+    decay_carry_and_add_keys,
+)
 from qkv.score.cosine import scale_to_unit_length
 from qkv.tracing import is_transformed
 
@@ -63,16 +70,16 @@ class BackendOptions(NamedTuple):
 
     Args:
         map: The number of the feature map in `feature_map.MAP_NUMBERS`.
-        unit: As in `feature_map.Kind`.
+        scales_to_unit_length: As in `feature_map.MapDescription`.
         causal: Whether query t sees the earlier keys and keys 0 … t; otherwise it sees all keys.
-        square: As in `feature_map.Kind`.
+        squared_length_factor: As in `feature_map.MapDescription`.
         floor: See `sums`.
     """
 
     map: int
-    unit: bool
+    scales_to_unit_length: bool
     causal: bool
-    square: float
+    squared_length_factor: float
     floor: float
 
     @property
@@ -81,20 +88,52 @@ class BackendOptions(NamedTuple):
         return MAP_NAMES[self.map]
 
 
-def needs_double_backward() -> bool:
+class ForwardResults(NamedTuple):
+    """What the forward operators of the backends return.
+
+    Args:
+        out: [B,H,T,E] in the dtype of q.
+        query_sums: Numbers of every query, for the backward pass.
+        feature_sums: [B,H,F,E+1] after the last key, as in `sums.Sums`.
+        plain_sums: [B,H,1,E+2] after the last key, as in `sums.Sums`.
+        log_scale: [B,H,1,1] of these sums.
+    """
+
+    out: Tensor
+    query_sums: Tensor
+    feature_sums: Tensor
+    plain_sums: Tensor
+    log_scale: Tensor
+
+
+class DifferentiableOutputs(NamedTuple):
+    """What of a backend's results has a gradient.
+
+    Args:
+        out: [B,H,T,E] in the dtype of q.
+        feature_sums: [B,H,F,E+1] after the last key, as in `sums.Sums`.
+        plain_sums: [B,H,1,E+2] after the last key, as in `sums.Sums`.
+    """
+
+    out: Tensor
+    feature_sums: Tensor
+    plain_sums: Tensor
+
+
+def is_backward_recorded_or_transformed() -> bool:
     """Whether the backward pass that is running will be differentiated again, or is batched by vmap."""
     return torch.is_grad_enabled() or is_transformed()
 
 
 def compute_differentiable_gradients(
-    inputs: BackendInputs, options: BackendOptions, grads: tuple[Tensor | None, ...]
+    inputs: BackendInputs, options: BackendOptions, output_grads: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
     """The gradients of `inputs`, computed with operators that autograd can differentiate.
 
     Args:
         inputs: The tensors of the forward pass.
         options: The numbers of the forward pass.
-        grads: The gradients of out, feature sums and plain sums; None for zeros.
+        output_grads: The gradients of out, feature sums and plain sums; None for zeros.
 
     Returns:
         One gradient for every tensor of `inputs`; None where a tensor has none.
@@ -105,37 +144,39 @@ def compute_differentiable_gradients(
         inputs = BackendInputs._make(None if x is None else x.view_as(x) for x in inputs)
         outputs = compute_output_and_sums_with_operators(inputs, options)
     pairs = [
-        (y, grad) for y, grad in zip(outputs, grads, strict=True) if grad is not None and y.requires_grad
+        (y, grad)
+        for y, grad in zip(outputs, output_grads, strict=True)
+        if grad is not None and y.requires_grad
     ]
     leaves = [x for x in inputs if x is not None and x.requires_grad]
     if not pairs or not leaves:
         return [None] * len(inputs)
-    ys, grads = zip(*pairs, strict=True)
-    gradients = iter(torch.autograd.grad(ys, leaves, grads, create_graph=create_graph, allow_unused=True))
+    ys, y_grads = zip(*pairs, strict=True)
+    gradients = iter(torch.autograd.grad(ys, leaves, y_grads, create_graph=create_graph, allow_unused=True))
     return [next(gradients) if x is not None and x.requires_grad else None for x in inputs]
 
 
 def compute_output_and_sums_with_operators(
     inputs: BackendInputs, options: BackendOptions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """out [B,H,T,E] in the dtype of q, and the feature sums and plain sums after the last key.
+) -> DifferentiableOutputs:
+    """Linear attention with operators that autograd can differentiate.
 
     Args:
         inputs: The tensors of the call.
         options: The numbers of the call.
 
     Returns:
-        The output, the feature sums and the plain sums.
+        The output, and the sums after the last key.
     """
     q, k, v, log_weights, log_decay = inputs.q, inputs.k, inputs.v, inputs.log_weights, inputs.log_decay
-    carry = _build_initial_sums(inputs, options)
+    carry = _get_initial_or_empty_sums(inputs, options)
     if options.causal:
 
         def step(carry: Sums, positions: slice, q: Tensor, *keys: Any) -> tuple[Tensor, Sums]:
             query_features = _map_vectors_and_compute_log_factor(
                 promote_to_float32(q), inputs.matrix, options
             )[0]
-            return causal_average(
+            return average_chunk_causally(
                 query_features, _map_keys(inputs, options, positions, *keys), carry, options.floor
             )
 
@@ -143,22 +184,24 @@ def compute_output_and_sums_with_operators(
     else:
 
         def accumulate(carry: Sums, positions: slice, *keys: Any) -> tuple[None, Sums]:
-            return None, accumulate_keys(_map_keys(inputs, options, positions, *keys), carry)
+            return None, decay_carry_and_add_keys(_map_keys(inputs, options, positions, *keys), carry)
 
         _, after = scan_chunks(accumulate, carry, k, v, log_weights, log_decay)
         query_features = _map_vectors_and_compute_log_factor(promote_to_float32(q), inputs.matrix, options)[0]
         # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
         out = average_from_sums(query_features @ after.feature_sums, after.plain_sums, options.floor)
-    return out.to(q.dtype), after.feature_sums, after.plain_sums
+    return DifferentiableOutputs(out.to(q.dtype), after.feature_sums, after.plain_sums)
 
 
-def _build_initial_sums(inputs: BackendInputs, options: BackendOptions) -> Sums:
+def _get_initial_or_empty_sums(inputs: BackendInputs, options: BackendOptions) -> Sums:
     """The sums over the earlier keys, or empty sums."""
     if inputs.feature_sums is not None and inputs.plain_sums is not None:
         has_weights = inputs.log_weights is not None or options.map in RESCALING_MAP_NUMBERS
         return Sums(inputs.feature_sums, inputs.plain_sums, inputs.log_scale if has_weights else None)
     logs = (None if x is None else x[:, :, :0] for x in (inputs.log_weights, inputs.log_decay))
-    return empty_sums(_map_keys(inputs, options, slice(0), inputs.k[:, :, :0], inputs.v[:, :, :0], *logs))
+    return create_empty_sums(
+        _map_keys(inputs, options, slice(0), inputs.k[:, :, :0], inputs.v[:, :, :0], *logs)
+    )
 
 
 def _map_keys(
@@ -193,14 +236,16 @@ def _map_vectors_and_compute_log_factor(
 ) -> tuple[Features, Tensor | None]:
     """φ(x) [B,H,N,F], and log m [B,H,N] that a backend computes with it (FAVOR+ only)."""
     # Imported here, because these modules import the backends.
-    from qkv.kernel.elu import elu_features
-    from qkv.kernel.favor import positive_features
-    from qkv.kernel.rfa import arccos_features, fourier_features
+    from qkv.kernel.elu import compute_elu_features
+    from qkv.kernel.favor import compute_positive_features_and_log_factor
+    from qkv.kernel.rfa import compute_arccos_features, compute_fourier_features
 
-    x = scale_to_unit_length(x) if options.unit else x
+    x = scale_to_unit_length(x) if options.scales_to_unit_length else x
     if matrix is None:
-        return elu_features(x), None
+        return compute_elu_features(x), None
     if options.map_name == "favor":
-        scale = (2 * options.square) ** 0.5
-        return positive_features(x * scale, matrix / scale)
-    return (fourier_features if options.map_name == "gaussian" else arccos_features)(x, matrix), None
+        scale = (2 * options.squared_length_factor) ** 0.5
+        return compute_positive_features_and_log_factor(x * scale, matrix / scale)
+    return (compute_fourier_features if options.map_name == "gaussian" else compute_arccos_features)(
+        x, matrix
+    ), None

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from qkv.kernel.feature_map import BackendMap, Kind
+from qkv.kernel.feature_map import BackendMap, KeyFeatures, MapDescription
 from qkv.kernel.linear import Linear
 from qkv.kernel.sums import Features
 from qkv.part import Part
@@ -21,7 +21,7 @@ from qkv.strict import PART
 FLOOR = 1e-20
 
 
-def elu_features(x: Float[Tensor, "B H N D"]) -> Features:
+def compute_elu_features(x: Float[Tensor, "B H N D"]) -> Features:
     """φ(x) = elu(x) + 1 [B,H,N,D], also precise where it is tiny.  Katharopoulos et al. 2020, eq. 7.
 
     Args:
@@ -49,16 +49,16 @@ class EluMap(BackendMap):
 
     def map_queries(self, x: Float[Tensor, "B H N D"], projections: None) -> Features:
         """φ(q) [B,H,T,D]."""
-        return elu_features(x)
+        return compute_elu_features(x)
 
-    def map_keys(self, x: Float[Tensor, "B H N D"], projections: None) -> tuple[Features, None]:
+    def map_keys(self, x: Float[Tensor, "B H N D"], projections: None) -> KeyFeatures:
         """φ(k) [B,H,S,D]; every key has the weight 1."""
-        return elu_features(x), None
+        return KeyFeatures(compute_elu_features(x), None)
 
     def compute_key_log_factor_outside_backend(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: every key has the weight 1."""
 
-    def describe_for_backends(self, projections: None) -> Kind:
+    def describe_for_backends(self, projections: None) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -67,7 +67,7 @@ class EluMap(BackendMap):
         Returns:
             The name of the map.
         """
-        return Kind("elu")
+        return MapDescription("elu")
 
 
 @dataclass(frozen=True, config=PART)

@@ -2,10 +2,11 @@
 
 weights = select(score(q, k) + bias, allow);   out = weights v
 
-`Exact` chooses one of three routes, which give the same result:
+`Exact` chooses one of four routes, which give the same result:
 
     fused      torch's scaled_dot_product_attention, for softmax of a dot product (`fused_attention`)
     bands      windows: blocks of queries with the few keys they reach, fused or explicit (`bands`)
+    tiles      neighbourhoods on a grid: the same with tiles of the grid as blocks (`tiles`)
     explicit   forms the weights, in blocks of queries (`query_blocks`)
 """
 
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from qkv import masks
 from qkv.kernel import native
-from qkv.kernel.bands import Bands, are_bands_cheaper, attend_in_bands, build_bands, describe_bands
+from qkv.kernel.bands import are_bands_cheaper, attend_in_bands, build_bands
 from qkv.kernel.cache import Cache
 from qkv.kernel.core import Core
-from qkv.kernel.exact_state import ExactState, append_keys, drop_unreachable_keys
-from qkv.kernel.fused_attention import fused_attention
+from qkv.kernel.exact_routes import explain_route
+from qkv.kernel.exact_state import ExactState, append_keys_and_values, drop_unreachable_keys
+from qkv.kernel.fused_attention import compute_fused_attention
 from qkv.kernel.masking import Masking, add_bias_without_masking, combine_masks, repeat_heads
 from qkv.kernel.query_blocks import (
     AttentionInputs,
@@ -31,6 +33,13 @@ from qkv.kernel.query_blocks import (
     compute_queries_per_block,
     pad_weights_to_all_keys,
     slice_queries_and_reachable_keys,
+)
+from qkv.kernel.tiles import (
+    are_tiles_cheaper,
+    attend_in_tiles,
+    build_tiles,
+    check_key_count,
+    cut_into_tiles,
 )
 from qkv.shapes import Allow, Attended, Dims, Key, Logits, Query, Value
 from qkv.token_positions import TokenPositions, build_memory_positions, build_self_positions
@@ -57,6 +66,8 @@ class Exact(Core):
         self.heads, self.causal, self.dropout = dims.heads, causal, dropout
         self.positional, self.learns = score.positional or scope.positional, score.learns
         self.reach = None if score.positional else scope.reach
+        self.grid = scope.grid
+        self.tiling = None if scope.grid is None or score.positional else cut_into_tiles(scope.grid)
         self.is_fused = score.is_dot_product and not scope.reweights and select.is_softmax
         self.scale = score.scale if score.is_dot_product else None
         self.has_native_scores = score.has_native_scores
@@ -78,14 +89,15 @@ class Exact(Core):
         is_plain = self.is_fused and not is_masked and not self.positional
         if is_plain and not (self.causal and _may_differ_in_length(q, k)):
             return self._run_fused_attention(q, k, v, None, self.causal)
-        positions = self._build_positions(q, k.shape[2], masking)
-        bands = self._build_bands(q, k, masking, positions)
-        if bands is not None:
-            keys = k if self.is_fused else self.prepare(k)
-            return attend_in_bands(self._attend_band_blocks, q, keys, v, bands)
+        positions = self._build_positions_if_needed(q, k.shape[2], masking)
+        if masking.allow is None and masking.bias is None and positions is not None:
+            out = self._attend_in_bands_or_tiles_if_cheaper(q, k, v, masking, positions)
+            if out is not None:
+                return out
         if self.is_fused and masking.bias is None:
-            return self._attend_fused(AttentionInputs(q, k, v, masking, positions, self.causal))
-        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+            inputs = AttentionInputs(q, k, v, masking, positions, self.causal)
+            return self._attend_through_fused_operator(inputs)
+        inputs = AttentionInputs(q, self.prepare_keys(k), v, masking, positions, self.causal)
         return self._attend_by_forming_weights(inputs, return_weights=False).out
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
@@ -94,11 +106,11 @@ class Exact(Core):
         Raises:
             TooLarge: The weights do not fit into memory.
         """
-        positions = self._build_positions(q, k.shape[2], masking)
-        inputs = AttentionInputs(q, self.prepare(k), v, masking, positions, self.causal)
+        positions = self._build_positions_if_needed(q, k.shape[2], masking)
+        inputs = AttentionInputs(q, self.prepare_keys(k), v, masking, positions, self.causal)
         return self._attend_by_forming_weights(inputs, return_weights=True)
 
-    def prepare(self, k: Key) -> Tensor:
+    def prepare_keys(self, k: Key) -> Tensor:
         """The part of the score that depends on the keys alone; shared heads stay shared where possible."""
         return self.score.prepare(repeat_heads(k, self.heads) if self.learns else k)
 
@@ -111,9 +123,9 @@ class Exact(Core):
             k: [B,Hk,S,D2].
             v: [B,Hk,S,E].
             masking: `keep` of these keys.
-            return_weights: Whether `read` and `extend` return weights.
+            return_weights: Whether `attend_to_state` and `extend` return weights.
         """
-        return ExactState(Cache(self.prepare(k)), Cache(v), masking.keep, return_weights=return_weights)
+        return ExactState(Cache(self.prepare_keys(k)), Cache(v), masking.keep, return_weights=return_weights)
 
     def extend(
         self, state: ExactState, q: Query, k: Key, v: Value, masking: Masking = Masking()
@@ -130,72 +142,54 @@ class Exact(Core):
         Returns:
             The output [B,H,t,E] with weights if the state remembers, and the state after the last position.
         """
-        state = append_keys(state, self.prepare(k), v, masking.keep)
-        attended = self._attend_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
+        state = append_keys_and_values(state, self.prepare_keys(k), v, masking.keep)
+        attended = self._attend_to_masked_state(q, state, Masking(keep=state.keep, is_self=True), causal=True)
         return attended, drop_unreachable_keys(state, self.reach)
 
-    def read(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
+    def attend_to_state(self, q: Query, state: ExactState) -> tuple[Attended, ExactState]:
         """Attend from the next queries to all keys of the state.
 
         Args:
             q: [B,H,T,D].
-            state: What `start` or `read` returned.
+            state: What `start` or `attend_to_state` returned.
 
         Returns:
             The output [B,H,T,E] with weights if the state remembers, and the state with T more steps.
         """
-        attended = self._attend_state(q, state, Masking(keep=state.keep), causal=False)
+        attended = self._attend_to_masked_state(q, state, Masking(keep=state.keep), causal=False)
         return attended, state._replace(steps=state.steps + q.shape[2])
 
     def explain(self, queries: int, keys: int) -> str:
         """Which route runs for T queries and S keys, and why."""
-        operator = "torch.nn.functional.scaled_dot_product_attention, as softmax of a dot product"
-        reach = self._get_window_reach()
-        if self.reach is not None and are_bands_cheaper(queries, keys, *reach):
-            route = f"each through {operator}" if self.is_fused else "each explicitly"
-            exceptions = "Returning weights, and passing allow= or bias=, take all pairs."
-            return f"exact, {describe_bands(queries, *reach)}, {route}. {exceptions}"
-        if self.is_fused:
-            mask = f", with a mask of {queries}×{keys} for the window" if self.positional else ""
-            return (
-                f"exact, through {operator}{mask}; a mask of all pairs is applied in blocks of queries. "
-                "Returning weights and passing bias= take the explicit route."
-            )
-        is_native = self.has_native_scores and native.is_available()
-        numbers = 1 if is_native else self.score.numbers_per_pair
-        block_size, details = compute_queries_per_block(1, self.heads, keys, numbers), ""
-        if block_size < queries:
-            details += f", {block_size} queries at a time (batch size 1), recomputed for gradients"
-        if is_native:
-            details += ", scored by the native backend if these are float32 or bfloat16 on a CPU"
-        weights = f"forms {queries}×{keys} weights per head{details}"
-        return f"exact, explicit: {weights}, because no fused operator computes these parts"
+        return explain_route(self, queries, keys)
 
-    def _get_window_reach(self) -> tuple[int, int]:
+    def get_reach_back_and_ahead(self) -> tuple[int, int]:
         """How many positions a window reaches back and ahead."""
         left, right = self.reach or (0, 0)
         return left, 0 if self.causal else right
 
-    def _build_bands(
-        self, q: Query, k: Key, masking: Masking, positions: TokenPositions | None
-    ) -> Bands | None:
-        """The bands of a window; None where bands do not apply or have more pairs."""
-        has_pair_masks = masking.allow is not None or masking.bias is not None
-        if self.reach is None or positions is None or has_pair_masks:
-            return None
-        reach = self._get_window_reach()
-        if not are_bands_cheaper(q.shape[2], k.shape[2], *reach):
-            return None
-        return build_bands(positions, masking.keep, *reach, is_self=self.causal or masking.is_self)
+    def _attend_in_bands_or_tiles_if_cheaper(
+        self, q: Query, k: Key, v: Value, masking: Masking, positions: TokenPositions
+    ) -> Tensor | None:
+        """The output through bands or tiles; None where neither applies or they have more pairs."""
+        reach, attend = self.get_reach_back_and_ahead(), self._attend_batch_of_blocks
+        if self.reach is not None and are_bands_cheaper(q.shape[2], k.shape[2], *reach):
+            bands = build_bands(positions, masking.keep, *reach, is_self=self.causal or masking.is_self)
+            return attend_in_bands(attend, q, k if self.is_fused else self.prepare_keys(k), v, bands)
+        if self.tiling is not None and are_tiles_cheaper(self.tiling, q.shape[2], k.shape[2]):
+            tiles = build_tiles(self.tiling, masking.keep, self.causal, q.device)
+            k = k if self.is_fused else self.prepare_keys(k)
+            return attend_in_tiles(attend, q, k, v, self.tiling, tiles)
+        return None
 
-    def _attend_band_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
+    def _attend_batch_of_blocks(self, q: Query, k: Tensor, v: Value, allow: Allow) -> Tensor:
         """The output of a batch of blocks of queries, each with its own keys."""
         if self.is_fused:
             return self._run_fused_attention(q, k, v, allow)
         inputs = AttentionInputs(q, k, v, Masking(allow=allow), None, causal=False)
         return self._attend_by_forming_weights(inputs, return_weights=False).out
 
-    def _attend_fused(self, inputs: AttentionInputs) -> Tensor:
+    def _attend_through_fused_operator(self, inputs: AttentionInputs) -> Tensor:
         """The fused route: one call, or blocks of queries where a mask has a row for every query."""
         (q, k, v, masking, positions, causal), queries = inputs, inputs.q.shape[2]
         if masking.allow is None and positions is None:
@@ -204,9 +198,10 @@ class Exact(Core):
             if masking.keep is None and not _may_differ_in_length(q, k):
                 return self._run_fused_attention(q, k, v, None, causal=True)
         block_size = compute_queries_per_block(q.shape[0], 1, k.shape[2], 1)
-        return attend_in_blocks(partial(self._attend_fused_block, inputs), queries, block_size).out
+        attend = partial(self._attend_block_through_fused_operator, inputs)
+        return attend_in_blocks(attend, queries, block_size).out
 
-    def _attend_fused_block(self, inputs: AttentionInputs, rows: slice) -> Attended:
+    def _attend_block_through_fused_operator(self, inputs: AttentionInputs, rows: slice) -> Attended:
         """The output of a slice of the queries, through the fused operator."""
         q, k, v, masking, positions, causal = slice_queries_and_reachable_keys(inputs, rows)
         reach, _ = self.scope(q, positions)
@@ -217,18 +212,20 @@ class Exact(Core):
         self, q: Query, k: Key, v: Value, allow: Allow | None, causal: bool = False
     ) -> Tensor:
         """Call the fused operator with the scale and dropout of this module."""
-        return fused_attention(q, k, v, allow, causal, self.scale, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        return compute_fused_attention(q, k, v, allow, causal, self.scale, dropout)
 
-    def _attend_state(self, q: Query, state: ExactState, masking: Masking, causal: bool) -> Attended:
+    def _attend_to_masked_state(
+        self, q: Query, state: ExactState, masking: Masking, causal: bool
+    ) -> Attended:
         """Attend from queries to the keys of a state."""
         keys, values = state.keys.entries, state.values.entries
-        positions = self._build_positions(q, values.shape[2], masking, state.steps)
-        if self.is_fused and not state.return_weights:
-            causal = causal and q.shape[2] > 1  # a single query sees all keys
-            return Attended(
-                self._attend_fused(AttentionInputs(q, keys, values, masking, positions, causal)), None
-            )
+        positions = self._build_positions_if_needed(q, values.shape[2], masking, state.steps)
+        is_fused = self.is_fused and not state.return_weights
+        causal = causal and not (is_fused and q.shape[2] == 1)  # a single query sees all keys
         inputs = AttentionInputs(q, keys, values, masking, positions, causal)
+        if is_fused:
+            return Attended(self._attend_through_fused_operator(inputs), None)
         return self._attend_by_forming_weights(inputs, return_weights=state.return_weights)
 
     def _attend_by_forming_weights(self, inputs: AttentionInputs, return_weights: bool) -> Attended:
@@ -241,10 +238,12 @@ class Exact(Core):
         )
         if return_weights and holds_for_all_sizes(block_size < queries):
             check_weights_fit_into_memory(inputs)
-        attend = partial(self._attend_explicit_block, inputs, return_weights)
+        attend = partial(self._attend_block_and_pad_weights, inputs, return_weights)
         return attend_in_blocks(attend, queries, block_size)
 
-    def _attend_explicit_block(self, inputs: AttentionInputs, return_weights: bool, rows: slice) -> Attended:
+    def _attend_block_and_pad_weights(
+        self, inputs: AttentionInputs, return_weights: bool, rows: slice
+    ) -> Attended:
         """The output and weights of a slice of the queries, over all keys."""
         attended = self._form_weights_and_average(
             slice_queries_and_reachable_keys(inputs, rows), return_weights
@@ -276,17 +275,20 @@ class Exact(Core):
 
     def _can_score_natively(self, *tensors: Tensor) -> bool:
         """Whether the native backend computes this score for these tensors."""
-        return self.has_native_scores and not native.explain_unsupported(*tensors)
+        return self.has_native_scores and not native.explain_why_unsupported(*tensors)
 
-    def _build_positions(
-        self, q: Query, keys: int, masking: Masking, first: int = 0
+    def _build_positions_if_needed(
+        self, q: Query, keys: int, masking: Masking, first_query: int = 0
     ) -> TokenPositions | None:
-        """The positions of queries, of which the first is number `first`, and of keys; None if not needed."""
+        """The positions of queries, of which the first is number `first_query`, and of keys."""
         if not self.positional:
             return None
+        if self.grid is not None:
+            check_key_count(self.grid, keys, self.causal)
+            masking = masking._replace(keep=None)  # a hidden cell keeps its place
         if self.causal or masking.is_self:
             return build_self_positions(q.shape[2], keys, masking.keep, q.device)
-        return build_memory_positions(q.shape[2], keys, masking.keep, first, q.device)
+        return build_memory_positions(q.shape[2], keys, masking.keep, first_query, q.device)
 
 
 def _may_differ_in_length(q: Query, k: Key) -> bool:

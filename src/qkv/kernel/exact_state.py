@@ -28,7 +28,9 @@ class ExactState(NamedTuple):
     return_weights: bool = False
 
 
-def append_keys(state: ExactState, prepared_keys: Tensor, v: Value, keep: Tensor | None) -> ExactState:
+def append_keys_and_values(
+    state: ExactState, prepared_keys: Tensor, v: Value, keep: Tensor | None
+) -> ExactState:
     """The state with further keys and values, of which `keep` [B,t] marks the real ones; None for all.
 
     Args:

@@ -5,7 +5,7 @@ E[φ(q)·φ(k)] = exp(q·k / sqrt(D))
 """
 
 from dataclasses import KW_ONLY
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from qkv.kernel.feature_map import Kind
+from qkv.kernel.feature_map import KeyFeatures, MapDescription
 from qkv.kernel.linear import Linear
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
@@ -26,9 +26,21 @@ from qkv.strict import PART
 FLOOR = 1e-20
 
 
-def positive_features(
+class PositiveFeatures(NamedTuple):
+    """Positive features, divided by a factor per vector.
+
+    Args:
+        features: φ [B,H,N,R]; the largest feature of every vector is R^-1/2.
+        log_factor: log m [B,H,N].
+    """
+
+    features: Tensor
+    log_factor: Tensor
+
+
+def compute_positive_features_and_log_factor(
     x: Float[Tensor, "B H N D"], projections: Projections
-) -> tuple[Features, Float[Tensor, "B H N"]]:
+) -> PositiveFeatures:
     """Rescaled positive features: φ m = R^-1/2 exp(W x - |x|²/2).  Choromanski et al. 2021, lemma 1.
 
     Args:
@@ -42,7 +54,8 @@ def positive_features(
     maximum = logits.detach().amax(-1, keepdim=True)
     features = (logits - maximum).exp() * projections.shape[1] ** -0.5
     # A key whose squared length overflows gets the smallest finite weight, and no -inf, which marks padding.
-    return features, (maximum[..., 0] - x.square().sum(-1) / 2).clamp_min(torch.finfo(x.dtype).min)
+    log_factor = (maximum[..., 0] - x.square().sum(-1) / 2).clamp_min(torch.finfo(x.dtype).min)
+    return PositiveFeatures(features, log_factor)
 
 
 class PositiveMap(RandomFeatureMap):
@@ -69,11 +82,9 @@ class PositiveMap(RandomFeatureMap):
         Returns:
             Features [B,H,T,R].
         """
-        return self.map_keys(x, projections)[0]
+        return self.map_keys(x, projections).features
 
-    def map_keys(
-        self, x: Float[Tensor, "B H N D"], projections: Projections
-    ) -> tuple[Features, Float[Tensor, "B H N"]]:
+    def map_keys(self, x: Float[Tensor, "B H N D"], projections: Projections) -> KeyFeatures:
         """φ(k) [B,H,S,R] and the log factors log m [B,H,S].
 
         Args:
@@ -83,12 +94,13 @@ class PositiveMap(RandomFeatureMap):
         Returns:
             Features [B,H,S,R] and log factors [B,H,S].
         """
-        return positive_features(x * x.shape[-1] ** -0.25, projections.to(x.dtype))
+        x = x * x.shape[-1] ** -0.25
+        return KeyFeatures(*compute_positive_features_and_log_factor(x, projections.to(x.dtype)))
 
     def compute_key_log_factor_outside_backend(self, x: Float[Tensor, "B H N D"]) -> None:
         """None: the backends compute the factors together with the features."""
 
-    def describe_for_backends(self, projections: Projections) -> Kind:
+    def describe_for_backends(self, projections: Projections) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -98,7 +110,9 @@ class PositiveMap(RandomFeatureMap):
             The name, the scaled projections and the factor of |k|².
         """
         width = projections.shape[-1]
-        return Kind("favor", projections.float() * width**-0.25, square=width**-0.5 / 2)
+        return MapDescription(
+            "favor", projections.float() * width**-0.25, squared_length_factor=width**-0.5 / 2
+        )
 
 
 @dataclass(frozen=True, config=PART)

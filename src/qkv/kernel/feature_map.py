@@ -1,7 +1,7 @@
 """What a feature map provides to linear attention, and how a backend describes one.
 
 `linear.Linear` accepts any module with the members of `FeatureMap`.  The backends in `native` and `triton`
-have feature maps of their own.  They need no code of the module, only its `Kind`.
+have feature maps of their own.  They need no code of the module, only its `MapDescription`.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,18 @@ MAP_NUMBERS = {"gaussian": 0, "arccos": 1, "favor": 2, "elu": 3}
 # log weight of the key.
 RESCALING_MAPS = ("favor",)
 RESCALING_MAP_NUMBERS = tuple(MAP_NUMBERS[name] for name in RESCALING_MAPS)
+
+
+class KeyFeatures(NamedTuple):
+    """The features of keys.
+
+    Args:
+        features: φ(k) [B,H,S,F].
+        log_factor: log m [B,H,S] of the factors of φ(k); None for 0.
+    """
+
+    features: Tensor
+    log_factor: Tensor | None
 
 
 @runtime_checkable
@@ -40,7 +52,7 @@ class FeatureMap(Protocol):
         """
         ...
 
-    def map_keys(self, x: Tensor, projections: Any) -> tuple[Tensor, Tensor | None]:
+    def map_keys(self, x: Tensor, projections: Any) -> KeyFeatures:
         """φ(k) [B,H,S,F] of keys [B,H,S,D], and log m [B,H,S] of the factors of φ(k); None for 0.
 
         Args:
@@ -48,33 +60,33 @@ class FeatureMap(Protocol):
             projections: What `choose_projections` returned.
 
         Returns:
-            Features [B,H,S,F], and log factors [B,H,S] or None.
+            Features [B,H,S,F], and log factors [B,H,S] or None; any such pair will do.
         """
         ...
 
 
-class Kind(NamedTuple):
+class MapDescription(NamedTuple):
     """A feature map as the backends know it.
 
     Args:
         map: A name in `MAP_NUMBERS`.
         matrix: The projections W [H,R,D] in float32, with everything that scales them; None for a map
             without.
-        unit: Whether vectors are scaled to length 1 first.
-        square: The factor of |k|² that is subtracted from a key's log weight.
+        scales_to_unit_length: Whether vectors are scaled to length 1 first.
+        squared_length_factor: The factor of |k|² that is subtracted from a key's log weight.
     """
 
     map: str
     matrix: Tensor | None = None
-    unit: bool = False
-    square: float = 0.0
+    scales_to_unit_length: bool = False
+    squared_length_factor: float = 0.0
 
 
 class BackendMap(nn.Module, ABC):
     """Base class of the feature maps that the backends know.  Any other map runs with torch operators."""
 
     @abstractmethod
-    def describe_for_backends(self, projections: Any) -> Kind:
+    def describe_for_backends(self, projections: Any) -> MapDescription:
         """The same map for the backends.
 
         Args:

@@ -16,7 +16,7 @@ from qkv.tracing import holds_for_all_sizes, needs_plain_operators
 MIN_CONTIGUOUS_LENGTH = 512
 
 
-def fused_attention(
+def compute_fused_attention(
     q: Query, k: Key, v: Value, allow: Allow | None, causal: bool, scale: float | None, dropout: float
 ) -> Out:
     """Compute softmax(scale q·k) v over the allowed keys.
@@ -34,7 +34,7 @@ def fused_attention(
         out [B,H,T,E].
     """
     if needs_plain_operators():
-        return _attend_with_operators(q, k, v, allow, causal, scale, dropout)
+        return _compute_attention_with_plain_operators(q, k, v, allow, causal, scale, dropout)
     options: dict[str, Any] = {"scale": scale}
     if q.shape[1] != k.shape[1]:  # a branch, because torch.compile may hold a symbolic comparison
         options["enable_gqa"] = True
@@ -54,7 +54,7 @@ def fused_attention(
     return out.to(v.dtype)
 
 
-def _attend_with_operators(
+def _compute_attention_with_plain_operators(
     q: Query, k: Key, v: Value, allow: Allow | None, causal: bool, scale: float | None, dropout: float
 ) -> Out:
     """The same with weights: torch's fused operators have no forward-mode and no second derivatives."""

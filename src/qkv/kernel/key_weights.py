@@ -37,22 +37,22 @@ class KeyWeights(NamedTuple):
 
 
 def compute_key_weights(
-    log_factor: KeyLogs | None, gate: KeyLogs | None, keep: Bool[Tensor, "B S"] | None
+    log_factor: KeyLogs | None, gate_logits: KeyLogs | None, keep: Bool[Tensor, "B S"] | None
 ) -> KeyWeights | None:
     """Combine the factors log m, the logits of the gate and the padding mask of all keys.
 
     Args:
         log_factor: [B,H,S] = log m of the feature map; None for m = 1.
-        gate: [B,H,S], the logits of g; None without a gate.
+        gate_logits: [B,H,S], the logits of g; None without a gate.
         keep: [B,S], True for real keys; None where all are real.
 
     Returns:
         The weights, or None where every real key has the weight 1.
     """
     logs = [log_factor] if log_factor is not None else []
-    log_decay = None if gate is None else F.logsigmoid(gate)
-    if gate is not None:
-        logs.append(F.logsigmoid(-gate))
+    log_decay = None if gate_logits is None else F.logsigmoid(gate_logits)
+    if gate_logits is not None:
+        logs.append(F.logsigmoid(-gate_logits))
     if not logs:
         return None
     log_weights = torch.stack(logs).sum(0)
@@ -73,20 +73,22 @@ def concat_key_weights(earlier: KeyWeights, later: KeyWeights) -> KeyWeights:
     Returns:
         The weights of S + t keys.
     """
-    return _map_fields(lambda *parts: torch.cat(parts, 2), earlier, later)
+    return _apply_to_log_weights_and_log_decay(lambda *parts: torch.cat(parts, 2), earlier, later)
 
 
-def split_key_weights(key_weights: KeyWeights, size: int) -> KeyWeights:
-    """Split the keys into tiles of `size` keys and fold the tiles into the heads: [B,H,S] -> [B,H·n,size].
+def fold_key_weight_tiles_into_heads(key_weights: KeyWeights, tile_size: int) -> KeyWeights:
+    """Split the keys into tiles and fold these into the heads: [B,H,S] -> [B,H·n,tile_size].
 
     Args:
         key_weights: Of S keys per head.
-        size: The number of keys in a tile, which divides S.
+        tile_size: The number of keys in a tile, which divides S.
 
     Returns:
-        The weights of `size` keys for each of H·S/size heads.
+        The weights of `tile_size` keys for each of H·S/tile_size heads.
     """
-    return _map_fields(lambda x: x.unflatten(2, (-1, size)).flatten(1, 2), key_weights)
+    return _apply_to_log_weights_and_log_decay(
+        lambda x: x.unflatten(2, (-1, tile_size)).flatten(1, 2), key_weights
+    )
 
 
 def compute_log_weights_after_last_key(key_weights: KeyWeights) -> PairLogs:
@@ -104,7 +106,7 @@ def compute_log_weights_after_last_key(key_weights: KeyWeights) -> PairLogs:
     return logs[:, :, None]
 
 
-def compute_log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
+def compute_causal_log_weights_at_queries(key_weights: KeyWeights, queries: int) -> PairLogs:
     """Log weights [B,H,T,S] of all keys at each of the last T positions; -inf for later keys.
 
     Every Σ log g runs over exactly the gates between key and query.  Differences of one long prefix sum would
@@ -163,7 +165,7 @@ def _sum_later_log_decay(log_decay: KeyLogs) -> KeyLogs:
     return F.pad(log_decay, (0, 1))[:, :, 1:].flip(-1).cumsum(-1).flip(-1)
 
 
-def _map_fields(change: Callable[..., Tensor], *weights: KeyWeights) -> KeyWeights:
+def _apply_to_log_weights_and_log_decay(change: Callable[..., Tensor], *weights: KeyWeights) -> KeyWeights:
     """Apply `change` to the log weights and to the log decays of one or several KeyWeights."""
     decays = [part.log_decay for part in weights]
     log_decay = None if any(decay is None for decay in decays) else change(*decays)

@@ -19,24 +19,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkv import masks
-from qkv.errors import BadShape
-from qkv.kernel.backends import describe_backends, select_backend
+from qkv.kernel.backends import describe_backends, select_faster_backend_or_none
 from qkv.kernel.chunks import CHUNK
 from qkv.kernel.core import Core
 from qkv.kernel.feature_map import RESCALING_MAPS, BackendMap
 from qkv.kernel.key_weights import compute_key_weights
 from qkv.kernel.linear_operators import (
-    average_causally,
-    average_over_sums,
-    check_masks_and_gate,
+    average_causally_in_chunks,
+    check_no_pair_masks_and_gate_as_expected,
     compute_attention_weights,
-    map_keys,
-    sum_sequence,
+    map_queries_and_average_over_sums,
+    repeat_heads_and_map_keys,
+    sum_keys_in_chunks,
 )
-from qkv.kernel.linear_state import KeyHistory, LinearState, extend_history, promote_state_sums
+from qkv.kernel.linear_state import (
+    KeyHistory,
+    LinearState,
+    append_keys_to_history,
+    cast_state_sums_to_float32_or_64,
+    check_state_sizes,
+)
 from qkv.kernel.masking import Masking, promote_to_float32, repeat_heads, slice_keep_and_gate
 from qkv.kernel.native import layer_step
-from qkv.kernel.sums import MappedKeys, Sums
+from qkv.kernel.sums import MappedKeys, OutputAndSums, Sums
 from qkv.shapes import Attended, Dims, Key, Query, Value, Weights
 from qkv.state import Shared
 from qkv.tracing import holds_for_all_sizes, without_autocast
@@ -76,23 +81,23 @@ class Linear(Core):
         Raises:
             BadMask: `allow` or `bias` is set, or the gate is missing or not expected.
         """
-        check_masks_and_gate(masking, self.is_gated)
+        check_no_pair_masks_and_gate_as_expected(masking, self.is_gated)
         queries, keys = q.shape[2], k.shape[2]
-        backend = select_backend(self.has_backends, q, k, v)
+        backend = select_faster_backend_or_none(self.has_backends, q, k, v)
         if backend is not None and not (holds_for_all_sizes(queries == 0) or holds_for_all_sizes(keys == 0)):
             if self.causal and queries != keys:
                 return self._attend_causally(q, k, v, masking)
             projections = self.features.choose_projections()
-            return self._run_backend(backend, projections, (q, k, v), masking, None, self.causal)[0]
+            return self._run_backend(backend, projections, (q, k, v), masking, None, self.causal).out
         if self._is_pairwise_cheaper(queries, keys):
             return self.attend(q, k, v, masking).out
         if self.causal:
             return self._attend_causally(q, k, v, masking)
-        return self.read(q, self.start(k, v, masking))[0].out
+        return self.attend_to_state(q, self.start(k, v, masking))[0].out
 
     def attend(self, q: Query, k: Key, v: Value, masking: Masking = Masking()) -> Attended:
         """`forward` together with the weights [B,H,T,S] that the feature map implies."""
-        check_masks_and_gate(masking, self.is_gated)
+        check_no_pair_masks_and_gate_as_expected(masking, self.is_gated)
         with without_autocast(q):
             projections = self.features.choose_projections()
             query_features = self.features.map_queries(promote_to_float32(q), projections)
@@ -113,13 +118,13 @@ class Linear(Core):
             k: [B,Hk,S,D].
             v: [B,Hk,S,E].
             masking: `keep` and `gate` of these keys.
-            return_weights: Whether to keep φ(k), from which `read` and `extend` compute weights.
+            return_weights: Whether to keep φ(k), from which `attend_to_state` and `extend` compute weights.
 
         Returns:
             The state after the last key.
         """
-        check_masks_and_gate(masking, self.is_gated)
-        backend = None if return_weights else select_backend(self.has_backends, k, v)
+        check_no_pair_masks_and_gate_as_expected(masking, self.is_gated)
+        backend = None if return_weights else select_faster_backend_or_none(self.has_backends, k, v)
         if backend is not None:
             projections = self.features.choose_projections()
             no_queries = k.new_zeros(k.shape[0], self.heads, 0, k.shape[3])
@@ -128,7 +133,7 @@ class Linear(Core):
             return LinearState(*after, Shared(projections))
         with without_autocast(k):
             projections, history = self.features.choose_projections(), None
-            sums = sum_sequence(self.features, self.heads, k, v, masking, projections)
+            sums = sum_keys_in_chunks(self.features, self.heads, k, v, masking, projections)
             if return_weights:
                 keys = self._map_keys(k, v, masking, projections)
                 history = KeyHistory(keys.features, keys.values[..., -1], keys.key_weights)
@@ -153,26 +158,28 @@ class Linear(Core):
         Raises:
             BadShape: The state comes from an attention of other sizes.
         """
-        check_masks_and_gate(masking, self.is_gated)
-        self._check_state(state)
-        backend = None if state.history is not None else select_backend(self.has_backends, q, k, v)
+        check_no_pair_masks_and_gate_as_expected(masking, self.is_gated)
+        check_state_sizes(state, self.heads, self.features.width, self.value_width)
+        backend = (
+            None if state.history is not None else select_faster_backend_or_none(self.has_backends, q, k, v)
+        )
         if backend is not None and state.feature_sums.dtype == torch.float32:
             carry = Sums(state.feature_sums, state.plain_sums, state.log_scale)
             projections = state.projections.value
             out, after = self._run_backend(backend, projections, (q, k, v), masking, carry, causal=True)
             return Attended(out, None), LinearState(*after, state.projections)
         with without_autocast(q):
-            projections, carry = state.projections.value, promote_state_sums(state, q)
-            out, after = average_causally(
+            projections, carry = state.projections.value, cast_state_sums_to_float32_or_64(state, q)
+            out, after = average_causally_in_chunks(
                 self.features, self.heads, self.floor, (q, k, v), masking, projections, carry
             )
             history, weights = state.history, None
             if history is not None:
-                history = extend_history(history, self._map_keys(k, v, masking, projections))
-                weights = self._compute_history_weights(q, history, projections, causal=True).to(v.dtype)
+                history = append_keys_to_history(history, self._map_keys(k, v, masking, projections))
+                weights = self._compute_weights_over_history(q, history, projections, causal=True).to(v.dtype)
         return Attended(out, weights), LinearState(*after, state.projections, history)
 
-    def step(
+    def step_layer_natively_or_none(
         self, layers: tuple[nn.Module, nn.Module, nn.Module], x: Tensor, state: LinearState
     ) -> tuple[Tensor, LinearState] | None:
         """A decoding step of a complete attention layer in one native call; None where that is not possible.
@@ -190,15 +197,15 @@ class Linear(Core):
             return None
         if not layer_step.can_run_layer_step(layers, x):
             return None
-        self._check_state(state)
-        kind = self.features.describe_for_backends(state.projections.value)
-        if state.log_scale is not None and kind.map not in RESCALING_MAPS:
+        check_state_sizes(state, self.heads, self.features.width, self.value_width)
+        feature_map = self.features.describe_for_backends(state.projections.value)
+        if state.log_scale is not None and feature_map.map not in RESCALING_MAPS:
             return None
         carry = Sums(state.feature_sums, state.plain_sums, state.log_scale)
-        out, after = layer_step.run_layer_step(layers, x, self.heads, kind, carry, self.floor)
+        out, after = layer_step.run_layer_step(layers, x, self.heads, feature_map, carry, self.floor)
         return out, LinearState(*after, state.projections)
 
-    def read(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
+    def attend_to_state(self, q: Query, state: LinearState) -> tuple[Attended, LinearState]:
         """Attend from queries to all keys of the state, which stays as it is.
 
         Args:
@@ -211,8 +218,8 @@ class Linear(Core):
         Raises:
             BadShape: The state comes from an attention of other sizes.
         """
-        self._check_state(state)
-        backend = None if state.history is not None else select_backend(self.has_backends, q)
+        check_state_sizes(state, self.heads, self.features.width, self.value_width)
+        backend = None if state.history is not None else select_faster_backend_or_none(self.has_backends, q)
         projections = state.projections.value
         if backend is not None and state.feature_sums.dtype == torch.float32:
             no_keys = q.new_zeros(*q.shape[:2], 0, q.shape[3]), q.new_zeros(*q.shape[:2], 0, self.value_width)
@@ -222,8 +229,10 @@ class Linear(Core):
         with without_autocast(q):
             history, weights = state.history, None
             if history is not None:
-                weights = self._compute_history_weights(q, history, projections, causal=False).to(q.dtype)
-            out = average_over_sums(self.features, self.floor, q, projections, promote_state_sums(state, q))
+                weights = self._compute_weights_over_history(q, history, projections, causal=False)
+                weights = weights.to(q.dtype)
+            sums = cast_state_sums_to_float32_or_64(state, q)
+            out = map_queries_and_average_over_sums(self.features, self.floor, q, projections, sums)
         return Attended(out, weights), state
 
     def explain(self, queries: int, keys: int) -> str:
@@ -245,16 +254,16 @@ class Linear(Core):
         masking: Masking,
         carry: Sums | None,
         causal: bool,
-    ) -> tuple[Tensor, Sums]:
+    ) -> OutputAndSums:
         """out [B,H,T,E] of q, k and v after the earlier keys in `carry`, and the sums after the last key."""
         q, k, v = tensors[0], *(repeat_heads(x, self.heads) for x in tensors[1:])
         with without_autocast(q):
             gate = None if masking.gate is None else promote_to_float32(masking.gate)
             log_factor = self.features.compute_key_log_factor_outside_backend(k)
             key_weights = compute_key_weights(log_factor, gate, masking.keep)
-            kind = self.features.describe_for_backends(projections)
+            feature_map = self.features.describe_for_backends(projections)
             return backend.compute_linear_attention(
-                kind, (q, k, v), key_weights, masking.keep, carry, causal, self.floor
+                feature_map, (q, k, v), key_weights, masking.keep, carry, causal, self.floor
             )
 
     def _is_pairwise_cheaper(self, queries: int, keys: int) -> bool:
@@ -266,7 +275,7 @@ class Linear(Core):
 
     def _map_keys(self, k: Key, v: Value, masking: Masking, projections: Any) -> MappedKeys:
         """Map these keys with the feature map of this module."""
-        return map_keys(self.features, self.heads, k, v, masking, projections)
+        return repeat_heads_and_map_keys(self.features, self.heads, k, v, masking, projections)
 
     def _attend_causally(self, q: Query, k: Key, v: Value, masking: Masking) -> Tensor:
         """Causal attention of T queries and S keys, whose ends are aligned."""
@@ -280,7 +289,7 @@ class Linear(Core):
         )
         return F.pad(attended.out, (0, 0, queries_without_keys, 0)) if queries_without_keys else attended.out
 
-    def _compute_history_weights(
+    def _compute_weights_over_history(
         self, q: Query, history: KeyHistory, projections: Any, causal: bool
     ) -> Weights:
         """The weights [B,H,T,S] of queries over all keys of the history."""
@@ -289,12 +298,3 @@ class Linear(Core):
         return compute_attention_weights(
             query_features, history.features, keep, history.key_weights, causal, self.floor
         )
-
-    def _check_state(self, state: LinearState) -> None:
-        """Raise BadShape for a state of another number of heads, features or values."""
-        expected = (self.heads, self.features.width, self.value_width + 1)
-        if tuple(state.feature_sums.shape[1:]) != expected:
-            raise BadShape(
-                f"the state holds sums of shape {list(state.feature_sums.shape[1:])} per row, expected "
-                f"{list(expected)} = [heads, features, value width + 1]: pass a state that this layer started"
-            )

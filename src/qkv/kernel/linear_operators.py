@@ -11,15 +11,15 @@ from torch import Tensor
 
 from qkv import masks
 from qkv.errors import BadMask
-from qkv.kernel.causal_average import causal_average
+from qkv.kernel.causal_average import average_chunk_causally
 from qkv.kernel.chunks import scan_chunks
 from qkv.kernel.feature_map import FeatureMap
 from qkv.kernel.key_weights import (
     KeyWeights,
+    compute_causal_log_weights_at_queries,
     compute_detached_row_max,
     compute_key_weights,
     compute_log_weights_after_last_key,
-    compute_log_weights_at_queries,
     subtract_max_and_exp,
 )
 from qkv.kernel.masking import (
@@ -32,16 +32,17 @@ from qkv.kernel.masking import (
 from qkv.kernel.sums import (
     Features,
     MappedKeys,
+    OutputAndSums,
     Sums,
-    accumulate_keys,
     average_from_sums,
     compute_implied_weights,
-    empty_sums,
+    create_empty_sums,
+    decay_carry_and_add_keys,
 )
 from qkv.shapes import Key, Query, Value, Weights
 
 
-def check_masks_and_gate(masking: Masking, is_gated: bool) -> None:
+def check_no_pair_masks_and_gate_as_expected(masking: Masking, is_gated: bool) -> None:
     """Check that a feature map supports the masking of a call.
 
     Args:
@@ -58,12 +59,15 @@ def check_masks_and_gate(masking: Masking, is_gated: bool) -> None:
                 "single pairs differently: use keep= and causal=True, or kernel=Softmax()"
             )
     if is_gated and masking.gate is None:
-        raise BadMask("RFA(gate=True) needs the gate logits of every key, gate=; qkv.Attention computes them")
+        raise BadMask(
+            "RFA(gate=True) needs gate=, the gate logits [batch, heads, keys], and got none: pass them, or "
+            "use qkv.Attention, which computes them"
+        )
     if masking.gate is not None and not is_gated:
-        raise BadMask("gate= was passed to a kernel without a gate: use RFA(gate=True)")
+        raise BadMask("gate= was passed to a kernel without a gate: leave it out, or use RFA(gate=True)")
 
 
-def map_keys(
+def repeat_heads_and_map_keys(
     feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
 ) -> MappedKeys:
     """φ(k), [v, 1] and the key weights, with shared key heads repeated and padding set to 0.
@@ -87,7 +91,7 @@ def map_keys(
     return MappedKeys(features, values, compute_key_weights(log_factor, gate, masking.keep))
 
 
-def sum_sequence(
+def sum_keys_in_chunks(
     feature_map: FeatureMap, heads: int, k: Key, v: Value, masking: Masking, projections: Any
 ) -> Sums:
     """The sums over all keys of a sequence.
@@ -106,14 +110,18 @@ def sum_sequence(
 
     def step(carry: Sums, positions: slice, k: Key, v: Value, gate: Tensor | None) -> tuple[None, Sums]:
         chunk = slice_keep_and_replace_gate(masking, positions, gate)
-        return None, accumulate_keys(map_keys(feature_map, heads, k, v, chunk, projections), carry)
+        return None, decay_carry_and_add_keys(
+            repeat_heads_and_map_keys(feature_map, heads, k, v, chunk, projections), carry
+        )
 
     no_keys = slice_keep_and_gate(masking, slice(0))
-    carry = empty_sums(map_keys(feature_map, heads, k[:, :, :0], v[:, :, :0], no_keys, projections))
-    return scan_chunks(step, carry, k, v, masking.gate)[1]
+    carry = create_empty_sums(
+        repeat_heads_and_map_keys(feature_map, heads, k[:, :, :0], v[:, :, :0], no_keys, projections)
+    )
+    return scan_chunks(step, carry, k, v, masking.gate).state
 
 
-def average_causally(
+def average_causally_in_chunks(
     feature_map: FeatureMap,
     heads: int,
     floor: float,
@@ -121,7 +129,7 @@ def average_causally(
     masking: Masking,
     projections: Any,
     carry: Sums,
-) -> tuple[Tensor, Sums]:
+) -> OutputAndSums:
     """Causal linear attention of a sequence that follows the keys in `carry`.
 
     Args:
@@ -140,18 +148,19 @@ def average_causally(
     def step(
         carry: Sums, positions: slice, q: Query, k: Key, v: Value, gate: Tensor | None
     ) -> tuple[Tensor, Sums]:
-        keys = map_keys(
+        keys = repeat_heads_and_map_keys(
             feature_map, heads, k, v, slice_keep_and_replace_gate(masking, positions, gate), projections
         )
         query_features = feature_map.map_queries(promote_to_float32(q), projections)
-        out, after = causal_average(query_features, keys, carry, floor)
+        out, after = average_chunk_causally(query_features, keys, carry, floor)
         return out.to(v.dtype), after
 
     out, after = scan_chunks(step, carry, *tensors, masking.gate)
-    return _allocate_empty_output_if_none(out, tensors[0], tensors[2].shape[3], tensors[2].dtype), after
+    q, _, v = tensors
+    return OutputAndSums(_allocate_empty_output_if_none(out, q, v.shape[3], v.dtype), after)
 
 
-def average_over_sums(
+def map_queries_and_average_over_sums(
     feature_map: FeatureMap, floor: float, q: Query, projections: Any, sums: Sums
 ) -> Tensor:
     """out [B,H,T,E] in the dtype of q, where every query averages over all keys in the sums.
@@ -172,9 +181,8 @@ def average_over_sums(
         query_sums = query_features @ sums.feature_sums  # [B,H,T,F] @ [B,H,F,E+1] -> [B,H,T,E+1]
         return average_from_sums(query_sums, sums.plain_sums, floor).to(q.dtype), sums
 
-    return _allocate_empty_output_if_none(
-        scan_chunks(step, sums, q)[0], q, sums.feature_sums.shape[3] - 1, q.dtype
-    )
+    out = scan_chunks(step, sums, q).out
+    return _allocate_empty_output_if_none(out, q, sums.feature_sums.shape[3] - 1, q.dtype)
 
 
 def compute_attention_weights(
@@ -204,7 +212,7 @@ def compute_attention_weights(
         m = masks.intersect(triangle, keep)
     else:
         logs = (
-            compute_log_weights_at_queries(key_weights, queries)
+            compute_causal_log_weights_at_queries(key_weights, queries)
             if causal
             else compute_log_weights_after_last_key(key_weights)
         )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qkv.errors import BadShape
 from qkv.kernel.key_weights import KeyWeights, concat_key_weights
 from qkv.kernel.sums import MappedKeys, Sums
 from qkv.shapes import Query
@@ -43,7 +44,7 @@ class KeyHistory(NamedTuple):
     key_weights: KeyWeights | None
 
 
-def promote_state_sums(state: LinearState, q: Query) -> Sums:
+def cast_state_sums_to_float32_or_64(state: LinearState, q: Query) -> Sums:
     """The sums of a state in float64 for float64 queries, in float32 otherwise.
 
     An empty state is float32 even if float64 keys follow: it is created before any input is known.
@@ -60,7 +61,27 @@ def promote_state_sums(state: LinearState, q: Query) -> Sums:
     return Sums(state.feature_sums.to(dtype), state.plain_sums.to(dtype), log_scale)
 
 
-def extend_history(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
+def check_state_sizes(state: LinearState, heads: int, features: int, value_width: int) -> None:
+    """Check that a state comes from an attention of these sizes.
+
+    Args:
+        state: A decode state.
+        heads: H.
+        features: F.
+        value_width: E.
+
+    Raises:
+        BadShape: It comes from an attention of other sizes.
+    """
+    expected = (heads, features, value_width + 1)
+    if tuple(state.feature_sums.shape[1:]) != expected:
+        raise BadShape(
+            f"the state holds sums of shape {list(state.feature_sums.shape[1:])} per row, expected "
+            f"{list(expected)} = [heads, features, value width + 1]: pass a state that this layer started"
+        )
+
+
+def append_keys_to_history(history: KeyHistory, keys: MappedKeys) -> KeyHistory:
     """The history with further keys.
 
     Args:

@@ -28,7 +28,7 @@ MMAP_OPTIONS: dict[str, Any] = (
 _free_blocks: deque[mmap.mmap] = deque()
 
 
-def pooled_empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def allocate_pooled_empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """torch.empty on the CPU, which reuses the memory of earlier large results.
 
     A storage of more than `MAX_MALLOC_BYTES` cannot be resized.
@@ -49,7 +49,7 @@ def pooled_empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="cpu")
     block = _take_free_or_new_block(_round_up_to_block_size(count * dtype.itemsize))
     view = memoryview(block)  # torch holds it for as long as anything uses the memory
-    weakref.finalize(view, _return_block_to_pool, block).atexit = False
+    weakref.finalize(view, _return_block_and_trim_pool, block).atexit = False
     return torch.frombuffer(view, dtype=dtype, count=count).view(shape)
 
 
@@ -89,7 +89,7 @@ def _take_free_or_new_block(size: int) -> mmap.mmap:
         ) from error
 
 
-def _return_block_to_pool(block: mmap.mmap) -> None:
+def _return_block_and_trim_pool(block: mmap.mmap) -> None:
     """Put a block into the pool, and drop the oldest blocks where the pool becomes too large."""
     if len(block) > MAX_FREE_BYTES:
         return

@@ -53,7 +53,7 @@ def draw_projections(
 
 # The operator keeps its first name, which exported programs refer to.
 @torch.library.custom_op("qkv::projections_of_pool", mutates_args=())
-def draw_from_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
+def regenerate_projections_of_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     """Draw set number `index` of a pool of projections, with the shape and dtype of `like` [H,R,D].
 
     The sets are not stored.  Each is drawn from a seed of its own: the index plus the bits of the first
@@ -75,7 +75,7 @@ def draw_from_pool(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     return draw_projections(heads, features, width, orthogonal, generator, float32).to(like)
 
 
-@draw_from_pool.register_fake
+@regenerate_projections_of_pool.register_fake
 def _allocate_fake_projections(index: Tensor, like: Tensor, orthogonal: bool) -> Tensor:
     return torch.empty_like(like)
 
@@ -109,5 +109,5 @@ class RandomFeatureMap(BackendMap):
         """The projections w̃ [H,R,D] of one call: from the pool in training, the fixed ones in evaluation."""
         if self.training and self.redraw:
             index = torch.randint(self.pool, (), device="cpu")
-            return draw_from_pool(index, self.fixed, self.orthogonal)
+            return regenerate_projections_of_pool(index, self.fixed, self.orthogonal)
         return self.fixed

@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def reset_nearest_descendants(module: nn.Module) -> None:
+def reset_parameters_of_nearest_descendants(module: nn.Module) -> None:
     """Call `reset_parameters` of the nearest descendants that have it; each initialises all that is below it.
 
     Args:
@@ -12,6 +12,6 @@ def reset_nearest_descendants(module: nn.Module) -> None:
     for child in module.children():
         reset = getattr(child, "reset_parameters", None)
         if reset is None:
-            reset_nearest_descendants(child)
+            reset_parameters_of_nearest_descendants(child)
         else:
             reset()

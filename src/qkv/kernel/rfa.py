@@ -20,13 +20,13 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from qkv.kernel.feature_map import Kind
+from qkv.kernel.feature_map import KeyFeatures, MapDescription
 from qkv.kernel.linear import Linear
 from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
 from qkv.part import Part
-from qkv.score.cosine import SHORTEST, scale_to_unit_length
+from qkv.score.cosine import MIN_VECTOR_LENGTH, scale_to_unit_length
 from qkv.shapes import Dims
 from qkv.strict import PART
 
@@ -42,7 +42,7 @@ GAUSSIAN_FLOOR = 0.5
 ARCCOS_FLOOR = 1e-6
 
 
-def fourier_features(x: Vectors, projections: Projections) -> Features:
+def compute_fourier_features(x: Vectors, projections: Projections) -> Features:
     """φ(x) = R^-1/2 [sin W x, cos W x], so that φ(x)·φ(x) = 1.  Peng et al. 2021, eq. 4; Rahimi & Recht 2007.
 
     Args:
@@ -56,7 +56,7 @@ def fourier_features(x: Vectors, projections: Projections) -> Features:
     return torch.cat([angles.sin(), angles.cos()], -1).mul_(projections.shape[1] ** -0.5)
 
 
-def arccos_features(x: Vectors, projections: Projections) -> Features:
+def compute_arccos_features(x: Vectors, projections: Projections) -> Features:
     """φ(x) = R^-1/2 ReLU(W x).  Peng et al. 2021, section 3.1; Cho & Saul 2009, order 1.
 
     Args:
@@ -111,11 +111,10 @@ class GaussianMap(BandwidthMap):
         Returns:
             Features [B,H,T,2R].
         """
-        return fourier_features(
-            scale_to_unit_length(x) if self.normalise else x, self._scale_projections(projections, x)
-        )
+        matrix = self._apply_bandwidth_and_temperature(projections, x)
+        return compute_fourier_features(scale_to_unit_length(x) if self.normalise else x, matrix)
 
-    def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
+    def map_keys(self, x: Vectors, projections: Projections) -> KeyFeatures:
         """φ(k) [B,H,S,2R] and the log factors [B,H,S].
 
         Args:
@@ -125,16 +124,17 @@ class GaussianMap(BandwidthMap):
         Returns:
             Features [B,H,S,2R] and log factors [B,H,S].
         """
-        return self.map_queries(x, projections), self.compute_key_log_factor_outside_backend(x)
+        return KeyFeatures(self.map_queries(x, projections), self.compute_key_log_factor_outside_backend(x))
 
     def compute_key_log_factor_outside_backend(self, x: Vectors) -> KeyLogs | None:
         """|σ∘k|² / 2τ² [B,H,S]; None for normalised keys, which all have the same."""
         if self.normalise:
             return None
         x = promote_to_float32(x)
-        return _clamp_to_finite((self.bandwidth.to(x.dtype) * x / self.temperature).square().sum(-1) / 2)
+        scaled = self.bandwidth.to(x.dtype) * x / self.temperature
+        return _clamp_to_largest_finite(scaled.square().sum(-1) / 2)
 
-    def describe_for_backends(self, projections: Projections) -> Kind:
+    def describe_for_backends(self, projections: Projections) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -144,12 +144,13 @@ class GaussianMap(BandwidthMap):
             The name, the scaled projections and whether vectors are normalised.
         """
         projections = projections.float()
-        return Kind("gaussian", self._scale_projections(projections, projections), self.normalise)
+        matrix = self._apply_bandwidth_and_temperature(projections, projections)
+        return MapDescription("gaussian", matrix, self.normalise)
 
-    def _scale_projections(self, projections: Projections, x: Tensor) -> Projections:
-        """W = σ∘W̃/τ in the dtype of x."""
+    def _apply_bandwidth_and_temperature(self, projections: Projections, like: Tensor) -> Projections:
+        """W = σ∘W̃/τ in the dtype of `like`."""
         # States hold W̃ without σ, so that σ also learns from queries that follow a detached state.
-        return (self.bandwidth.to(x.dtype) / self.temperature) * projections.to(x.dtype)
+        return (self.bandwidth.to(like.dtype) / self.temperature) * projections.to(like.dtype)
 
 
 class ArccosMap(BandwidthMap):
@@ -169,9 +170,10 @@ class ArccosMap(BandwidthMap):
         Returns:
             Features [B,H,T,R].
         """
-        return arccos_features(scale_to_unit_length(x), self.bandwidth.to(x.dtype) * projections.to(x.dtype))
+        matrix = self.bandwidth.to(x.dtype) * projections.to(x.dtype)
+        return compute_arccos_features(scale_to_unit_length(x), matrix)
 
-    def map_keys(self, x: Vectors, projections: Projections) -> tuple[Features, KeyLogs | None]:
+    def map_keys(self, x: Vectors, projections: Projections) -> KeyFeatures:
         """φ(k) [B,H,S,R] of unit vectors, and the log factors [B,H,S].
 
         Args:
@@ -181,15 +183,16 @@ class ArccosMap(BandwidthMap):
         Returns:
             Features [B,H,S,R] and log factors [B,H,S].
         """
-        return self.map_queries(x, projections), self.compute_key_log_factor_outside_backend(x)
+        return KeyFeatures(self.map_queries(x, projections), self.compute_key_log_factor_outside_backend(x))
 
     def compute_key_log_factor_outside_backend(self, x: Vectors) -> KeyLogs | None:
         """log |k| [B,H,S]; None for normalised keys."""
         if self.normalise:
             return None
-        return _clamp_to_finite(promote_to_float32(x).square().sum(-1)).clamp_min(SHORTEST**2).log() / 2
+        squares = _clamp_to_largest_finite(promote_to_float32(x).square().sum(-1))
+        return squares.clamp_min(MIN_VECTOR_LENGTH**2).log() / 2
 
-    def describe_for_backends(self, projections: Projections) -> Kind:
+    def describe_for_backends(self, projections: Projections) -> MapDescription:
         """The same map for the backends.
 
         Args:
@@ -198,10 +201,11 @@ class ArccosMap(BandwidthMap):
         Returns:
             The name and the scaled projections, for unit vectors.
         """
-        return Kind("arccos", self.bandwidth.float() * projections.float(), unit=True)
+        matrix = self.bandwidth.float() * projections.float()
+        return MapDescription("arccos", matrix, scales_to_unit_length=True)
 
 
-def _clamp_to_finite(x: Tensor) -> Tensor:
+def _clamp_to_largest_finite(x: Tensor) -> Tensor:
     """x, with infinity replaced by the largest finite number: keys of infinite length get a finite weight."""
     return x.clamp_max(torch.finfo(x.dtype).max)
 
@@ -272,7 +276,7 @@ class RFA(Part):
         return "softmax of σ²·cosine / τ²" if self.normalise else "softmax of (σ∘q)·(σ∘k) / τ²"
 
     @model_validator(mode="after")
-    def _check_temperature(self) -> "RFA":
+    def _refuse_temperature_for_arccos(self) -> "RFA":
         """Reject a temperature for the arc-cosine kernel."""
         if self.kernel == "arccos" and self.temperature != 1.0:
             raise ValueError(

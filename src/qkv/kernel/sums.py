@@ -34,7 +34,7 @@ from qkv.shapes import Weights
 
 Features = Float[Tensor, "B H N F"]
 ValuesWithOne = Float[Tensor, "B H N E1"]
-PlainSums = Float[Tensor, "B H #N E2"]
+ValueWeightAndSquareSums = Float[Tensor, "B H #N E2"]
 
 
 class MappedKeys(NamedTuple):
@@ -66,6 +66,18 @@ class Sums(NamedTuple):
     log_scale: Any
 
 
+class OutputAndSums(NamedTuple):
+    """What a pass over queries and keys returns.
+
+    Args:
+        out: [B,H,T,E], the averages of the queries.
+        sums: The sums after the last key.
+    """
+
+    out: Tensor
+    sums: Sums
+
+
 def compute_implied_weights(
     query_features: Features,
     key_features: Float[Tensor, "B H S F"],
@@ -95,7 +107,7 @@ def compute_implied_weights(
 
 
 def average_from_sums(
-    query_sums: ValuesWithOne, plain_sums: PlainSums, floor: float
+    query_sums: ValuesWithOne, plain_sums: ValueWeightAndSquareSums, floor: float
 ) -> Float[Tensor, "B H N E"]:
     """Averages [B,H,N,E] from φ(q) @ feature_sums [B,H,N,E+1] and the plain sums; 0 where no key was read.
 
@@ -129,7 +141,7 @@ def compute_denominator_deficit(total: Tensor, squares: Tensor, floor: float) ->
     return (floor * torch.where(squares > 0, squares, 1).sqrt() - total).clamp_min(0)
 
 
-def empty_sums(keys: MappedKeys) -> Sums:
+def create_empty_sums(keys: MappedKeys) -> Sums:
     """The sums over no keys, with the shapes and dtypes that `keys` lead to.
 
     Args:
@@ -145,7 +157,7 @@ def empty_sums(keys: MappedKeys) -> Sums:
     return Sums(feature_sums, plain_sums, log_scale)
 
 
-def accumulate_keys(keys: MappedKeys, carry: Sums) -> Sums:
+def decay_carry_and_add_keys(keys: MappedKeys, carry: Sums) -> Sums:
     """The sums over the keys in `carry` and over all of `keys`, which follow them.
 
     Args:
@@ -197,7 +209,9 @@ def combine_sums(earlier: Sums, later: Sums, log_decay: Tensor | None) -> Sums:
     log_scale = torch.maximum(later.log_scale, decayed.detach())
     old, new = subtract_max_and_exp(decayed, log_scale), subtract_max_and_exp(later.log_scale, log_scale)
     feature_sums = old * earlier.feature_sums + new * later.feature_sums
-    plain_sums = _scale_plain_sums(earlier.plain_sums, old) + _scale_plain_sums(later.plain_sums, new)
+    plain_sums = _scale_value_weight_and_square_sums(
+        earlier.plain_sums, old
+    ) + _scale_value_weight_and_square_sums(later.plain_sums, new)
     return Sums(feature_sums, plain_sums, log_scale)
 
 
@@ -215,6 +229,8 @@ def sum_log_decay(key_weights: KeyWeights | None) -> Tensor | None:
     return key_weights.log_decay.sum(2)[..., None, None]
 
 
-def _scale_plain_sums(plain_sums: PlainSums, factor: Tensor) -> PlainSums:
+def _scale_value_weight_and_square_sums(
+    plain_sums: ValueWeightAndSquareSums, factor: Tensor
+) -> ValueWeightAndSquareSums:
     """The plain sums after all m were multiplied by a factor: their last entry is the sum of m²."""
     return torch.cat([factor * plain_sums[..., :-1], factor.square() * plain_sums[..., -1:]], -1)

@@ -56,13 +56,14 @@ class AdaptiveOutput(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*B M"]) -> Float[Tensor, "*B V"]:
         """The logarithms of the probabilities of all words."""
-        frequent, *clusters = self.weight.split(self.sizes)
-        head = nn.functional.linear(hidden, torch.cat([frequent, self.cluster_weight]))
-        log_head = head.log_softmax(-1)
-        log_words, log_clusters = log_head.split([len(frequent), len(clusters)], -1)
-        parts = [log_words]
-        for weight, log_cluster in zip(clusters, log_clusters.unbind(-1), strict=True):
-            parts.append(nn.functional.linear(hidden, weight).log_softmax(-1) + log_cluster[..., None])
+        frequent, *clusters = nn.functional.linear(hidden, self.weight).split(self.sizes, -1)
+        log_head = torch.cat([frequent, nn.functional.linear(hidden, self.cluster_weight)], -1).log_softmax(
+            -1
+        )
+        log_frequent, log_clusters = log_head.split([self.starts[0], len(clusters)], -1)
+        parts = [log_frequent]
+        for scores, log_cluster in zip(clusters, log_clusters.split(1, -1), strict=True):
+            parts.append(scores.log_softmax(-1) + log_cluster)
         return torch.cat(parts, -1)
 
 

@@ -31,11 +31,11 @@ class Classified(NamedTuple):
 
     Args:
         scores: [B,C].
-        attended: name -> Attended; "layer.i" and, where the pooling is attention, "pool".
+        attended: for every text, name -> Attended; "layer.i" and, where the pooling is attention, "pool".
     """
 
     scores: Float[Tensor, "B C"]
-    attended: dict[str, Attended]
+    attended: list[dict[str, Attended]]
 
 
 class Classifier(nn.Module):
@@ -60,8 +60,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.pool = Encoder(config, vocab), make_pool(config.pool, config.width)
-        self.output = nn.Linear(config.width * (1 if texts == 1 else 4), classes)
-        nn.init.zeros_(self.output.bias)
+        self.output = make_output_layer(config.width, classes, texts)
 
     def forward(self, tokens: list[Tokens], keep: list[Real]) -> Float[Tensor, "B C"]:
         """Scores of the classes, of texts given as one array of tokens each."""
@@ -69,15 +68,14 @@ class Classifier(nn.Module):
         return self._score(vectors)
 
     def forward_with_weights(self, tokens: list[Tokens], keep: list[Real]) -> Classified:
-        """`forward`, and what the attentions did on the first text."""
-        hidden, attended = self.encoder.forward_with_weights(tokens[0], keep[0])
-        pooled = self.pool(hidden, keep[0])
-        if pooled.weights is not None:
-            attended["pool"] = pooled
-        further = [
-            self.pool(self.encoder(*text), text[1]).out for text in zip(tokens[1:], keep[1:], strict=True)
-        ]
-        return Classified(self._score([pooled.out, *further]), attended)
+        """`forward`, and what the attentions did."""
+        vectors, attended = [], []
+        for text, real in zip(tokens, keep, strict=True):
+            hidden, layers = self.encoder.forward_with_weights(text, real)
+            pooled = self.pool(hidden, real)
+            vectors.append(pooled.out)
+            attended.append(layers if pooled.weights is None else {**layers, "pool": pooled})
+        return Classified(self._score(vectors), attended)
 
     def attention_layers(self) -> dict[str, Attention]:
         """Every attention by the name of its weights."""
@@ -94,9 +92,19 @@ class Classifier(nn.Module):
         return self.encoder.layer_groups()
 
     def _score(self, vectors: list[Float[Tensor, "B M"]]) -> Float[Tensor, "B C"]:
-        if len(vectors) == 2:
-            a, b = vectors
-            vector = torch.cat([a, b, a * b, (a - b).abs()], -1)
-        else:
-            (vector,) = vectors
-        return self.output(dropout(vector, self.config.dropout, self.training))
+        return self.output(dropout(combine_vectors(vectors), self.config.dropout, self.training))
+
+
+def make_output_layer(width: int, classes: int, texts: int) -> nn.Linear:
+    """The layer from what `combine_vectors` returns to the scores of the classes; its biases are 0."""
+    output = nn.Linear(width * (1 if texts == 1 else 4), classes)
+    nn.init.zeros_(output.bias)
+    return output
+
+
+def combine_vectors(vectors: list[Float[Tensor, "B M"]]) -> Float[Tensor, "B N"]:
+    """The vector of a text, or [a; b; a ∘ b; |a - b|] of a pair."""
+    if len(vectors) == 1:
+        return vectors[0]
+    a, b = vectors
+    return torch.cat([a, b, a * b, (a - b).abs()], -1)

@@ -1,6 +1,6 @@
 """A bidirectional encoder: the body of masked language models and of classifiers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qkv import masks
 from qkv.errors import BadRecipe
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
@@ -65,19 +65,34 @@ class EncoderConfig(Strict):
     @property
     def length_limits(self) -> LengthLimits:
         """How many tokens the model can read; None where there is no limit."""
+        return LengthLimits(source=self.find_limit("model.attention"))
+
+    def find_limit(self, section: str) -> LengthLimit | None:
+        """How many positions the encoder can read; None where there is no limit.
+
+        Args:
+            section: the section of the recipe that holds the attention.
+        """
         table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
-        return LengthLimits(
-            source=find_smallest_limit(table, get_key_limit(self.attention, "model.attention"))
-        )
+        return find_smallest_limit(table, get_key_limit(self.attention, section))
 
     @model_validator(mode="after")
     def _has_legal_attention(self) -> "EncoderConfig":
-        if self.attention.d_model is not None or self.attention.d_memory is not None:
-            raise BadRecipe("attention: d_model and d_memory follow from width: leave them out and set width")
-        if self.attention.causal:
-            raise BadRecipe("attention: causal must be False in an encoder. Leave it out")
+        check_encoder_attention(self.attention, "attention")
         _ = self.spec
         return self
+
+
+def check_encoder_attention(attention: AttentionSpec, key: str) -> None:
+    """Check that an attention of a recipe can be the self-attention of an encoder.
+
+    Raises:
+        BadRecipe: it names a width, or is causal.
+    """
+    if attention.d_model is not None or attention.d_memory is not None:
+        raise BadRecipe(f"{key}: d_model and d_memory follow from width: leave them out and set width")
+    if attention.causal:
+        raise BadRecipe(f"{key}: causal must be False in an encoder. Leave it out")
 
 
 class EncoderLayer(nn.Module):
@@ -94,8 +109,8 @@ class EncoderLayer(nn.Module):
         self.feedforward_norm = make_norm(config.norm, config.width)
         self.feedforward = FeedForwardNet(config.width, config.feedforward, config.activation, config.dropout)
 
-    def forward(self, x: Hidden, keep: Real, capture: bool = False) -> tuple[Hidden, Attended]:
-        """The output of the layer and its attention, with weights where `capture`."""
+    def forward(self, x: Hidden, keep: Real | None, capture: bool = False) -> tuple[Hidden, Attended]:
+        """The output of the layer and its attention, with weights where `capture`; None keeps all tokens."""
         read = self.norm(x)
         attended = (
             self.attention.attend(read, keep=keep)
@@ -125,17 +140,14 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(vocab, config.width)
-        is_learned = config.positions == "learned"
-        self.positions = (
-            LearnedPositions(config.width, config.max_length) if is_learned else Sinusoids(config.width)
-        )
+        self.positions = make_positions(config)
         self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.norm = make_norm(config.norm, config.width)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
 
     def forward(self, tokens: Tokens, keep: Real) -> Hidden:
@@ -162,13 +174,32 @@ class Encoder(nn.Module):
     def _encode(self, tokens: Tokens, keep: Real, capture: bool) -> tuple[Hidden, dict[str, Attended]]:
         x = self.embedding(tokens.masked_fill(~keep, PAD)) * self.config.width**0.5
         x = dropout(self.positions(x, 0), self.config.dropout, self.training)
-        x = masks.zero_keys(x, keep)  # the residual stream carries padding past every layer
-        attended: dict[str, Attended] = {}
-        for i, layer in enumerate(self.layers):
-            x, each = layer(x, keep, capture)
-            if capture:
-                attended[f"layer.{i}"] = each
+        x, attended = apply_layers(self.layers, x, keep, capture)
         return self.norm(x), attended
+
+
+def make_positions(config: EncoderConfig) -> nn.Module:
+    """The encoding of positions that the config names."""
+    if config.positions == "learned":
+        return LearnedPositions(config.width, config.max_length)
+    return Sinusoids(config.width)
+
+
+def apply_layers(
+    layers: Iterable[Any], x: Hidden, keep: Real | None, capture: bool
+) -> tuple[Hidden, dict[str, Attended]]:
+    """The states [B,N,M] after all layers, and, where `capture`, their attention: "layer.i" -> Attended.
+
+    `keep` is True at real positions; None: all are.
+    """
+    if keep is not None:
+        x = masks.zero_keys(x, keep)  # the residual stream carries padding past every layer
+    attended: dict[str, Attended] = {}
+    for i, layer in enumerate(layers):
+        x, each = layer(x, keep, capture)
+        if capture:
+            attended[f"layer.{i}"] = each
+    return x, attended
 
 
 class MaskedLanguageModel(nn.Module):

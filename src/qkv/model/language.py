@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.adaptive_output import make_output
 from qkv.model.dropout import dropout
@@ -196,7 +196,7 @@ class LanguageModel(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights anew."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         self._initialise()
 
     def forward(self, tokens: Tokens) -> Hidden:
@@ -264,7 +264,7 @@ class LanguageModel(nn.Module):
         return dropout(x, self.config.dropout, self.training)
 
     def _initialise(self) -> None:
-        """N(0, 0.02²) for embeddings and matrices, as in GPT-2; zeros for biases.
+        """N(0, 0.02²) for embeddings, positions and matrices, as in GPT-2; zeros for biases.
 
         Matrices that write into the residual stream have 1/sqrt(2·layers) of that, so that its variance does
         not grow with depth (Radford et al. 2019, section 2.3).  Cells of a recurrence keep torch's values.
@@ -293,5 +293,5 @@ class NoPositions(nn.Module):
 
 def _make_positions(config: LanguageModelConfig) -> nn.Module:
     if config.position_kind == "learned":
-        return LearnedPositions(config.width, config.max_length)
+        return LearnedPositions(config.width, config.max_length, INITIAL_STD)
     return Sinusoids(config.width) if config.position_kind == "sinusoidal" else NoPositions()

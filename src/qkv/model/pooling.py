@@ -43,13 +43,21 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.query = nn.Parameter(torch.empty(1, 1, width))
         self.attention = Attention(width, heads=1, score=Additive(), project=False)
-        nn.init.normal_(self.query, std=width**-0.5)
+        self._initialise_query()
+
+    def reset_parameters(self) -> None:
+        """Initialise all weights anew."""
+        self.attention.reset_parameters()
+        self._initialise_query()
 
     def forward(self, hidden: Float[Tensor, "B N M"], keep: Bool[Tensor, "B N"]) -> Attended:
         """The weighted mean [B,M] with its weights [B,1,1,N]."""
         query = self.query.expand(hidden.shape[0], -1, -1)
         attended = self.attention.attend(query, hidden, keep=keep)
         return attended._replace(out=attended.out[:, 0])
+
+    def _initialise_query(self) -> None:
+        nn.init.normal_(self.query, std=self.query.shape[-1] ** -0.5)
 
 
 def make_pool(kind: PoolKind, width: int) -> nn.Module:

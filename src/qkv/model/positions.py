@@ -11,7 +11,7 @@ from qkv.errors import BadShape
 from qkv.tracing import holds_for_all_sizes, is_recording
 
 
-def sinusoids(length: int, width: int) -> Float[Tensor, "N M"]:
+def sinusoids(length: int, width: int, begin: int = 0) -> Float[Tensor, "N M"]:
     """Compute PE(p, 2i) = sin(p / 10000^(2i/M)) and PE(p, 2i+1) = cos(p / 10000^(2i/M)).
 
     Vaswani et al. 2017, section 3.5.
@@ -19,18 +19,19 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "N M"]:
     Args:
         length: N, the number of positions.
         width: M.
+        begin: The first position.
 
     Returns:
         The table [N,M] in float32, on the CPU.
     """
     options = {"dtype": torch.float64, "device": "cpu"}  # not every device has float64
     rates = 10000 ** (-torch.arange(0, width, 2, **options) / width)
-    angles = torch.arange(length, **options)[:, None] * rates
+    angles = torch.arange(begin, begin + length, **options)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width].float()
 
 
 class Sinusoids(nn.Module):
-    """Adds the sinusoids.  The table grows with the longest sequence.
+    """Adds the sinusoids.  The table grows with the longest sequence that is read at once.
 
     The table is not in the state_dict; it is computed again wherever it may have been lost.
 
@@ -67,6 +68,8 @@ class Sinusoids(nn.Module):
                 else sinusoids(end, self.width).to(x)
             )
             return x + table[begin:end]
+        if begin > 0 and end > self.table.shape[0]:  # decoding: memory must not grow with the text
+            return x + sinusoids(x.shape[1], self.width, begin).to(x.device, self.table.dtype)
         if end > self.table.shape[0] or self.table.device != x.device:
             length = max(2 * end, self.table.shape[0])
             self.table = sinusoids(length, self.width).to(x.device, self.table.dtype)
@@ -90,16 +93,17 @@ class LearnedPositions(nn.Module):
     Args:
         width: M.
         length: The largest number of positions.
+        std: The standard deviation of the initial vectors; None for 1 / sqrt(M).
     """
 
-    def __init__(self, width: int, length: int) -> None:
+    def __init__(self, width: int, length: int, std: float | None = None) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(length, width))
+        self.table, self.std = nn.Parameter(torch.empty(length, width)), std or width**-0.5
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialise the vectors at random."""
-        nn.init.normal_(self.table, std=self.table.shape[1] ** -0.5)
+        nn.init.normal_(self.table, std=self.std)
 
     def forward(self, x: Float[Tensor, "B N M"], begin: int = 0) -> Float[Tensor, "B N M"]:
         """Add the vectors of positions begin … begin + N - 1.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.length_limits import LengthLimits
 from qkv.model.recurrent_decoders import BahdanauDecoder, DecoderState, FixedContextDecoder, LuongDecoder
@@ -53,7 +53,7 @@ class RNNTranslator(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights at random."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         _initialise(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

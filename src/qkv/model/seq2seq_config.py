@@ -1,20 +1,16 @@
 """Sizes and parts of a recurrent translation model, as a section of a recipe."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from qkv.errors import BadRecipe
 from qkv.model.length_limits import LengthLimits, get_key_limit
-from qkv.model.spec_fields import parse_spec
+from qkv.model.spec_fields import OptionalSpecField
 from qkv.score import Additive
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
-
-
-def _parse_optional_spec(value: Any) -> AttentionSpec | None:
-    return None if value is None else parse_spec(value)
 
 
 class RNNConfig(Strict):
@@ -39,11 +35,7 @@ class RNNConfig(Strict):
     """
 
     kind: Literal["rnn"] = "rnn"
-    attention: Annotated[
-        AttentionSpec | None,
-        PlainValidator(_parse_optional_spec),
-        PlainSerializer(lambda spec: None if spec is None else spec.to_dict()),
-    ] = AttentionSpec(score=Additive())
+    attention: OptionalSpecField = AttentionSpec(score=Additive())
     decoder: Literal["bahdanau", "luong"] = "bahdanau"
     input_feeding: bool = False
     cell: Literal["gru", "lstm"] = "gru"

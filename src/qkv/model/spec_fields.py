@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer, PlainValidator
 
 from qkv.errors import BadRecipe
 from qkv.spec import AttentionSpec
@@ -30,6 +30,21 @@ def parse_spec(value: Any) -> Any:
     raise BadRecipe(f"expected an attention like {{score: additive}}, got {value!r}")
 
 
+def parse_optional_spec(value: Any) -> AttentionSpec | None:
+    """Read the value of a field that may be null.
+
+    Args:
+        value: A mapping such as `{score: additive}`, a spec, or None.
+
+    Returns:
+        The spec, or None.
+
+    Raises:
+        BadRecipe: It is none of them.
+    """
+    return None if value is None else parse_spec(value)
+
+
 def parse_causal_spec(value: Any) -> Any:
     """Read the value of a field whose attention is causal unless the mapping says otherwise.
 
@@ -50,3 +65,8 @@ def parse_causal_spec(value: Any) -> Any:
 _TO_DICT = PlainSerializer(lambda spec: spec.to_dict())
 SpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_spec), _TO_DICT]
 CausalSpecField = Annotated[InstanceOf[AttentionSpec], BeforeValidator(parse_causal_spec), _TO_DICT]
+OptionalSpecField = Annotated[
+    AttentionSpec | None,
+    PlainValidator(parse_optional_spec),
+    PlainSerializer(lambda spec: None if spec is None else spec.to_dict()),
+]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qkv import masks
-from qkv.kernel.reset_parameters import reset_nearest_descendants
+from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, EncoderBlock
 from qkv.model.dropout import dropout
@@ -76,7 +76,7 @@ class Transformer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise all weights at random."""
-        reset_nearest_descendants(self)
+        reset_parameters_of_nearest_descendants(self)
         separate = (self.output,) if self.config.embeddings == "separate" else ()
         for table in (self.source, self.target, *separate):
             nn.init.normal_(table.weight, std=self.config.width**-0.5)

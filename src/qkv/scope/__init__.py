@@ -6,7 +6,8 @@ and a function of the weights that is applied after the selection; None means no
 """
 
 from .global_scope import Global as Global
+from .neighbourhood import Neighbourhood as Neighbourhood
 from .predictive import Predictive as Predictive
 from .window import Window as Window
 
-SCOPES = {part.name: part for part in (Global, Window, Predictive)}
+SCOPES = {part.name: part for part in (Global, Window, Predictive, Neighbourhood)}

@@ -13,12 +13,12 @@ from qkv.shapes import Dims, Key, Logits, Query
 from qkv.strict import PART
 from qkv.token_positions import TokenPositions
 
-# Shorter vectors are divided by this length instead of their own: the gradient is at most 1 / SHORTEST.
-SHORTEST = 1e-3
+# Shorter vectors are divided by this length instead of their own: the gradient is at most 1 divided by it.
+MIN_VECTOR_LENGTH = 1e-3
 
 
 def scale_to_unit_length(x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N D"]:
-    """Compute x / max(|x|, SHORTEST), the direction of every vector; zero stays zero.
+    """Compute x / max(|x|, MIN_VECTOR_LENGTH), the direction of every vector; zero stays zero.
 
     Args:
         x: Vectors [B,H,N,D].
@@ -28,7 +28,7 @@ def scale_to_unit_length(x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N D"
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     # The square is clamped, not the length, which has no second derivative at zero (padding, unused keys).
-    return (wide * wide.square().sum(-1, keepdim=True).clamp_min(SHORTEST**2).rsqrt()).to(x.dtype)
+    return (wide * wide.square().sum(-1, keepdim=True).clamp_min(MIN_VECTOR_LENGTH**2).rsqrt()).to(x.dtype)
 
 
 def cosine(q: Query, unit_keys: Key, strength: float) -> Logits:

@@ -118,11 +118,12 @@ class Task(ABC):
     initial_tasks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def read_data(self, recipe: Any) -> Any:
+    def read_data(self, recipe: Any, report: Progress) -> Any:
         """The training and held-out data that the recipe names.
 
         Args:
             recipe: a recipe of this task.
+            report: where the progress of long reading is shown.
 
         Raises:
             BadData: the data cannot be read or used.
@@ -131,6 +132,8 @@ class Task(ABC):
     @abstractmethod
     def compute_fingerprint(self, data: Any) -> dict[str, dict[str, Any]]:
         """What resuming compares: part of the data -> {"lines": their number, "digest": of their content}.
+
+        Where the parts hold something else than lines, "unit" names it in the plural.
 
         The names of the parts begin with "train." or "valid.".
 

@@ -43,13 +43,18 @@ def read_run_recipe(run: Path) -> Any:
     if not isinstance(raw, dict):
         raise BadRun(f"{path} is damaged: it holds no keys and values. Restore it from a copy")
     task = TASKS.get(str(raw.get("task")))
-    missing = [name for name in (task.recipe.model_fields if task else ("task",)) if name not in raw]
+    missing = [name for name in (_list_required_sections(task) if task else ("task",)) if name not in raw]
     if missing:
         raise BadRun(
             f"{path} is damaged: it lacks {', '.join(missing)}, and a run's recipe is complete. Restore it "
             "from a copy"
         )
     return parse_recipe(raw, str(path))
+
+
+def _list_required_sections(task: Task) -> list[str]:
+    """The sections of a complete recipe; earlier versions had not all of those that may be null."""
+    return [name for name, field in task.recipe.model_fields.items() if field.default is not None]
 
 
 def load(run: str | Path, *, device: Any = "cpu") -> Any:

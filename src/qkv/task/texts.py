@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 from qkv.data.byte_tokens import ByteTokenizer
 from qkv.data.generated.phrases import PhraseData
 from qkv.data.lines import LONGEST_LINE, read_marked_lines
+from qkv.data.text import parse_json_row, refuse_half_surrogates
 from qkv.data.tokens import CONTROL, EOS, Tokenizer, TokenizerConfig, TokenizerPair
 from qkv.data.vocabularies import train_tokenizer
 from qkv.errors import BadData
@@ -28,6 +29,7 @@ class TextConfig(Strict):
         train: text files, plain or gzipped, read one after the other.
         valid: held-out text; null takes the last `holdout` of the training text.
         test: what `qkv evaluate` takes when no file is named; null: the held-out text.
+        text_key: the files have a JSON object on every line, whose text has this key; null: they are text.
         holdout: the share of the training text to hold out where valid is null.
         phrases: generate phrases instead of reading files; the source language alone is used.
     """
@@ -35,6 +37,7 @@ class TextConfig(Strict):
     train: str | list[str] | None = None
     valid: str | list[str] | None = None
     test: str | list[str] | None = None
+    text_key: str | None = None
     holdout: float = Field(default=0.1, gt=0, lt=1)
     phrases: PhraseData | None = None
 
@@ -94,9 +97,9 @@ def read_texts(config: TextConfig) -> Texts:
 
         corpus = split_phrases(generate_phrases(config.phrases), config.phrases.dev, config.phrases.test)
         return Texts([source for source, _ in corpus.train], [source for source, _ in corpus.dev])
-    train = _read(config.train, "data.train")
+    train = _read(config.train, "data.train", config.text_key)
     if config.valid is not None:
-        return Texts(train, _read(config.valid, "data.valid"))
+        return Texts(train, _read(config.valid, "data.valid", config.text_key))
     return _split(train, config.holdout)
 
 
@@ -123,8 +126,10 @@ def read_test_text(config: TextConfig, file: Path | None = None) -> list[str]:
         BadData: the file cannot be read, or there is no text in it.
     """
     if file is not None:
-        return _read(str(file), "--data")
-    return _read(config.test, "data.test") if config.test is not None else read_texts(config).valid
+        return _read(str(file), "--data", config.text_key)
+    if config.test is not None:
+        return _read(config.test, "data.test", config.text_key)
+    return read_texts(config).valid
 
 
 def learn_tokenizer(lines: Sequence[str], config: VocabularyConfig) -> AnyTokenizer:
@@ -203,9 +208,12 @@ def _concatenate(rows: Iterable[Sequence[int]]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
 
 
-def _read(paths: str | list[str] | None, key: str) -> list[str]:
+def _read(paths: str | list[str] | None, key: str, text_key: str | None) -> list[str]:
     names = [paths] if isinstance(paths, str) else paths or []
-    lines = [line for name in names for line in _read_whole_lines(name)]
+    if text_key is None:
+        lines = [line for name in names for line in _read_whole_lines(name)]
+    else:
+        lines = [line for name in names for line in _read_json_texts(name, text_key)]
     if not any(lines):
         raise BadData(f"{key}: there is no text in {', '.join(names) or 'an empty list'}")
     return lines
@@ -219,6 +227,21 @@ def _read_whole_lines(name: str) -> Iterator[str]:
                 f"{name}, line {number}: longer than {LONGEST_LINE:,} characters: break it into lines"
             )
         yield line
+
+
+def _read_json_texts(name: str, text_key: str) -> Iterator[str]:
+    """The lines of the texts in a file of JSON objects."""
+    for number, line in enumerate(_read_whole_lines(name), start=1):
+        location = f"{name}, line {number}"
+        row = parse_json_row(location, line)
+        text = row.get(text_key)
+        if not isinstance(text, str):
+            raise BadData(
+                f"{location}: '{text_key}' is {text!r:.60}, expected a text (keys here: {', '.join(row)}): "
+                "set data.text_key to the key of the text"
+            )
+        refuse_half_surrogates(location, text_key, text)
+        yield from text.split("\n")
 
 
 def _split(lines: list[str], holdout: float) -> Texts:

@@ -135,7 +135,7 @@ def _prepare(run: Path, recipe: Recipe, start: _Start, quiet: bool) -> _Prepared
     task = find_task(recipe.task)
     with show_progress("prepare", quiet=quiet) as report:
         report.print_line(f"writing to {run}")
-        data = task.read_data(recipe)
+        data = task.read_data(recipe, report)
         if start.before:
             refuse_other_data(run, start.before.get("data"), data, recipe)
             refuse_other_files(run, recipe, start.before)

@@ -8,4 +8,5 @@ from qkv.trace.axes import Grid as Grid
 from qkv.trace.axes import WeightAxes as WeightAxes
 from qkv.trace.example import Example as Example
 from qkv.trace.example import stack_steps as stack_steps
+from qkv.trace.query_points import trace_query_points as trace_query_points
 from qkv.trace.value import Trace as Trace

@@ -50,7 +50,7 @@ def restore_carried_state(
     if len(carried) != fabric.world_size:
         raise BadRun(
             f"{run} was trained by {len(carried)} processes, each with the states of its texts, and is "
-            f"resumed by {fabric.world_size}: start as many as before"
+            f"resumed by {fabric.world_size}: start {len(carried)} processes again"
         )
     try:
         objective.restore_carried_state(carried[fabric.global_rank])

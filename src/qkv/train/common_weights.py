@@ -31,7 +31,11 @@ class CommonWeights(NamedTuple):
         """One line for every kind of tensor, with counts and shortened names."""
         for kind in ("loaded", "new", "unused"):
             sizes: dict[str, int] = getattr(self, kind)
-            parameters = f", {sum(sizes.values()):,} values: {shorten_names(sizes)}" if sizes else ""
+            parameters = (
+                f", {sum(sizes.values()):,} values: {join_first_names_without_layer_numbers(sizes)}"
+                if sizes
+                else ""
+            )
             yield f"{kind:<8} {len(sizes):,} tensors{parameters}"
             if kind == "loaded" and self.resized:
                 tables = (f"{name} ({old:,} → {new:,} rows)" for name, (old, new) in self.resized.items())
@@ -64,25 +68,26 @@ def copy_common_weights(
                 state[name].copy_(value)
                 result.loaded[name] = value.numel()
                 used.add(name)
-            elif value is not None and _has_common_rows(name, value, state[name], tables):
+            elif value is not None and _differs_in_rows_of_table_only(name, value, state[name], tables):
                 rows = min(len(value), len(state[name]))
                 state[name][:rows].copy_(value[:rows])
                 result.resized[name] = [len(value), len(state[name])]
                 used.add(name)
             else:
                 result.new[name] = state[name].numel()
-    result.unused.update(_list_unused(source, used))
+    result.unused.update(_map_unused_names_to_sizes(source, used))
     return result
 
 
-def shorten_names(names: Iterable[str]) -> str:
+def join_first_names_without_layer_numbers(names: Iterable[str]) -> str:
     """The first few names, the numbers of layers in them as *.
 
     Args:
         names: names of tensors.
 
     Example:
-        >>> shorten_names(["layers.0.norm.weight", "layers.1.norm.weight", "output.bias"])
+        >>> names = ["layers.0.norm.weight", "layers.1.norm.weight", "output.bias"]
+        >>> join_first_names_without_layer_numbers(names)
         'layers.*.norm.weight, output.bias'
     """
     patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
@@ -90,11 +95,11 @@ def shorten_names(names: Iterable[str]) -> str:
     return ", ".join(patterns[:SHOWN_NAMES]) + remainder
 
 
-def _has_common_rows(name: str, value: Tensor, like: Tensor, tables: Collection[str]) -> bool:
+def _differs_in_rows_of_table_only(name: str, value: Tensor, like: Tensor, tables: Collection[str]) -> bool:
     return name in tables and value.shape[1:] == like.shape[1:]
 
 
-def _list_unused(source: nn.Module, used: set[str]) -> Mapping[str, int]:
+def _map_unused_names_to_sizes(source: nn.Module, used: set[str]) -> Mapping[str, int]:
     sizes = {name: value.numel() for name, value in collect_distinct_tensors(source).items()}
     names_by_first = {names[0]: names for names in group_names_by_tensor(source)}
     return {name: size for name, size in sizes.items() if not used.intersection(names_by_first[name])}

@@ -74,7 +74,7 @@ def _hide_fabric_environment_variables() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def seed_update(seed: int, step: int, rank: int) -> None:
+def seed_torch_for_update(seed: int, step: int, rank: int) -> None:
     """Seed torch for one update with a hash of (seed, step, rank), so that no generator needs saving.
 
     Args:

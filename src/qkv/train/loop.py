@@ -80,7 +80,7 @@ class TrainingLoop:
         state = self.fabric.broadcast(state)
         if state is not None:
             self._restore_state(state)
-        self.updater.strategy.copy_weights_to_trained()
+        self.updater.strategy.copy_weights_to_sharded_copy_if_any()
         self.started_at = self.saved_at = time.monotonic()
         self.seconds_before = self.loop_state.seconds
         self.validation.objective.train()
@@ -89,7 +89,7 @@ class TrainingLoop:
                 # already now, so that a full disk shows at once and every crash can be resumed
                 self._save_state_and_best_weights()
         if self.fabric.is_global_zero:
-            self.validation.write_best_or_present_weights_if_unwritten()
+            self.validation.bring_weights_file_up_to_date()
             self._open_metrics_and_event_files(state["metrics_bytes"] if state else 0)
 
     def _check_directory_read_state_and_restore_copies(self, resume: bool) -> dict[str, Any] | None:
@@ -163,7 +163,7 @@ class TrainingLoop:
         return next(reached, None)
 
     def _validate_report_and_request_save(self, report: Progress, interrupt: Interrupt) -> None:
-        self.updater.strategy.copy_weights_from_trained()
+        self.updater.strategy.copy_weights_from_sharded_copy_if_any()
         scores = self.validation.validate_and_keep_if_best(self.loop_state, self.config, interrupt)
         if scores is not None:
             is_best = self.loop_state.validations_without_improvement == 0
@@ -259,7 +259,7 @@ class TrainingLoop:
             self._gather_metric_sums_and_return_checked_totals(),
             self.updater.state_dict(),
         )
-        self.updater.strategy.copy_weights_from_trained()
+        self.updater.strategy.copy_weights_from_sharded_copy_if_any()
         carried_states = carried.gather_carried_states_on_first_process(self.updater.objective, self.fabric)
         self._update_elapsed_seconds()
         self.saved_at = time.monotonic()
@@ -280,7 +280,7 @@ class TrainingLoop:
             **({"carried": carried_states} if carried_states else {}),
         }
         checkpoint.save_state(self.run.path, state)
-        self.validation.write_best_or_present_weights_if_unwritten()
+        self.validation.bring_weights_file_up_to_date()
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         self.loop_state = LoopState.from_dict(state["standing"])

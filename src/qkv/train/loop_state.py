@@ -61,7 +61,7 @@ class LoopState:
         if self.index >= updates_in_epoch:
             self.epoch, self.index = self.epoch + 1, 0
 
-    def record_validation(self, score: float, higher_is_better: bool) -> None:
+    def record_validation_and_update_best(self, score: float, higher_is_better: bool) -> None:
         """Count one validation, and compare it with the best one.
 
         Args:
@@ -122,7 +122,10 @@ def get_monitored_score(scores: Scores, monitor: str) -> float:
         BadRecipe: the validation gave no such score.
     """
     if monitor not in scores:
-        raise BadRecipe(f"validation gives no score '{monitor}' to monitor. {did_you_mean(monitor, scores)}")
+        raise BadRecipe(
+            f"validation gives no score '{monitor}' to monitor: name one that it gives. "
+            f"{did_you_mean(monitor, scores)}"
+        )
     return float(scores[monitor])
 
 

@@ -83,7 +83,8 @@ def check_patterns_and_freeze_parameters(objective: "Objective", config: TrainCo
         if _matches_any_pattern(names[id(parameter)], config.freeze):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in objective.parameters()):
-        raise BadRecipe("train.freeze leaves no parameter to train: name fewer")
+        patterns = ", ".join(map(repr, config.freeze))
+        raise BadRecipe(f"train.freeze names {patterns}, and leaves no parameter to train: name fewer")
 
 
 def map_parameter_ids_to_saved_names(objective: "Objective") -> dict[int, str]:

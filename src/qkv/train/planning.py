@@ -51,7 +51,7 @@ def count_planned_updates(batches: Batches, config: TrainConfig) -> int:
     for epoch in range(min(config.epochs, COUNTED_EPOCHS)):
         steps = batches.steps(epoch)
         if steps < 1:
-            raise BadData("the training data gives no batch: add data, or allow longer rows")
+            raise BadData(f"epoch {epoch} of the training data has no batch: add data, or allow longer rows")
         total += steps
         if total >= limit:
             return limit

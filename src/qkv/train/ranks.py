@@ -46,7 +46,7 @@ def detect_ranks() -> Ranks:
         BadRun: WORLD_SIZE names several processes but their description is incomplete or contradicts itself,
             or another launcher started several processes, each of which would train the same model.
     """
-    world = _read_integer_variable("WORLD_SIZE", 1)
+    world = _read_integer_environment_variable("WORLD_SIZE", 1)
     if world > 1:
         return _read_and_check_torchrun_variables(world)
     for launcher, variable in COUNT_VARIABLES.items():
@@ -67,8 +67,13 @@ def _read_and_check_torchrun_variables(world: int) -> Ranks:
             f"WORLD_SIZE={world}, but {', '.join(missing)} not set: start with torchrun, which sets them "
             "all, or unset WORLD_SIZE to train on one process"
         )
-    local_world = _read_integer_variable("LOCAL_WORLD_SIZE", world)
-    ranks = Ranks(_read_integer_variable("RANK"), world, _read_integer_variable("LOCAL_RANK"), local_world)
+    local_world = _read_integer_environment_variable("LOCAL_WORLD_SIZE", world)
+    ranks = Ranks(
+        _read_integer_environment_variable("RANK"),
+        world,
+        _read_integer_environment_variable("LOCAL_RANK"),
+        local_world,
+    )
     if ranks.rank >= world or ranks.local_rank >= local_world or local_world < 1 or world % local_world:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         values = ", ".join(f"{name}={value}" for name, value in zip(names, ranks, strict=True))
@@ -79,7 +84,7 @@ def _read_and_check_torchrun_variables(world: int) -> Ranks:
     return ranks
 
 
-def _read_integer_variable(name: str, default: int | None = None) -> int:
+def _read_integer_environment_variable(name: str, default: int | None = None) -> int:
     """The whole number in an environment variable, or the default where it is not set."""
     text = os.environ.get(name, "").strip()
     if not text and default is not None:

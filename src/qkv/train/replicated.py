@@ -63,13 +63,13 @@ class Replicated:
             for parameter, gradient in zip(group, gradients, strict=True):
                 parameter.grad = gradient
 
-    def copy_weights_from_trained(self) -> None:
+    def copy_weights_from_sharded_copy_if_any(self) -> None:
         """Do nothing: the caller's objective is the trained one."""
 
-    def copy_weights_to_trained(self) -> None:
+    def copy_weights_to_sharded_copy_if_any(self) -> None:
         """Do nothing: the caller's objective is the trained one."""
 
-    def collect_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
+    def collect_complete_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
         """The optimizer's own state, without a copy."""
         return optimizer.state_dict()["state"]
 

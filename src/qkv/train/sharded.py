@@ -97,14 +97,14 @@ class Sharded:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def copy_weights_from_trained(self) -> None:
+    def copy_weights_from_sharded_copy_if_any(self) -> None:
         """Copy the trained weights and buffers into the caller's objective, on every process."""
         trained = self.objective.state_dict()
         with torch.no_grad():
             for name, value in collect_distinct_tensors(self.complete_objective).items():
                 value.copy_(gather_if_sharded(trained[name]))
 
-    def copy_weights_to_trained(self) -> None:
+    def copy_weights_to_sharded_copy_if_any(self) -> None:
         """Copy the first process's weights and buffers of the caller's objective into the trained one."""
         trained = self.objective.state_dict()
         with torch.no_grad():
@@ -112,7 +112,7 @@ class Sharded:
                 trained[name].copy_(_shard_tensor_like(value, trained[name]))
         broadcast_saved_buffers(self.objective, self.fabric)
 
-    def collect_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
+    def collect_complete_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
         """The optimizer's state as complete tensors on the CPU; empty on all processes but the first."""
         moments: dict[int, dict[str, Tensor]] = {}
         for number, values in optimizer.state_dict()["state"].items():

@@ -42,15 +42,15 @@ class Strategy(Protocol):
         """Complete the sum of the gradients over all processes; a parameter without gradient gets zeros."""
         ...
 
-    def copy_weights_from_trained(self) -> None:
+    def copy_weights_from_sharded_copy_if_any(self) -> None:
         """Copy the trained weights and buffers into the caller's objective, on every process."""
         ...
 
-    def copy_weights_to_trained(self) -> None:
+    def copy_weights_to_sharded_copy_if_any(self) -> None:
         """Copy the weights and buffers of the caller's objective into the trained one."""
         ...
 
-    def collect_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
+    def collect_complete_moments(self, optimizer: Any) -> dict[int, dict[str, Tensor]]:
         """The optimizer's state by parameter number, as complete tensors; on the first process at least."""
         ...
 

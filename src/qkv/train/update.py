@@ -64,7 +64,7 @@ class Updater:
         """
         start = time.perf_counter()
         count = batches.count(loop_state.epoch, loop_state.index)
-        engine.seed_update(self.config.seed, loop_state.step + 1, self.fabric.global_rank)
+        engine.seed_torch_for_update(self.config.seed, loop_state.step + 1, self.fabric.global_rank)
         for module in self.annealed:
             module.anneal(loop_state.step / self.total_steps)
         norms = []
@@ -196,7 +196,7 @@ class Updater:
 
     def _collect_optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         groups = optimizer.state_dict()["param_groups"]
-        return {"state": self.strategy.collect_moments(optimizer), "param_groups": groups}
+        return {"state": self.strategy.collect_complete_moments(optimizer), "param_groups": groups}
 
     def _copy_moments_like_parameters(
         self, optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]

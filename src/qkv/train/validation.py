@@ -81,7 +81,7 @@ class Validation:
         if scores is None:
             return None
         score = self._get_monitored_score_or_nan_if_not_finite(scores)
-        loop_state.record_validation(score, self.higher_is_better)
+        loop_state.record_validation_and_update_best(score, self.higher_is_better)
         if is_better(score, loop_state.kept_score, self.higher_is_better):
             self._record_best_scores_and_copy_weights(loop_state, scores, score)
         if config.average and self.fabric.is_global_zero:
@@ -129,8 +129,8 @@ class Validation:
         """
         self.best_weights, self.recent_weights = best_weights, recent_weights
 
-    def write_best_or_present_weights_if_unwritten(self) -> None:
-        """Write the best weights where the file does not hold them yet; without validation, the present ones.
+    def bring_weights_file_up_to_date(self) -> None:
+        """Let model.safetensors hold the best weights; without validation, the present ones.
 
         Called on the first process, after the state that holds them is saved: from a state its weights can be
         written again, while weights without their state cannot be told from those of another training.

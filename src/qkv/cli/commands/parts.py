@@ -67,7 +67,8 @@ def format_part(name: str, width: int) -> Iterator[str]:
         yield from _format_entry(format_options(kind, [option]), meaning, width)
     yield from _format_clashes(kind, width)
     yield from ("", "in a Transformer's recipe, under model", INDENT + format_for_recipe(kind))
-    yield from ("", "in Python", INDENT + format_for_python(kind))
+    yield from ("", "in Python")
+    yield from _wrap(format_for_python(kind), width, later=3 * INDENT)
 
 
 def _format_clashes(kind: type[Part], width: int) -> Iterator[str]:
@@ -117,7 +118,12 @@ def _format_entry(head: str, text: str, width: int) -> list[str]:
     return [*_wrap(head, width), *_wrap(text, width, 3 * INDENT)]
 
 
-def _wrap(text: str, width: int, indent: str = INDENT) -> list[str]:
+def _wrap(text: str, width: int, indent: str = INDENT, later: str | None = None) -> list[str]:
+    """The lines of a text with this indent; those after the first one with `later`, if it is passed."""
     return textwrap.wrap(
-        text, max(width, 20), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        text,
+        max(width, 20),
+        initial_indent=indent,
+        subsequent_indent=indent if later is None else later,
+        break_on_hyphens=False,
     )

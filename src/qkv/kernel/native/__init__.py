@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.double_backward import BackendInputs, BackendOptions
-from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
+from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, MapDescription
 from qkv.kernel.key_weights import KeyWeights
 from qkv.kernel.native import library
-from qkv.kernel.native.additive import additive_score
-from qkv.kernel.native.ops import compute_without_dispatcher, linear_attention
-from qkv.kernel.sums import Sums
+from qkv.kernel.native.additive import compute_float32_additive_scores
+from qkv.kernel.native.ops import (
+    compute_linear_attention_and_query_sums,
+    compute_output_and_sums_and_fill_query_sums,
+)
+from qkv.kernel.sums import OutputAndSums, Sums
 from qkv.torch_internals import MISSING, missing_names
 from qkv.tracing import can_bypass_dispatcher, is_transformed
 
 # Positions from which the backend is faster than torch: an empty sequence needs no call.
-FEWEST = 1
+MIN_POSITIONS = 1
 
 
 def is_available() -> bool:
@@ -47,7 +50,7 @@ def describe_library() -> dict[str, str | bool]:
     }
 
 
-def explain_unsupported(*tensors: Tensor) -> str:
+def explain_why_unsupported(*tensors: Tensor) -> str:
     """Why the backend does not support these tensors, as a clause; empty where it does."""
     if not library.IS_LOADED:
         return library.UNAVAILABLE
@@ -62,31 +65,34 @@ def explain_unsupported(*tensors: Tensor) -> str:
     return ""
 
 
-def compute_additive_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def compute_additive_scores(
+    projected_queries: Tensor, projected_keys: Tensor, score_vector: Tensor
+) -> Tensor:
     """Additive scores [B,H,T,S] = v·tanh(q + k), in the dtype of q.
 
     Args:
-        q: [B,H,T,A], projected queries.
-        k: [B,H,S,A], projected keys.
-        v: [H,A].
+        projected_queries: q [B,H,T,A].
+        projected_keys: k [B,H,S,A].
+        score_vector: v [H,A].
     """
+    tensors = (projected_queries, projected_keys, score_vector)
     with torch.autocast("cpu", enabled=False):
-        return additive_score(q.float(), k.float(), v.float()).to(q.dtype)
+        return compute_float32_additive_scores(*(x.float() for x in tensors)).to(projected_queries.dtype)
 
 
 def compute_linear_attention(
-    kind: Kind,
+    feature_map: MapDescription,
     tensors: tuple[Tensor, Tensor, Tensor],
     key_weights: KeyWeights | None,
     keep: Tensor | None,
     carry: Sums | None,
     causal: bool,
     floor: float,
-) -> tuple[Tensor, Sums]:
+) -> OutputAndSums:
     """Linear attention.
 
     Args:
-        kind: the feature map.
+        feature_map: the description of the feature map.
         tensors: q [B,H,T,D], k [B,H,S,D] and v [B,H,S,E], all with H heads.
         key_weights: those of the keys; None where every real key has weight 1.
         keep: [B,S], True for real keys; None where all are real.
@@ -102,11 +108,22 @@ def compute_linear_attention(
     q, k, v = (x.to(dtype) for x in tensors)
     log_weights, log_decay = (None if x is None else x.float() for x in key_weights or (None, None))
     initial_sums = carry or (None, None, None)
-    inputs = BackendInputs(q, k, v, kind.matrix, keep, log_weights, log_decay, *initial_sums)
-    options = BackendOptions(MAP_NUMBERS[kind.map], kind.unit, causal, kind.square, floor)
+    inputs = BackendInputs(q, k, v, feature_map.matrix, keep, log_weights, log_decay, *initial_sums)
+    options = BackendOptions(
+        MAP_NUMBERS[feature_map.map],
+        feature_map.scales_to_unit_length,
+        causal,
+        feature_map.squared_length_factor,
+        floor,
+    )
     if can_bypass_dispatcher(inputs):
-        out, feature_sums, plain_sums, log_scale = compute_without_dispatcher(inputs, options)
+        out, feature_sums, plain_sums, log_scale = compute_output_and_sums_and_fill_query_sums(
+            inputs, options
+        )
     else:
-        out, _, feature_sums, plain_sums, log_scale = linear_attention(*inputs, *options)
-    is_scaled = key_weights is not None or kind.map in RESCALING_MAPS
-    return out.to(tensors[2].dtype), Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+        out, _, feature_sums, plain_sums, log_scale = compute_linear_attention_and_query_sums(
+            *inputs, *options
+        )
+    is_scaled = key_weights is not None or feature_map.map in RESCALING_MAPS
+    sums = Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+    return OutputAndSums(out.to(tensors[2].dtype), sums)

@@ -8,12 +8,12 @@ from torch.utils.checkpoint import checkpoint
 
 from qkv.errors import BadShape
 from qkv.kernel import double_backward
-from qkv.kernel.native.library import call_with_fields, make_strided
+from qkv.kernel.native.library import fill_structure_and_call_library, make_strided
 from qkv.kernel.query_blocks import compute_queries_per_block
 
 
 @torch.library.custom_op("qkv::additive_score", mutates_args=(), device_types="cpu")
-def additive_score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def compute_float32_additive_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """scores [B,H,T,S] = v·tanh(q + k), in float32.
 
     Args:
@@ -30,37 +30,40 @@ def additive_score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         raise BadShape(
             "additive scores need float32 q [B,H,T,A], k [B,H,S,A] and v [H,A], got "
             + ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v))
+            + ": convert and reshape them"
         )
     scores = q.new_empty(*q.shape[:3], keys)
-    call_with_fields("qkv_additive_score", **_make_call_fields(q, k, v), scores=scores)
+    fill_structure_and_call_library("qkv_additive_score", **_make_call_fields(q, k, v), scores=scores)
     return scores
 
 
-@additive_score.register_fake
+@compute_float32_additive_scores.register_fake
 def _allocate_fake_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q.new_empty(*q.shape[:3], k.shape[2])
 
 
 @torch.library.custom_op("qkv::additive_score_backward", mutates_args=(), device_types="cpu")
-def additive_score_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def compute_additive_score_gradients_per_batch_row(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, of k, and of v [B,H,A] for every batch row separately.
 
     Args:
         grad: [B,H,T,S], the gradient of the scores.
-        q: as for `additive_score`.
-        k: as for `additive_score`.
-        v: as for `additive_score`.
+        q: as for `compute_float32_additive_scores`.
+        k: as for `compute_float32_additive_scores`.
+        v: as for `compute_float32_additive_scores`.
     """
-    grad_q, grad_k, grad_v = _allocate_grads(q, k, v)
+    grad_q, grad_k, grad_v = _allocate_gradients_with_v_per_batch_row(q, k, v)
     grads = {"grad_q": make_strided(grad_q), "grad_k": make_strided(grad_k), "grad_v": grad_v}
     fields = _make_call_fields(q, k, v) | grads
-    call_with_fields("qkv_additive_score_backward", **fields, grad_scores=grad.contiguous())
+    fill_structure_and_call_library("qkv_additive_score_backward", **fields, grad_scores=grad.contiguous())
     return grad_q, grad_k, grad_v
 
 
-@additive_score_backward.register_fake
+@compute_additive_score_gradients_per_batch_row.register_fake
 def _allocate_fake_gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _allocate_grads(q, k, v)
+    return _allocate_gradients_with_v_per_batch_row(q, k, v)
 
 
 def _make_call_fields(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
@@ -75,7 +78,9 @@ def _make_call_fields(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
     }
 
 
-def _allocate_grads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate_gradients_with_v_per_batch_row(
+    q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(len(q), *v.shape)
 
 
@@ -84,9 +89,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: 
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if double_backward.needs_double_backward():
+    if double_backward.is_backward_recorded_or_transformed():
         return _compute_differentiable_gradients(grad, *ctx.saved_tensors)
-    grad_q, grad_k, grad_v = additive_score_backward(grad, *ctx.saved_tensors)
+    grad_q, grad_k, grad_v = compute_additive_score_gradients_per_batch_row(grad, *ctx.saved_tensors)
     return grad_q, grad_k, grad_v.sum(0)
 
 
@@ -100,17 +105,21 @@ def _compute_differentiable_gradients(
     rows = compute_queries_per_block(q.shape[0], q.shape[1], k.shape[2], q.shape[3])
     with torch.autocast("cpu", enabled=False):
         blocks = [
-            checkpoint(_compute_block_gradients, *block, k, v, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(
+                _compute_gradients_of_query_block, *block, k, v, use_reentrant=False, preserve_rng_state=False
+            )
             for block in zip(grad.split(rows, 2), q.split(rows, 2), strict=True)
         ]
     grad_q, grad_k, grad_v = zip(*blocks, strict=True)
     return torch.cat(grad_q, 2), torch.stack(grad_k).sum(0), torch.stack(grad_v).sum(0)
 
 
-def _compute_block_gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compute_gradients_of_query_block(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     tanh = torch.tanh(q[:, :, :, None] + k[:, :, None])
     grad_sums = grad[..., None] * (1 - tanh.square()) * v[:, None, None]
     return grad_sums.sum(3), grad_sums.sum(2), torch.einsum("bhts,bhtsa->ha", grad, tanh)
 
 
-additive_score.register_autograd(_backward, setup_context=_save_for_backward)
+compute_float32_additive_scores.register_autograd(_backward, setup_context=_save_for_backward)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from qkv.kernel.native.structures import (
     LayerStep,
     SmallLinear,
     StridedTensor,
+    compute_layout_of_structures,
     describe_first_mismatch,
-    describe_layout,
-    read_layout,
+    read_layout_of_library,
 )
 
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
@@ -35,7 +36,19 @@ FUNCTIONS: dict[str, type[ctypes.Structure]] = {
 }
 
 
-def load_library(file: Path) -> tuple[ctypes.CDLL | None, str]:
+class LoadedLibrary(NamedTuple):
+    """A library, or why it cannot be used.
+
+    Args:
+        library: None where it cannot be used.
+        unavailable_reason: As a clause; empty where it can be used.
+    """
+
+    library: ctypes.CDLL | None
+    unavailable_reason: str
+
+
+def load_library(file: Path) -> LoadedLibrary:
     """Load the library if its structures are those of this package.
 
     Args:
@@ -45,19 +58,21 @@ def load_library(file: Path) -> tuple[ctypes.CDLL | None, str]:
         The library and "", or None and the reason why it cannot be used.
     """
     if not file.exists():
-        return None, "it is not built here"
+        return LoadedLibrary(None, "it is not built here")
     try:
         library = ctypes.CDLL(str(file))
         library.qkv_layout.restype = ctypes.POINTER(FieldLayout)
-        mismatch = describe_first_mismatch(read_layout(library.qkv_layout()), describe_layout(STRUCTURES))
+        mismatch = describe_first_mismatch(
+            read_layout_of_library(library.qkv_layout()), compute_layout_of_structures(STRUCTURES)
+        )
         if mismatch:
-            return None, f"it was built from other sources ({mismatch})"
+            return LoadedLibrary(None, f"it was built from other sources ({mismatch})")
         _declare_functions_and_share_threads(library)
     except AttributeError as error:
-        return None, f"it was built from other sources ({error})"
+        return LoadedLibrary(None, f"it was built from other sources ({error})")
     except OSError as error:
-        return None, f"it cannot be loaded ({error})"
-    return library, ""
+        return LoadedLibrary(None, f"it cannot be loaded ({error})")
+    return LoadedLibrary(library, "")
 
 
 def _declare_functions_and_share_threads(library: ctypes.CDLL) -> None:
@@ -65,10 +80,10 @@ def _declare_functions_and_share_threads(library: ctypes.CDLL) -> None:
         getattr(library, name).restype = ctypes.c_char_p
     for name, structure in FUNCTIONS.items():
         getattr(library, name).argtypes = (ctypes.POINTER(structure),)
-    _share_openmp_threads(library)
+    _share_openmp_threads_of_torch(library)
 
 
-def _share_openmp_threads(library: ctypes.CDLL) -> None:
+def _share_openmp_threads_of_torch(library: ctypes.CDLL) -> None:
     """Let the library use the threads of torch's OpenMP library; where that is not found, it has its own."""
     for file in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         try:
@@ -83,7 +98,7 @@ LIBRARY, UNAVAILABLE = load_library(FILE)
 IS_LOADED = LIBRARY is not None
 
 
-def call_with_fields(name: str, **fields: int | float | StridedTensor | Tensor | None) -> None:
+def fill_structure_and_call_library(name: str, **fields: int | float | StridedTensor | Tensor | None) -> None:
     """Fill in the structure of a function and run it.
 
     Args:
@@ -97,11 +112,11 @@ def call_with_fields(name: str, **fields: int | float | StridedTensor | Tensor |
     structure = FUNCTIONS[name](threads=torch.get_num_threads())
     for field, value in fields.items():
         setattr(structure, field, value.data_ptr() if isinstance(value, Tensor) else value)
-    call_with_structure(name, structure)
+    call_library_function(name, structure)
 
 
-def call_with_structure(name: str, structure: ctypes.Structure) -> None:
-    """Run a function on a structure that is filled in; raises as `call_with_fields` does."""
+def call_library_function(name: str, structure: ctypes.Structure) -> None:
+    """Run a function on a structure that is filled in; raises as `fill_structure_and_call_library` does."""
     if LIBRARY is None:
         raise RuntimeError(
             f"this needs the native engine, but {UNAVAILABLE} ({FILE}): install qkv where there is a "
@@ -111,12 +126,24 @@ def call_with_structure(name: str, structure: ctypes.Structure) -> None:
         raise MemoryError("the native engine ran out of memory: use fewer threads or smaller batches")
 
 
-def measure_multiply_and_sincos_rates() -> tuple[float, float]:
-    """Multiply-adds, and pairs of sine and cosine, that one thread computes per second at best."""
+class PeakRates(NamedTuple):
+    """What one thread computes per second at best; 0 without the library.
+
+    Args:
+        multiply_adds: Multiplications with an addition.
+        sine_cosine_pairs: Pairs of a sine and a cosine.
+    """
+
+    multiply_adds: float
+    sine_cosine_pairs: float
+
+
+def measure_peak_rates_of_one_thread() -> PeakRates:
+    """Measure how fast the library computes what most of its time is spent on."""
     rates = (ctypes.c_double * 2)()
     if LIBRARY is not None:
         LIBRARY.qkv_peak_rates(rates)
-    return rates[0], rates[1]
+    return PeakRates(rates[0], rates[1])
 
 
 def make_strided(x: Tensor) -> StridedTensor:

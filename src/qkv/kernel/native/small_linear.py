@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkv.kernel.native import library
-from qkv.kernel.native.library import call_with_fields, make_contiguous
+from qkv.kernel.native.library import fill_structure_and_call_library, make_contiguous
 from qkv.torch_internals import call_runs_only_forward
 from qkv.tracing import can_bypass_dispatcher
 
@@ -25,20 +25,28 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if is_traced or not is_unmodified_linear(layer):
         return layer(x)
-    fits = MIN_ROWS <= count_rows(x) <= MAX_ROWS and x.shape[-1] == layer.weight.shape[1]
+    fits = (
+        MIN_ROWS <= count_rows_over_leading_dimensions(x) <= MAX_ROWS and x.shape[-1] == layer.weight.shape[1]
+    )
     if not (fits and can_use_engine(x) and has_float32_cpu_weights(layer)):
         return F.linear(
             x, layer.weight, layer.bias
         )  # what the layer computes, without the cost of calling it
     out_features, in_features = layer.weight.shape
     out = x.new_empty(*x.shape[:-1], out_features)
-    sizes = {"rows": count_rows(x), "out_features": out_features, "in_features": in_features}
+    sizes = {
+        "rows": count_rows_over_leading_dimensions(x),
+        "out_features": out_features,
+        "in_features": in_features,
+    }
     weight, bias = make_contiguous(layer.weight), make_contiguous(layer.bias)
-    call_with_fields("qkv_small_linear", **sizes, x=make_contiguous(x), weight=weight, bias=bias, out=out)
+    fill_structure_and_call_library(
+        "qkv_small_linear", **sizes, x=make_contiguous(x), weight=weight, bias=bias, out=out
+    )
     return out
 
 
-def count_rows(x: Tensor) -> int:
+def count_rows_over_leading_dimensions(x: Tensor) -> int:
     """The number of vectors in x [..., width]."""
     return x.numel() // x.shape[-1] if x.shape[-1] else 0
 

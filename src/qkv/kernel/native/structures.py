@@ -96,13 +96,13 @@ class FieldLayout(ctypes.Structure):
 Layout = dict[tuple[str, str], tuple[int, int]]
 
 
-def read_layout(table: Any) -> Layout:
+def read_layout_of_library(table: Any) -> Layout:
     """The layout that the library reports: a pointer to entries, of which the last has no name."""
     entries = takewhile(lambda entry: entry.structure, (table[index] for index in count()))
     return {(entry.structure.decode(), entry.field.decode()): (entry.offset, entry.size) for entry in entries}
 
 
-def describe_layout(structures: Iterable[type[ctypes.Structure]]) -> Layout:
+def compute_layout_of_structures(structures: Iterable[type[ctypes.Structure]]) -> Layout:
     """The layout of ctypes structures."""
     layout: Layout = {}
     for structure in structures:
@@ -116,12 +116,12 @@ def describe_layout(structures: Iterable[type[ctypes.Structure]]) -> Layout:
 def describe_first_mismatch(library: Layout, python: Layout) -> str:
     """The first field in which two layouts differ, in words; empty where they are the same."""
     for structure, field in python | library:
-        places = [_describe_place(layout.get((structure, field))) for layout in (library, python)]
+        places = [_describe_size_and_offset(layout.get((structure, field))) for layout in (library, python)]
         if places[0] != places[1]:
             name = f"{structure}.{field}" if field else f"struct {structure}"
             return f"{name} is {places[0]} in the library and {places[1]} in Python"
     return ""
 
 
-def _describe_place(place: tuple[int, int] | None) -> str:
+def _describe_size_and_offset(place: tuple[int, int] | None) -> str:
     return "missing" if place is None else f"{place[1]} bytes at offset {place[0]}"

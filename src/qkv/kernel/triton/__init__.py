@@ -10,13 +10,13 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, Kind
+from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, MapDescription
 from qkv.kernel.key_weights import KeyWeights
-from qkv.kernel.sums import Sums
-from qkv.kernel.triton.ops import linear_attention
+from qkv.kernel.sums import OutputAndSums, Sums
+from qkv.kernel.triton.ops import compute_linear_attention_and_query_sums
 
 # Positions from which the backend is faster than torch: fewer leave more than half of a chunk empty.
-FEWEST = 64
+MIN_POSITIONS = 64
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -37,21 +37,21 @@ def is_available() -> bool:
     return is_installed() and (is_interpreted() or torch.cuda.is_available())
 
 
-def explain_unsupported(*tensors: Tensor) -> str:
+def explain_why_unsupported(*tensors: Tensor) -> str:
     """Why the Triton kernels do not support these tensors, and what runs instead; empty where they do."""
-    reason = _find_obstacle(*tensors)
+    reason = _explain_unsupported_or_not_installed(*tensors)
     return f"{reason}; torch forms the same sums instead" if reason else ""
 
 
-def _find_obstacle(*tensors: Tensor) -> str:
+def _explain_unsupported_or_not_installed(*tensors: Tensor) -> str:
     if not is_installed():
         return "Triton is not installed: pip install triton"
     if any(x.dtype not in DTYPES for x in tensors):
         return "the Triton kernels read float32, bfloat16 and float16 only"
-    return "" if is_interpreted() else _find_device_obstacle(tensors)
+    return "" if is_interpreted() else _explain_unsupported_device(tensors)
 
 
-def _find_device_obstacle(tensors: tuple[Tensor, ...]) -> str:
+def _explain_unsupported_device(tensors: tuple[Tensor, ...]) -> str:
     if any(x.device.type != "cuda" for x in tensors):
         return "the Triton kernels run on CUDA devices only"
     if torch.version.cuda is None or torch.cuda.get_device_capability(tensors[0].device) < (8, 0):
@@ -60,18 +60,18 @@ def _find_device_obstacle(tensors: tuple[Tensor, ...]) -> str:
 
 
 def compute_linear_attention(
-    kind: Kind,
+    feature_map: MapDescription,
     tensors: tuple[Tensor, Tensor, Tensor],
     key_weights: KeyWeights | None,
     keep: Tensor | None,
     carry: Sums | None,
     causal: bool,
     floor: float,
-) -> tuple[Tensor, Sums]:
+) -> OutputAndSums:
     """Linear attention.
 
     Args:
-        kind: the feature map.
+        feature_map: the description of the feature map.
         tensors: q [B,H,T,D], k [B,H,S,D] and v [B,H,S,E], all with H heads.
         key_weights: those of the keys; None where every real key has weight 1.
         keep: [B,S], True for real keys; None where all are real.
@@ -84,17 +84,18 @@ def compute_linear_attention(
     """
     q, k, v = tensors
     dtype = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
-    out, _, feature_sums, plain_sums, log_scale = linear_attention(
+    out, _, feature_sums, plain_sums, log_scale = compute_linear_attention_and_query_sums(
         *(x.to(dtype) for x in tensors),
-        kind.matrix,
+        feature_map.matrix,
         keep,
         *(key_weights or (None, None)),
         *(carry or (None, None, None)),
-        MAP_NUMBERS[kind.map],
-        kind.unit,
+        MAP_NUMBERS[feature_map.map],
+        feature_map.scales_to_unit_length,
         causal,
-        kind.square,
+        feature_map.squared_length_factor,
         floor,
     )
-    is_scaled = key_weights is not None or kind.map in RESCALING_MAPS
-    return out.to(v.dtype), Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+    is_scaled = key_weights is not None or feature_map.map in RESCALING_MAPS
+    sums = Sums(feature_sums, plain_sums, log_scale if is_scaled else None)
+    return OutputAndSums(out.to(v.dtype), sums)

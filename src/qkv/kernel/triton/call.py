@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.feature_map import RESCALING_MAPS
-from qkv.score.cosine import SHORTEST
+from qkv.score.cosine import MIN_VECTOR_LENGTH
 
 # Tokens of a chunk.  The prefix sums before all chunks are stored at once, F·(E+1) + E + 2 numbers for each:
 # at F = 2E = 128 as many bytes as q, k, v and out together take in bfloat16.
 CHUNK = 64
 
 # The most features and columns of a tile; wider vectors take several tiles.  A matrix product needs 16.
-MOST_FEATURES, MOST_COLUMNS, LEAST = 32, 64, 16
+MAX_TILE_FEATURES, MAX_TILE_COLUMNS, MIN_TILE = 32, 64, 16
 
 # Numbers of a packed state that one program scans over the chunks.
 STATE_BLOCK = 256
@@ -126,12 +126,14 @@ class Sizes(NamedTuple):
     precision: str
 
 
-def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None) -> Sizes:
+def choose_tensor_and_block_sizes(
+    map_name: str, scales_to_unit_length: bool, causal: bool, q: Tensor, v: Tensor, matrix: Tensor | None
+) -> Sizes:
     """The sizes of a call, and the blocks of the work.
 
     Args:
-        map: the name of the feature map.
-        unit: whether vectors are scaled to length 1.
+        map_name: the name of the feature map.
+        scales_to_unit_length: whether vectors are scaled to length 1.
         causal: whether query t sees keys 0 … t only.
         q: [B,H,T,D].
         v: [B,H,S,E].
@@ -139,12 +141,15 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
     """
     width, value = q.shape[3], v.shape[3]
     features = width if matrix is None else matrix.shape[1]
-    mapped = 2 * features if map == "gaussian" else features
-    width_block, value_block = choose_block_size(width, MOST_COLUMNS), choose_block_size(value, MOST_COLUMNS)
+    mapped = 2 * features if map_name == "gaussian" else features
+    width_block, value_block = (
+        round_up_to_block_size(width, MAX_TILE_COLUMNS),
+        round_up_to_block_size(value, MAX_TILE_COLUMNS),
+    )
     return Sizes(
-        map=map,
-        unit=unit,
-        rescales_keys=map in RESCALING_MAPS,
+        map=map_name,
+        unit=scales_to_unit_length,
+        rescales_keys=map_name in RESCALING_MAPS,
         causal=causal,
         heads=q.shape[1],
         width=width,
@@ -153,19 +158,21 @@ def choose_sizes(map: str, unit: bool, causal: bool, q: Tensor, v: Tensor, matri
         mapped=mapped,
         state=mapped * (value + 1) + value + 2,
         amplitude=features**-0.5,
-        longest=1 / SHORTEST,
+        longest=1 / MIN_VECTOR_LENGTH,
         chunk=CHUNK,
         width_block=width_block,
         value_block=value_block,
-        feature_block=width_block if map == "elu" else choose_block_size(features, MOST_FEATURES),
+        feature_block=width_block
+        if map_name == "elu"
+        else round_up_to_block_size(features, MAX_TILE_FEATURES),
         # Half-precision inputs have no more digits than tf32; float32 keeps its own in three products.
         precision="tf32x3" if q.dtype == torch.float32 else "tf32",
     )
 
 
-def choose_block_size(size: int, maximum: int) -> int:
+def round_up_to_block_size(size: int, maximum: int) -> int:
     """The power of two that holds `size`, between what a matrix product needs and `maximum`."""
-    return min(max(1 << max(size - 1, 0).bit_length(), LEAST), maximum)
+    return min(max(1 << max(size - 1, 0).bit_length(), MIN_TILE), maximum)
 
 
 def count_blocks(size: int, block: int) -> int:
@@ -173,7 +180,7 @@ def count_blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def make_chunk_grid(s: Sizes, token_scalars: Tensor, *other_sizes: int) -> tuple[int, ...]:
+def compute_grid_of_chunks(s: Sizes, token_scalars: Tensor, *other_sizes: int) -> tuple[int, ...]:
     """One program for every chunk of every head.
 
     Args:
@@ -192,7 +199,7 @@ def make_strided(x: Tensor) -> StridedTensor:
     return StridedTensor(x, *x.stride()[:3])
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
+def launch_kernel(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
     """Run a kernel on the device of its arguments; nothing for an empty grid.
 
     Args:

@@ -11,8 +11,8 @@ from qkv.kernel.triton.call import (
     Sizes,
     StridedTensor,
     Vectors,
-    launch,
-    make_chunk_grid,
+    compute_grid_of_chunks,
+    launch_kernel,
     make_strided,
 )
 from qkv.kernel.triton.relative_weights import (
@@ -21,7 +21,7 @@ from qkv.kernel.triton.relative_weights import (
     compute_bidirectional_relative_weights,
     compute_causal_relative_weights,
 )
-from qkv.score.cosine import SHORTEST
+from qkv.score.cosine import MIN_VECTOR_LENGTH
 
 
 class KernelInputs(NamedTuple):
@@ -46,12 +46,12 @@ class KernelInputs(NamedTuple):
     weights: RelativeWeights
 
 
-def prepare_inputs(
+def compute_kernel_inputs(
     s: Sizes,
     tensors: tuple[Tensor, Tensor, Tensor],
     keep: Tensor | None,
     matrix: Tensor | None,
-    square: float,
+    squared_length_factor: float,
     weights: LogWeights,
 ) -> KernelInputs:
     """Compute lengths, largest logits and weights, which the kernels read.
@@ -61,16 +61,16 @@ def prepare_inputs(
         tensors: q, k and v.
         keep: [B,S], True for real keys; None where all are real.
         matrix: [H,R,D], the projection; None for a map without.
-        square: as in `feature_map.Kind`.
+        squared_length_factor: as in `feature_map.MapDescription`.
         weights: the log weights of the keys.
     """
     q, k, v = tensors
     matrix = None if matrix is None else matrix.contiguous()
-    query_scalars, key_scalars = (_compute_lengths_or_max_logits(s, x, matrix) for x in (q, k))
+    query_scalars, key_scalars = (_compute_inverse_lengths_or_max_logits(s, x, matrix) for x in (q, k))
     if key_scalars is not None and keep is not None:
         key_scalars = key_scalars.masked_fill(~keep[:, None], 0)
     if s.rescales_keys and key_scalars is not None:
-        log_factor = key_scalars - square * _compute_vector_lengths(k).square()
+        log_factor = key_scalars - squared_length_factor * _compute_vector_lengths(k).square()
         log_factor = log_factor if keep is None else log_factor.masked_fill(~keep[:, None], 0)
         weights = weights._replace(log_weights=weights.log_weights + log_factor.flatten(0, 1))
     compute_weights = compute_causal_relative_weights if s.causal else compute_bidirectional_relative_weights
@@ -82,15 +82,17 @@ def prepare_inputs(
     return KernelInputs(s, queries, keys, make_strided(v), matrix, pair_weights, relative)
 
 
-def _compute_lengths_or_max_logits(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
+def _compute_inverse_lengths_or_max_logits(s: Sizes, x: Tensor, matrix: Tensor | None) -> Tensor | None:
     """The `scalars` of `call.Vectors`."""
     if s.unit:
-        return _compute_vector_lengths(x).clamp_min(SHORTEST).reciprocal()
+        return _compute_vector_lengths(x).clamp_min(MIN_VECTOR_LENGTH).reciprocal()
     if not s.rescales_keys:
         return None
     max_logits = x.new_empty(x.shape[:3], dtype=torch.float32)
-    grid = make_chunk_grid(s, max_logits)
-    launch(forward.find_max_logits, grid, Vectors(make_strided(x), None), matrix, max_logits, x.shape[2], s)
+    grid = compute_grid_of_chunks(s, max_logits)
+    launch_kernel(
+        forward.find_max_logits, grid, Vectors(make_strided(x), None), matrix, max_logits, x.shape[2], s
+    )
     return max_logits
 
 

@@ -6,9 +6,16 @@ import torch
 from torch import Tensor
 
 from qkv.kernel.triton import backward, backward_vectors, forward
-from qkv.kernel.triton.call import STATE_BLOCK, StridedTensor, Vectors, count_blocks, launch, make_chunk_grid
+from qkv.kernel.triton.call import (
+    STATE_BLOCK,
+    StridedTensor,
+    Vectors,
+    compute_grid_of_chunks,
+    count_blocks,
+    launch_kernel,
+)
 from qkv.kernel.triton.inputs import KernelInputs
-from qkv.kernel.triton.state import scale_state
+from qkv.kernel.triton.state import scale_packed_state
 
 
 def compute_prefix_sums_and_update_carry(
@@ -34,11 +41,11 @@ def compute_prefix_sums_and_update_carry(
     s, tokens = inputs.s, factors[0].shape[1]
     states = carry.new_empty(*carry_factors.shape, s.state)
     value_blocks = count_blocks(s.value, s.value_block)
-    grid = make_chunk_grid(s, factors[0], count_blocks(s.features, s.feature_block), value_blocks)
-    launch(forward.store_chunk_sums, grid, vectors, y, inputs.matrix, factors, states, tokens, s)
+    grid = compute_grid_of_chunks(s, factors[0], count_blocks(s.features, s.feature_block), value_blocks)
+    launch_kernel(forward.store_chunk_sums, grid, vectors, y, inputs.matrix, factors, states, tokens, s)
     grid = (len(carry), count_blocks(s.state, STATE_BLOCK))
     chunks = carry_factors.shape[1]
-    launch(
+    launch_kernel(
         forward.replace_chunk_sums_by_prefix_sums,
         grid,
         states,
@@ -61,7 +68,7 @@ def compute_chunk_states_and_final_state(
         inputs: the inputs of the kernels.
         initial_state: [B·H,state], the sums over the earlier keys.
     """
-    final = scale_state(initial_state, inputs.weights.initial_factor)
+    final = scale_packed_state(initial_state, inputs.weights.initial_factor)
     weights = inputs.weights.final_weights
     factors = (weights, weights, weights, weights, weights.square())
     states = compute_prefix_sums_and_update_carry(
@@ -83,9 +90,9 @@ def fill_output_and_compute_query_sums(
     """
     s, tokens = inputs.s, out.shape[2]
     query_sums = out.new_empty(3, out.shape[0] * out.shape[1], tokens, dtype=torch.float32)
-    grid = make_chunk_grid(s, query_sums[0], count_blocks(s.value, s.value_block))
+    grid = compute_grid_of_chunks(s, query_sums[0], count_blocks(s.value, s.value_block))
     tensors = (inputs.q, inputs.k, inputs.v, inputs.matrix, inputs.pair_weights, states, out)
-    launch(forward.store_averages_and_query_sums, grid, *tensors, tuple(query_sums), floor, tokens, s)
+    launch_kernel(forward.store_averages_and_query_sums, grid, *tensors, tuple(query_sums), floor, tokens, s)
     return query_sums
 
 
@@ -131,8 +138,8 @@ def compute_query_sum_gradients(
     deficit = torch.where(has_keys, (floor * root - denominators).clamp_min(0), 0)
     products = torch.empty_like(query_sums[:2])
     tensors = (grad, out, inputs.v, inputs.pair_weights, states, deficit, tuple(products))
-    grid = make_chunk_grid(inputs.s, denominators)
-    launch(backward.compute_grad_dot_products, grid, *tensors, denominators.shape[1], inputs.s)
+    grid = compute_grid_of_chunks(inputs.s, denominators)
+    launch_kernel(backward.compute_grad_dot_products, grid, *tensors, denominators.shape[1], inputs.s)
     inverse = torch.where(has_keys, 1 / torch.where(has_keys, denominators + deficit, 1), 0)
     inverse_sums = 1 / torch.where(has_keys, weight_sums, 1)
     grad_dot_out, grad_dot_mean = products[0] * inverse, products[1] * inverse * inverse_sums
@@ -147,7 +154,7 @@ def compute_query_sum_gradients(
     )
 
 
-def compute_state_gradients(
+def compute_state_gradients_and_update_grad_carry(
     inputs: KernelInputs, grad: StridedTensor, query_sum_gradients: QuerySumGradients, grad_carry: Tensor
 ) -> Tensor:
     """The gradient of the sums after every chunk [B·H,C or 1,state].
@@ -192,7 +199,7 @@ def fill_grad_v_and_compute_grad_log_weights(
         inputs: the inputs of the kernels.
         grad: the gradient of the output.
         query_sum_gradients: what `compute_query_sum_gradients` returned.
-        grad_states: what `compute_state_gradients` returned.
+        grad_states: what `compute_state_gradients_and_update_grad_carry` returned.
         grad_v: [B,H,S,E].
     """
     s, final_weights = inputs.s, inputs.weights.final_weights
@@ -202,8 +209,10 @@ def fill_grad_v_and_compute_grad_log_weights(
     tensors = (inputs.k, inputs.q, inputs.v, grad, inputs.matrix, inputs.pair_weights)
     grads = (grad_v, grad_log_weights)
     arguments = (*tensors, tuple(query_sum_gradients), final_weights, grad_states, grads, tokens, s)
-    launch(
-        backward.compute_value_and_log_weight_gradients, make_chunk_grid(s, final_weights, blocks), *arguments
+    launch_kernel(
+        backward.compute_value_and_log_weight_gradients,
+        compute_grid_of_chunks(s, final_weights, blocks),
+        *arguments,
     )
     return grad_log_weights.sum(0)
 
@@ -252,7 +261,7 @@ def fill_grad_k_and_compute_grad_matrix(
         grad: the gradient of the output.
         query_sum_gradients: what `compute_query_sum_gradients` returned.
         key_factors: [B·H,S], the factor of a key in its own gradient, through its log weight (FAVOR+).
-        grad_states: what `compute_state_gradients` returned.
+        grad_states: what `compute_state_gradients_and_update_grad_carry` returned.
         grad_k: [B,H,S,D].
         needs_matrix: whether the gradient of W is needed; otherwise R is 0.
     """
@@ -275,17 +284,17 @@ def _fill_grad_x_and_compute_grad_matrix(
     own_are_keys: bool,
 ) -> Tensor:
     s, tokens = inputs.s, grad_x.shape[2]
-    grid = make_chunk_grid(s, factors[0], count_blocks(s.width, s.width_block))
+    grid = compute_grid_of_chunks(s, factors[0], count_blocks(s.width, s.width_block))
     chunks, rows = count_blocks(tokens, s.chunk), s.features if needs_matrix else 0
     grad_matrices = factors[0].new_empty(len(grad_x), s.heads, chunks, rows, s.width)
     weights = inputs.pair_weights
     if inputs.matrix is None:
         tensors = (*sides, weights, tuple(query_sum_gradients), factors, states, grad_x)
-        launch(backward_vectors.compute_elu_vector_gradients, grid, *tensors, tokens, own_are_keys, s)
+        launch_kernel(backward_vectors.compute_elu_vector_gradients, grid, *tensors, tokens, own_are_keys, s)
     else:
         grads = (grad_x, grad_matrices if needs_matrix else None)
         tensors = (*sides, inputs.matrix, weights, tuple(query_sum_gradients), factors, states, grads)
-        launch(
+        launch_kernel(
             backward_vectors.compute_vector_and_projection_gradients, grid, *tensors, tokens, own_are_keys, s
         )
     return grad_matrices.sum((0, 2))

@@ -9,46 +9,56 @@ import torch
 from torch import Tensor
 
 from qkv.kernel import double_backward
-from qkv.kernel.double_backward import FORWARD_SCHEMA, MAP_NAMES, BackendInputs, BackendOptions
-from qkv.kernel.triton.call import Sizes, choose_sizes, make_strided
+from qkv.kernel.double_backward import (
+    FORWARD_SCHEMA,
+    MAP_NAMES,
+    BackendInputs,
+    BackendOptions,
+    ForwardResults,
+)
+from qkv.kernel.triton.call import Sizes, choose_tensor_and_block_sizes, make_strided
 from qkv.kernel.triton.relative_weights import LOG_ZERO, LogWeights
-from qkv.kernel.triton.state import pack_state, scale_state, unpack_state
+from qkv.kernel.triton.state import pack_state, scale_packed_state, unpack_state
 
 INPUTS = len(BackendInputs._fields)
 
 
 @torch.library.custom_op("qkv::linear_attention_by_triton", mutates_args=(), schema=FORWARD_SCHEMA)
-def linear_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def compute_linear_attention_and_query_sums(*inputs_and_options: Any) -> ForwardResults:
     """Linear attention as a torch operator.
 
     Args:
-        *arguments: the fields of `BackendInputs` and then those of `BackendOptions`.
+        *inputs_and_options: the fields of `BackendInputs` and then those of `BackendOptions`.
 
     Returns:
         out [B,H,T,E]; the query sums [3,B·H,T] for the backward pass; and feature sums, plain sums and log
         scale after the last key, as in `sums.Sums`.
     """
     from qkv.kernel.triton import launches
-    from qkv.kernel.triton.inputs import prepare_inputs
+    from qkv.kernel.triton.inputs import compute_kernel_inputs
 
-    inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
+    inputs = BackendInputs(*inputs_and_options[:INPUTS])
+    options = BackendOptions(*inputs_and_options[INPUTS:])
     q, k, v = inputs[:3]
-    s = _choose_sizes(inputs, options)
-    weights = _make_log_weights(inputs)
-    kernel_inputs = prepare_inputs(s, (q, k, v), inputs.keep, inputs.matrix, options.square, weights)
+    s = _choose_tensor_and_block_sizes(inputs, options)
+    weights = _fill_missing_log_weights(inputs)
+    kernel_inputs = compute_kernel_inputs(
+        s, (q, k, v), inputs.keep, inputs.matrix, options.squared_length_factor, weights
+    )
     states, final = launches.compute_chunk_states_and_final_state(
-        kernel_inputs, _pack_initial_sums(inputs, s)
+        kernel_inputs, _pack_initial_sums_or_zeros(inputs, s)
     )
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     query_sums = launches.fill_output_and_compute_query_sums(kernel_inputs, states, out, options.floor)
     log_scale = kernel_inputs.weights.log_scale.view(*q.shape[:2], 1, 1).clone()
-    return out, query_sums, *unpack_state(final, s.heads, s), log_scale
+    return ForwardResults(out, query_sums, *unpack_state(final, s.heads, s), log_scale)
 
 
-@linear_attention.register_fake
-def _allocate_fake_outputs(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs, options = BackendInputs(*arguments[:INPUTS]), BackendOptions(*arguments[INPUTS:])
-    q, s = inputs.q, _choose_sizes(inputs, options)
+@compute_linear_attention_and_query_sums.register_fake
+def _allocate_fake_outputs(*inputs_and_options: Any) -> ForwardResults:
+    inputs = BackendInputs(*inputs_and_options[:INPUTS])
+    options = BackendOptions(*inputs_and_options[INPUTS:])
+    q, s = inputs.q, _choose_tensor_and_block_sizes(inputs, options)
     batch_heads, value = q.shape[:2], inputs.v.shape[3]
     shapes = (
         (3, batch_heads[0] * batch_heads[1], q.shape[2]),
@@ -57,15 +67,17 @@ def _allocate_fake_outputs(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Ten
         (*batch_heads, 1, 1),
     )
     query_sums, *sums = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
-    return q.new_empty(*q.shape[:3], value), query_sums, sums[0], sums[1], sums[2]
+    return ForwardResults(q.new_empty(*q.shape[:3], value), query_sums, *sums)
 
 
-def _choose_sizes(inputs: BackendInputs, options: BackendOptions) -> Sizes:
+def _choose_tensor_and_block_sizes(inputs: BackendInputs, options: BackendOptions) -> Sizes:
     map_name = MAP_NAMES[options.map]
-    return choose_sizes(map_name, options.unit, options.causal, inputs.q, inputs.v, inputs.matrix)
+    return choose_tensor_and_block_sizes(
+        map_name, options.scales_to_unit_length, options.causal, inputs.q, inputs.v, inputs.matrix
+    )
 
 
-def _make_log_weights(inputs: BackendInputs) -> LogWeights:
+def _fill_missing_log_weights(inputs: BackendInputs) -> LogWeights:
     """Log weights of all keys, even if every real key has weight 1, and the log scale of the earlier sums."""
     k, log_weights, log_decay, log_scale = inputs.k, inputs.log_weights, inputs.log_decay, inputs.log_scale
     if log_weights is None:
@@ -79,7 +91,7 @@ def _make_log_weights(inputs: BackendInputs) -> LogWeights:
     return LogWeights(log_weights.float().flatten(0, 1).contiguous(), log_decay, log_scale.float().flatten())
 
 
-def _pack_initial_sums(inputs: BackendInputs, s: Sizes) -> Tensor:
+def _pack_initial_sums_or_zeros(inputs: BackendInputs, s: Sizes) -> Tensor:
     q = inputs.q
     if inputs.feature_sums is None or inputs.plain_sums is None:
         return q.new_zeros(q.shape[0] * q.shape[1], s.state, dtype=torch.float32)
@@ -87,7 +99,7 @@ def _pack_initial_sums(inputs: BackendInputs, s: Sizes) -> Tensor:
 
 
 @torch.library.custom_op("qkv::linear_attention_by_triton_backward", mutates_args=())
-def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and numbers, not values
+def compute_linear_attention_gradients(  # noqa: PLR0913, PLR0917 -- an operator takes tensors and numbers, not values
     grad_out: Tensor,
     grad_feature_sums: Tensor | None,
     grad_plain_sums: Tensor | None,
@@ -114,21 +126,21 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, matrix (`needs_matrix`), log weights, log decay, feature sums and plain sums.
 
-    The arguments are the gradients of the results of `linear_attention`, its arguments, and its results.  A
+    The arguments are the gradients of the results of the forward operator, its arguments, and its results.  A
     gradient is empty where the tensor is None.
     """
     from qkv.kernel.triton import launches
-    from qkv.kernel.triton.inputs import prepare_inputs
+    from qkv.kernel.triton.inputs import compute_kernel_inputs
 
     inputs = BackendInputs(
         *(q, k, v, matrix, keep, log_weights, log_decay),
         *(initial_feature_sums, initial_plain_sums, initial_log_scale),
     )
-    s = _choose_sizes(inputs, BackendOptions(map, unit, causal, square, floor))
-    prepared = prepare_inputs(s, (q, k, v), keep, matrix, square, _make_log_weights(inputs))
+    s = _choose_tensor_and_block_sizes(inputs, BackendOptions(map, unit, causal, square, floor))
+    prepared = compute_kernel_inputs(s, (q, k, v), keep, matrix, square, _fill_missing_log_weights(inputs))
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     final = pack_state(final_feature_sums, final_plain_sums)
-    initial = _pack_initial_sums(inputs, s)
+    initial = _pack_initial_sums_or_zeros(inputs, s)
     states = launches.compute_chunk_states_and_final_state(prepared, initial)[0] if causal else final[:, None]
     grad = make_strided(grad_out)
     query_sum_gradients = launches.compute_query_sum_gradients(
@@ -140,12 +152,14 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     del states
 
     grad_state = pack_state(
-        _zeros_if_none(grad_feature_sums, final_feature_sums),
-        _zeros_if_none(grad_plain_sums, final_plain_sums),
+        _create_zeros_if_none(grad_feature_sums, final_feature_sums),
+        _create_zeros_if_none(grad_plain_sums, final_plain_sums),
     )
     # All that reaches the log weights through the final state; squared weights grow twice as fast.
     grad_total = (grad_state * final).sum(1) + grad_state[:, -1] * final[:, -1]
-    grad_states = launches.compute_state_gradients(prepared, grad, query_sum_gradients, grad_state)
+    grad_states = launches.compute_state_gradients_and_update_grad_carry(
+        prepared, grad, query_sum_gradients, grad_state
+    )
     grad_logs = launches.fill_grad_v_and_compute_grad_log_weights(
         prepared, grad, query_sum_gradients, grad_states, grads[2]
     )
@@ -154,7 +168,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
         prepared, grad, query_sum_gradients, key_factors, grad_states, grads[1], needs_matrix
     )
     grad_decay = (grad_total[:, None] - grad_logs.double().flip(1).cumsum(1).flip(1)).float()
-    grad_initial = unpack_state(scale_state(grad_state, prepared.weights.initial_factor), s.heads, s)
+    grad_initial = unpack_state(scale_packed_state(grad_state, prepared.weights.initial_factor), s.heads, s)
     key_grads = (grad_logs.view(k.shape[:3]), grad_decay.view(k.shape[:3]))
     return _cast_grads_to_input_dtypes(
         (*grads, matrix_of_queries + matrix_of_keys, *key_grads, *grad_initial),
@@ -162,7 +176,7 @@ def linear_attention_backward(  # noqa: PLR0913, PLR0917 -- an operator takes te
     )
 
 
-def _zeros_if_none(grad: Tensor | None, like: Tensor) -> Tensor:
+def _create_zeros_if_none(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
 
@@ -180,7 +194,7 @@ def _cast_grads_to_input_dtypes(grads: tuple[Tensor, ...], inputs: tuple[Tensor 
     )
 
 
-@linear_attention_backward.register_fake
+@compute_linear_attention_gradients.register_fake
 def _allocate_fake_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     needs_matrix, inputs = arguments[3], BackendInputs(*arguments[4 : 4 + INPUTS])
     return tuple(
@@ -200,7 +214,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     inputs, outputs = BackendInputs(*saved[:INPUTS]), saved[INPUTS:]
-    if double_backward.needs_double_backward():
+    if double_backward.is_backward_recorded_or_transformed():
         options = BackendOptions(*ctx.options)
         gradients = double_backward.compute_differentiable_gradients(
             inputs, options, (grad_out, *grad_sums[:2])
@@ -208,11 +222,13 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Any, *grad_sums: Tensor | No
         return (*gradients, *(None,) * len(options))
     grad_out = torch.zeros_like(outputs[0]) if grad_out is None else grad_out
     needs_matrix = ctx.needs_input_grad[3]
-    grads = linear_attention_backward(grad_out, *grad_sums[:2], needs_matrix, *inputs, *ctx.options, *outputs)
+    grads = compute_linear_attention_gradients(
+        grad_out, *grad_sums[:2], needs_matrix, *inputs, *ctx.options, *outputs
+    )
     q, k, v, matrix, *other_grads = grads
     optional_inputs = (inputs.log_weights, inputs.log_decay, inputs.feature_sums, inputs.plain_sums)
     optional = [None if x is None else grad for x, grad in zip(optional_inputs, other_grads, strict=True)]
     return (q, k, v, matrix if needs_matrix else None, None, *optional, None, *(None,) * len(ctx.options))
 
 
-linear_attention.register_autograd(_backward, setup_context=_save_for_backward)
+compute_linear_attention_and_query_sums.register_autograd(_backward, setup_context=_save_for_backward)

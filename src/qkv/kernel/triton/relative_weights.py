@@ -59,7 +59,7 @@ def compute_causal_relative_weights(weights: LogWeights, chunk: int) -> Relative
     ends = F.pad(maxima, (0, -tokens % chunk), value=LOG_ZERO).unflatten(1, (-1, chunk))
     ends = torch.cat([ends[:, :-1, -1], maxima[:, -1:]], 1)
     before = torch.cat([log_scale[:, None], ends[:, :-1]], 1)[:, : ends.shape[1]]
-    decay_until, decay_after = _sum_log_decay_until_and_after_tokens(log_weights, log_decay, chunk)
+    decay_until, decay_after = _sum_log_decay_in_chunk_until_and_after_tokens(log_weights, log_decay, chunk)
     carry_logs = (before[..., None] + decay_until).flatten(1)[:, :tokens]
     last = ends.repeat_interleave(chunk, 1)[:, :tokens]
     chunk_carry_factors = _subtract_max_and_exp(before + decay_until[..., -1], ends)
@@ -110,7 +110,7 @@ def _compute_max_log_weights_at_queries(
     return (logs.cummax(1).values[:, 1:] + decay_until).float()
 
 
-def _sum_log_decay_until_and_after_tokens(
+def _sum_log_decay_in_chunk_until_and_after_tokens(
     log_weights: Tensor, log_decay: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Σ log g [B·H,C,chunk] over the tokens of a chunk up to each one, and over those after each one."""

@@ -24,6 +24,6 @@ def unpack_state(state: Tensor, heads: int, s: Sizes) -> tuple[Tensor, Tensor]:
     return feature_sums, plain_sums[:, :, None].clone()
 
 
-def scale_state(state: Tensor, factor: Tensor) -> Tensor:
+def scale_packed_state(state: Tensor, factor: Tensor) -> Tensor:
     """Multiply every packed state by its factor [B·H], and the sum of the squared weights by its square."""
     return torch.cat([state[:, :-1] * factor[:, None], state[:, -1:] * factor[:, None] ** 2], 1)

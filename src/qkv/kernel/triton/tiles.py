@@ -155,7 +155,7 @@ def compute_pair_weights(weights: PairWeights, at: Position, s: tl.constexpr) ->
     """The weights [queries, keys] of the chunk's pairs, relative to the largest that each query has seen.
 
     Every Σ log g runs over exactly the gates between key and query, as in
-    `key_weights.compute_log_weights_at_queries`.
+    `key_weights.compute_causal_log_weights_at_queries`.
     """
     logs = load_token_scalars(weights.log_weights, at, LOG_ZERO)[None, :]
     maximum = load_token_scalars(weights.max_log_weights, at)

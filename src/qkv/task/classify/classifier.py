@@ -8,19 +8,14 @@ import torch
 
 from qkv.data.batching import iterate_by_length
 from qkv.errors import BadData
-from qkv.task.classify.documents import (
-    Document,
-    Encoded,
-    encode_documents,
-    make_dataset,
-    read_test_documents,
-)
+from qkv.task.classify.documents import Document, read_test_documents
+from qkv.task.classify.encoding import Encoded, encode_documents, make_dataset
 from qkv.task.classify.recipe import ClassificationRecipe
+from qkv.task.classify.traces import LABEL, QUERY, TracedWeights, list_weights, make_axes, refuse_long_trace
 from qkv.task.texts import AnyTokenizer
 from qkv.task.unnormalised import find_unnormalised
-from qkv.trace import Example, Trace, WeightAxes
+from qkv.trace import Example, Trace
 
-START = "<s>"
 Text = str | tuple[str, str]
 
 
@@ -31,11 +26,13 @@ class Label(NamedTuple):
         label: the most likely class.
         probability: its probability.
         probabilities: class -> probability.
+        is_cut: whether the text is longer than the recipe says, so that its end was not read.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    is_cut: bool = False
 
 
 class TextClassifier:
@@ -59,6 +56,11 @@ class TextClassifier:
         return ("classify",)
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether its inputs are pictures."""
+        return False
+
+    @property
     def reads_pairs(self) -> bool:
         """Whether it compares two texts at a time."""
         return self.model.output.in_features == 4 * self.model.config.width
@@ -71,10 +73,16 @@ class TextClassifier:
 
         Returns:
             A Label for a string, otherwise a list of them.
+
+        Raises:
+            BadData: a text is a pair where the classifier reads single texts, or the other way round.
         """
-        several = [texts] if isinstance(texts, str) else list(texts)
-        scores = self._compute_log_probs(self._encode(several))
-        labels = [self._make_label(row) for row in scores]
+        encoded = self._encode([texts] if isinstance(texts, str) else list(texts))
+        cut = set(encoded.cut)
+        labels = [
+            self._make_label(row, number in cut)
+            for number, row in enumerate(self._compute_log_probs(encoded), start=1)
+        ]
         return labels[0] if isinstance(texts, str) else labels
 
     def evaluate(
@@ -93,7 +101,7 @@ class TextClassifier:
             BadData: a label is not one of the classes.
         """
         documents = read_test_documents(self.recipe) if documents is None else documents
-        encoded = encode_documents(documents, self.tokenizer, self.classes, self.recipe.batch.max_length)
+        encoded = encode_documents(documents, self.tokenizer, self.classes, self.recipe)
         unknown = sorted({d.label for d, number in zip(documents, encoded.labels, strict=True) if number < 0})
         if unknown:
             raise BadData(f"no text of the training has the label {unknown[0]!r}; known: {self.classes}")
@@ -102,14 +110,26 @@ class TextClassifier:
         }
 
     def trace(self, texts: str | Iterable[Text]) -> Trace:
-        """Where the attention of every layer, and of the pooling, goes in each text."""
+        """Where the attention of every layer, and of every pooling, goes in each text.
+
+        The names of weights on the second text of a pair begin with "second.".  A model that reads sentences
+        has weights "words.N.NAME" within sentence N, and "sentences.NAME" between sentences.
+
+        Args:
+            texts: a string is one text; a pair of texts is a tuple.
+
+        Raises:
+            BadData: there is no text, or one is too long for a trace.
+        """
         several = [texts] if isinstance(texts, str) else list(texts)
         if not several:
             raise BadData("there is no text to trace")
         encoded = self._encode(several)
-        examples = tuple(self._make_example(encoded, number) for number in range(len(several)))
-        unnormalised = find_unnormalised(self.model)
-        return Trace(examples, "classification", unnormalised=unnormalised)
+        traced = [self._trace_document(encoded, number) for number in range(len(several))]
+        layers = find_unnormalised(self.model)
+        unnormalised = {each.name for _, weights in traced for each in weights if each.layer in layers}
+        examples = tuple(example for example, _ in traced)
+        return Trace(examples, "classification", unnormalised=tuple(sorted(unnormalised)))
 
     @torch.inference_mode()
     def _compute_log_probs(
@@ -120,43 +140,44 @@ class TextClassifier:
         dataset, finished = make_dataset(encoded), 0
         scores = np.zeros((len(dataset), len(self.classes)), np.float64)
         for rows, batch in iterate_by_length(dataset, self.recipe.batch.batch_tokens):
-            scores[rows] = self.model(*batch.to(device).texts).double().log_softmax(-1).cpu().numpy()
+            scores[rows] = self.model(*batch.to(device).inputs).double().log_softmax(-1).cpu().numpy()
             finished += len(rows)
             on_progress(finished)
         return scores
 
     def _encode(self, texts: Sequence[Text]) -> Encoded:
         documents = [Document((text,) if isinstance(text, str) else tuple(text), "") for text in texts]
-        widths = {len(document.texts) for document in documents}
         expected = 2 if self.reads_pairs else 1
-        if widths - {expected}:
-            raise BadData(f"this classifier reads {expected} text(s) at a time, got {sorted(widths)}")
-        return encode_documents(documents, self.tokenizer, self.classes, self.recipe.batch.max_length)
+        for number, document in enumerate(documents, start=1):
+            if len(document.texts) != expected:
+                raise BadData(
+                    f"this classifier reads {expected} text(s) at a time, but text {number} has "
+                    f"{len(document.texts)}: " + ("pass pairs" if self.reads_pairs else "pass single texts")
+                )
+        return encode_documents(documents, self.tokenizer, self.classes, self.recipe)
 
-    def _make_label(self, log_probs: np.ndarray) -> Label:
+    def _make_label(self, log_probs: np.ndarray, is_cut: bool = False) -> Label:
         probabilities = dict(zip(self.classes, np.exp(log_probs).tolist(), strict=True))
         best = max(probabilities, key=probabilities.__getitem__)
-        return Label(best, probabilities[best], probabilities)
+        return Label(best, probabilities[best], probabilities, is_cut)
 
     @torch.inference_mode()
-    def _make_example(self, encoded: Encoded, number: int) -> Example:
-        one = Encoded([[column[number]] for column in encoded.texts], [-1], [])
+    def _trace_document(self, encoded: Encoded, number: int) -> tuple[Example, list[TracedWeights]]:
+        refuse_long_trace(encoded, number)
+        one = encoded.select(number)
         batch = make_dataset(one).make_batch([0]).to(next(self.model.parameters()).device)
-        classified = self.model.forward_with_weights(*batch.texts)
+        classified = self.model.forward_with_weights(*batch.inputs)
         label = self._make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
-        tokens = (START, *self.tokenizer.pieces(one.texts[0][0]))
-        weights = {
-            name: each.weights[0].float().cpu().numpy()
-            for name, each in classified.attended.items()
-            if each.weights is not None
-        }
-        axes = {name: WeightAxes("label" if name == "pool" else "text", "text") for name in weights}
-        return Example(
-            named_axes={"text": tokens, "label": (label.label,)},
-            weights=weights,
-            weight_axes=axes,
+        traced = list(list_weights(one, classified.attended))
+        axes = {**make_axes(one, self.tokenizer), LABEL: (label.label,), QUERY: (QUERY,)}
+        names = {name for each in traced for name in each.axes[:2]}
+        example = Example(
+            named_axes={name: axis for name, axis in axes.items() if name in names or name == LABEL},
+            weights={each.name: each.values for each in traced},
+            weight_axes={each.name: each.axes for each in traced},
             meta={"line": number + 1, "label": label.label, "probability": label.probability},
         )
+        return example, traced
 
 
 def compute_scores(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -1,23 +1,17 @@
-"""Labelled texts: read from files, with their classes, as token ids and as batches."""
+"""Labelled texts: read from files, with their classes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Int64
-from torch import Tensor
 
-from qkv.data.batching import Dataset, Ragged
 from qkv.data.generated.listops import Expression, ListOpsData, generate_listops
 from qkv.data.lines import LONGEST_LINE, read_marked_lines
 from qkv.data.text import detect_row_format, parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
-from qkv.symbols import BOS, PAD
 from qkv.task.classify.recipe import ClassificationRecipe, LabelledConfig, LabelledData
-from qkv.task.texts import AnyTokenizer
 
 MOST_CLASSES = 1000
 MAX_SHOWN = 60
@@ -40,24 +34,6 @@ class Documents(NamedTuple):
 
     train: list[Document]
     valid: list[Document]
-
-
-class LabelledBatch(NamedTuple):
-    """Texts as token ids, each [B,N] behind a start symbol, their masks, and the numbers of their classes."""
-
-    tokens: list[Int64[Tensor, "B N"]]
-    keep: list[Bool[Tensor, "B N"]]
-    labels: Int64[Tensor, "B"]
-
-    @property
-    def texts(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The arguments of a classifier."""
-        return self.tokens, self.keep
-
-    def to(self, device: Any) -> "LabelledBatch":
-        """The batch on another device."""
-        tokens, keep = ([x.to(device) for x in part] for part in (self.tokens, self.keep))
-        return LabelledBatch(tokens, keep, self.labels.to(device))
 
 
 def read_documents(data: LabelledData) -> list[Document]:
@@ -128,65 +104,6 @@ def list_classes(documents: Sequence[Document]) -> list[str]:
             "label key right?"
         )
     return sorted(counts)
-
-
-class Encoded(NamedTuple):
-    """Documents as token ids.
-
-    Args:
-        texts: for the first and perhaps the second texts, the ids of every document.
-        labels: the number of the class of every document; -1 where it is unknown.
-        cut: numbers of the documents, from 1, that were cut at the longest length.
-    """
-
-    texts: list[list[list[int]]]
-    labels: list[int]
-    cut: list[int]
-
-
-def encode_documents(
-    documents: Sequence[Document], tokenizer: AnyTokenizer, classes: Sequence[str], max_length: int
-) -> Encoded:
-    """The token ids of documents, cut after `max_length` tokens."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    columns, cut = [], set()
-    for i in range(len(documents[0].texts) if documents else 1):
-        rows = tokenizer.encode([_cut_text(document.texts[i], max_length) for document in documents])
-        cut |= {number for number, row in enumerate(rows, start=1) if len(row) > max_length}
-        columns.append([row[:max_length] for row in rows])
-    labels = [numbers.get(document.label, -1) for document in documents]
-    return Encoded(columns, labels, sorted(cut))
-
-
-def make_dataset(encoded: Encoded) -> Dataset[LabelledBatch]:
-    """The rows of training and evaluation batches."""
-    columns = [Ragged(column) for column in encoded.texts]
-    positions = np.maximum.reduce([column.lengths for column in columns]) + 1
-    return Dataset(
-        [*columns, np.asarray(encoded.labels)], _collate_documents, positions=positions, row_name="document"
-    )
-
-
-def _collate_documents(*columns: Sequence[Any]) -> LabelledBatch:
-    *texts, labels = columns
-    padded = [_pad_texts(rows) for rows in texts]
-    labels = torch.tensor([int(label) for label in labels])
-    return LabelledBatch([tokens for tokens, _ in padded], [keep for _, keep in padded], labels)
-
-
-def _pad_texts(rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    longest = max(len(row) for row in rows) + 1
-    tokens = np.full((len(rows), longest), PAD, np.int64)
-    tokens[:, 0] = BOS
-    for number, row in enumerate(rows):
-        tokens[number, 1 : 1 + len(row)] = row
-    lengths = np.array([len(row) + 1 for row in rows])
-    return torch.from_numpy(tokens), torch.from_numpy(np.arange(longest) < lengths[:, None])
-
-
-def _cut_text(text: str, max_length: int) -> str:
-    """As much of a text as `max_length` tokens can need, and a little more."""
-    return text[: max(10_000, 100 * max_length)]
 
 
 def _select_balanced(documents: Sequence[Document], order: Sequence[int], count: int) -> list[int]:

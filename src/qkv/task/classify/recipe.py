@@ -1,6 +1,6 @@
 """The recipe of a classifier."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -8,11 +8,13 @@ from qkv.data import BatchConfig
 from qkv.data.generated.listops import SYMBOLS, ListOpsData
 from qkv.data.tokens import CONTROL
 from qkv.model.classifier import ClassifierConfig
+from qkv.model.hierarchical import HierarchicalConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
 from qkv.task.texts import VocabularyConfig
 from qkv.train import TrainConfig
 
+ModelConfig = Annotated[ClassifierConfig | HierarchicalConfig, Field(discriminator="kind")]
 MOST_CHARACTERS = 5  # of an expression for each of its symbols, with the space between them
 
 
@@ -92,7 +94,7 @@ class ClassificationRecipe(Recipe):
         data: the labelled texts.
         tokens: how text becomes tokens.
         batch: the size of an update, and the longest text.
-        model: the encoder and its pooling.
+        model: the encoder and its pooling, or two of each: of words and of sentences.
         train: how the model is trained.
         objective: what is minimised.
         validation: which score decides.
@@ -102,7 +104,7 @@ class ClassificationRecipe(Recipe):
     data: LabelledConfig
     tokens: VocabularyConfig = VocabularyConfig()
     batch: BatchConfig = BatchConfig(batch_tokens=8192, max_length=1000)
-    model: ClassifierConfig = ClassifierConfig()
+    model: ModelConfig = ClassifierConfig()
     train: TrainConfig = TrainConfig(epochs=EPOCHS)
     objective: ClassificationObjectiveConfig = ClassificationObjectiveConfig()
     validation: ClassificationValidation = ClassificationValidation()

@@ -1,7 +1,7 @@
 """The task `classify`: from labelled texts to a classifier."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch import nn
 from qkv.data.batching import BatchPlan
 from qkv.errors import BadData, BadRun
 from qkv.model.classifier import Classifier
+from qkv.model.hierarchical import HierarchicalClassifier, HierarchicalConfig
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
@@ -18,12 +19,11 @@ from qkv.task.classify.classifier import TextClassifier
 from qkv.task.classify.documents import (
     Document,
     Documents,
-    encode_documents,
     list_classes,
-    make_dataset,
     read_splits,
     read_test_documents,
 )
+from qkv.task.classify.encoding import Encoded, describe_limits, encode_documents, make_dataset
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
@@ -61,7 +61,7 @@ class Classify(Task):
         "validation.monitor",
     )
 
-    def read_data(self, recipe: ClassificationRecipe) -> Documents:
+    def read_data(self, recipe: ClassificationRecipe, report: Progress) -> Documents:
         """The training and the held-out documents."""
         return read_splits(recipe.data, recipe.train.seed)
 
@@ -107,8 +107,7 @@ class Classify(Task):
     ) -> Training:
         """Wire the training; reports sizes, classes and cut documents."""
         train, valid = (
-            encode_documents(documents, parsed.tokenizer, parsed.classes, recipe.batch.max_length)
-            for documents in data
+            encode_documents(documents, parsed.tokenizer, parsed.classes, recipe) for documents in data
         )
         if min(valid.labels) < 0:
             unknown = data.valid[valid.labels.index(-1)].label
@@ -123,12 +122,8 @@ class Classify(Task):
             f"{batches.steps(0):,} updates an epoch"
         )
         for name, encoded in (("training", train), ("held-out", valid)):
-            if encoded.cut:
-                fraction = len(encoded.cut) / len(encoded.labels)
-                report.print_line(
-                    f"{len(encoded.cut):,} {name} documents ({fraction:.0%}) are cut after "
-                    f"{recipe.batch.max_length:,} tokens"
-                )
+            for line in _describe_bounded(name, encoded, recipe):
+                report.print_line(line)
         runner = TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
         validate = _make_validator(runner, data.valid)
         return Training(
@@ -136,15 +131,18 @@ class Classify(Task):
         )
 
     def list_usable_prefixes(self, parsed: Parsed, initial: InitialRun) -> tuple[str, ...]:
-        """The encoder; of a classifier into the same classes the pooling and the output layer too."""
+        """The encoder; of a classifier everything, but its output layer only for the same classes."""
         if initial.recipe.task != self.name:
             return ("encoder.",)
         has_same_output = (parsed.classes, parsed.texts) == (initial.parsed.classes, initial.parsed.texts)
-        return ("",) if has_same_output else ("encoder.", "pool.")
+        return ("",) if has_same_output else ("encoder.", "pool.", "embedding.", "words.", "sentences.")
 
     def build_model(self, recipe: ClassificationRecipe, parsed: Parsed) -> nn.Module:
         """The model for the vocabulary and the classes of this run."""
-        return Classifier(recipe.model, parsed.tokenizer.size, len(parsed.classes), parsed.texts)
+        sizes = parsed.tokenizer.size, len(parsed.classes), parsed.texts
+        if isinstance(recipe.model, HierarchicalConfig):
+            return HierarchicalClassifier(recipe.model, *sizes)
+        return Classifier(recipe.model, *sizes)
 
     def build_runner(self, recipe: ClassificationRecipe, parsed: Parsed, model: nn.Module) -> TextClassifier:
         """A classifier of texts."""
@@ -161,8 +159,7 @@ class Classify(Task):
         with show_progress("evaluate", len(data), quiet=quiet) as bar:
             scores = runner.evaluate(data, on_progress=bar.update)
         cut = int(scores.pop("cut"))
-        limit = runner.recipe.batch.max_length
-        notes = (f"{cut:,} documents were cut after {limit:,} tokens",) if cut else ()
+        notes = (f"{cut:,} documents were cut after {describe_limits(runner.recipe)}",) if cut else ()
         return Evaluation(scores, len(data), "documents", notes=notes, digits=4)
 
     def suggest_commands(self, run: Path) -> str:
@@ -179,6 +176,20 @@ def _make_validator(runner: TextClassifier, documents: list[Document]) -> Callab
         return {name: scores[name] for name in ("accuracy", "nll")}
 
     return validate
+
+
+def _describe_bounded(name: str, encoded: Encoded, recipe: ClassificationRecipe) -> Iterator[str]:
+    """How many documents are cut, and how many sentences are split, where there are any."""
+    if encoded.cut:
+        fraction = len(encoded.cut) / len(encoded.labels)
+        yield (
+            f"{len(encoded.cut):,} {name} documents ({fraction:.0%}) are cut after {describe_limits(recipe)}"
+        )
+    if encoded.splits and isinstance(recipe.model, HierarchicalConfig):
+        yield (
+            f"{encoded.splits:,} sentences of {name} documents have more than "
+            f"{recipe.model.max_sentence_length:,} tokens and are split into several"
+        )
 
 
 def _format_document(document: Document) -> str:

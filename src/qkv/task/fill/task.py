@@ -42,7 +42,7 @@ class Fill(Task):
     evaluate_options = ("data",)
     resume_keys = ("data.holdout", "data.phrases", "tokens", "batch", "model", "objective")
 
-    def read_data(self, recipe: FillRecipe) -> Texts:
+    def read_data(self, recipe: FillRecipe, report: Progress) -> Texts:
         """The training and the held-out text."""
         return read_texts(recipe.data)
 

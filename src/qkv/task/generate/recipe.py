@@ -14,6 +14,7 @@ from qkv.model.language import LanguageModelConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
 from qkv.task.texts import TextConfig, VocabularyConfig
+from qkv.task.transfer import TransferConfig
 from qkv.train import AttentionTerms, TrainConfig
 
 Mode = Literal["segments", "sliding", "carry"]
@@ -95,6 +96,7 @@ class LanguageRecipe(Recipe):
         model: the language model.
         train: how the model is trained.
         objective: what is minimised.
+        transfer: minimise the mismatch with the attention of the run that `--from` names instead; null: no.
         validation: how text is scored while training, and by `qkv evaluate`.
         sample: how `qkv generate` samples.
     """
@@ -106,6 +108,7 @@ class LanguageRecipe(Recipe):
     model: LanguageModelConfig = LanguageModelConfig()
     train: TrainConfig = TrainConfig(epochs=EPOCHS)
     objective: LanguageObjectiveConfig = LanguageObjectiveConfig()
+    transfer: TransferConfig | None = None
     validation: ScoringConfig = ScoringConfig()
     sample: SampleConfig = SampleConfig()
 
@@ -140,6 +143,8 @@ class LanguageRecipe(Recipe):
                 f"{needed} more positions than {limit.key}={limit.positions} holds: raise it, shorten the "
                 "segments, or set model.positions to sinusoidal or none"
             )
+        if self.batch.carry and self.transfer is not None:
+            raise ValueError("transfer reads every segment on its own: set batch.carry=false")
         if self.batch.carry and self.train.strategy == "fsdp":
             raise ValueError(
                 "train.strategy: fsdp cannot carry a state over segments: set batch.carry=false, or use ddp"

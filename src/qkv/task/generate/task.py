@@ -25,6 +25,7 @@ from qkv.task.generate.generator import Generator
 from qkv.task.generate.plans import DataPlan, plan_examples, plan_text
 from qkv.task.generate.recipe import LanguageObjectiveConfig, LanguageRecipe
 from qkv.task.generate.scoring import choose_windows, score_text
+from qkv.task.initial_run import InitialRun
 from qkv.task.texts import (
     AnyTokenizer,
     Texts,
@@ -37,7 +38,9 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
+from qkv.task.transfer import build_transfer
 from qkv.train.objective.language import LanguageModeling
+from qkv.train.objective.transfer import read_language_batch
 from qkv.train.planning import count_planned_updates
 
 TOKENIZER = "tokenizer.json"
@@ -52,16 +55,17 @@ class Generate(Task):
     recipe = LanguageRecipe
     files = (TOKENIZER,)
     vocabulary_files = (TOKENIZER,)
-    label_sections = ("model", "tokens", "objective", "train")
+    label_sections = ("model", "tokens", "objective", "transfer", "train")
     evaluate_options = ("data", "mode", "stride")
     demo_options = ("target",)
     resume_keys = (
         *("data.holdout", "data.phrases", "data.recall", "data.copying", "tokens", "batch", "model"),
+        "transfer",
         *(f"objective.{name}" for name in LanguageObjectiveConfig.model_fields),
         *("validation.mode", "validation.stride", "validation.tokens"),
     )
 
-    def read_data(self, recipe: LanguageRecipe) -> Texts | ExampleSets:
+    def read_data(self, recipe: LanguageRecipe, report: Progress) -> Texts | ExampleSets:
         """The training and the held-out text, or the generated examples."""
         examples = recipe.data.examples
         return read_texts(recipe.data) if examples is None else make_example_sets(examples)
@@ -112,6 +116,16 @@ class Generate(Task):
         )
         report.print_line(f"held-out scores: {plan.scored}")
         return Training(objective, plan.batches, _make_validator(plan, model, parsed, recipe, report), "nll")
+
+    def adapt_training(
+        self, recipe: LanguageRecipe, training: Training, parsed: AnyTokenizer, initial: InitialRun | None
+    ) -> Training:
+        """Attention transfer instead of the likelihood, where the recipe has the section."""
+
+        def build_trained_model(trained: LanguageRecipe) -> nn.Module:
+            return self.build_model(trained, parsed)
+
+        return build_transfer(recipe.transfer, training, initial, build_trained_model, read_language_batch)
 
     def build_model(self, recipe: LanguageRecipe, parsed: AnyTokenizer) -> nn.Module:
         """The model for the vocabulary of this run."""

@@ -11,6 +11,7 @@ from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
+from qkv.task.transfer import TransferConfig
 from qkv.train import AttentionTerms, TrainConfig
 
 ModelConfig = Annotated[TransformerConfig | RNNConfig, Field(discriminator="kind")]
@@ -88,6 +89,7 @@ class TranslationRecipe(Recipe):
         model: the model, of one of several kinds.
         train: how to train.
         objective: the loss.
+        transfer: minimise the mismatch with the attention of the run that `--from` names instead; null: no.
         validation: what is measured on held-out pairs while training.
         decode: how translations are searched.
     """
@@ -99,6 +101,7 @@ class TranslationRecipe(Recipe):
     model: ModelConfig = TransformerConfig()
     train: TrainConfig = TrainConfig(epochs=EPOCHS)
     objective: ObjectiveConfig = ObjectiveConfig()
+    transfer: TransferConfig | None = None
     validation: ValidationConfig = ValidationConfig()
     decode: SearchConfig = SearchConfig()
 

@@ -20,6 +20,8 @@ from qkv.progress import Progress
 from qkv.task.base import DemoOptions, Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.initial_run import InitialRun
+from qkv.task.transfer import build_transfer
 from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure_size, take_defaults
 from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
 from qkv.task.translate.model_building import build_model, set_bias_to_frequencies
@@ -29,6 +31,7 @@ from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
 from qkv.train import TrainConfig, Translation
 from qkv.train.devices import can_multiply_bf16_in_hardware, choose_device
+from qkv.train.objective.transfer import read_translation_batch
 
 TOKENIZER = "tokenizer.json"
 
@@ -40,9 +43,9 @@ class Translate(Task):
     recipe = TranslationRecipe
     files = (TOKENIZER,)
     vocabulary_files = (TOKENIZER,)
-    label_sections = ("model", "tokens", "objective", "train")
+    label_sections = ("model", "tokens", "objective", "transfer", "train")
     resume_keys = (
-        *("data.holdout", "data.phrases", "tokens", "batch", "model", "validation.monitor"),
+        *("data.holdout", "data.phrases", "tokens", "batch", "model", "transfer", "validation.monitor"),
         *(f"objective.{name}" for name in ObjectiveConfig.model_fields),
     )
 
@@ -50,7 +53,7 @@ class Translate(Task):
     evaluate_options = ("source", "target", "data", "beam", "tokenize", "strict")
     demo_options = ("source", "target")
 
-    def read_data(self, recipe: TranslationRecipe) -> Splits:
+    def read_data(self, recipe: TranslationRecipe, report: Progress) -> Splits:
         """The training and held-out pairs."""
         return read_splits(recipe.data, recipe.train.seed)
 
@@ -121,6 +124,16 @@ class Translate(Task):
         objective = Translation(model, recipe.objective.smoothing, recipe.objective)
         validate = Validator(objective, tokens, data.valid, recipe, report)
         return Training(objective, batches, validate, recipe.validation.monitor)
+
+    def adapt_training(
+        self, recipe: TranslationRecipe, training: Training, parsed: TokenizerPair, initial: InitialRun | None
+    ) -> Training:
+        """Attention transfer instead of the likelihood, where the recipe has the section."""
+
+        def build_trained_model(trained: TranslationRecipe) -> nn.Module:
+            return self.build_model(trained, parsed)
+
+        return build_transfer(recipe.transfer, training, initial, build_trained_model, read_translation_batch)
 
     def build_model(self, recipe: TranslationRecipe, tokens: TokenizerPair) -> nn.Module:
         """The model for the vocabularies of this run."""

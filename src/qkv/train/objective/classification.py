@@ -1,4 +1,4 @@
-"""The objective of classifiers: cross-entropy of the label given the text."""
+"""The objective of classifiers: cross-entropy of the label given the text or the picture."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,18 @@ class Classification(Objective):
     """Label-smoothed cross-entropy of the class.
 
     Args:
-        model: `model(*batch.texts)` gives scores [B,C]; `batch.labels` [B] are class numbers.
+        model: `model(*batch.inputs)` gives scores [B,C]; `batch.labels` [B] are class numbers.
         smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
+        unit: what a batch holds, in the plural.
     """
 
-    unit = "documents"
-
-    def __init__(self, model: nn.Module, smoothing: float = 0.0) -> None:
+    def __init__(self, model: nn.Module, smoothing: float = 0.0, unit: str = "documents") -> None:
         super().__init__()
-        self.model, self.smoothing = model, smoothing
+        self.model, self.smoothing, self.unit = model, smoothing, unit
 
     def forward(self, batch: Any) -> Loss:
-        """The loss of a batch of labelled texts, with metrics nll and accuracy."""
-        scores = self.model(*batch.texts).float()
+        """The loss of a labelled batch, with metrics nll and accuracy."""
+        scores = self.model(*batch.inputs).float()
         labels = batch.labels
         total = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=self.smoothing)
         nll = F.cross_entropy(scores, labels, reduction="sum").detach()

@@ -183,7 +183,8 @@ class _OutputLayer:
         self.classes, self.smoothing = weight.shape[0], smoothing
         self.weight = weight.detach().to(self.product_dtype)
         self.bias = None if bias is None else bias.detach().to(self.sum_dtype) * LOG2_E
-        self.weight_sum = weight.detach().sum(0, dtype=self.sum_dtype)
+        if smoothing != 0:  # a pass over all weights
+            self.weight_sum = weight.detach().sum(0, dtype=self.sum_dtype)
         self.bias_sum = 0.0 if bias is None else bias.detach().sum(dtype=self.sum_dtype)
 
     def compute_exponentials_of_block(self, hidden: Tensor, target: Tensor) -> _BlockExponentials:
@@ -203,6 +204,8 @@ class _OutputLayer:
     def compute_block_sums(self, hidden: Tensor, block: _BlockExponentials) -> CrossEntropyOfRows:
         """The sums of a block; a row's logits add up to hidden times the sum of weights."""
         nll = (block.log_z - block.at_target) / LOG2_E
+        if self.smoothing == 0:
+            return CrossEntropyOfRows(nll.sum(), nll[:, 0], block.is_correct[:, 0])
         logit_sum = (hidden.to(self.sum_dtype) @ self.weight_sum)[:, None] + self.bias_sum
         mean_nll = block.log_z / LOG2_E - logit_sum / self.classes  # over the classes
         total = (1 - self.smoothing) * nll + self.smoothing * mean_nll
@@ -224,7 +227,7 @@ def _compute_sums_and_fill_gradients(
                 _store_hidden_and_add_other_block_gradients(
                     layer, block_hidden, block_target, block, block_rows, gradients
                 )
-        if gradients is not None:
+        if gradients is not None and layer.smoothing != 0:
             _subtract_smoothing_gradients(layer, hidden, gradients)
     if not blocks:
         zero, empty = (hidden.new_zeros(size, dtype=layer.sum_dtype) for size in ((), (0,)))

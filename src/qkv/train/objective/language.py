@@ -31,7 +31,8 @@ class LanguageModeling(AttentionObjective):
         carries_state: every batch starts from the model's state after the batch before, without gradient.
 
     Raises:
-        BadRecipe: a state is carried, but the attention's terms need the weights.
+        BadRecipe: a state is carried, but the attention's terms need the weights; or coverage has a factor,
+            but there is no source to cover.
     """
 
     def __init__(
@@ -41,6 +42,11 @@ class LanguageModeling(AttentionObjective):
         attention_terms: AttentionTerms = NO_TERMS,
         carries_state: bool = False,
     ) -> None:
+        if attention_terms.coverage > 0:
+            raise BadRecipe(
+                f"objective.coverage={attention_terms.coverage:g} is for attention to a source, and a "
+                "language model has none: leave it out"
+            )
         declared: Any = model
         super().__init__(attention_terms, declared.attention_layers().values())
         if carries_state and self.needs_weights:
