@@ -11,6 +11,7 @@ from torch import nn
 
 from qkv.progress import Progress
 from qkv.strict import Strict
+from qkv.task.demo_options import DemoOptions
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
 from qkv.task.runner import Runner
@@ -58,18 +59,6 @@ class Recipe(Strict):
     def to_yaml(self) -> str:
         """The complete recipe, defaults included, as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class DemoOptions(NamedTuple):
-    """The options of `qkv demo`; a task names those that its demo has in `Task.demo_options`.
-
-    Args:
-        source: the language to read, as Babel names it; None takes the demo's own.
-        target: the language to write; None takes the demo's own.
-    """
-
-    source: str | None = None
-    target: str | None = None
 
 
 class Training(NamedTuple):

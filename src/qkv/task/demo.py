@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from qkv.errors import UnknownName
-from qkv.task.base import DemoOptions
+from qkv.task.demo_options import DemoOptions
 from qkv.task.registry import TASKS, find_task
 
 

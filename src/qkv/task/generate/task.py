@@ -10,7 +10,8 @@ from torch import nn
 from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress, show_progress
-from qkv.task.base import DemoOptions, Task, Training
+from qkv.task.base import Task, Training
+from qkv.task.demo_options import DemoOptions
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.generate.examples import (
     EncodedExamples,

@@ -17,8 +17,9 @@ from qkv.data import (
     train_tokenizers,
 )
 from qkv.progress import Progress
-from qkv.task.base import DemoOptions, Task, Training
+from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
+from qkv.task.demo_options import DemoOptions
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
 from qkv.task.transfer import build_transfer
