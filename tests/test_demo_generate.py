@@ -37,7 +37,7 @@ def test_the_demo_ends_in_a_sample_and_a_picture(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--task", "fill"], "the task 'fill' has no demo: choose one of translate, generate"),
+        (["--task", "fill"], "there is no demo of the task 'fill'. Known: generate, translate"),
         (["--task", "generat"], "Did you mean 'generate'"),
         (
             ["--task", "generate", "--source", "en"],

@@ -55,8 +55,7 @@ def demo(
 
     By default two translators are trained, and tested on unseen phrases.
     """
-    from qkv.task.demo import run_demo
-    from qkv.task.demo_options import DemoOptions
+    from qkv.task.demo import DemoOptions, run_demo
 
     run_demo(task, out, DemoOptions(source, target))
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from qkv.progress import Progress
 from qkv.strict import Strict
-from qkv.task.demo_options import DemoOptions
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
 from qkv.task.runner import Runner
@@ -89,7 +88,6 @@ class Task(ABC):
         resume_keys: `section` or `section.key` of the recipe that resuming may not change, `train` aside.
         keys_from_data: `section.key` of the recipe whose defaults `complete_recipe` finds.
         evaluate_options: names of the fields of `EvaluateOptions` that `qkv evaluate` takes for this task.
-        demo_options: names of the fields of `DemoOptions` that its demo takes; None: there is no demo.
         vocabulary_files: those of `files` that follow from the section `tokens`; a training that starts from
             the weights of another run takes them from it.
         initial_tasks: names of other tasks whose runs a training can start from, besides runs of this one.
@@ -102,7 +100,6 @@ class Task(ABC):
     resume_keys: ClassVar[tuple[str, ...]] = ("model",)
     keys_from_data: ClassVar[tuple[str, ...]] = ()
     evaluate_options: ClassVar[tuple[str, ...]] = ()
-    demo_options: ClassVar[tuple[str, ...] | None] = None
     vocabulary_files: ClassVar[tuple[str, ...]] = ()
     initial_tasks: ClassVar[tuple[str, ...]] = ()
 
@@ -191,6 +188,15 @@ class Task(ABC):
             report: where sizes are printed, and which examples are left out.
         """
 
+    def measure_unknown_share(self, data: Any, parsed: Any) -> float:
+        """The share of the tokens of the training text that the vocabulary does not have; by default 0.
+
+        Args:
+            data: what `read_data` returns.
+            parsed: what `parse_files` returns.
+        """
+        return 0.0
+
     def list_usable_prefixes(self, parsed: Any, initial: InitialRun) -> tuple[str, ...]:
         """How the names begin of those weights of another run that mean the same in a model of this task.
 
@@ -264,18 +270,6 @@ class Task(ABC):
     def suggest_commands(self, run: Path) -> str:
         """What to try with a finished run, for the end of `qkv train`."""
         return f"qkv evaluate {run}"
-
-    def run_demo(self, out: Path, options: DemoOptions) -> None:
-        """Generate data, train, show results and draw the attention; only where there are `demo_options`.
-
-        Args:
-            out: the folder for runs, traces and pictures.
-            options: the languages.
-
-        Raises:
-            BadRun: a training failed.
-        """
-        raise NotImplementedError(f"the task {self.name!r} has no demo")
 
     def find_changed_keys(self, old: Recipe, new: Recipe) -> Iterator[str]:
         """The keys that differ between two recipes, and that resuming may not change.

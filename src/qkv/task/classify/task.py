@@ -19,6 +19,7 @@ from qkv.task.classify.classifier import TextClassifier
 from qkv.task.classify.documents import (
     Document,
     Documents,
+    check_text_count,
     list_classes,
     read_splits,
     read_test_documents,
@@ -27,7 +28,13 @@ from qkv.task.classify.encoding import Encoded, describe_limits, encode_document
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
-from qkv.task.texts import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
+from qkv.task.texts import (
+    AnyTokenizer,
+    learn_tokenizer,
+    measure_unknown_share,
+    tokenizer_from_json,
+    tokenizer_to_json,
+)
 from qkv.train.objective.classification import Classification
 
 TOKENIZER, LABELS = "tokenizer.json", "labels.json"
@@ -49,6 +56,7 @@ class Classify(Task):
     files = (TOKENIZER, LABELS)
     vocabulary_files = (TOKENIZER,)
     initial_tasks = ("fill",)
+    evaluate_options = ("data",)
     label_sections = ("model", "tokens", "objective", "train")
     resume_keys = (
         "data.holdout",
@@ -102,10 +110,16 @@ class Classify(Task):
             raise BadRun(f"{run / LABELS} is damaged ({error}): restore it from a copy") from None
         return Parsed(tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER), classes, texts)
 
+    def measure_unknown_share(self, data: Documents, parsed: Parsed) -> float:
+        """The share of unknown tokens in the training documents."""
+        texts = [text for document in data.train for text in document.texts]
+        return measure_unknown_share(texts, parsed.tokenizer)
+
     def build_training(
         self, recipe: ClassificationRecipe, data: Documents, parsed: Parsed, report: Progress
     ) -> Training:
         """Wire the training; reports sizes, classes and cut documents."""
+        check_text_count(data.valid, parsed.texts, "held-out document")
         train, valid = (
             encode_documents(documents, parsed.tokenizer, parsed.classes, recipe) for documents in data
         )

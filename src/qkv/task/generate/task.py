@@ -11,7 +11,6 @@ from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
-from qkv.task.demo_options import DemoOptions
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.generate.examples import (
     EncodedExamples,
@@ -33,6 +32,7 @@ from qkv.task.texts import (
     encode_text,
     fingerprint_texts,
     learn_tokenizer,
+    measure_unknown_share,
     name_text,
     read_test_text,
     read_texts,
@@ -58,7 +58,6 @@ class Generate(Task):
     vocabulary_files = (TOKENIZER,)
     label_sections = ("model", "tokens", "objective", "transfer", "train")
     evaluate_options = ("data", "mode", "stride")
-    demo_options = ("target",)
     resume_keys = (
         *("data.holdout", "data.phrases", "data.recall", "data.copying", "tokens", "batch", "model"),
         "transfer",
@@ -91,6 +90,11 @@ class Generate(Task):
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
+
+    def measure_unknown_share(self, data: Texts | ExampleSets, parsed: AnyTokenizer) -> float:
+        """The share of unknown tokens in the training text, or in the symbols of the examples."""
+        lines = list_vocabulary_words(data.data) if isinstance(data, ExampleSets) else data.train
+        return measure_unknown_share(lines, parsed)
 
     def build_training(
         self, recipe: LanguageRecipe, data: Texts | ExampleSets, parsed: AnyTokenizer, report: Progress
@@ -160,12 +164,6 @@ class Generate(Task):
         with show_progress("evaluate", len(text.ids), quiet=quiet) as bar:
             scores = score_text(runner.model, text, runner.tokenizer, windows, bar.update)
         return Evaluation(scores, len(text.ids), "tokens", notes=(str(windows),), digits=4)
-
-    def run_demo(self, out: Path, options: DemoOptions) -> None:
-        """Train a character model on generated phrases, and show what it writes."""
-        from qkv.task.generate.demo import run_demo  # it trains, which needs the registry of tasks
-
-        run_demo(out, options.target or "en")
 
     def suggest_commands(self, run: Path) -> str:
         """Continue a prompt, or score the run."""

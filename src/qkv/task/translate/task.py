@@ -19,9 +19,9 @@ from qkv.data import (
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
-from qkv.task.demo_options import DemoOptions
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
+from qkv.task.texts import measure_unknown_share
 from qkv.task.transfer import build_transfer
 from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure_size, take_defaults
 from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
@@ -52,7 +52,6 @@ class Translate(Task):
 
     keys_from_data = KEYS
     evaluate_options = ("source", "target", "data", "beam", "tokenize", "strict")
-    demo_options = ("source", "target")
 
     def read_data(self, recipe: TranslationRecipe, report: Progress) -> Splits:
         """The training and held-out pairs."""
@@ -106,6 +105,11 @@ class Translate(Task):
         """The tokenizers of both sides."""
         return TokenizerPair.from_json(contents[TOKENIZER], run / TOKENIZER)
 
+    def measure_unknown_share(self, data: Splits, parsed: TokenizerPair) -> float:
+        """The share of unknown tokens in the training pairs, the larger one of both sides."""
+        sides = zip(zip(*data.train, strict=True), parsed, strict=True)
+        return max(measure_unknown_share(lines, tokenizer) for lines, tokenizer in sides)
+
     def build_training(
         self, recipe: TranslationRecipe, data: Splits, tokens: TokenizerPair, report: Progress
     ) -> Training:
@@ -158,12 +162,6 @@ class Translate(Task):
         for name in ("decode", "tokenize") if new.validation.monitor != "nll" else ():
             if getattr(old.validation, name) != getattr(new.validation, name):
                 yield f"validation.{name}"
-
-    def run_demo(self, out: Path, options: DemoOptions) -> None:
-        """Train two translators on generated phrases, test them, and draw where they attend."""
-        from qkv.task.translate.demo import run_demo  # it trains, which needs the registry of tasks
-
-        run_demo(out, options.source or "en", options.target or "fr")
 
     def suggest_commands(self, run: Path) -> str:
         """Translate a line, or score the run."""
