@@ -151,7 +151,7 @@ def train(recipe: Path, run: Path, resume: bool) -> None:
 
 def train_initial(recipe: Path) -> None:
     """Train the run that the others start from, with a vocabulary that they could not learn."""
-    changes = ["tokens={kind: word, vocab: 9}", "train.steps=2"]
+    changes = ["tokens={kind: word, vocab: 20}", "train.steps=2"]
     fit(recipe, recipe.parent / "initial", changes=changes, quiet=True)
 
 
