@@ -42,7 +42,7 @@ def train_text(name: str, run: Path, resume: bool = False, **options: Any) -> nn
     folder.mkdir(exist_ok=True)
     recipe = make(folder, **sections, train={**OPTIONS, **options})
     task = find_task(recipe.task)
-    data = task.read_data(recipe)
+    data = task.read_data(recipe, NoProgress())
     parsed = task.parse_files(task.learn_files(recipe, data, {}), run)
     training = task.build_training(recipe, data, parsed, NoProgress())
     objective: Any = training.objective.double()
