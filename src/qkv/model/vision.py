@@ -132,7 +132,7 @@ class ResidualBlock(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.second_norm.weight)
 
-    def forward(self, x: Map) -> Map:
+    def forward(self, x: Map) -> Float[Tensor, "B C2 H2 W2"]:
         """The output of the block."""
         inner = self.first_norm(self.first(x)).relu()
         return (self.shortcut(x) + self.second_norm(self.second(inner))).relu()
