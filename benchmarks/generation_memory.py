@@ -147,7 +147,8 @@ def draw(rows, kinds, path):
         for kind in kinds:
             points = [row for row in rows if row["kind"] == kind]
             panel.loglog([row["tokens"] for row in points], [row[key] for row in points], label=kind)
-        panel.set(xlabel="tokens generated", ylabel=label)
+        bottom, top = min(row[key] for row in rows), max(row[key] for row in rows)
+        panel.set(xlabel="tokens generated", ylabel=label, ylim=(bottom / 2, top * 2))
         panel.grid(alpha=0.3)
     panels[1].legend(frameon=False)
     figure.savefig(path, dpi=150)

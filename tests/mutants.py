@@ -27,6 +27,9 @@ LOCKED = ("tests/test_task_directory_lock.py", "not death")
 ORIGIN = ("tests/test_task_resume_checks.py", "other_data or tokenizer_of or diverged")
 RANKS = ("tests/test_train_ranks.py", "")
 SHARDS = ("tests/test_train_parallel.py", "")
+INITIAL = ("tests/test_task_initial_weights.py", "encoder or refused or other_names or another_run")
+TRANSFER = ("tests/test_train_transfer.py", "not falls")
+LAYERS = ("tests/test_train_optimizers.py", "rates_fall")
 TRACED = ("tests/test_torch_programs.py", "traced")
 MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
@@ -473,5 +476,47 @@ MUTANTS = (
         "pooled = self.pool(hidden, keep)",
         "pooled = self.pool(hidden, keep | True)",
         LEVELS,
+    ),
+    Mutant(
+        "weights mean the same for any vocabulary",
+        "task/initial_weights.py",
+        "if wanted != present:",
+        "if wanted == present:",
+        INITIAL,
+    ),
+    Mutant(
+        "an output layer serves other classes",
+        "task/classify/task.py",
+        'return ("",) if has_same_output',
+        'return ("",) if not has_same_output',
+        INITIAL,
+    ),
+    Mutant(
+        "a training resumes from any run",
+        "task/initial_weights.py",
+        'read_weights_label(weights).get("weights") == record.weights',
+        "True",
+        INITIAL,
+    ),
+    Mutant(
+        "the trained model learns too",
+        "train/objective/transfer.py",
+        "trained.requires_grad_(False).eval()",
+        "trained.train()",
+        TRANSFER,
+    ),
+    Mutant(
+        "padding is matched",
+        "train/objective/transfer.py",
+        "out, expected = out.float()[queries], expected.float()[queries]",
+        "out, expected = out.float(), expected.float()",
+        TRANSFER,
+    ),
+    Mutant(
+        "the embeddings learn fastest",
+        "train/optimizers.py",
+        "range(len(groups), 0, -1)",
+        "range(1, len(groups) + 1)",
+        LAYERS,
     ),
 )

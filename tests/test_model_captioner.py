@@ -50,6 +50,9 @@ CASES: dict[str, dict[str, Any]] = {
     "mean vector": recurrent(None),
     "gru, tied": recurrent({"score": "additive"}, cell="gru", tie=True),
     "cnn": recurrent({"score": "additive"}, CNN),
+    "cnn with attention": recurrent(
+        {"score": "additive"}, {**CNN, "attention": {"after": 1, "form": "sagan"}}
+    ),
     "patches": recurrent({"score": "additive"}, PATCHES),
     "transformer": transformer(),
     "transformer, cnn": transformer(CNN, layers=1),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkv.decode import sample as sampling
 from qkv.decode.sample import Emitted, SampleConfig, next_token_probabilities, sample
 from qkv.errors import QKVError
 from qkv.model.language import LanguageModel, LanguageModelConfig
@@ -129,6 +130,24 @@ def test_a_limited_context_starts_again_from_its_last_half() -> None:
             scores: Tensor = model.output(model(torch.tensor([text[first:]])))[0, -1]
         assert each.token == int(scores.argmax())
         text.append(each.token)
+
+
+@pytest.mark.parametrize("context", [None, 6])
+def test_dropped_tokens_change_nothing(context: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = {"positions": "learned", "max_length": 6}
+    model, prompts = model_of(**(limited if context else {})), [[1, 2, 3, 4, 5], [3], [2, 2]]
+    options: dict[str, Any] = {"length": 25, "context": context}
+    expected = ids(continue_all(model, prompts, **options))
+    lengths, drop = [], sampling._Rows.drop_tokens_before
+
+    def drop_and_measure(rows: Any, position: int) -> None:
+        drop(rows, position)
+        lengths.append(max(map(len, rows.sequences)))
+
+    monkeypatch.setattr(sampling, "DROPPED_TOGETHER", 3)
+    monkeypatch.setattr(sampling._Rows, "drop_tokens_before", drop_and_measure)
+    assert ids(continue_all(model, prompts, **options)) == expected
+    assert max(lengths) <= 3 + 5 + (context or 0)
 
 
 def test_captured_weights_cover_what_was_read() -> None:

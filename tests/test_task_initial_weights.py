@@ -12,7 +12,7 @@ from torch import Tensor
 
 import qkv
 import tiny
-from qkv.errors import BadRecipe, BadRun
+from qkv.errors import BadData, BadRecipe, BadRun
 from qkv.train import STATE
 from tiny_text import classify_recipe, fill_recipe, labelled_file, language_recipe, text_file
 
@@ -238,8 +238,17 @@ def test_frozen_weights_are_those_of_the_run(runs: dict[str, Path], tmp_path: Pa
     assert same == {name for name in before if name.startswith("encoder.")}
 
 
-def test_the_vocabulary_stays_where_the_text_is_another(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_vocabulary_stays_where_the_text_is_another(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = language_recipe(tmp_path, train=FEW)
-    Path(text_file(tmp_path)).write_text("zoe sees bob .\n" * 100)
-    qkv.fit(recipe, tmp_path / "run", initial=runs["lm"], quiet=True)
+    text = Path(text_file(tmp_path))
+    text.write_text("zoë sees bob .\n" * 100)
+    qkv.fit(recipe, tmp_path / "run", initial=runs["lm"])
+    shown = capsys.readouterr().err
+    assert f"14.29% of the tokens of the training text are unknown to {runs['lm']}" in shown  # z and ë
+    text.write_text("ζωή\n" * 100)
+    with pytest.raises(BadData, match="100% of the tokens of the training text are unknown"):
+        qkv.fit(recipe, tmp_path / "greek", initial=runs["lm"], quiet=True)
+    assert not (tmp_path / "greek").exists()
     assert (tmp_path / "run/tokenizer.json").read_bytes() == (runs["lm"] / "tokenizer.json").read_bytes()

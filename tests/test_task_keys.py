@@ -111,7 +111,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert capsys.readouterr().out == f"train.freeze = []   list of text\n    {expected}\n"
     assert tiny.call("keys", "--task", "translate") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "keys of a recipe with task: translate (tasks: translate, generate, fill, classify)"
+    assert lines[0] == f"keys of a recipe with task: translate (tasks: {', '.join(TASKS)})"
     assert "train.lr = (from the data)   number > 0" in lines
     assert tiny.call("keys", "--task", "tranlsate") == 2
     assert "Did you mean 'translate'?" in capsys.readouterr().err

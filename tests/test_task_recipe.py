@@ -197,7 +197,8 @@ def test_an_unknown_task_names_the_known_ones() -> None:
     with pytest.raises(BadRecipe, match=r"my.yaml: unknown task: 'tranlsate'. Did you mean 'translate'"):
         parse_recipe({"task": "tranlsate"}, "my.yaml")
     with pytest.raises(
-        BadRecipe, match=r"unknown task: \['translate'\]. .*Known: classify, fill, generate, translate"
+        BadRecipe,
+        match=r"unknown task: \['translate'\]. .*Known: classify, classify-pictures, fill, generate, translate",
     ):
         parse_recipe({"task": ["translate"]}, "my.yaml")
 

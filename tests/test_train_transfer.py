@@ -15,10 +15,10 @@ from qkv.model.transformer import Transformer, TransformerConfig
 from qkv.train.objective.transfer import (
     AttentionTransfer,
     Match,
-    measure_divergence,
-    measure_relative_error,
     read_language_batch,
     read_translation_batch,
+    sum_divergences,
+    sum_relative_errors,
 )
 
 V = 12
@@ -51,17 +51,18 @@ def transfer(attention: dict[str, Any], match: Match = "outputs") -> AttentionTr
 def test_the_measures_against_loops() -> None:
     torch.manual_seed(0)
     out, expected, queries = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.rand(2, 3) < 0.7
-    error = sum(float((out[i, t] - expected[i, t]).square().sum()) for i, t in queries.nonzero().tolist())
-    size = sum(float(expected[i, t].square().sum()) for i, t in queries.nonzero().tolist())
-    assert float(measure_relative_error(out, expected, queries)) == pytest.approx(error / size)
+    errors = 0.0
+    for i, t in queries.nonzero().tolist():
+        errors += float((out[i, t] - expected[i, t]).square().sum() / expected[i, t].square().sum())
+    assert float(sum_relative_errors(out, expected, queries)) == pytest.approx(errors)
     new, old = torch.randn(2, 2, 3, 5).softmax(-1), torch.randn(2, 2, 3, 5).softmax(-1)
     total = 0.0
     for i, t in queries.nonzero().tolist():
         for head in range(2):
             pairs = zip(old[i, head, t], new[i, head, t], strict=True)
             total += sum(float(a * (a / b).log()) for a, b in pairs) / 2
-    assert float(measure_divergence(new, old, queries)) == pytest.approx(total / int(queries.sum()), rel=1e-5)
-    assert float(measure_divergence(old, old, queries)) == 0
+    assert float(sum_divergences(new, old, queries)) == pytest.approx(total, rel=1e-5)
+    assert float(sum_divergences(old, old, queries)) == 0
 
 
 @pytest.mark.parametrize("match", ["outputs", "weights"])
@@ -76,14 +77,14 @@ def test_every_layer_reads_what_the_trained_layer_reads(match: Match) -> None:
         read = block.norm(x)
         attended, new = block.mixer.attention.attend(read), other.mixer.attention.attend(read)
         measured = {
-            "outputs": (measure_relative_error, new.out, attended.out),
-            "weights": (measure_divergence, new.weights, attended.weights),
+            "outputs": (sum_relative_errors, new.out, attended.out),
+            "weights": (sum_divergences, new.weights, attended.weights),
         }[match]
         mismatches.append(measured[0](*measured[1:], batch.keep))
         x, _ = block.attend(x)
     loss = objective(batch)
     assert loss.count == int(batch.keep.sum())
-    torch.testing.assert_close(loss.total / loss.count, torch.stack(mismatches).mean())
+    torch.testing.assert_close(loss.total, torch.stack(mismatches).mean())
 
 
 def test_only_attentions_of_another_kind_learn() -> None:
@@ -114,6 +115,20 @@ def test_the_mismatch_falls_and_the_trained_model_stays(match: Match) -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
     assert all(torch.equal(value, before[name]) for name, value in objective.trained.state_dict().items())
+
+
+@pytest.mark.parametrize("match", ["outputs", "weights"])
+def test_rows_add_up(match: Match) -> None:
+    objective = transfer({"kernel": "elu"}, match).eval()
+    batch = segments()
+    rows = [
+        SimpleNamespace(
+            **{name: value[i : i + 1] for name, value in vars(batch).items() if name != "is_start"}
+        )
+        for i in range(3)
+    ]
+    total = torch.stack([objective(row).total for row in rows]).sum()
+    torch.testing.assert_close(total, objective(batch).total)
 
 
 def test_padding_does_not_count() -> None:

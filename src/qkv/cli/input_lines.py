@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from qkv.cli.output_stream import STANDARD
 from qkv.data import decode_lines, decode_stream, read_lines
@@ -28,8 +29,8 @@ def read_input_lines(file: Path | None, *, is_interactive: bool = False) -> Iter
     return (line.text for line in lines)
 
 
-def limit_traced_lines(lines: list[str], limit: int) -> list[str]:
-    """The lines; BadData if there are too many for a trace."""
+def limit_traced_lines(lines: list[Any], limit: int, unit: str = "lines") -> list[Any]:
+    """The lines, or other inputs; BadData if there are too many for a trace."""
     if len(lines) > limit:
-        raise BadData(f"--trace keeps every weight: pass at most {limit} lines, got {len(lines):,}")
+        raise BadData(f"--trace keeps every weight: pass at most {limit} {unit}, got {len(lines):,}")
     return lines

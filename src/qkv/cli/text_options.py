@@ -62,9 +62,13 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
 
 def classify(
     run: Run,
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="FILE", help="texts, a line each; - is stdin", show_default="stdin"),
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="a file of texts, a line each (- is stdin); or pictures",
+            show_default="stdin",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write here instead of to stdout")
@@ -75,7 +79,10 @@ def classify(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Label texts: a line in, label<tab>probability out.  Pairs of texts are separated by a tab."""
-    from qkv.cli.commands.classify import classify_lines
+    """Label texts: a line in, label<tab>probability out.  Pairs of texts are separated by a tab.
 
-    classify_lines(run, file, output, trace, quiet, device=device)
+    A run that was trained on pictures labels picture files: label<tab>probability<tab>file.
+    """
+    from qkv.cli.commands.classify import classify_files
+
+    classify_files(run, files or [], output, trace, quiet, device=device)

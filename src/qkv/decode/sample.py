@@ -18,6 +18,8 @@ from qkv.model.stepper import Step, Stepper
 from qkv.state import select_rows
 from qkv.strict import Strict
 
+DROPPED_TOGETHER = 1024  # tokens
+
 
 class SampleConfig(Strict):
     """How to sample.
@@ -128,6 +130,7 @@ def sample(
         rows.keep(stays)
         kept = torch.tensor(stays).nonzero()[:, 0].to(device)
         state = step.state if all(stays) else select_rows(step.state, kept)
+        rows.drop_tokens_before(end if context is None else end - context)
         unread, end = rows.tokens(end, end + 1), end + 1
 
 
@@ -137,6 +140,7 @@ class _Rows:
     def __init__(self, prompts: Sequence[Sequence[int]], seed: int, first_row: int) -> None:
         self.alive = list(range(len(prompts)))
         self.sequences = [list(prompt) for prompt in prompts]
+        self.dropped = 0  # tokens that are no longer in the sequences
         self.prompt_lengths = [len(prompt) for prompt in prompts]
         self.generators = [
             torch.Generator().manual_seed((seed * 1_000_003 + first_row + row) % 2**63) for row in self.alive
@@ -144,8 +148,18 @@ class _Rows:
         self.first = 0  # the position of the first token that the state holds
 
     def tokens(self, begin: int, end: int) -> Int[Tensor, "A N"]:
-        chosen = [self.sequences[row][begin:end] for row in self.alive]
+        begin_kept, end_kept = begin - self.dropped, end - self.dropped
+        chosen = [self.sequences[row][begin_kept:end_kept] for row in self.alive]
         return torch.tensor(chosen, dtype=torch.int64).view(len(chosen), end - begin)
+
+    def drop_tokens_before(self, position: int) -> None:
+        """Drop tokens that will not be read again, some at a time, so that memory does not grow."""
+        count = position - self.dropped
+        if count < DROPPED_TOGETHER:
+            return
+        for sequence in self.sequences:
+            del sequence[:count]
+        self.dropped = position
 
     def advance(
         self, step: Step, position: int, config: SampleConfig, is_finished: Callable[[int, int], bool]

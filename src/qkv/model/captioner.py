@@ -101,7 +101,7 @@ class RecurrentCaptioner(nn.Module):
             The deep output, and "cross.0" -> the attention to the grid, with "encoder." before the names of
             the encoder's.
         """
-        grid, attended = self.encoder.forward_with_weights(pictures)
+        grid, attended, _ = self.encoder.forward_with_weights(pictures)
         output = self._decode(target_in, self.decoder.start(grid, capture=True))
         cross = {} if output.attended is None else {"cross.0": output.attended}
         return output.out, add_encoder_prefix(attended) | cross

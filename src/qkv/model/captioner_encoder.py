@@ -11,8 +11,7 @@ from qkv.errors import BadShape
 from qkv.layer import Attention
 from qkv.model.length_limits import LengthLimit, find_smallest_limit, get_key_limit
 from qkv.model.patches import PatchConfig, PatchEncoder
-from qkv.model.vision import CNN, Annotations, CNNConfig
-from qkv.shapes import Attended
+from qkv.model.vision import CNN, Annotations, CNNConfig, EncodedPictures
 from qkv.strict import Strict
 
 Grids = Tensor  # [B,Y,X,C], floating-point
@@ -69,9 +68,9 @@ class GridEncoder(nn.Module):
         wide = grids.to(torch.promote_types(grids.dtype, torch.float32))
         return Annotations(wide.flatten(1, 2), grids.shape[1], grids.shape[2])
 
-    def forward_with_weights(self, grids: Grids) -> tuple[Annotations, dict[str, Attended]]:
+    def forward_with_weights(self, grids: Grids) -> EncodedPictures:
         """`forward`, and what every attention did; there is none."""
-        return self(grids), {}
+        return EncodedPictures(self(grids), {}, {})
 
     def attention_layers(self) -> dict[str, Attention]:
         """Every attention by the name of its weights; there is none."""

@@ -31,5 +31,7 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
         return F.dropout(x, rate)
     threshold = min(round(rate * LEVELS), LEVELS - 1)
     random_bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = random_bits.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - LEVELS // 2
-    return x * (keep.to(x.dtype) * (LEVELS / (LEVELS - threshold)))
+    numbers = random_bits.view(torch.int16)[: x.numel()].view(x.shape)
+    # written as 0 or 1 in the dtype of x: converting booleans takes longer than all else
+    mask = torch.ge(numbers, threshold - LEVELS // 2, out=torch.empty(x.shape, dtype=x.dtype))
+    return x * mask.mul_(LEVELS / (LEVELS - threshold))

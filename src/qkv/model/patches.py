@@ -13,8 +13,7 @@ from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.encoder import EncoderConfig, EncoderLayer, apply_layers, make_positions
 from qkv.model.feedforward import make_norm
-from qkv.model.vision import Annotations, Pictures, PixelNormalisation
-from qkv.shapes import Attended
+from qkv.model.vision import Annotations, EncodedPictures, Pictures, PixelNormalisation
 
 
 class PatchConfig(EncoderConfig):
@@ -72,9 +71,9 @@ class PatchEncoder(nn.Module):
 
     def forward(self, pictures: Pictures) -> Annotations:
         """The states of the patches of pictures [B,3,H,W], as a grid."""
-        return self._encode(pictures, capture=False)[0]
+        return self._encode(pictures, capture=False).annotations
 
-    def forward_with_weights(self, pictures: Pictures) -> tuple[Annotations, dict[str, Attended]]:
+    def forward_with_weights(self, pictures: Pictures) -> EncodedPictures:
         """`forward`, and the attention of every layer: "layer.i" -> Attended."""
         return self._encode(pictures, capture=True)
 
@@ -86,17 +85,18 @@ class PatchEncoder(nn.Module):
         """The embedding, then the layers in their order; see `Objective.layer_groups`."""
         return [[self.embedding, self.positions], *([layer] for layer in self.layers)]
 
-    def _encode(self, pictures: Pictures, capture: bool) -> tuple[Annotations, dict[str, Attended]]:
+    def _encode(self, pictures: Pictures, capture: bool) -> EncodedPictures:
         patches, height, width = split_patches(self.normalise(pictures), self.config.patch)
         x = self.embedding(patches)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1)
         x = dropout(self.positions(x, 0), self.config.dropout, self.training)
         x, attended = apply_layers(self.layers, x, None, capture)
-        x = self.norm(x)
-        if self.class_token is None:
-            return Annotations(x, height, width), attended
-        return Annotations(x[:, 1:], height, width, x[:, 0]), attended
+        x, summary = self.norm(x), None
+        if self.class_token is not None:
+            x, summary = x[:, 1:], x[:, 0]
+        grids = dict.fromkeys(attended, ((height, width), (height, width)))
+        return EncodedPictures(Annotations(x, height, width, summary), attended, grids)
 
     def _initialise_class_token(self) -> None:
         if self.class_token is not None:

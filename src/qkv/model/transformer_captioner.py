@@ -110,7 +110,7 @@ class TransformerCaptioner(nn.Module):
             The decoder's output, and "decoder.N" and "cross.N" -> the attention of layer N, with "encoder."
             before the names of the encoder's.
         """
-        grid, attended = self.encoder.forward_with_weights(pictures)
+        grid, attended, _ = self.encoder.forward_with_weights(pictures)
         memory = self.annotation_norm(grid.vectors)
         x, of_decoder = apply_decoder(self.decoder, self._embed(target_in), memory, None, capture=True)
         return self.decoder_norm(x), add_encoder_prefix(attended) | of_decoder

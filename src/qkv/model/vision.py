@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, BadShape
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
-from qkv.layer import Attention
+from qkv.model.encoder import check_encoder_attention
+from qkv.model.self_attention_2d import SelfAttention2d
+from qkv.model.spec_fields import SpecField
 from qkv.shapes import Attended
+from qkv.spec import AttentionSpec
 from qkv.strict import Strict
 
 Pictures = Tensor  # [B,3,H,W]: uint8, or floating-point numbers where black is 0 and white is 1
 Map = Float[Tensor, "B C H W"]
 Norm = Literal["group", "batch"]
+Size = tuple[int, int]
 
 
 class Annotations(NamedTuple):
@@ -34,6 +38,53 @@ class Annotations(NamedTuple):
     summary: Float[Tensor, "B C"] | None = None
 
 
+class EncodedPictures(NamedTuple):
+    """Annotations, and what the attentions of the encoder did.
+
+    Args:
+        annotations: the grid of annotation vectors.
+        attended: name -> Attended.
+        grids: name -> height and width of the grid of the queries, and those of the keys.
+    """
+
+    annotations: Annotations
+    attended: dict[str, Attended]
+    grids: dict[str, tuple[Size, Size]]
+
+
+class MapAttentionConfig(Strict):
+    """Self-attention over the map of a stage of a convolutional network; see `SelfAttention2d`.
+
+    Args:
+        after: the number of the stage, from 1, whose map it reads.
+        form: plain: 1 × 1 convolutions of all channels, and a residual connection; sagan: C/8 and C/2
+            channels, keys and values pooled, spectral norm, and a residual scale that starts at 0.
+        heads: number of heads.
+        pool: sagan: the side of the squares of cells that are pooled.
+        attention: the score, the scope, the selection and the kernel.
+    """
+
+    after: PositiveInt = 1
+    form: Literal["plain", "sagan"] = "plain"
+    heads: PositiveInt = 1
+    pool: PositiveInt = 2
+    attention: SpecField = AttentionSpec()
+
+    @model_validator(mode="after")
+    def _has_legal_attention(self) -> "MapAttentionConfig":
+        check_encoder_attention(self.attention, "attention.attention")
+        return self
+
+    def build(self, channels: int) -> SelfAttention2d:
+        """The module for a map of so many channels."""
+        spec = self.attention
+        parts: dict[str, Any] = {"scope": spec.scope, "select": spec.select, "kernel": spec.kernel}
+        score = None if spec.score == AttentionSpec().score else spec.score  # each form has its own default
+        if self.form == "sagan":
+            return SelfAttention2d.sagan(channels, heads=self.heads, pool=self.pool, score=score, **parts)
+        return SelfAttention2d(channels, heads=self.heads, score=score, **parts)
+
+
 class CNNConfig(Strict):
     """A residual convolutional network.
 
@@ -45,6 +96,7 @@ class CNNConfig(Strict):
         norm: group (GroupNorm), or batch (BatchNorm, whose statistics are those of the micro-batch on each
             process, so that several processes train differently from one).
         groups: groups of channels of GroupNorm; every width is a multiple.
+        attention: self-attention between two stages, or after the last one; null: none.
     """
 
     kind: Literal["cnn"] = "cnn"
@@ -53,6 +105,7 @@ class CNNConfig(Strict):
     stride: Literal[1, 2, 4] = 1
     norm: Norm = "group"
     groups: PositiveInt = 8
+    attention: MapAttentionConfig | None = None
 
     @property
     def reduction(self) -> int:
@@ -64,6 +117,11 @@ class CNNConfig(Strict):
         uneven = [width for width in self.widths if width % self.groups]
         if self.norm == "group" and uneven:
             raise BadRecipe(f"groups={self.groups} do not divide the width {uneven[0]}: use a divisor")
+        if self.attention is not None and self.attention.after > len(self.widths):
+            raise BadRecipe(
+                f"attention.after={self.attention.after}, but there are {len(self.widths)} stages: use "
+                "one of their numbers, from 1"
+            )
         return self
 
 
@@ -77,10 +135,17 @@ class PixelNormalisation(nn.Module):
 
     def __init__(self, mean: tuple[float, ...] = (0.5,) * 3, sd: tuple[float, ...] = (0.25,) * 3) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("sd", torch.tensor(sd).view(3, 1, 1))
+        self.statistics = mean, sd
+        self.register_buffer("mean", torch.empty(3, 1, 1))
+        self.register_buffer("sd", torch.empty(3, 1, 1))
         self.mean: Tensor
         self.sd: Tensor
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the mean and the standard deviation again."""
+        for buffer, values in zip((self.mean, self.sd), self.statistics, strict=True):
+            buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
     def forward(self, pictures: Pictures) -> Map:
         """Normalised pixels [B,3,H,W].
@@ -132,7 +197,7 @@ class ResidualBlock(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.second_norm.weight)
 
-    def forward(self, x: Map) -> Float[Tensor, "B C2 H2 W2"]:
+    def forward(self, x: Map) -> Float[Tensor, "B D h w"]:
         """The output of the block."""
         inner = self.first_norm(self.first(x)).relu()
         return (self.shortcut(x) + self.second_norm(self.second(inner))).relu()
@@ -157,7 +222,8 @@ class CNN(nn.Module):
         self, config: CNNConfig, mean: tuple[float, ...] = (0.5,) * 3, sd: tuple[float, ...] = (0.25,) * 3
     ) -> None:
         super().__init__()
-        self.config, self.width = config, config.widths[-1]
+        self.config: Any = config
+        self.width = config.widths[-1]
         self.normalise = PixelNormalisation(mean, sd)
         first = config.widths[0]
         self.stem = nn.Conv2d(3, first, 2 * config.stride + 1, config.stride, config.stride, bias=False)
@@ -171,25 +237,45 @@ class CNN(nn.Module):
                     *(ResidualBlock(w, outputs, s, config) for w, s in zip(widths, strides, strict=True))
                 )
             )
+        place = config.attention
+        self.attention = None if place is None else place.build(config.widths[place.after - 1])
 
     def forward(self, pictures: Pictures) -> Annotations:
         """The grid of annotation vectors of pictures [B,3,H,W]."""
-        return self.forward_with_weights(pictures)[0]
+        return self._encode(pictures, capture=False).annotations
 
-    def forward_with_weights(self, pictures: Pictures) -> tuple[Annotations, dict[str, Attended]]:
-        """`forward`, and what every attention did; there is none."""
-        x = self.stem_norm(self.stem(self.normalise(pictures))).relu()
-        for stage in self.stages:
-            x = stage(x)
-        return Annotations(x.flatten(2).transpose(1, 2), *x.shape[2:]), {}
+    def forward_with_weights(self, pictures: Pictures) -> EncodedPictures:
+        """`forward`, and what the attention did: "map" -> Attended."""
+        return self._encode(pictures, capture=True)
 
-    def attention_layers(self) -> dict[str, Attention]:
-        """Every attention by the name of its weights; there is none."""
-        return {}
+    def attention_layers(self) -> dict[str, Any]:
+        """Every attention by the name of its weights: "map"."""
+        return {} if self.attention is None else {"map": self.attention}
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """The stem, then the stages in their order; see `Objective.layer_groups`."""
-        return [[self.stem, self.stem_norm], *([stage] for stage in self.stages)]
+        groups: list[list[nn.Module]] = [[self.stem, self.stem_norm], *([stage] for stage in self.stages)]
+        if self.attention is not None:
+            groups[self.config.attention.after].append(self.attention)
+        return groups
+
+    def _encode(self, pictures: Pictures, capture: bool) -> EncodedPictures:
+        x = self.stem_norm(self.stem(self.normalise(pictures))).relu()
+        attended: dict[str, Attended] = {}
+        grids: dict[str, tuple[Size, Size]] = {}
+        for number, stage in enumerate(self.stages, start=1):
+            x = stage(x)
+            if self.attention is None or self.config.attention.after != number:
+                continue
+            if capture:
+                attended["map"] = self.attention.attend(x)
+                cells = (x.shape[2], x.shape[3])
+                grids["map"] = cells, self.attention.key_grid(*cells)
+                x = attended["map"].out
+            else:
+                x = self.attention(x)
+        annotations = Annotations(x.flatten(2).transpose(1, 2), x.shape[2], x.shape[3])
+        return EncodedPictures(annotations, attended, grids)
 
 
 def make_map_norm(config: CNNConfig, channels: int) -> Any:

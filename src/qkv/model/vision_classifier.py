@@ -7,11 +7,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.patches import PatchConfig, PatchEncoder
 from qkv.model.pooling import PoolKind, make_pool
-from qkv.model.vision import CNN, Annotations, CNNConfig, Pictures
+from qkv.model.vision import CNN, Annotations, CNNConfig, Pictures, Size
 from qkv.shapes import Attended
 
 
@@ -45,15 +44,13 @@ class VisionClassified(NamedTuple):
 
     Args:
         scores: [B,C].
-        attended: name -> Attended; "layer.i" and, where the pooling is attention, "pool".
-        height: rows of the grid of annotation vectors.
-        width: columns of that grid.
+        attended: name -> Attended; "map" or "layer.i" and, where the pooling is attention, "pool".
+        grids: name -> height and width of the grid of the queries, and those of the keys.
     """
 
     scores: Float[Tensor, "B C"]
     attended: dict[str, Attended]
-    height: int
-    width: int
+    grids: dict[str, tuple[Size, Size]]
 
 
 class VisionClassifier(nn.Module):
@@ -96,15 +93,15 @@ class VisionClassifier(nn.Module):
 
     def forward_with_weights(self, pictures: Pictures) -> VisionClassified:
         """`forward`, and what the attentions did."""
-        grid, attended = self.encoder.forward_with_weights(pictures)
+        grid, attended, grids = self.encoder.forward_with_weights(pictures)
         pooled = self._pool(grid)
         if pooled.weights is not None:
-            attended["pool"] = pooled
-        return VisionClassified(self._score(pooled.out), attended, grid.height, grid.width)
+            attended["pool"], grids["pool"] = pooled, ((1, 1), (grid.height, grid.width))
+        return VisionClassified(self._score(pooled.out), attended, grids)
 
-    def attention_layers(self) -> dict[str, Attention]:
+    def attention_layers(self) -> dict[str, Any]:
         """Every attention by the name of its weights."""
-        pool: Any = {"pool": self.pool.attention} if self.config.pool == "attention" else {}
+        pool = {"pool": self.pool.attention} if self.config.pool == "attention" else {}
         return {**self.encoder.attention_layers(), **pool}
 
     def layer_groups(self) -> list[list[nn.Module]]:

@@ -119,6 +119,8 @@ class Task(ABC):
     def compute_fingerprint(self, data: Any) -> dict[str, dict[str, Any]]:
         """What resuming compares: part of the data -> {"lines": their number, "digest": of their content}.
 
+        Where the parts hold something else than lines, "unit" names it in the plural.
+
         The names of the parts begin with "train." or "valid.".
 
         Args:
@@ -185,6 +187,15 @@ class Task(ABC):
             parsed: what `parse_files` returns.
             report: where sizes are printed, and which examples are left out.
         """
+
+    def measure_unknown_share(self, data: Any, parsed: Any) -> float:
+        """The share of the tokens of the training text that the vocabulary does not have; by default 0.
+
+        Args:
+            data: what `read_data` returns.
+            parsed: what `parse_files` returns.
+        """
+        return 0.0
 
     def list_usable_prefixes(self, parsed: Any, initial: InitialRun) -> tuple[str, ...]:
         """How the names begin of those weights of another run that mean the same in a model of this task.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from torch import nn
 
-from qkv.errors import BadRecipe, BadRun
+from qkv.errors import BadData, BadRecipe, BadRun
 from qkv.files import expand_home
 from qkv.model.positions import LearnedPositions
 from qkv.progress import Progress
@@ -25,6 +25,7 @@ from qkv.train.common_weights import CommonWeights, copy_common_weights
 
 RECORD = "initial.json"
 ORIGIN_KEY = "initial"
+MOST_UNKNOWN = 0.5
 
 
 class InitialRecord(NamedTuple):
@@ -158,6 +159,26 @@ def take_vocabulary(recipe: Any, initial: InitialRun) -> Any:
         described = describe_errors(error, type(recipe))
         raise BadRecipe(f"with the tokens of {initial.path}: {described}") from None
     return recipe
+
+
+def refuse_unknown_text(unknown: float, initial: InitialRun, report: Progress) -> None:
+    """Report how much of the training text the vocabulary of the run to start from does not know.
+
+    Args:
+        unknown: the share of unknown tokens.
+        initial: the run.
+        report: where the share is printed.
+
+    Raises:
+        BadData: most tokens are unknown.
+    """
+    if unknown > MOST_UNKNOWN:
+        raise BadData(
+            f"{unknown:.0%} of the tokens of the training text are unknown to {initial.path}, whose "
+            "vocabulary stays: start from a run on similar text, or leave out --from"
+        )
+    if unknown:
+        report.print_line(f"{unknown:.2%} of the tokens of the training text are unknown to {initial.path}")
 
 
 def copy_initial_weights(

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from qkv.errors import BadRecipe, did_you_mean
 from qkv.files import expand_home
 from qkv.strict import describe_errors
-from qkv.task.registry import DEFAULT_TASK, find_task
+from qkv.task.registry import find_task_of_recipe
 from qkv.yaml_input import load_yaml, read_yaml_text
 
 
@@ -73,13 +73,13 @@ def parse_recipe(raw: dict[str, Any], origin: str) -> Any:
         BadRecipe: the task or a key is unknown, a required key is missing, or a value is out of range.
     """
     try:
-        model = find_task(raw.get("task", DEFAULT_TASK)).recipe
+        task = find_task_of_recipe(raw)
     except BadRecipe as error:
         raise BadRecipe(f"{origin}: {error}") from None
     try:
-        return model(**raw)
+        return task.recipe(**{**raw, "task": task.name})
     except ValidationError as error:
-        raise BadRecipe(f"{origin}: {describe_errors(error, model)}") from None
+        raise BadRecipe(f"{origin}: {describe_errors(error, task.recipe)}") from None
     except TypeError as error:
         raise BadRecipe(
             f"{origin}: keys must be words ({error}); rename the keys that are numbers or lists"

@@ -64,6 +64,7 @@ def refuse_other_data(run: Path, before: Any, data: Any, recipe: Recipe) -> None
 
 def _describe_difference(before: Any, now: dict[str, Any]) -> str:
     lines = before.get("lines") if isinstance(before, dict) else None
+    unit = now.get("unit", "lines")
     if lines != now["lines"]:
-        return f"has {now['lines']:,} lines, not {lines if not isinstance(lines, int) else f'{lines:,}'}"
-    return "has other text, or its lines in another order"
+        return f"has {now['lines']:,} {unit}, not {lines if not isinstance(lines, int) else f'{lines:,}'}"
+    return f"has other {'text' if unit == 'lines' else unit}, or its {unit} in another order"

@@ -12,7 +12,7 @@ from qkv.data.byte_tokens import ByteTokenizer
 from qkv.data.generated.phrases import PhraseData
 from qkv.data.lines import LONGEST_LINE, read_marked_lines
 from qkv.data.text import parse_json_row, refuse_half_surrogates
-from qkv.data.tokens import CONTROL, EOS, Tokenizer, TokenizerConfig, TokenizerPair
+from qkv.data.tokens import CONTROL, EOS, UNK, Tokenizer, TokenizerConfig, TokenizerPair
 from qkv.data.vocabularies import train_tokenizer
 from qkv.errors import BadData
 from qkv.strict import Strict
@@ -20,6 +20,7 @@ from qkv.task.checksums import digest_lines
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 ENCODED_AT_ONCE = 100_000  # characters
+CHECKED_LINES = 1000
 
 
 class TextConfig(Strict):
@@ -143,6 +144,13 @@ def learn_tokenizer(lines: Sequence[str], config: VocabularyConfig) -> AnyTokeni
     fields = config.model_dump(exclude={"min_count"} if config.kind != "word" else None)
     text = ["\n".join(lines)] if config.kind == "char" else lines
     return train_tokenizer(text, TokenizerConfig(**fields))
+
+
+def measure_unknown_share(lines: Sequence[str], tokenizer: AnyTokenizer) -> float:
+    """The share of unknown tokens in a text, from some `CHECKED_LINES` of its lines."""
+    some = lines[:: max(1, len(lines) // CHECKED_LINES)]
+    ids = [token for row in tokenizer.encode(some) for token in row]
+    return ids.count(UNK) / max(1, len(ids))
 
 
 def tokenizer_to_json(tokenizer: AnyTokenizer) -> str:

@@ -18,6 +18,7 @@ from qkv.task.initial_weights import (
     copy_initial_weights,
     read_initial_run,
     refuse_other_initial_run,
+    refuse_unknown_text,
     restore_initial_run,
     restore_record,
     take_vocabulary,
@@ -165,5 +166,6 @@ def _build_training(
     task, initial, record = find_task(recipe.task), start.initial, start.record
     training = task.build_training(recipe, data, parsed, report)
     if initial is not None and not start.resume:
+        refuse_unknown_text(task.measure_unknown_share(data, parsed), initial, report)
         record = copy_initial_weights(recipe, training, parsed, initial, report)
     return task.adapt_training(recipe, training, parsed, initial), record

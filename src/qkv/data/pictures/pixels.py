@@ -3,12 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
+from qkv.data.batching import Column
 from qkv.errors import BadData
 
-_SAMPLE = 2000  # pictures that are measured
-_CHUNK = 64
 _DARKEST, _BRIGHTEST, _FLATTEST = 0.02, 0.98, 0.02
 
 
@@ -24,20 +22,21 @@ class PixelStatistics(NamedTuple):
     sd: tuple[float, float, float]
 
 
-def measure_pixels(pixels: UInt8[np.ndarray, "N S S 3"]) -> PixelStatistics:
-    """The statistics of at most 2,000 pictures, taken at equal distances.
+def measure_pixels(pixels: Column, most: int = 1000) -> PixelStatistics:
+    """The statistics of pictures.
 
     Args:
-        pixels: one picture or more.
+        pixels: one picture or more, each uint8 [H,W,3].
+        most: how many are measured at most, at equal distances.
     """
-    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), _SAMPLE)).astype(int)
     total, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
-    for start in range(0, len(rows), _CHUNK):
-        values = pixels[rows[start : start + _CHUNK]].reshape(-1, 3).astype(np.int64)
+    for row in np.linspace(0, len(pixels) - 1, min(len(pixels), most)).astype(int).tolist():
+        values = pixels[row].reshape(-1, 3).astype(np.int64)
         total, squares, count = total + values.sum(0), squares + (values**2).sum(0), count + len(values)
     mean = total / count
     sd = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return PixelStatistics(tuple((mean / 255).tolist()), tuple((sd / 255).tolist()))
+    (red, green, blue), sds = (mean / 255).tolist(), (sd / 255).tolist()
+    return PixelStatistics((red, green, blue), (sds[0], sds[1], sds[2]))
 
 
 def check_pixels(pixels: np.ndarray, name: str) -> PixelStatistics:

@@ -56,6 +56,11 @@ class TextClassifier:
         return ("classify",)
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether its inputs are pictures."""
+        return False
+
+    @property
     def reads_pairs(self) -> bool:
         """Whether it compares two texts at a time."""
         return self.model.output.in_features == 4 * self.model.config.width

@@ -27,7 +27,13 @@ from qkv.task.classify.encoding import Encoded, describe_limits, encode_document
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
-from qkv.task.texts import AnyTokenizer, learn_tokenizer, tokenizer_from_json, tokenizer_to_json
+from qkv.task.texts import (
+    AnyTokenizer,
+    learn_tokenizer,
+    measure_unknown_share,
+    tokenizer_from_json,
+    tokenizer_to_json,
+)
 from qkv.train.objective.classification import Classification
 
 TOKENIZER, LABELS = "tokenizer.json", "labels.json"
@@ -101,6 +107,11 @@ class Classify(Task):
         except (ValueError, KeyError, TypeError) as error:
             raise BadRun(f"{run / LABELS} is damaged ({error}): restore it from a copy") from None
         return Parsed(tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER), classes, texts)
+
+    def measure_unknown_share(self, data: Documents, parsed: Parsed) -> float:
+        """The share of unknown tokens in the training documents."""
+        texts = [text for document in data.train for text in document.texts]
+        return measure_unknown_share(texts, parsed.tokenizer)
 
     def build_training(
         self, recipe: ClassificationRecipe, data: Documents, parsed: Parsed, report: Progress

@@ -20,6 +20,7 @@ from qkv.task.texts import (
     encode_text,
     fingerprint_texts,
     learn_tokenizer,
+    measure_unknown_share,
     name_text,
     read_test_text,
     read_texts,
@@ -65,6 +66,10 @@ class Fill(Task):
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
+
+    def measure_unknown_share(self, data: Texts, parsed: AnyTokenizer) -> float:
+        """The share of unknown tokens in the training text."""
+        return measure_unknown_share(data.train, parsed)
 
     def build_training(
         self, recipe: FillRecipe, data: Texts, parsed: AnyTokenizer, report: Progress

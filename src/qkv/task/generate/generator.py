@@ -204,23 +204,24 @@ class Generator:
 
 
 class _Writer:
-    """The text of one continuation, held back while it may still turn out to be a stop string."""
+    """The text of one continuation, held back while it may still turn out to be a stop string.
+
+    It keeps what is held back alone, so that memory does not grow with the text.
+    """
 
     def __init__(self, prompt: str, tokenizer: AnyTokenizer, stop: Sequence[str]) -> None:
-        self.starts_line = not prompt or prompt.endswith("\n")
+        self.is_line_start = not prompt or prompt.endswith("\n")
         self.tokenizer, self.stop = tokenizer, [text for text in stop if text]
-        self.tokens: list[int] = []
-        self.decoded = 0  # tokens whose text is complete
-        self.text, self.released, self.is_stopped = "", 0, False
+        self.undecoded: list[int] = []  # tokens whose text is not complete yet
+        self.text, self.is_stopped = "", False
 
     def add(self, token: int) -> bool:
         """Append a token; True where a stop string ends the text."""
-        self.tokens.append(token)
-        new = decode_text(self.tokens[self.decoded :], self.tokenizer)
-        if new.endswith(INCOMPLETE) and len(self.tokens) - self.decoded < 4:
+        self.undecoded.append(token)
+        new = decode_text(self.undecoded, self.tokenizer)
+        if new.endswith(INCOMPLETE) and len(self.undecoded) < 4:
             return False  # the bytes of a character are not complete yet
-        self.text += self._restore_space(new)
-        self.decoded = len(self.tokens)
+        self._append_decoded(new)
         ends = [at for text in self.stop if (at := self.text.find(text)) >= 0]
         if ends:
             self.text, self.is_stopped = self.text[: min(ends)], True
@@ -234,23 +235,28 @@ class _Writer:
             else max((_measure_overlap(self.text, text) for text in self.stop), default=0)
         )
         end = len(self.text) - overlap
-        new, self.released = self.text[self.released : end], max(self.released, end)
+        new, self.text = self.text[:end], self.text[end:]
         return new
 
     def finish(self) -> str:
         """What was held back until the end."""
-        if not self.is_stopped and self.decoded < len(self.tokens):
-            self.text += self._restore_space(decode_text(self.tokens[self.decoded :], self.tokenizer))
-        new, self.released = self.text[self.released :], len(self.text)
+        if not self.is_stopped and self.undecoded:
+            self._append_decoded(decode_text(self.undecoded, self.tokenizer))
+        new, self.text = self.text, ""
         return new
+
+    def _append_decoded(self, new: str) -> None:
+        new = self._restore_space(new)
+        self.text += new
+        self.is_line_start = new.endswith("\n") if new else self.is_line_start
+        self.undecoded.clear()
 
     def _restore_space(self, text: str) -> str:
         """Restore the space that the tokenizer removes at the start of what it decodes."""
-        first = self.tokenizer.pieces(self.tokens[self.decoded : self.decoded + 1])
+        first = self.tokenizer.pieces(self.undecoded[:1])
         has_space = bool(first) and first[0].startswith("▁") and self.tokenizer.kind == "bpe"
         joins_words = self.tokenizer.kind == "word" and text != "\n"
-        starts_line = self.text.endswith("\n") if self.text else self.starts_line
-        return " " + text if (has_space or joins_words) and not starts_line else text
+        return " " + text if (has_space or joins_words) and not self.is_line_start else text
 
 
 def _measure_overlap(text: str, stop: str) -> int:

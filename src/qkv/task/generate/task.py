@@ -32,6 +32,7 @@ from qkv.task.texts import (
     encode_text,
     fingerprint_texts,
     learn_tokenizer,
+    measure_unknown_share,
     name_text,
     read_test_text,
     read_texts,
@@ -89,6 +90,11 @@ class Generate(Task):
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> AnyTokenizer:
         """The tokenizer."""
         return tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
+
+    def measure_unknown_share(self, data: Texts | ExampleSets, parsed: AnyTokenizer) -> float:
+        """The share of unknown tokens in the training text, or in the symbols of the examples."""
+        lines = list_vocabulary_words(data.data) if isinstance(data, ExampleSets) else data.train
+        return measure_unknown_share(lines, parsed)
 
     def build_training(
         self, recipe: LanguageRecipe, data: Texts | ExampleSets, parsed: AnyTokenizer, report: Progress

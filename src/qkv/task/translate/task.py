@@ -21,6 +21,7 @@ from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
+from qkv.task.texts import measure_unknown_share
 from qkv.task.transfer import build_transfer
 from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure_size, take_defaults
 from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
@@ -103,6 +104,11 @@ class Translate(Task):
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> TokenizerPair:
         """The tokenizers of both sides."""
         return TokenizerPair.from_json(contents[TOKENIZER], run / TOKENIZER)
+
+    def measure_unknown_share(self, data: Splits, parsed: TokenizerPair) -> float:
+        """The share of unknown tokens in the training pairs, the larger one of both sides."""
+        sides = zip(zip(*data.train, strict=True), parsed, strict=True)
+        return max(measure_unknown_share(lines, tokenizer) for lines, tokenizer in sides)
 
     def build_training(
         self, recipe: TranslationRecipe, data: Splits, tokens: TokenizerPair, report: Progress

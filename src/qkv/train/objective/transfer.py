@@ -3,12 +3,12 @@
 Every layer of the new attention reads what the same layer of the trained model reads, so that all layers
 learn at once and none of them reads the errors of another.  Two measures of the mismatch:
 
-    outputs   Σ_t |o'_t - o_t|² / Σ_t |o_t|²               relative squared error
-    weights   mean over t of Σ_s a_ts log(a_ts / a'_ts)    cross-entropy less its smallest value
+    outputs   Σ_t |o'_t - o_t|² / |o_t|²           relative squared error
+    weights   Σ_t Σ_s a_ts log(a_ts / a'_ts)       cross-entropy less its smallest value
 
-with o and a the outputs and weights of the trained attention, o' and a' those of the new one.  The outputs
-are matched by Zhang et al. 2024 (LoLCATs, arXiv:2410.10254), the weights by Zhang et al. 2024 (Hedgehog,
-arXiv:2402.04347).
+with o and a the outputs and weights of the trained attention, o' and a' those of the new one.  Both are sums
+over queries, so that an update has the same gradient however its rows are split.  The outputs are matched by
+Zhang et al. 2024 (LoLCATs, arXiv:2410.10254), the weights by Zhang et al. 2024 (Hedgehog, arXiv:2402.04347).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +23,7 @@ from qkv.errors import BadRecipe
 from qkv.layer import Attention
 from qkv.train.objective.base import Loss, Objective
 
+SMALLEST_SQUARE = 1e-12
 SMALLEST_WEIGHT = 1e-6  # features of sine and cosine can give negative weights, which have no logarithm
 
 Match = Literal["outputs", "weights"]
@@ -108,7 +109,7 @@ class AttentionTransfer(Objective):
                 layer.to_out.requires_grad_(False)
 
     def forward(self, batch: Any) -> Loss:
-        """The mean mismatch over the layers, times the number of tokens.
+        """The mismatch of all queries, its mean over the layers.
 
         Args:
             batch: whatever `read` takes.
@@ -120,7 +121,7 @@ class AttentionTransfer(Objective):
         with torch.no_grad(), record_calls(self.trained, self.names) as calls:
             self.trained(*reading.inputs)
         mismatches = [self._measure(name, calls[name], reading.queries[name]) for name in self.names]
-        total = torch.stack(mismatches).mean() * reading.count
+        total = torch.stack(mismatches).mean()
         return Loss(total, reading.count, {"mismatch": total.detach()})
 
     def train(self, mode: bool = True) -> "AttentionTransfer":
@@ -136,20 +137,20 @@ class AttentionTransfer(Objective):
     def _measure(self, name: str, call: Call, queries: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
         layer = _get_attentions(self.model)[name]
         if self.match == "outputs":
-            return measure_relative_error(layer(*call.arguments, **call.options), call.out, queries)
+            return sum_relative_errors(layer(*call.arguments, **call.options), call.out, queries)
         trained = _get_attentions(self.trained)[name]
         with torch.no_grad():
             expected = trained.attend(*call.arguments, **call.options).weights
         weights = layer.attend(*call.arguments, **call.options).weights
         assert expected is not None
         assert weights is not None
-        return measure_divergence(weights, expected, queries)
+        return sum_divergences(weights, expected, queries)
 
 
-def measure_relative_error(
+def sum_relative_errors(
     out: Float[Tensor, "B T M"], expected: Float[Tensor, "B T M"], queries: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """Σ |out - expected|² / Σ |expected|² over the real queries.
+    """Σ_t |out_t - expected_t|² / |expected_t|² over the real queries.
 
     Args:
         out: the outputs of the new attention.
@@ -157,13 +158,13 @@ def measure_relative_error(
         queries: True at real queries.
     """
     out, expected = out.float()[queries], expected.float()[queries]
-    return (out - expected).square().sum() / expected.square().sum().clamp_min(1e-12)
+    return ((out - expected).square().sum(-1) / expected.square().sum(-1).clamp_min(SMALLEST_SQUARE)).sum()
 
 
-def measure_divergence(
+def sum_divergences(
     weights: Float[Tensor, "B H T S"], expected: Float[Tensor, "B H T S"], queries: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """Σ_s a_ts log(a_ts / a'_ts), its mean over heads and real queries.
+    """Σ_t Σ_s a_ts log(a_ts / a'_ts) over the real queries, its mean over the heads.
 
     Args:
         weights: a', the weights of the new attention.
@@ -172,7 +173,7 @@ def measure_divergence(
     """
     weights, expected = (each.float().clamp_min(SMALLEST_WEIGHT) for each in (weights, expected))
     terms = (expected * (expected.log() - weights.log())).sum(-1).mean(1)
-    return terms[queries].sum() / queries.sum().clamp_min(1)
+    return terms[queries].sum()
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The task `classify` for pictures: a label for a picture."""
