@@ -101,7 +101,6 @@ def test_equals_the_loop_formula(name: str) -> None:
 @every_case
 def test_steps_equal_teacher_forcing_and_give_the_same_weights(name: str) -> None:
     model = build(CASES[name]).requires_grad_(False)
-    assert isinstance(model, Stepper)
     pictures, tokens = draw(model)
     hidden, attended = model.forward_with_weights(pictures, tokens)
     torch.testing.assert_close(hidden, model(pictures, tokens), rtol=0, atol=1e-12)
@@ -154,10 +153,9 @@ def test_a_batch_is_searched_like_its_pictures_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("hard", "rfa", "transformer, rfa")])
 def test_gradient_reaches_every_parameter(name: str) -> None:
     model = build(CASES[name]).train()
-    if name.endswith("cnn"):
-        for module in model.encoder.modules():
-            if isinstance(module, nn.GroupNorm):
-                nn.init.ones_(module.weight)  # a residual branch starts with a scale of zero
+    for key, parameter in model.encoder.named_parameters():
+        if key.endswith(("norm.weight", "gamma")):
+            nn.init.ones_(parameter)  # residual branches start with a scale of zero
     pictures, tokens = draw(model)
     model.output(model(pictures, tokens)).log_softmax(-1)[..., 5].sum().backward()
     unused = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -179,6 +177,23 @@ def test_a_captioner_made_on_the_meta_device_is_initialised_like_others() -> Non
             if expected.numel() > 30:
                 assert expected.std() / 2 <= value.std() <= expected.std() * 2, key
         assert (model.output.weight is model.words.weight) == real.config.tie
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "above"),
+    [
+        ("cnn with attention", 4, {"output"}),
+        ("additive", 1, {"output"}),
+        ("transformer, patches, post", 5, {"encoder.norm", "output"}),
+    ],
+)
+def test_groups_go_from_the_pictures_to_the_words(name: str, count: int, above: set[str]) -> None:
+    model = build(CASES[name])
+    assert isinstance(model, Stepper)
+    groups = model.layer_groups()
+    assert len(groups) == count
+    members = {id(p) for group in groups for module in group for p in module.parameters()}
+    assert {key.rpartition(".")[0] for key, p in model.named_parameters() if id(p) not in members} == above
 
 
 @every_case

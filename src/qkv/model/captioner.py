@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
-from qkv.layer import Attention
 from qkv.model.captioner_config import RecurrentCaptionerConfig, TransformerCaptionerConfig
 from qkv.model.captioner_decoder import GatedContextDecoder
 from qkv.model.captioner_encoder import add_encoder_prefix, build_picture_encoder, get_annotation_width
@@ -146,7 +145,7 @@ class RecurrentCaptioner(nn.Module):
         """The groups of the encoder, then the decoder; see `Objective.layer_groups`."""
         return [*self.encoder.layer_groups(), [self.words, self.decoder]]
 
-    def attention_layers(self) -> dict[str, Attention]:
+    def attention_layers(self) -> dict[str, Any]:
         """Every attention by the name of its weights."""
         cross = {} if self.decoder.attention is None else {"cross.0": self.decoder.attention}
         return add_encoder_prefix(self.encoder.attention_layers()) | cross

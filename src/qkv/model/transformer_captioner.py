@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
-from qkv.layer import Attention
 from qkv.model.blocks import DecoderBlock, apply_decoder, step_decoder
 from qkv.model.captioner_config import TransformerCaptionerConfig
 from qkv.model.captioner_encoder import add_encoder_prefix, build_picture_encoder
@@ -156,7 +155,7 @@ class TransformerCaptioner(nn.Module):
         words: list[nn.Module] = [self.annotation_norm, self.words, self.positions]
         return [*self.encoder.layer_groups(), words, *([block] for block in self.decoder)]
 
-    def attention_layers(self) -> dict[str, Attention]:
+    def attention_layers(self) -> dict[str, Any]:
         """Every attention by the name of its weights."""
         named: dict[str, Any] = add_encoder_prefix(self.encoder.attention_layers())
         for i, block in enumerate(self.decoder):
