@@ -2,11 +2,12 @@
 
 A script, because its children are forked: they start at once, and the parent has run no thread of torch.
 
-    python tests/kills.py FOLDER fresh|resumed|initial|pair|shards [FIRST STEP]
+    python tests/kills.py FOLDER fresh|resumed|initial|pair|shards|TASK [FIRST STEP]
 
 It stops at operations FIRST, FIRST + STEP, ... and prints how many stops it made.  `fresh` stops a training
 from its start to its end, `resumed` one that resumes, `initial` one that starts from another run, which is
 gone when it resumes, `pair` the first of two processes, `shards` the first of two with `strategy: fsdp`.
+These train a translator; a TASK of `TEXT_TASKS` trains a model of another task from its start to its end.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 
 import tiny
+import tiny_text
 from qkv.errors import BadRun
 from qkv.task.run_directory import load
 from qkv.task.training import fit
@@ -43,7 +45,31 @@ TRAIN = {
     "save_every_seconds": 0.0,
 }
 MODEL = {"kind": "rnn", "embedding": 4, "hidden": 4, "dropout": 0.2}
-TIMES = {"seconds", "tokens_per_second", "metrics_bytes"}
+TEXT_MODEL = {"width": 8, "feedforward": 8, "dropout": 0.2}
+TEXT_TASKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "generate": (tiny_text.language_recipe, {"model": TEXT_MODEL}),
+    "carry": (
+        tiny_text.language_recipe,
+        {
+            "model": {
+                **TEXT_MODEL,
+                "positions": "none",
+                "attention": {"kernel": {"name": "rfa", "gate": True}},
+            },
+            "batch": {"carry": True, "length": 40},
+        },
+    ),
+    "fill": (tiny_text.fill_recipe, {"model": TEXT_MODEL, "batch": {"streams": 12}}),
+    "classify": (
+        tiny_text.classify_recipe,
+        {"model": {**TEXT_MODEL, "pool": "attention"}, "batch": {"batch_tokens": 60}},
+    ),
+    "sentences": (
+        tiny_text.classify_recipe,
+        {"model": {**TEXT_MODEL, "kind": "hierarchical"}, "batch": {"batch_tokens": 60}},
+    ),
+}
+TIMES = {"seconds", "tokens_per_second", "documents_per_second", "metrics_bytes"}
 
 
 class Operations:
@@ -125,7 +151,7 @@ def train(recipe: Path, run: Path, resume: bool) -> None:
 
 def train_initial(recipe: Path) -> None:
     """Train the run that the others start from, with a vocabulary that they could not learn."""
-    changes = ["tokens={kind: word, vocab: 9}", "train.steps=2"]
+    changes = ["tokens={kind: word, vocab: 20}", "train.steps=2"]
     fit(recipe, recipe.parent / "initial", changes=changes, quiet=True)
 
 
@@ -201,7 +227,7 @@ def content(run: Path) -> dict[str, Any]:
 def without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in TIMES}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [without_times(item) for item in value]
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
@@ -222,7 +248,7 @@ class Trial:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.launch, self.resume = (as_pair if kind in ("pair", "shards") else run_alone), kind == "resumed"
-        self.recipe = small_recipe(folder, "fsdp" if kind == "shards" else "ddp")
+        self.recipe = make_recipe(folder, kind)
         self.before, self.run = folder / "before", folder / "run"
         if kind == "initial":
             self.recipe = small_recipe(folder, tokens={})
@@ -260,6 +286,21 @@ class Trial:
         assert got.keys() == self.expected.keys(), (last, sorted(got))
         for name, value in self.expected.items():
             assert got[name] == value, f"{name} differs after a stop at operation {last}"
+
+
+def make_recipe(folder: Path, kind: str) -> Path:
+    if kind not in TEXT_TASKS:
+        return small_recipe(folder, "fsdp" if kind == "shards" else "ddp")
+    make, sections = TEXT_TASKS[kind]
+    limits = {"steps": None, "validate_every": "epoch", "threads": 1}
+    recipe = make(folder, **sections, train={**limits, **TRAIN})
+    for name in ("train.txt", "labelled.jsonl"):  # fewer lines, for epochs of few updates
+        if (folder / name).exists():
+            lines = (folder / name).read_text().splitlines(keepends=True)
+            (folder / name).write_text("".join(lines[:40]))
+    path = folder / "tiny.yaml"
+    path.write_text(recipe.to_yaml())
+    return path
 
 
 def small_recipe(folder: Path, strategy: str = "ddp", **sections: Any) -> Path:

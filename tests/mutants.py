@@ -36,6 +36,11 @@ TRACED = ("tests/test_torch_programs.py", "traced")
 MODELS_MADE_ELSEWHERE = ("tests/test_torch_creation.py", "model_on_meta")
 
 MODELS = ("tests/contracts/test_contract_models.py", "softmax or gru or convolution or first or window")
+SHAPES = ("tests/test_data_shapes.py", "held_out_occurs or naming_word")
+PICTURES = ("tests/test_data_pictures.py", "modes or exif or outside or twice")
+AUGMENTED = ("tests/test_data_captions.py", "changes_depend")
+VISION = ("tests/test_model_vision.py", "patches_are or set or sagan")
+LABELLED = ("tests/test_task_classify_pictures.py", "other_pictures")
 LEVELS = ("tests/test_model_hierarchical.py", "gru")
 
 
@@ -541,5 +546,75 @@ MUTANTS = (
         "range(len(groups), 0, -1)",
         "range(1, len(groups) + 1)",
         LAYERS,
+    ),
+    Mutant(
+        "held-out combinations of shapes occur in training",
+        "data/generated/shapes/scenes.py",
+        "and has_held_out == held_out",
+        "and (has_held_out or not held_out)",
+        SHAPES,
+    ),
+    Mutant(
+        "words of a sentence about shapes name the next object",
+        "data/generated/shapes/sentences.py",
+        "+ [number] * len(naming)",
+        "+ [number + 1] * len(naming)",
+        SHAPES,
+    ),
+    Mutant(
+        "a picture is not turned as its EXIF data says",
+        "picture_decoding.py",
+        "ImageOps.exif_transpose(image)",
+        "image",
+        PICTURES,
+    ),
+    Mutant(
+        "transparent pixels become black",
+        "picture_decoding.py",
+        'Image.new("RGBA", image.size, "white")',
+        'Image.new("RGBA", image.size, "black")',
+        PICTURES,
+    ),
+    Mutant(
+        "a name that points outside the zip file is read",
+        "data/pictures/sources.py",
+        ' or ".." in path.parts',
+        "",
+        PICTURES,
+    ),
+    Mutant(
+        "of two pictures of one name the first is taken",
+        "data/pictures/sources.py",
+        "sorted(entry for entry in self.entries if entry.name not in self.problems)",
+        "sorted(self.entries)",
+        PICTURES,
+    ),
+    Mutant(
+        "the change of a picture depends on its place in the batch",
+        "data/pictures/augmentation.py",
+        "row) for row in batch.rows.tolist()]",
+        "row) for row in range(len(batch.rows))]",
+        AUGMENTED,
+    ),
+    Mutant(
+        "patches are read column by column",
+        "model/patches.py",
+        "permute(0, 2, 4, 1, 3, 5)",
+        "permute(0, 4, 2, 1, 3, 5)",
+        VISION,
+    ),
+    Mutant(
+        "the summary of a picture is its last patch",
+        "model/patches.py",
+        "x, summary = x[:, 1:], x[:, 0]",
+        "x, summary = x[:, :-1], x[:, -1]",
+        VISION,
+    ),
+    Mutant(
+        "a training is resumed with other pictures",
+        "task/classify_pictures/pictures.py",
+        "state.update(pictures.pixels[row].tobytes())",
+        'state.update(b"")',
+        LABELLED,
     ),
 )

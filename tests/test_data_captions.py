@@ -15,11 +15,15 @@ from qkv.data.pictures import (
     AugmentedPlan,
     CaptionConfig,
     PictureBatch,
+    PictureConfig,
     augment_pictures,
+    load_captioned_pictures,
     match_captions,
     read_captions,
 )
 from qkv.errors import BadData
+from qkv.progress import NoProgress
+from tiny_pictures import encode, noise, write_zip
 
 EXPECTED = {"a.jpg": ["a dog", "one dog ."], "x/b.jpg": ["a cat"]}
 COCO = {
@@ -127,6 +131,23 @@ def test_what_has_no_partner_is_named_counted_refused_or_skipped() -> None:
     assert matched.notes == [missing, without]
     with pytest.raises(BadData, match="no caption has a picture"):
         match_captions({"z.jpg": ["a"]}, pictures, skip)
+
+
+def test_captioned_pictures_are_those_with_captions(tmp_path: Path) -> None:
+    files = {name: encode(noise(i)) for i, name in enumerate(("a.jpg", "x/b.jpg", "c.jpg"))}
+    source = write_zip(tmp_path / "x.zip", {**files, "d.jpg": b""})
+    captions = write(tmp_path, "c.jsonl", ROWS, unmatched="skip")
+    loaded = load_captioned_pictures(source, captions, PictureConfig(size=8), NoProgress())
+    assert loaded.names == ["a.jpg", "x/b.jpg"]
+    assert loaded.captions == list(EXPECTED.values())
+    assert loaded.pixels.shape == (2, 8, 8, 3)
+    assert loaded.notes[1:] == ["2 pictures without a caption: c.jpg, d.jpg"]
+    with_bad = ROWS + '{"image": "d.jpg", "captions": ["nothing"]}\n'
+    captions = write(tmp_path, "d.jsonl", with_bad, unmatched="skip")
+    with pytest.raises(BadData, match=r"1 of 3 pictures cannot be used: d.jpg \(0 bytes\)"):
+        load_captioned_pictures(source, captions, PictureConfig(size=8), NoProgress())
+    config = PictureConfig(size=8, unusable="skip")
+    assert load_captioned_pictures(source, captions, config, NoProgress()).names == ["a.jpg", "x/b.jpg"]
 
 
 # --- random changes ---------------------------------------------------------------------------------------

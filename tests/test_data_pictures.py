@@ -1,5 +1,6 @@
 """Pictures from folders and zip files: every colour mode, what is refused, skipped and counted, and speed."""
 
+import random
 import struct
 import zipfile
 import zlib
@@ -218,6 +219,21 @@ def test_bad_sources(tmp_path: Path, content: bytes | None, message: str) -> Non
         load(path)
     with pytest.raises(BadData, match=r"has no pictures; no suffix of a picture: a.txt"):
         load(write_folder(tmp_path / "folder", {"a.txt": b""}))
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "CMYK"), ("PNG", "P"), ("GIF", "P"), ("BMP", "RGB")])
+def test_damaged_bytes_are_a_problem_and_not_a_crash(kind: str, mode: str) -> None:
+    content = encode(noise(0, (40, 30)).convert(mode), kind)
+    draw = random.Random(0)
+    problems = 0
+    for _ in range(100):
+        damaged = bytearray(content)
+        for _ in range(draw.randint(1, 6)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        decoded = decode_picture(bytes(damaged[: draw.randint(1, len(damaged))]), 8)
+        assert (decoded.pixels is None) == bool(decoded.problem)
+        problems += bool(decoded.problem)
+    assert problems > 20
 
 
 # --- pixels -----------------------------------------------------------------------------------------------

@@ -134,6 +134,23 @@ def test_a_window_never_makes_a_tensor_of_all_pairs() -> None:
         assert largest.elements < length**2 / 4
 
 
+@pytest.mark.parametrize(("width", "value"), [(3, 11), (11, 3)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_values_of_another_width_make_no_tensor_of_all_pairs(width: int, value: int, causal: bool) -> None:
+    q, k = (torch.randn(1, 2, 600, width).double().requires_grad_() for _ in range(2))
+    v = torch.randn(1, 2, 600, value).double().requires_grad_()
+    for scale in (None, 0.7):
+        with Largest() as largest:
+            out = compute_fused_attention(q, k, v, None, causal, scale, 0.0)
+            gradients = torch.autograd.grad(out.square().sum(), (q, k, v))
+        assert largest.elements < 600**2
+        logits = (q * (width**-0.5 if scale is None else scale)) @ k.mT
+        logits = logits.masked_fill(torch.ones(600, 600).triu(1).bool(), -torch.inf) if causal else logits
+        expected = logits.softmax(-1) @ v
+        close(out, expected)
+        close(gradients, torch.autograd.grad(expected.square().sum(), (q, k, v)))
+
+
 @pytest.mark.parametrize("score", SCORES, ids=repr)
 @pytest.mark.parametrize("causal", [False, True])
 def test_blocks_of_queries_equal_all_at_once(

@@ -143,3 +143,12 @@ def test_padding_before_a_word_is_refused() -> None:
     tokens = torch.randint(4, V, (1, 1, 3))
     with pytest.raises(QKVError, match="needs all padding on the right"):
         score(build("gru"), tokens, torch.tensor([[[False, True, True]]]))
+
+
+def test_pairs_of_documents_of_different_sizes() -> None:
+    model = HierarchicalClassifier(HierarchicalConfig(width=8, heads=2), V, 3, texts=2).double().eval()
+    first, second = pad(DOCUMENTS), pad([[[5, 6], [7]], [], [[8]], [[9] * 7]])
+    for _ in range(4):
+        scores = model([first[0], second[0]], [first[1], second[1]])
+        assert scores.shape == (4, 3)
+        assert len(model.forward_with_weights([first[0], second[0]], [first[1], second[1]]).attended) == 2

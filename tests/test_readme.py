@@ -1,4 +1,4 @@
-"""What README and docs/text.md say is checked: Python runs, recipes parse, commands and options exist."""
+"""README and two pages of docs are checked: Python runs, recipes parse, commands and options exist."""
 
 import re
 import shlex
@@ -13,8 +13,12 @@ from qkv.task.recipe import parse_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-PAGES = README + (ROOT / "docs" / "text.md").read_text()
+PICTURES = (ROOT / "docs" / "pictures.md").read_text()
+PYTHON = {
+    page: re.findall(r"```python\n(.*?)```", text, re.S)
+    for page, text in (("README.md", README), ("pictures.md", PICTURES))
+}
+PAGES = README + (ROOT / "docs" / "text.md").read_text() + PICTURES
 YAML = re.findall(r"```yaml\n(.*?)```", PAGES, re.S)
 COMMANDS = [
     part.strip()
@@ -25,16 +29,24 @@ COMMANDS = [
 
 
 def test_there_is_something_to_check() -> None:
-    assert PYTHON
-    assert len(YAML) == 6
+    assert all(PYTHON.values())
+    assert len(YAML) == 7
     assert len(COMMANDS) >= 6
 
 
-def test_python_blocks_run_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("page", "output"), [("README.md", "explicit"), ("pictures.md", "in 2×3 tiles")])
+def test_python_blocks_run_one_after_the_other(
+    page: str,
+    output: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for block in PYTHON:
-        exec(compile(block, "README.md", "exec"), names)
-    assert "explicit" in capsys.readouterr().out
+    for block in PYTHON[page]:
+        exec(compile(block, page, "exec"), names)
+    assert output in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("block", YAML)

@@ -9,6 +9,7 @@ import torch
 import qkv
 from qkv.errors import QKVError
 from qkv.model.classifier import Classifier, ClassifierConfig
+from qkv.task.classify.documents import Document
 from tiny_text import classify_recipe, sentences
 
 LONGER = {"steps": 80, "validate_every": 80}
@@ -32,8 +33,12 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
     assert qkv.fit(recipe, tmp_path / "run", quiet=True).scores["accuracy"] > 0.8
     run = qkv.load(tmp_path / "run")
     assert run.classify([("ann sees bob .", "ann knows dan .")])[0].label in ("0", "1")
-    with pytest.raises(QKVError, match=r"reads 2 text\(s\)"):
+    with pytest.raises(QKVError, match=r"reads 2 text\(s\) at a time, but text 1 has 1: pass pairs"):
         run.classify("ann sees bob .")
+    with pytest.raises(QKVError, match=r"reads 2 text\(s\) at a time, but document 1 has 1"):
+        run.evaluate([Document(("ann sees bob .",), "1")])
+    with pytest.raises(QKVError, match="has the label '7'; known"):
+        run.evaluate([Document(("ann sees bob .", "ann"), "7")])
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,9 @@ def test_only_so_many_labels_of_each_class(tmp_path: Path) -> None:
         ("nonsense\n", "line 1.*is not JSON"),
         ("[1]\n", "not a JSON object"),
         ('{"text": "\\ud800", "label": 1}\n', "half of a surrogate pair"),
-        ('{"text": "' + "a" * 1_100_000 + '", "label": 1}\n', "line 1: longer than 250,000 characters"),
+        ('{"text": "' + "a" * 16_100_000 + '", "label": 1}\n', "line 1: longer than 4,000,000 characters"),
+        ('{"text": "a", "label": null}\n', "'label' is 'None', expected a string"),
+        ('{"text": "a", "label": " "}\n', "line 1: the label is empty"),
         ('{"text": "a b", "label": 1}\n' * 30, "every training text has the label '1'"),
         ('{"text": "a", "label": 1}\n', "too few to hold any out"),
     ],

@@ -13,6 +13,7 @@ from qkv.data.byte_tokens import ByteTokenizer
 from qkv.data.sentences import split_sentences
 from qkv.task.classify.documents import Document
 from qkv.task.classify.encoding import encode_documents, make_dataset
+from qkv.task.recipe import read_recipe
 from qkv.trace import Trace
 from tiny_text import classify_recipe
 
@@ -114,6 +115,17 @@ def test_a_trace_has_the_words_of_each_sentence_and_the_sentences(run: Path, tmp
     assert not empty.weights["sentences.pool"].any()
     for layer in ("words.1.pool", "sentences.pool"):
         assert tiny.call("view", trace, "--png", tmp_path / "p.png", "--layers", layer) == 0
+
+
+def test_the_recipes_of_a_comparison_differ_in_the_attention_only() -> None:
+    recipes = [
+        read_recipe(f"classify-imdb-{name}").model_dump(mode="json") for name in ("softmax", "rfa", "window")
+    ]
+    attentions = [recipe["model"].pop("attention") for recipe in recipes]
+    assert len({str(attention) for attention in attentions}) == 3
+    for recipe in recipes:
+        recipe.pop("description")
+        assert recipe == recipes[0]
 
 
 def test_evaluation_and_long_texts(run: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 import kills
 
-FEWEST = {"fresh": 120, "resumed": 60, "initial": 120, "pair": 120, "shards": 120}  # together at least 300
+# together at least 300
+FEWEST = {"fresh": 120, "resumed": 60, "initial": 120, "pair": 120, "shards": 120}
+FEWEST |= dict.fromkeys(kills.TEXT_TASKS, 80)
 
 
 def stops_of(folder: Path, kind: str, *options: int) -> int:
@@ -28,6 +30,11 @@ def test_killed_at_some_operations(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="the stopped processes are forked")
 def test_killed_at_some_operations_of_a_training_from_another_run(tmp_path: Path) -> None:
     assert stops_of(tmp_path, "initial", 20, 40) >= 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the stopped processes are forked")
+def test_killed_while_a_state_is_carried(tmp_path: Path) -> None:
+    assert stops_of(tmp_path, "carry", 60, 45) >= 2
 
 
 @pytest.mark.slow

@@ -24,8 +24,11 @@ from test_train_optimizers import TwoNetworks
 from test_train_resume import assert_same, lines_without_times
 from test_train_terms import translator
 from test_train_toy import CLASSES, ToyBatches, ToyModel, config_of, scores_of, toy
+from text_trainings import TRAININGS, train_text
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# shards cannot carry a state
+TEXT_STRATEGIES = {name: ("ddp",) if name == "carry" else ("ddp", "fsdp") for name in TRAININGS}
 OPTIONS = {"validate_every": 7, "average": 3, "weight_decay": 0.1, "clip": 0.5, "rates": {"inner.*": 0.02}}
 
 
@@ -98,7 +101,7 @@ def compare(objective: nn.Module, one: Path, pair: Path) -> None:
         assert_close(ranks[0][name], value.data, rtol=1e-9, atol=1e-12)
     for kind in ("train", "validation", "average"):
         for ours, theirs in zip(lines_of(one, kind), lines_of(pair, kind), strict=True):
-            timeless = ours.keys() - {"seconds", "tokens_per_second"}
+            timeless = ours.keys() - {"seconds", "tokens_per_second", "documents_per_second"}
             assert {key: theirs[key] for key in timeless} == pytest.approx(
                 {key: ours[key] for key in timeless}
             )
@@ -106,6 +109,21 @@ def compare(objective: nn.Module, one: Path, pair: Path) -> None:
     assert moments[0].keys() == moments[1].keys()
     for ours, theirs in zip(moments[0].values(), moments[1].values(), strict=True):
         assert_close(ours["exp_avg"], theirs["exp_avg"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_train_texts_as_one_does(launched: Path, tmp_path: Path, name: str) -> None:
+    objective = train_text(name, tmp_path / name)
+    for strategy in TEXT_STRATEGIES[name]:
+        compare(objective, tmp_path / name, launched / f"{name}-{strategy}")
+
+
+def test_two_processes_resume_with_the_states_that_they_carried(launched: Path) -> None:
+    undisturbed, resumed = launched / "carry-ddp", launched / "carry-resumed"
+    assert_same(*(weights_of_ranks(run)[0] for run in (undisturbed, resumed)))
+    carried = [load_state(run)["carried"] for run in (undisturbed, resumed)]
+    assert len(carried[0]) == 2
+    assert str(carried[0]) == str(carried[1])
 
 
 def test_alternating_optimizers_and_batch_statistics_are_the_same(launched: Path) -> None:
@@ -184,6 +202,13 @@ def main() -> None:
             run = folder / f"{name}-{strategy}"
             objective = train_one(run, strategy=strategy)
             torch.save(objective.state_dict(), run / f"rank{rank}.pt")
+        for name in TRAININGS:
+            if strategy in TEXT_STRATEGIES[name]:
+                objective = train_text(name, folder / f"{name}-{strategy}", strategy=strategy)
+                torch.save(objective.state_dict(), folder / f"{name}-{strategy}" / f"rank{rank}.pt")
+    train_text("carry", folder / "carry-resumed", steps=5)
+    objective = train_text("carry", folder / "carry-resumed", resume=True)
+    torch.save(objective.state_dict(), folder / "carry-resumed" / f"rank{rank}.pt")
     train(toy(dropout=0.3), folder / "undisturbed", strategy="fsdp")
     train(toy(dropout=0.3), folder / "resumed", strategy="fsdp", steps=7)
     train(toy(dropout=0.3), folder / "resumed", strategy="fsdp", resume=True)

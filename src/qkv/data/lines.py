@@ -15,12 +15,12 @@ from qkv.errors import BadData
 from qkv.files import expand_home
 
 LONGEST_LINE = 250_000  # characters; the rest of a longer line is dropped
+LONGEST_DOCUMENT = 4_000_000  # the same where a line is a document
 CHARACTERS_PER_TOKEN = 100  # more than the average of any text
 SMALLEST_LIMIT = 10_000  # characters; lines up to this length are always tokenised
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_LONGEST_BYTES = 4 * (LONGEST_LINE + 1)  # more than LONGEST_LINE characters of any kind
 _ENDLESS_BYTES = 2**30
 _PIECE_BYTES = 2**20
 # Gzip compresses text to a fifth, at best to a fiftieth, and a decompression bomb to a thousandth.
@@ -83,11 +83,16 @@ def read_lines(path: str | Path) -> Iterator[str]:
     return (line.text for line in read_marked_lines(path))
 
 
-def read_marked_lines(path: str | Path) -> Iterator[Line]:
-    """The lines of a file as `read_lines` reads them, each with a mark if it was cut."""
+def read_marked_lines(path: str | Path, longest: int = LONGEST_LINE) -> Iterator[Line]:
+    """The lines of a file as `read_lines` reads them, each with a mark if it was cut.
+
+    Args:
+        path: the file, see `expand_path`.
+        longest: characters of a line that are surely kept.
+    """
     file = expand_path(path)
     with _open(file) as stream:
-        yield from decode_stream(stream, str(file))
+        yield from decode_stream(stream, str(file), longest)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -124,23 +129,25 @@ def _open(file: Path) -> Any:
             ) from None
 
 
-def decode_stream(stream: Any, name: str) -> Iterator[Line]:
+def decode_stream(stream: Any, name: str, longest: int = LONGEST_LINE) -> Iterator[Line]:
     """The lines of an open binary stream, plain or gzipped; see `read_lines`.
 
     Args:
         stream: an object with `read1`.
         name: what error messages call it.
+        longest: characters of a line that are surely kept.
     """
     with _explain_read_errors(name):
-        yield from decode_lines(_read_bounded(stream, name), name)
+        yield from decode_lines(_read_bounded(stream, name, longest), name, longest)
 
 
-def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[Line]:
-    """Decode lines of UTF-8; those of more than `_LONGEST_BYTES` bytes are cut.
+def decode_lines(lines: Iterable[bytes], name: str, longest: int = LONGEST_LINE) -> Iterator[Line]:
+    """Decode lines of UTF-8; those with more bytes than `longest` characters can have are cut.
 
     Args:
         lines: raw lines with their ends.
         name: what error messages call their file.
+        longest: characters of a line that are surely kept.
 
     Raises:
         BadData: a line is not UTF-8.
@@ -148,11 +155,11 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[Line]:
     for number, raw in enumerate(lines, start=1):
         if number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
-        is_cut = len(raw) > _LONGEST_BYTES
+        is_cut = len(raw) > _count_bytes(longest)
         try:
             if is_cut:
-                text = codecs.getincrementaldecoder("utf-8")().decode(raw[:_LONGEST_BYTES])
-                yield Line(text[: LONGEST_LINE + 1], True)
+                text = codecs.getincrementaldecoder("utf-8")().decode(raw[: _count_bytes(longest)])
+                yield Line(text[: longest + 1], True)
             else:
                 yield Line(raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8"), False)
         except UnicodeDecodeError as error:
@@ -163,18 +170,24 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[Line]:
             ) from None
 
 
-def _read_bounded(stream: Any, name: str) -> Iterator[bytes]:
-    """Raw lines; of an overlong line only its beginning, with more than `_LONGEST_BYTES` bytes."""
+def _count_bytes(characters: int) -> int:
+    """More bytes than so many characters of any kind have."""
+    return 4 * (characters + 1)
+
+
+def _read_bounded(stream: Any, name: str, longest: int) -> Iterator[bytes]:
+    """Raw lines; of an overlong line only its beginning, with more bytes than `longest` characters have."""
+    longest_bytes = _count_bytes(longest)
     counted = _CountingStream(stream)
     is_gzip = counted.head == _GZIP_MAGIC
     buffered = io.BufferedReader(counted)
     unis_gzip: Any = gzip.GzipFile(fileobj=buffered)
     source = io.BufferedReader(unis_gzip) if is_gzip else buffered
     size, number = 0, 0
-    while raw := source.readline(_LONGEST_BYTES + 2):
+    while raw := source.readline(longest_bytes + 2):
         number += 1
         size += len(raw)
-        if len(raw) > _LONGEST_BYTES and not raw.endswith(b"\n"):
+        if len(raw) > longest_bytes and not raw.endswith(b"\n"):
             size += _skip_rest(source, f"{name}, line {number}")
         if is_gzip and size > max(_UNPACKED_BYTES, _UNPACKED_RATIO * counted.count):
             raise BadData(

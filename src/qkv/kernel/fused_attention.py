@@ -43,6 +43,8 @@ def compute_fused_attention(
     is_long = holds_for_all_sizes(q.shape[2] >= MIN_CONTIGUOUS_LENGTH) and holds_for_all_sizes(
         k.shape[2] >= MIN_CONTIGUOUS_LENGTH
     )
+    if is_long and q.shape[3] != v.shape[3]:
+        return _attend_with_equal_widths(q, k, v, allow, causal, scale, dropout)
     if is_long and k.stride(2) > k.shape[3]:
         k, v = k.contiguous(), v.contiguous()
     if q.dtype in (torch.float32, torch.float64):
@@ -52,6 +54,22 @@ def compute_fused_attention(
         q, k, v_float32 = q.float(), k.float(), v.float()
         out = F.scaled_dot_product_attention(q, k, v_float32, allow, dropout, causal, **options)
     return out.to(v.dtype)
+
+
+def _attend_with_equal_widths(
+    q: Query, k: Key, v: Value, allow: Allow | None, causal: bool, scale: float | None, dropout: float
+) -> Out:
+    """The same with zeros appended to the narrower vectors.
+
+    torch's fused operator for CPUs needs queries, keys and values of one width; for others torch forms the
+    weights, which take far more time and memory.
+    """
+    scale, missing = q.shape[3] ** -0.5 if scale is None else scale, v.shape[3] - q.shape[3]
+    if missing > 0:
+        q, k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
+        return compute_fused_attention(q, k, v, allow, causal, scale, dropout)
+    padded = F.pad(v, (0, -missing))
+    return compute_fused_attention(q, k, padded, allow, causal, scale, dropout)[..., : v.shape[3]]
 
 
 def _compute_attention_with_plain_operators(

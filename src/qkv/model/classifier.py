@@ -3,15 +3,19 @@
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
-from qkv.model.encoder import Encoder, EncoderConfig, Real, Tokens
+from qkv.model.encoder import Encoder, EncoderConfig
 from qkv.model.length_limits import LengthLimits
 from qkv.model.pooling import PoolKind, make_pool
 from qkv.shapes import Attended
+
+# the texts of a pair differ in their lengths
+Texts = list[Int[Tensor, "B _"]]
+RealTexts = list[Bool[Tensor, "B _"]]
 
 
 class ClassifierConfig(EncoderConfig):
@@ -62,12 +66,12 @@ class Classifier(nn.Module):
         self.encoder, self.pool = Encoder(config, vocab), make_pool(config.pool, config.width)
         self.output = make_output_layer(config.width, classes, texts)
 
-    def forward(self, tokens: list[Tokens], keep: list[Real]) -> Float[Tensor, "B C"]:
+    def forward(self, tokens: Texts, keep: RealTexts) -> Float[Tensor, "B C"]:
         """Scores of the classes, of texts given as one array of tokens each."""
         vectors = [self.pool(self.encoder(*text), text[1]).out for text in zip(tokens, keep, strict=True)]
         return self._score(vectors)
 
-    def forward_with_weights(self, tokens: list[Tokens], keep: list[Real]) -> Classified:
+    def forward_with_weights(self, tokens: Texts, keep: RealTexts) -> Classified:
         """`forward`, and what the attentions did."""
         vectors, attended = [], []
         for text, real in zip(tokens, keep, strict=True):

@@ -33,6 +33,9 @@ from qkv.tracing import require
 
 Words = Int[Tensor, "B S N"]
 RealWords = Bool[Tensor, "B S N"]
+# the documents of a pair differ in their lengths
+Documents = list[Int[Tensor, "B _ _"]]
+RealDocuments = list[Bool[Tensor, "B _ _"]]
 
 
 class HierarchicalConfig(EncoderConfig):
@@ -198,11 +201,11 @@ class HierarchicalClassifier(nn.Module):
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, tokens: list[Words], keep: list[RealWords]) -> Float[Tensor, "B C"]:
+    def forward(self, tokens: Documents, keep: RealDocuments) -> Float[Tensor, "B C"]:
         """Scores of the classes, of texts as [B,S,N] each: S sentences of N tokens, padded on the right."""
         return self._score([self._read(*text, capture=False)[0] for text in zip(tokens, keep, strict=True)])
 
-    def forward_with_weights(self, tokens: list[Words], keep: list[RealWords]) -> Classified:
+    def forward_with_weights(self, tokens: Documents, keep: RealDocuments) -> Classified:
         """`forward`, and what the attentions did.
 
         The names are "words.pool" and "words.layer.i" for weights within the sentences of all documents, one

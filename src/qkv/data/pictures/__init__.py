@@ -4,6 +4,8 @@ from qkv.data.pictures.augmentation import AugmentationConfig as AugmentationCon
 from qkv.data.pictures.augmentation import AugmentedPlan as AugmentedPlan
 from qkv.data.pictures.augmentation import PictureBatch as PictureBatch
 from qkv.data.pictures.augmentation import augment_pictures as augment_pictures
+from qkv.data.pictures.captioned import CaptionedPictures as CaptionedPictures
+from qkv.data.pictures.captioned import load_captioned_pictures as load_captioned_pictures
 from qkv.data.pictures.captions import CaptionConfig as CaptionConfig
 from qkv.data.pictures.captions import MatchedCaptions as MatchedCaptions
 from qkv.data.pictures.captions import match_captions as match_captions

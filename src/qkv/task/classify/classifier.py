@@ -8,15 +8,13 @@ import torch
 
 from qkv.data.batching import iterate_by_length
 from qkv.errors import BadData
-from qkv.task.classify.documents import Document, read_test_documents
-from qkv.task.classify.encoding import Encoded, encode_documents, make_dataset
-from qkv.task.classify.recipe import ClassificationRecipe
+from qkv.task.classify.documents import Document, Text, check_text_count, parse_texts, read_test_documents
+from qkv.task.classify.encoding import Encoded, describe_limits, encode_documents, make_dataset
+from qkv.task.classify.recipe import ClassificationRecipe, LabelledData
 from qkv.task.classify.traces import LABEL, QUERY, TracedWeights, list_weights, make_axes, refuse_long_trace
 from qkv.task.texts import AnyTokenizer
 from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Example, Trace
-
-Text = str | tuple[str, str]
 
 
 class Label(NamedTuple):
@@ -61,9 +59,23 @@ class TextClassifier:
         return False
 
     @property
-    def reads_pairs(self) -> bool:
-        """Whether it compares two texts at a time."""
-        return self.model.output.in_features == 4 * self.model.config.width
+    def text_count(self) -> int:
+        """How many texts it reads at a time: 1, or 2 where it compares pairs."""
+        return 2 if self.model.output.in_features == 4 * self.model.config.width else 1
+
+    def describe_limits(self) -> str:
+        """How much of a text is read, in words."""
+        return describe_limits(self.recipe)
+
+    def parse_lines(self, lines: Iterable[str], name: str) -> list[Text]:
+        """The texts of lines; see `parse_texts`.
+
+        Args:
+            lines: the lines.
+            name: the path of their file, or what error messages call it.
+        """
+        data = self.recipe.data.train or LabelledData(file=name)
+        return list(parse_texts(lines, name, data, self.text_count))
 
     def classify(self, texts: str | Iterable[Text]) -> Label | list[Label]:
         """The label of a text, or of every text; a pair of texts is a tuple.
@@ -101,6 +113,7 @@ class TextClassifier:
             BadData: a label is not one of the classes.
         """
         documents = read_test_documents(self.recipe) if documents is None else documents
+        check_text_count(documents, self.text_count, "document")
         encoded = encode_documents(documents, self.tokenizer, self.classes, self.recipe)
         unknown = sorted({d.label for d, number in zip(documents, encoded.labels, strict=True) if number < 0})
         if unknown:
@@ -147,13 +160,7 @@ class TextClassifier:
 
     def _encode(self, texts: Sequence[Text]) -> Encoded:
         documents = [Document((text,) if isinstance(text, str) else tuple(text), "") for text in texts]
-        expected = 2 if self.reads_pairs else 1
-        for number, document in enumerate(documents, start=1):
-            if len(document.texts) != expected:
-                raise BadData(
-                    f"this classifier reads {expected} text(s) at a time, but text {number} has "
-                    f"{len(document.texts)}: " + ("pass pairs" if self.reads_pairs else "pass single texts")
-                )
+        check_text_count(documents, self.text_count, "text")
         return encode_documents(documents, self.tokenizer, self.classes, self.recipe)
 
     def _make_label(self, log_probs: np.ndarray, is_cut: bool = False) -> Label:

@@ -1,20 +1,21 @@
 """Labelled texts: read from files, with their classes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from qkv.data.generated.listops import Expression, ListOpsData, generate_listops
-from qkv.data.lines import LONGEST_LINE, read_marked_lines
+from qkv.data.lines import LONGEST_DOCUMENT, read_marked_lines
 from qkv.data.text import detect_row_format, parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
 from qkv.task.classify.recipe import ClassificationRecipe, LabelledConfig, LabelledData
 
 MOST_CLASSES = 1000
 MAX_SHOWN = 60
+Text = str | tuple[str, ...]
 
 
 class Document(NamedTuple):
@@ -89,6 +90,55 @@ def _make_documents(expressions: Iterable[Expression]) -> list[Document]:
     return [Document((each.text,), str(each.value)) for each in expressions]
 
 
+def parse_texts(lines: Iterable[str], name: str, data: LabelledData, count: int) -> Iterator[Text]:
+    """The texts of lines without labels.
+
+    Lines of a file named .jsonl are JSON objects with the keys of `data`.  Other lines are texts, or, for a
+    classifier of pairs, two texts with a tab between them.
+
+    Args:
+        lines: the lines.
+        name: the path of the file, or what error messages call it.
+        data: the keys.
+        count: how many texts the classifier compares: 1, or 2 for pairs.
+
+    Raises:
+        BadData: a line has another form.
+    """
+    is_json = detect_row_format(name, "") == "jsonl"
+    for number, line in enumerate(lines, start=1):
+        location = f"{name}, line {number}"
+        if is_json:
+            texts = _read_json_texts(location, parse_json_row(location, line), data)
+        else:
+            texts = tuple(line.split("\t")) if count > 1 else (line,)
+        if len(texts) != count:
+            form = "text<tab>second text" if not is_json else f"an object with {count} texts"
+            raise BadData(
+                f"{location}: this run compares {count} texts, and the line has {len(texts)}: write {form}"
+            )
+        yield texts if count > 1 else texts[0]
+
+
+def check_text_count(documents: Sequence[Document], expected: int, name: str) -> None:
+    """Check that every document has as many texts as the classifier compares.
+
+    Args:
+        documents: the documents.
+        expected: 1, or 2 for pairs.
+        name: what the message calls them.
+
+    Raises:
+        BadData: a document has another number.
+    """
+    for number, document in enumerate(documents, start=1):
+        if len(document.texts) != expected:
+            raise BadData(
+                f"this classifier reads {expected} text(s) at a time, but {name} {number} has "
+                f"{len(document.texts)}: {'pass pairs' if expected > 1 else 'pass single texts'}"
+            )
+
+
 def list_classes(documents: Sequence[Document]) -> list[str]:
     """The names of the classes, sorted.
 
@@ -122,14 +172,16 @@ def _select_balanced(documents: Sequence[Document], order: Sequence[int], count:
 
 def _iterate_rows(data: LabelledData) -> Iterator[Document]:
     row_format, width = None if data.format == "auto" else data.format, None
-    for number, (line, is_cut) in enumerate(read_marked_lines(data.file), start=1):
+    for number, (line, is_cut) in enumerate(read_marked_lines(data.file, LONGEST_DOCUMENT), start=1):
         row_format = row_format or detect_row_format(data.file, line)
         location = f"{data.file}, line {number}"
         if is_cut:
-            raise BadData(f"{location}: longer than {LONGEST_LINE:,} characters: shorten the text")
+            raise BadData(f"{location}: longer than {LONGEST_DOCUMENT:,} characters: shorten the text")
         parsed = (
             _parse_json(location, line, data) if row_format == "jsonl" else _parse_columns(location, line)
         )
+        if not parsed.label.strip():
+            raise BadData(f"{location}: the label is empty, expected the name of a class: label the text")
         width = width or len(parsed.texts)
         if len(parsed.texts) != width:
             raise BadData(f"{location}: {len(parsed.texts)} texts, but the lines before have {width}")
@@ -148,9 +200,19 @@ def _parse_columns(location: str, line: str) -> Document:
 
 def _parse_json(location: str, line: str, data: LabelledData) -> Document:
     row = parse_json_row(location, line)
-    keys = [data.text_key, *([data.second_key] if data.second_key else [])]
+    texts = _read_json_texts(location, row, data)
+    label = row.get(data.label_key)
+    if not isinstance(label, str | int) or isinstance(label, bool):
+        raise BadData(
+            f"{location}: '{data.label_key}' is {str(label)[:MAX_SHOWN]!r}, expected a string or a "
+            "whole number"
+        )
+    return Document(texts, str(label))
+
+
+def _read_json_texts(location: str, row: Mapping[str, Any], data: LabelledData) -> tuple[str, ...]:
     texts: list[str] = []
-    for key in keys:
+    for key in [data.text_key, *([data.second_key] if data.second_key else [])]:
         text = row.get(key)
         if not isinstance(text, str):
             raise BadData(
@@ -158,10 +220,4 @@ def _parse_json(location: str, line: str, data: LabelledData) -> Document:
             )
         refuse_half_surrogates(location, key, text)
         texts.append(text)
-    label = row.get(data.label_key)
-    if not isinstance(label, str | int) or isinstance(label, bool):
-        raise BadData(
-            f"{location}: '{data.label_key}' is {str(label)[:MAX_SHOWN]!r}, expected a string or a "
-            "whole number"
-        )
-    return Document(tuple(texts), str(label))
+    return tuple(texts)

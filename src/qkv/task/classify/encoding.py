@@ -23,8 +23,8 @@ class LabelledBatch(NamedTuple):
     A text is [B,N] behind a start symbol, or, in sentences, [B,S,N] without one.
     """
 
-    tokens: list[Int64[Tensor, "B *N"]]
-    keep: list[Bool[Tensor, "B *N"]]
+    tokens: list[Int64[Tensor, "B ..."]]
+    keep: list[Bool[Tensor, "B ..."]]
     labels: Int64[Tensor, "B"]
 
     @property

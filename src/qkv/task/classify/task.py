@@ -19,6 +19,7 @@ from qkv.task.classify.classifier import TextClassifier
 from qkv.task.classify.documents import (
     Document,
     Documents,
+    check_text_count,
     list_classes,
     read_splits,
     read_test_documents,
@@ -55,6 +56,7 @@ class Classify(Task):
     files = (TOKENIZER, LABELS)
     vocabulary_files = (TOKENIZER,)
     initial_tasks = ("fill",)
+    evaluate_options = ("data",)
     label_sections = ("model", "tokens", "objective", "train")
     resume_keys = (
         "data.holdout",
@@ -117,6 +119,7 @@ class Classify(Task):
         self, recipe: ClassificationRecipe, data: Documents, parsed: Parsed, report: Progress
     ) -> Training:
         """Wire the training; reports sizes, classes and cut documents."""
+        check_text_count(data.valid, parsed.texts, "held-out document")
         train, valid = (
             encode_documents(documents, parsed.tokenizer, parsed.classes, recipe) for documents in data
         )
