@@ -66,7 +66,9 @@ searched = pytest.mark.parametrize("name", ["additive", "mean vector", "hard", "
 
 def build(options: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    return build_captioner(CONFIG.validate_python(options), WORDS).double().eval()
+    model = build_captioner(CONFIG.validate_python(options), WORDS).double().eval()
+    assert isinstance(model, Stepper)
+    return model
 
 
 def draw(model: Any) -> tuple[Tensor, Tensor]:
@@ -189,7 +191,6 @@ def test_a_captioner_made_on_the_meta_device_is_initialised_like_others() -> Non
 )
 def test_groups_go_from_the_pictures_to_the_words(name: str, count: int, above: set[str]) -> None:
     model = build(CASES[name])
-    assert isinstance(model, Stepper)
     groups = model.layer_groups()
     assert len(groups) == count
     members = {id(p) for group in groups for module in group for p in module.parameters()}
