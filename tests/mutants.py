@@ -22,6 +22,8 @@ ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or k
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
+CAPTIONER = ("tests/test_model_captioner.py", "loop_formula and additive")
+CAPTIONS = ("tests/test_train_captioning.py", "padding or by_hand or expected")
 DROP_IN = ("tests/test_multihead.py tests/test_multihead_parts.py", "not compile")
 SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_directory_lock.py", "not death")
@@ -343,6 +345,27 @@ MUTANTS = (
         "self.cell(gate, out, cell)",
         "self.cell(gate, None, cell)",
         RNN,
+    ),
+    Mutant(
+        "a captioner's context has no gate",
+        "model/captioner_decoder.py",
+        "context = self.gate(cell[0]).sigmoid() * context",
+        "context = context",
+        CAPTIONER,
+    ),
+    Mutant(
+        "the first state of a captioner is not bounded",
+        "model/captioner_decoder.py",
+        "self.first_state(mean).tanh()",
+        "self.first_state(mean)",
+        CAPTIONER,
+    ),
+    Mutant(
+        "supervised attention reads padding",
+        "train/objective/terms.py",
+        "(attention_targets * queries[..., None] * log_weights)",
+        "(attention_targets * log_weights)",
+        CAPTIONS,
     ),
     Mutant(
         "the drop-in reads torch's masks upside down",
