@@ -93,6 +93,7 @@ def test_supervision_by_hand() -> None:
     loss = sum_supervision_loss(weights, targets, queries)
     torch.testing.assert_close(loss, -0.5 * torch.tensor(0.5 * 0.3).log())
     assert sum_supervision_loss(weights, targets, ~queries) == 0
+    assert sum_supervision_loss(weights.bfloat16(), targets, queries).dtype == torch.float32
     unlit = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
     sparse = torch.tensor([[[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]], requires_grad=True)
     sum_supervision_loss(sparse, unlit, queries).backward()

@@ -69,7 +69,7 @@ def sum_supervision_loss(
         attention_targets: the distributions that the weights should equal; zeros for a query without one.
         queries: True at real queries.
     """
-    mean = weights.mean(1)
+    mean = weights.to(torch.promote_types(weights.dtype, torch.float32)).mean(1)
     smallest = torch.finfo(mean.dtype).tiny  # sparse weights may be 0
     log_weights = mean.clamp_min(smallest).log()
     return -(attention_targets * queries[..., None] * log_weights).sum()
