@@ -121,7 +121,8 @@ def train(options, model, length):
     import qkv
 
     run = options.out / f"{model}-{length}-seed{options.seed}"
-    recipe = read_recipe(options, model, length, [f"train.steps={options.steps}"])
+    changes = [f"train.steps={options.steps}", f"train.log_every={min(50, options.steps)}"]
+    recipe = read_recipe(options, model, length, changes)
     result = qkv.fit(recipe, run, resume=(run / "training" / "state.pt").exists())
     scores = qkv.load(run).evaluate()
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())

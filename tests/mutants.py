@@ -16,11 +16,14 @@ STEPS = ("tests/contracts/test_contract_steps.py", NEAR)
 SDPA = ("tests/test_layer.py", "parity")
 RANDOM = ("tests/test_rfa.py", "not root_of_the_features")
 LINEAR = ("tests/test_linear.py tests/test_linear_state.py tests/test_linear_key_weights.py", "")
+GRID = ("tests/test_self_attention_2d.py", "formula")
 TILES = ("tests/test_tiles.py", "tiles_equal or hidden_cell")
 ROUTES = ("tests/test_exact.py", "bands_equal or blocks or cache or futures or keeps_no_more")
 SELECT = ("tests/test_select.py", "not compile")
 TERMS = ("tests/test_train_terms.py", "")
 RNN = ("tests/test_model_seq2seq.py", "luong or feeding")
+CAPTIONER = ("tests/test_model_captioner.py", "loop_formula and additive")
+CAPTIONS = ("tests/test_train_captioning.py", "padding or by_hand or expected")
 DROP_IN = ("tests/test_multihead.py tests/test_multihead_parts.py", "not compile")
 SAVED = ("tests/test_train_saved.py", "moments")
 LOCKED = ("tests/test_task_directory_lock.py", "not death")
@@ -124,6 +127,21 @@ MUTANTS = (
     ),
     Mutant("a tile is off by its radius", "kernel/tiles.py", "* side - radius", "* side", TILES),
     Mutant("a hidden cell moves the others", "kernel/exact.py", "_replace(keep=None)", "_replace()", TILES),
+    Mutant(
+        "hidden cells win the maximum",
+        "model/map_pooling.py",
+        "x.masked_fill(~keep[:, None], -torch.inf)",
+        "x",
+        GRID,
+    ),
+    Mutant("γ is forgotten", "model/self_attention_2d.py", "self.gamma * branch)", "branch)", GRID),
+    Mutant(
+        "padding changes the scale of the dot product",
+        "kernel/fused_attention.py",
+        "return compute_fused_attention(q, k, v, allow, causal, scale, dropout)",
+        "return compute_fused_attention(q, k, v, allow, causal, None, dropout)",
+        ("tests/test_exact.py", "another_width"),
+    ),
     Mutant("bands count padding", "kernel/bands.py", "if keep is not None:", "if False:", ROUTES),
     Mutant(
         "a block misses its last key",
@@ -327,6 +345,27 @@ MUTANTS = (
         "self.cell(gate, out, cell)",
         "self.cell(gate, None, cell)",
         RNN,
+    ),
+    Mutant(
+        "a captioner's context has no gate",
+        "model/captioner_decoder.py",
+        "context = self.gate(cell[0]).sigmoid() * context",
+        "context = context",
+        CAPTIONER,
+    ),
+    Mutant(
+        "the first state of a captioner is not bounded",
+        "model/captioner_decoder.py",
+        "self.first_state(mean).tanh()",
+        "self.first_state(mean)",
+        CAPTIONER,
+    ),
+    Mutant(
+        "supervised attention reads padding",
+        "train/objective/terms.py",
+        "(attention_targets * queries[..., None] * log_weights)",
+        "(attention_targets * log_weights)",
+        CAPTIONS,
     ),
     Mutant(
         "the drop-in reads torch's masks upside down",

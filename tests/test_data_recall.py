@@ -36,13 +36,19 @@ def test_every_key_is_asked_once_and_its_value_alone_counts(name: str) -> None:
         assert len(row) == data.longest
         mapping = dict(zip(row[0:8:2], row[1:8:2], strict=True))
         assert len(mapping) == len(set(mapping.values())) == 4
-        answers = np.flatnonzero(example.scored)
-        assert len(answers) == 4
-        assert {row[i - 1] for i in answers} == mapping.keys()
-        assert all(row[i] == mapping[row[i - 1]] for i in answers)
-        assert [word for i, word in enumerate(row) if word.startswith("k") and i >= 8] == [
-            row[i - 1] for i in answers
-        ]  # filler has no keys
+        queries = np.flatnonzero(example.scored) - 1  # an answer is behind its query
+        assert [i for i, word in enumerate(row) if word.startswith("k") and i >= 8] == queries.tolist()
+        assert {row[i] for i in queries} == mapping.keys()
+        asked = words(data, example.targets)
+        assert all(asked[i + 1] == mapping[row[i]] for i in queries)
+
+
+def test_answers_are_not_shown() -> None:
+    data = RecallData(pairs=4, train=300, valid=1, test=1)
+    examples = list(generate_examples(data).train)
+    shown = [np.mean((example.symbols == example.targets)[example.scored]) for example in examples]
+    assert np.mean(shown) < 4 / 64  # a random value is the answer once in 64
+    assert all((e.symbols == e.targets)[~e.scored].all() for e in examples)
 
 
 def test_mappings_and_orders_are_fresh_in_every_example() -> None:
@@ -136,7 +142,7 @@ def rows(count: int) -> list[ScoredTokens]:
     """Examples of 2 to 4 tokens, of which the last one counts."""
     sizes = [2 + number % 3 for number in range(count)]
     return [
-        ScoredTokens(np.arange(10 * i, 10 * i + size + 1), np.arange(size) == size - 1)
+        ScoredTokens(np.arange(size) + 10 * i, np.arange(size) + 10 * i + 1, np.arange(size) == size - 1)
         for i, size in enumerate(sizes)
     ]
 

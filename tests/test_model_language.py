@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from qkv.errors import QKVError
@@ -23,6 +24,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "entmax": {"attention": {"select": "entmax"}},
     "window": {"attention": {"scope": {"name": "window", "half_width": 3}}},
     "additive": {"attention": {"score": "additive"}},
+    "convolution, then softmax": {"convolution_layers": 1, "positions": "none"},
+    "convolution, then rfa": {
+        "convolution_layers": 1,
+        "attention": {"kernel": {"name": "rfa", "features": 16}},
+    },
     "gru": {"mixer": "gru"},
     "lstm": {"mixer": "lstm", "feedforward": 0},
     "separable convolution": {"mixer": "convolution", "activation": "swiglu", "norm": "rms"},
@@ -165,7 +171,13 @@ def test_a_config_that_cannot_be_built(options: dict[str, Any], message: str) ->
 
 def test_only_some_models_have_a_bounded_state() -> None:
     bounded = {name for name, options in MODELS.items() if LanguageModelConfig(**options).has_bounded_state}
-    assert bounded == set(MODELS) - {"softmax", "sinusoidal", "additive", "entmax"}
+    assert bounded == set(MODELS) - {
+        "softmax",
+        "sinusoidal",
+        "additive",
+        "entmax",
+        "convolution, then softmax",
+    }
 
 
 def test_positions_are_no_larger_than_words_at_first() -> None:
@@ -183,3 +195,20 @@ def test_the_table_of_sinusoids_does_not_grow_while_decoding() -> None:
     for begin in (0, 297, length - 2, 997):  # within the table, across its end, beyond it
         assert torch.equal(positions(x, begin)[0], expected[begin : begin + 3])
     assert len(positions.table) == length
+
+
+def test_attention_is_behind_the_convolutions_and_has_its_number() -> None:
+    model = build("convolution, then softmax", layers=3)
+    assert [type(block.mixer) for block in model.blocks[:1]] == [ConvolutionMixer]
+    assert set(model.attention_layers()) == {"layer.1", "layer.2"}
+    _, attended = model.forward_with_weights(tokens())
+    assert set(attended) == {"layer.1", "layer.2"}
+    assert all(each.weights is not None for each in attended.values())
+
+
+@pytest.mark.parametrize("options", [{"convolution_layers": 2}, {"convolution_layers": 1, "mixer": "gru"}])
+def test_convolutions_leave_a_layer_of_attention(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"convolution_layers=\d needs mixer: attention and more layers"
+    ):
+        LanguageModelConfig(layers=2, **options)

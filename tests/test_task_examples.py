@@ -142,10 +142,10 @@ def test_encoded_examples_begin_with_a_line_end_and_may_end_with_one() -> None:
     tokenizer = GENERATE.parse_files(GENERATE.learn_files(recipe, make_example_sets(data), {}), Path())
     for example in EncodedExamples(make_example_sets(data).valid, data, tokenizer):
         length = (len(example.scored) - 2) // 2
-        words = tokenizer.decode(example.ids.tolist()).split()
+        words = tokenizer.decode(example.targets.tolist()).split()
         assert words[:length] == words[length + 1 :]
-        assert example.ids[0] == example.ids[-1] == 3  # the end symbol
-        assert len(example.ids) == len(example.scored) + 1
+        assert example.inputs[0] == example.targets[-1] == 3  # the end symbol
+        assert example.inputs[1:].tolist() == example.targets[:-1].tolist()
 
 
 def test_a_vocabulary_without_the_symbols_is_refused(run: Any) -> None:

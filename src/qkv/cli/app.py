@@ -38,14 +38,26 @@ def _root(
 def demo(
     out: Annotated[Path, typer.Option(help="the folder for runs and pictures")] = Path("demo"),
     source: Annotated[
-        str, typer.Option(help="the language to translate from, by its code: en, fr, de, …")
-    ] = "en",
-    target: Annotated[str, typer.Option(help="the language to translate into")] = "fr",
+        str | None,
+        typer.Option(help="the language to translate from, by its code: en, fr, de, …", show_default="en"),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="the language to translate into, or to write", show_default="fr; en with --task generate"
+        ),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="translate, or generate: a character language model")
+    ] = "translate",
 ) -> None:
-    """Train two translators on generated phrases, test them on unseen ones, and draw where they attend."""
-    from qkv.task.translate.demo import run_demo
+    """Train small models on generated phrases, show what they do, and draw where they attend.
 
-    run_demo(out, source, target)
+    By default two translators are trained, and tested on unseen phrases.
+    """
+    from qkv.task.demo import DemoOptions, run_demo
+
+    run_demo(task, out, DemoOptions(source, target))
 
 
 @app.command()

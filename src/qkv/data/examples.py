@@ -17,11 +17,13 @@ class ScoredTokens(NamedTuple):
     """One example.
 
     Args:
-        ids: [N+1] token ids; the first one is read, and not predicted.
-        scored: [N], True where the token behind it counts.
+        inputs: [N] token ids.
+        targets: [N], the token id to predict behind each input.
+        scored: [N], True at the targets that count.
     """
 
-    ids: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
     scored: np.ndarray
 
 
@@ -30,7 +32,7 @@ class ExampleBatch(NamedTuple):
 
     Args:
         inputs: [B,N] token ids.
-        targets: [B,N], the token that follows each input.
+        targets: [B,N], the token to predict behind each input.
         keep: [B,N], True at real tokens.
         scored: [B,N], True at the targets that count.
     """
@@ -112,6 +114,6 @@ def collate_examples(rows: Sequence[ScoredTokens]) -> ExampleBatch:
     inputs, targets = np.full(keep.shape, PAD, np.int64), np.full(keep.shape, PAD, np.int64)
     scored = np.zeros(keep.shape, bool)
     for i, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
-        inputs[i, :length], targets[i, :length] = row.ids[:-1], row.ids[1:]
+        inputs[i, :length], targets[i, :length] = row.inputs, row.targets
         scored[i, :length] = row.scored
     return ExampleBatch(*(torch.from_numpy(array) for array in (inputs, targets, keep, scored)))

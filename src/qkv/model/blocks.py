@@ -1,5 +1,6 @@
 """The layers of a Transformer: attention and a feed-forward network, with residuals and normalisation."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 
 Hidden = Float[Tensor, "B N M"]
-Memory = Float[Tensor, "B S M"]
+Memory = Float[Tensor, "B S M2"]
 
 
 class FeedForward(nn.Module):
@@ -137,14 +138,14 @@ class DecoderBlock(nn.Module):
         self.feed, self.around_feed = FeedForward(width, inner, dropout), Residual(width, dropout, pre)
 
     def forward(
-        self, x: Hidden, memory: Memory, keep: Tensor, capture: bool = False
+        self, x: Hidden, memory: Memory, keep: Tensor | None, capture: bool = False
     ) -> tuple[Hidden, Attended, Attended]:
         """Compute the output of the layer for all positions of the target.
 
         Args:
             x: [B,T,M].
-            memory: The output of the encoder, [B,S,M].
-            keep: [B,S] bool, True at real tokens of the memory.
+            memory: The output of the encoder, [B,S,M2].
+            keep: [B,S] bool, True at real tokens of the memory; None keeps all.
             capture: Whether to return weights.
 
         Returns:
@@ -156,12 +157,12 @@ class DecoderBlock(nn.Module):
         x = self.around_cross.add(x, cross.out)
         return _apply_feed_forward(self, x), attended, cross
 
-    def start(self, memory: Memory, keep: Tensor, capture: bool) -> tuple[Any, Any]:
+    def start(self, memory: Memory, keep: Tensor | None, capture: bool) -> tuple[Any, Any]:
         """Build the states of both attentions before the first token.
 
         Args:
-            memory: The output of the encoder, [B,S,M].
-            keep: [B,S] bool, True at real tokens of the memory.
+            memory: The output of the encoder, [B,S,M2].
+            keep: [B,S] bool, True at real tokens of the memory; None keeps all.
             capture: Whether steps will be asked for weights.
 
         Returns:
@@ -186,6 +187,52 @@ class DecoderBlock(nn.Module):
         cross, cross_state = self.cross.attend_step(self.around_cross.prepare_input(x), state[1])
         x = self.around_cross.add(x, cross.out)
         return _apply_feed_forward(self, x), (self_state, cross_state), (attended.weights, cross.weights)
+
+
+def apply_decoder(
+    blocks: Iterable[Any], x: Hidden, memory: Memory, keep: Tensor | None, capture: bool = False
+) -> tuple[Hidden, dict[str, Attended]]:
+    """Compute the output of a stack of decoder layers for all positions of the target.
+
+    Args:
+        blocks: The layers.
+        x: [B,T,M].
+        memory: The output of the encoder, [B,S,M2].
+        keep: [B,S] bool, True at real tokens of the memory; None keeps all.
+        capture: Whether to return the results of the attentions.
+
+    Returns:
+        The output [B,T,M], and "decoder.N" and "cross.N" -> the result of the attention.
+    """
+    captured: dict[str, Attended] = {}
+    for i, block in enumerate(blocks):
+        x, attended, cross = block(x, memory, keep, capture)
+        if capture:
+            captured |= {f"decoder.{i}": attended, f"cross.{i}": cross}
+    return x, captured
+
+
+def step_decoder(
+    blocks: Iterable[Any], x: Hidden, states: Iterable[Any], capture: bool
+) -> tuple[Hidden, tuple[Any, ...], dict[str, Tensor]]:
+    """Compute the output of a stack of decoder layers at the next position.
+
+    Args:
+        blocks: The layers.
+        x: [B,1,M].
+        states: The state of every layer.
+        capture: Whether to return weights.
+
+    Returns:
+        The output [B,1,M], the states after it, and weights "decoder.N" and "cross.N" -> [B,H,S].
+    """
+    after, captured = [], {}
+    for i, (block, state) in enumerate(zip(blocks, states, strict=True)):
+        x, next_state, (self_weights, cross_weights) = block.step(x, state)
+        after.append(next_state)
+        named = {f"decoder.{i}": self_weights, f"cross.{i}": cross_weights} if capture else {}
+        captured |= {name: weights[:, :, 0] for name, weights in named.items() if weights is not None}
+    return x, tuple(after), captured
 
 
 def _apply_feed_forward(block: EncoderBlock | DecoderBlock, x: Hidden) -> Hidden:

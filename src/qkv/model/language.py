@@ -16,7 +16,7 @@ from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
 from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.mixers import AttentionMixer, ConvolutionMixer, Hidden, RecurrentMixer, SequenceMixer
-from qkv.model.positions import LearnedPositions, Sinusoids
+from qkv.model.positions import LearnedPositions, NoPositions, Sinusoids
 from qkv.model.spec_fields import CausalSpecField
 from qkv.model.stepper import Step
 from qkv.model.weight_tying import tie_weights_after_loading
@@ -47,6 +47,7 @@ class LanguageModelConfig(Strict):
         kernel_size: mixer convolution: positions that one output reads.
         dilation: mixer convolution: layer i reads positions dilation^i apart; 1 reads neighbours.
         separable: mixer convolution: one filter per channel; false has one per pair of channels.
+        convolution_layers: mixer attention: so many of the first layers are convolutions instead.
         tied: the output layer shares the weight of the embedding.
         clusters: the ids at which clusters of rare words begin, such as [1000, 9000] (tokens.kind: word); a
             cluster is scored only where the next word is in it, so that large vocabularies train faster.
@@ -67,6 +68,7 @@ class LanguageModelConfig(Strict):
     kernel_size: PositiveInt = 7
     dilation: PositiveInt = 2
     separable: bool = True
+    convolution_layers: NonNegativeInt = 0
     tied: bool = True
     clusters: tuple[PositiveInt, ...] = ()
 
@@ -101,15 +103,24 @@ class LanguageModelConfig(Strict):
             raise BadRecipe("attention: causal must be True in a language model. Leave it out")
         if self.mixer == "attention":
             _ = self.spec
+        if self.convolution_layers and (self.mixer != "attention" or self.convolution_layers >= self.layers):
+            raise BadRecipe(
+                f"convolution_layers={self.convolution_layers} needs mixer: attention and more layers than "
+                f"that, got mixer: {self.mixer} and layers={self.layers}: lower it, or leave it out"
+            )
         if list(self.clusters) != sorted(set(self.clusters)):
             raise BadRecipe(f"clusters begin at ascending ids, got {list(self.clusters)}: sort them")
         return self
 
+    def has_attention(self, layer: int) -> bool:
+        """Whether the mixer of one layer, counted from 0, is attention."""
+        return self.mixer == "attention" and layer >= self.convolution_layers
+
     def make_mixer(self, layer: int) -> SequenceMixer:
         """The mixer of one layer, counted from 0."""
-        if self.mixer == "attention":
+        if self.has_attention(layer):
             return AttentionMixer(self.spec)
-        if self.mixer == "convolution":
+        if self.mixer in ("convolution", "attention"):
             return ConvolutionMixer(self.width, self.kernel_size, self.dilation**layer, self.separable)
         return RecurrentMixer(self.mixer, self.width)
 
@@ -211,7 +222,7 @@ class LanguageModel(nn.Module):
         x, attended = self._embed(tokens, 0), {}
         for i, block in enumerate(self.blocks):
             x, attended[f"layer.{i}"] = block.attend(x)
-        return self.norm(x), attended if self.config.mixer == "attention" else {}
+        return self.norm(x), {name: attended[name] for name in self.attention_layers()}
 
     def extend(self, tokens: Tokens, state: State) -> tuple[Hidden, State]:
         """Hidden states of the next tokens of every row, and the state after them."""
@@ -243,9 +254,8 @@ class LanguageModel(nn.Module):
 
     def attention_layers(self) -> dict[str, Attention]:
         """Every attention by the name of its weights: "layer.i"; empty for the other mixers."""
-        if self.config.mixer != "attention":
-            return {}
-        return {f"layer.{i}": block.mixer.attention for i, block in enumerate(self.blocks)}
+        layers = enumerate(self.blocks)
+        return {f"layer.{i}": block.mixer.attention for i, block in layers if self.config.has_attention(i)}
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """The embeddings, then the blocks in their order; see `Objective.layer_groups`."""
@@ -281,14 +291,6 @@ class LanguageModel(nn.Module):
         super()._apply(fn, recurse)  # to_empty makes two weights of one
         self.tie_weights()
         return self
-
-
-class NoPositions(nn.Module):
-    """Adds nothing: recurrence and convolution know the order, and so does a causal mask in part."""
-
-    def forward(self, x: Hidden, begin: int = 0) -> Hidden:
-        """x itself."""
-        return x
 
 
 def _make_positions(config: LanguageModelConfig) -> nn.Module:

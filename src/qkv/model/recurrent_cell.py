@@ -102,3 +102,13 @@ class RecurrentCell(nn.Module):
         input_gate, forget_gate, new, output_gate = (a + b).to(s.dtype).chunk(4, -1)
         memory = forget_gate.sigmoid() * state[1] + input_gate.sigmoid() * new.tanh()
         return output_gate.sigmoid() * memory.tanh(), memory
+
+
+def initialise_orthogonal(weight: Tensor) -> None:
+    """Make a matrix orthogonal at random, in place.
+
+    Args:
+        weight: The matrix, without a gradient.
+    """
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # torch has no QR in half precision
+    weight.copy_(nn.init.orthogonal_(wide))

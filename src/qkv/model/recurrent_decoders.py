@@ -121,7 +121,7 @@ class BahdanauDecoder(nn.Module):
 
     def __init__(self, kind: str, words: int, hidden: int, spec: AttentionSpec) -> None:
         super().__init__()
-        context = _context_width(spec)
+        context = find_context_width(spec)
         self.attention, self.width = Attention.from_spec(spec), words
         self.first_state, self.cell = nn.Linear(hidden, hidden), RecurrentCell(kind, words, context, hidden)
         self.readout = _build_readout(words, hidden, context)
@@ -154,7 +154,7 @@ class BahdanauDecoder(nn.Module):
             cell = self.cell(gate, attended.out, cell)
             states.append(cell[0])
             results.append(attended)
-        attended = _stack_steps(results)
+        attended = stack_steps(results)
         features = torch.cat([torch.stack(states, 1), words, attended.out], -1)
         out = torch.maximum(*self.readout(features).chunk(2, -1))
         return DecoderOutput(out, attended, DecoderState(cell, memory))
@@ -178,7 +178,7 @@ class LuongDecoder(nn.Module):
         self.attention, self.width, self.feeding = Attention.from_spec(spec), hidden, feeding
         self.first_state = nn.Linear(hidden, hidden)
         self.cell = RecurrentCell(kind, words, hidden if feeding else 0, hidden)
-        self.join = nn.Linear(_context_width(spec) + hidden, hidden, bias=False)
+        self.join = nn.Linear(find_context_width(spec) + hidden, hidden, bias=False)
 
     def start(self, source: EncodedSource, capture: bool) -> DecoderState:
         """Build the state before the first word; the first fed output is zero.
@@ -216,7 +216,7 @@ class LuongDecoder(nn.Module):
             out = self._combine(attended.out, cell[0])
             outs.append(out)
             results.append(attended)
-        return DecoderOutput(torch.stack(outs, 1), _stack_steps(results), DecoderState(cell, memory, out))
+        return DecoderOutput(torch.stack(outs, 1), stack_steps(results), DecoderState(cell, memory, out))
 
     def _decode_without_feeding(self, gates: tuple[Tensor, ...], state: DecoderState) -> DecoderOutput:
         cell, states = state.cell, []
@@ -240,7 +240,15 @@ def _start_with_attention(
     return DecoderState(decoder.cell.start(first), memory)
 
 
-def _context_width(spec: AttentionSpec) -> int:
+def find_context_width(spec: AttentionSpec) -> int:
+    """Find the width of what a decoder's attention returns.
+
+    Args:
+        spec: The completed spec.
+
+    Returns:
+        The width.
+    """
     return spec.width if spec.project else spec.memory_width
 
 
@@ -248,8 +256,15 @@ def _build_readout(words: int, hidden: int, context: int) -> nn.Linear:
     return nn.Linear(hidden + words + context, 2 * words)
 
 
-def _stack_steps(results: list[Attended]) -> Attended:
-    """The results of T single steps as one of T queries."""
+def stack_steps(results: list[Attended]) -> Attended:
+    """Build one result of T queries from the results of T single steps.
+
+    Args:
+        results: T results, with out [B,M].
+
+    Returns:
+        The result, with out [B,T,M].
+    """
     out = torch.stack([attended.out for attended in results], 1)
     weights = [attended.weights for attended in results if attended.weights is not None]
     log_probs = [attended.log_prob for attended in results if attended.log_prob is not None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.length_limits import LengthLimits
+from qkv.model.recurrent_cell import initialise_orthogonal
 from qkv.model.recurrent_decoders import BahdanauDecoder, DecoderState, FixedContextDecoder, LuongDecoder
 from qkv.model.recurrent_encoder import RecurrentEncoder
 from qkv.model.seq2seq_config import RNNConfig as RNNConfig
@@ -188,11 +189,6 @@ def _build_decoder(config: RNNConfig) -> FixedContextDecoder | BahdanauDecoder |
     return BahdanauDecoder(*sizes, spec)
 
 
-def _initialise_orthogonal(weight: Tensor) -> None:
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # torch has no QR in half precision
-    weight.copy_(nn.init.orthogonal_(wide))
-
-
 def _initialise(model: RNNTranslator) -> None:
     """Initialise recurrent matrices as orthogonal, others by Xavier; forget gates of an LSTM start open."""
     encoder, cell, attention = model.encoder, model.decoder.cell, model.decoder.attention
@@ -209,7 +205,7 @@ def _initialise(model: RNNTranslator) -> None:
         else:
             is_recurrent = id(weight) in recurrent
             for gate in weight.data.split(model.config.hidden) if is_recurrent else (weight.data,):
-                (_initialise_orthogonal if is_recurrent else nn.init.xavier_uniform_)(gate)
+                (initialise_orthogonal if is_recurrent else nn.init.xavier_uniform_)(gate)
     if model.config.cell == "lstm":
         for bias in (*encoder.input_biases(), cell.from_word.bias):
             bias.data[model.config.hidden : 2 * model.config.hidden] = 1.0  # the forget gate

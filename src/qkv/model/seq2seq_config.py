@@ -62,20 +62,11 @@ class RNNConfig(Strict):
         Returns:
             The spec for queries [.., hidden] and a memory [.., annotation]; None without attention.
         """
-        spec = self.attention
-        if spec is None:
-            return None
-        score, equal_widths = spec.score, not self.bidirectional
-        unprojected = score is not None and (
-            score.two_widths or (score.unprojected_by_default and equal_widths)
+        return (
+            None
+            if self.attention is None
+            else complete_decoder_spec(self.attention, self.hidden, self.annotation)
         )
-        unprojected = unprojected and spec.heads in (None, 1) and spec.kv_heads in (None, 1)
-        if not spec.project and not unprojected:
-            raise BadRecipe(
-                f"attention.project=False needs a score for two widths, such as additive, got "
-                f"{spec.score!r}: decoder state and annotations differ in width. Leave project out"
-            )
-        return replace(spec, d_model=self.hidden, d_memory=self.annotation, project=not unprojected)
 
     @model_validator(mode="after")
     def _fits(self) -> "RNNConfig":
@@ -90,9 +81,48 @@ class RNNConfig(Strict):
             if self.decoder == "luong":
                 raise BadRecipe("decoder: luong needs an attention: set one, such as {score: general}")
             return self
-        if self.attention.d_model is not None or self.attention.d_memory is not None:
-            raise BadRecipe("d_model and d_memory follow from hidden: leave them out and set hidden")
-        if self.attention.causal:
-            raise BadRecipe("causal has no meaning here: the whole source is known. Leave it out")
+        check_decoder_attention(self.attention)
         self.complete_spec()
         return self
+
+
+def complete_decoder_spec(spec: AttentionSpec, hidden: int, annotation: int) -> AttentionSpec:
+    """Complete the spec of a recurrent decoder's attention with its widths.
+
+    Args:
+        spec: The attention of the recipe.
+        hidden: The width of the state, which is the query.
+        annotation: The width of the annotations.
+
+    Returns:
+        The spec; without projections where the score takes two widths, or takes equal ones as they are.
+
+    Raises:
+        BadRecipe: The recipe forbids projections, but the score needs them.
+    """
+    score = spec.score
+    unprojected = score is not None and (
+        score.two_widths or (score.unprojected_by_default and hidden == annotation)
+    )
+    unprojected = unprojected and spec.heads in (None, 1) and spec.kv_heads in (None, 1)
+    if not spec.project and not unprojected:
+        raise BadRecipe(
+            f"attention.project=False needs a score for two widths, such as additive, got "
+            f"{spec.score!r}: decoder state and annotations differ in width. Leave project out"
+        )
+    return replace(spec, d_model=hidden, d_memory=annotation, project=not unprojected)
+
+
+def check_decoder_attention(spec: AttentionSpec) -> None:
+    """Check that an attention of a recipe can be that of a recurrent decoder.
+
+    Args:
+        spec: The attention.
+
+    Raises:
+        BadRecipe: It names a width, or is causal.
+    """
+    if spec.d_model is not None or spec.d_memory is not None:
+        raise BadRecipe("d_model and d_memory follow from hidden: leave them out and set hidden")
+    if spec.causal:
+        raise BadRecipe("causal has no meaning here: the whole source is known. Leave it out")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qkv import masks
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
-from qkv.model.blocks import DecoderBlock, EncoderBlock
+from qkv.model.blocks import DecoderBlock, EncoderBlock, apply_decoder, step_decoder
 from qkv.model.dropout import dropout
 from qkv.model.length_limits import LengthLimits
 from qkv.model.positions import LearnedPositions, Sinusoids
@@ -98,9 +98,7 @@ class Transformer(nn.Module):
             Hidden states [B,T,M]; `output` computes logits from them.
         """
         memory, _ = self._encode(source, keep)
-        x = self._embed(self.target, target_in)
-        for block in self.decoder:
-            x, _, _ = block(x, memory, keep)
+        x, _ = apply_decoder(self.decoder, self._embed(self.target, target_in), memory, keep)
         return self.decoder_norm(x)
 
     def forward_with_weights(
@@ -117,10 +115,10 @@ class Transformer(nn.Module):
             Hidden states [B,T,M], and "encoder.N", "decoder.N" and "cross.N" -> the result of the attention.
         """
         memory, captured = self._encode(source, keep, capture=True)
-        x = self._embed(self.target, target_in)
-        for i, block in enumerate(self.decoder):
-            x, captured[f"decoder.{i}"], captured[f"cross.{i}"] = block(x, memory, keep, capture=True)
-        return self.decoder_norm(x), captured
+        x, of_decoder = apply_decoder(
+            self.decoder, self._embed(self.target, target_in), memory, keep, capture=True
+        )
+        return self.decoder_norm(x), captured | of_decoder
 
     @property
     def length_limits(self) -> LengthLimits:
@@ -207,14 +205,9 @@ class Transformer(nn.Module):
             Logits [B,V], the state after the token, and weights "decoder.N" and "cross.N" -> [B,H,S].
         """
         x = self._embed(self.target, tokens[:, None], state.position)
-        layers, captured = [], {}
-        for i, (block, layer_state) in enumerate(zip(self.decoder, state.layers, strict=True)):
-            x, next_state, (self_weights, cross_weights) = block.step(x, layer_state)
-            layers.append(next_state)
-            named = {f"decoder.{i}": self_weights, f"cross.{i}": cross_weights} if capture else {}
-            captured |= {name: weights[:, :, 0] for name, weights in named.items() if weights is not None}
+        x, layers, captured = step_decoder(self.decoder, x, state.layers, capture)
         logits = self.output(self.decoder_norm(x[:, 0])).float()
-        return Step(logits, State(state.position + 1, tuple(layers)), captured)
+        return Step(logits, State(state.position + 1, layers), captured)
 
     def _encode(
         self, source: Tokens, keep: Real, capture: bool = False

@@ -54,4 +54,4 @@ class CopyingData(ExampleData):
         sequence = random.randint(self.symbols, size=length)
         again = sequence[::-1] if self.reverse else sequence
         symbols = np.concatenate([sequence, [self.symbols], again, [self.symbols + 1]])
-        return SymbolSequence(symbols, np.arange(len(symbols)) > length)
+        return SymbolSequence(symbols, symbols, np.arange(len(symbols)) > length)

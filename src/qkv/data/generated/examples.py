@@ -14,11 +14,13 @@ class SymbolSequence(NamedTuple):
     """One example.
 
     Args:
-        symbols: [N], numbers of the symbols.
-        scored: [N], True at the answers: symbols that follow from those before, and that count.
+        symbols: [N], numbers of the symbols that are read.
+        targets: [N], numbers of the symbols to predict; the one at i from the symbols before i.
+        scored: [N], True at the answers: targets that follow from the symbols before them, and that count.
     """
 
     symbols: np.ndarray
+    targets: np.ndarray
     scored: np.ndarray
 
 

@@ -3,11 +3,13 @@
 Arora et al. 2023 (Zoology, arXiv:2312.04927), section 4.1.  Every example has a mapping of its own, so the
 values cannot be learnt by heart: they have to be looked up in the example.
 
-    k5 v2 k1 v9 k7 v4   v3 v8   k7 v4   k5 v2   k1 v9
-    pairs               filler  queries, each with its answer
+    k5 v2 k1 v9 k7 v4   v3 v8   k7 v1   k5 v6   k1 v2      read
+                                   v4      v2      v9      to predict
+    pairs               filler  queries
 
-An answer stands behind its query, so that a trained model continues a prompt that ends with a key.  Filler is
-made of random values, so a key occurs only in its pair and in its query.
+As in that paper an answer is not shown: a random value stands in its place.  Otherwise the answers to other
+queries could be excluded, which is easier to learn than looking the value up.  Filler is random values too,
+so a key occurs only in its pair and in its query.
 """
 
 import numpy as np
@@ -63,11 +65,12 @@ class RecallData(ExampleData):
         keys = random.permutation(self.keys)[: self.pairs]
         values = self.keys + random.permutation(self.values)[: self.pairs]
         symbols = self.keys + random.randint(self.values, size=self.longest)
-        scored = np.zeros(self.longest, bool)
         symbols[0 : 2 * self.pairs : 2], symbols[1 : 2 * self.pairs : 2] = keys, values
         queries = 2 * self.pairs + 2 * self._draw_places(random)
-        symbols[queries], symbols[queries + 1], scored[queries + 1] = keys, values, True
-        return SymbolSequence(symbols, scored)
+        symbols[queries] = keys
+        targets, scored = symbols.copy(), np.zeros(self.longest, bool)
+        targets[queries + 1], scored[queries + 1] = values, True
+        return SymbolSequence(symbols, targets, scored)
 
     def _draw_places(self, random: np.random.RandomState) -> np.ndarray:
         """The place of every key's query behind the pairs, in random order."""

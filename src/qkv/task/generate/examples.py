@@ -102,7 +102,8 @@ class EncodedExamples(Sequence[ScoredTokens]):
     def __getitem__(self, index: int) -> ScoredTokens:
         """The token ids of one example."""
         example = self.examples[index]
-        return ScoredTokens(np.concatenate([[self.start], self.ids[example.symbols]]), example.scored)
+        inputs = np.concatenate([[self.start], self.ids[example.symbols[:-1]]])
+        return ScoredTokens(inputs, self.ids[example.targets], example.scored)
 
 
 @torch.inference_mode()
@@ -153,4 +154,4 @@ def _iterate_batches(examples: Iterable[ScoredTokens]) -> Iterator[ExampleBatch]
 
 
 def _format_example(example: SymbolSequence) -> str:
-    return f"{example.symbols.tolist()} {np.flatnonzero(example.scored).tolist()}"
+    return f"{example.symbols.tolist()} {example.targets[example.scored].tolist()}"

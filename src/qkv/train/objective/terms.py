@@ -59,6 +59,22 @@ def sum_coverage_penalty(
     return ((1 - weight_per_key).square() * keys[:, None]).sum() / weights.shape[1]
 
 
+def sum_supervision_loss(
+    weights: Float[Tensor, "B H T S"], attention_targets: Float[Tensor, "B T S"], queries: Bool[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    """-Σ_ts a_ts log w_ts summed over the batch, w being the mean over heads.  Liu et al. 2017, section 3.2.
+
+    Args:
+        weights: the weights of an attention.
+        attention_targets: the distributions that the weights should equal; zeros for a query without one.
+        queries: True at real queries.
+    """
+    mean = weights.mean(1)
+    smallest = torch.finfo(mean.dtype).tiny  # sparse weights may be 0
+    log_weights = mean.clamp_min(smallest).log()
+    return -(attention_targets * queries[..., None] * log_weights).sum()
+
+
 def sum_entropy_surrogate_and_value(attended: Attended, queries: Bool[Tensor, "B T"]) -> EntropySums:
     """Σ_t H[w_t] summed over the batch, averaged over heads, and a surrogate that has its gradient.
 

@@ -3,16 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from qkv.shapes import Attended
-from qkv.train.objective.attention import AttentionObjective, Observed
-from qkv.train.objective.base import Loss
-from qkv.train.objective.cross_entropy import sum_linear_cross_entropy
+from qkv.train.objective.conditional import NO_TERMS, ConditionalObjective, EncoderMasks
 from qkv.train.objective.terms import AttentionTerms
-
-NO_TERMS = AttentionTerms()
 
 
 class TranslationModel(Protocol):
@@ -47,13 +42,11 @@ class TranslationModel(Protocol):
         ...
 
 
-class Translation(AttentionObjective):
+class Translation(ConditionalObjective):
     """Label-smoothed cross-entropy of the target given the source, by teacher forcing, and attention's terms.
 
-    `model(source, source_keep, target_in)` gives hidden states [B,T,M'], and `model.output` is a Linear(M',
-    V).  Only the positions with a real label reach the output layer.  In training, where a term of the
-    attention has a factor or an attention samples, `model.forward_with_weights(...)` is called instead, which
-    also returns weights and log-probabilities; `model.attention_places()` says where each attention is.
+    A batch has source [B,S], source_keep [B,S], target [B,T+1] and target_keep [B,T+1]; the targets are
+    BOS ... EOS PAD.  See `ConditionalObjective` about the calls of the model.
     """
 
     def __init__(
@@ -69,68 +62,12 @@ class Translation(AttentionObjective):
         Raises:
             BadRecipe: a term has a factor, but the model has no attention.
         """
-        declared: TranslationModel = model  # pyright: ignore[reportAssignmentType]
-        super().__init__(attention_terms, declared.attention_layers().values())
-        self.model, self.smoothing = model, smoothing
+        super().__init__(model, smoothing, attention_terms)
 
-    def forward(self, batch: Any) -> Loss:
-        """The loss of a batch of pairs.
+    def read_source(self, batch: Any) -> tuple[Tensor, ...]:
+        """The tokens of the source and their mask."""
+        return batch.source, batch.source_keep
 
-        Args:
-            batch: source [B,S], source_keep [B,S], target [B,T+1], target_keep [B,T+1]; the targets are
-                BOS ... EOS PAD.
-        """
-        real = batch.target_keep[:, 1:]
-        inputs = (batch.source, batch.source_keep, batch.target[:, :-1])
-        model: Any = self.model
-        attended: dict[str, Attended] = {}
-        if self.training and self.needs_weights:
-            hidden, attended = model.forward_with_weights(*inputs)
-        else:
-            hidden = model(*inputs)
-        labels = batch.target[:, 1:][real]
-        total, nll, correct = sum_linear_cross_entropy(
-            hidden[real], model.output.weight, model.output.bias, labels, smoothing=self.smoothing
-        )
-        loss = Loss(total, labels.numel(), {"nll": nll.sum(), "accuracy": correct})
-        if not attended:
-            return loss
-        log_likelihood = torch.zeros_like(real, dtype=nll.dtype).masked_scatter(real, -nll)
-        observed = self._combine_with_masks_of_queries_and_keys(attended, real, batch.source_keep)
-        terms_total, metrics = self.sum_weighted_attention_terms(observed, log_likelihood, real)
-        return Loss(total + terms_total, loss.count, {**loss.metrics, **metrics})
-
-    def _combine_with_masks_of_queries_and_keys(
-        self, attended: dict[str, Attended], is_real_target: Tensor, is_real_source: Tensor
-    ) -> dict[str, Observed]:
-        """What every attention returned, with the masks of its queries and keys."""
-        model: Any = self.model
-        places = model.attention_places()
-        masks = {
-            "encoder": (is_real_source, is_real_source),
-            "decoder": (is_real_target, is_real_target),
-            "cross": (is_real_target, is_real_source),
-        }
-        return {
-            name: Observed(
-                returned,
-                *masks[places[name]],
-                is_covering=places[name] == "cross",
-                is_before_outputs=places[name] == "encoder",
-            )
-            for name, returned in attended.items()
-        }
-
-    def layers(self) -> Sequence[nn.Module]:
-        """The model's layers."""
-        model: Any = self.model
-        return model.layers()
-
-    def layer_groups(self) -> Sequence[Sequence[nn.Module]]:
-        """The model's groups of layers."""
-        model: Any = self.model
-        return model.layer_groups()
-
-    def saved_module(self) -> nn.Module:
-        """The translation model."""
-        return self.model
+    def find_encoder_masks(self, batch: Any, attended: Attended) -> EncoderMasks:
+        """The mask of the source, for queries and keys."""
+        return EncoderMasks(batch.source_keep, batch.source_keep)

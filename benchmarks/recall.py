@@ -1,0 +1,134 @@
+"""Accuracy of associative recall against the number of pairs, for every attention of the recipes recall-*.
+
+    python benchmarks/recall.py FOLDER [--pairs 4,8,16,32,64] [--attention softmax,rfa] [--updates 2000]
+                                [--minutes 60]
+
+Each row of the table is a recipe, trained anew for every number of pairs, with the same updates and batches,
+on one CPU thread. A result is written to FOLDER as soon as its training ends, and what is there is not
+trained again; a training that was interrupted continues. After --minutes no further training starts. The
+table and the picture hold the results that there are. Accuracy is that of the answers in the test examples,
+none of which was trained on; a guess among the values of an example has 1 / pairs.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from benchmark_results import draw_lines, read_results, write_result
+from markdown_tables import Table, format_markdown
+
+import qkv
+from qkv.task.recipe import read_recipe
+from qkv.train import STATE
+
+ATTENTIONS = ("softmax", "rfa", "rfa-gate", "elu", "window")
+PAIRS = (4, 8, 16, 32, 64)
+
+
+class Cell(NamedTuple):
+    """One training: an attention and a number of pairs."""
+
+    attention: str
+    pairs: int
+
+    @property
+    def name(self) -> str:
+        return f"recall-{self.attention}-{self.pairs}"
+
+
+def build_recipe(cell: Cell, updates: int | None) -> Any:
+    """The recipe of an attention for examples of so many pairs."""
+    length = 4 * cell.pairs
+    changes = [f"data.recall.pairs={cell.pairs}", f"batch.length={length}"]
+    if cell.pairs > 64:
+        changes += [f"data.recall.keys={cell.pairs}", f"data.recall.values={cell.pairs}"]
+        changes.append(f"tokens.vocab={2 * cell.pairs + 4}")
+    steps = [] if updates is None else [f"train.steps={updates}"]
+    return read_recipe(f"recall-{cell.attention}", [*changes, *steps])
+
+
+def measure(cell: Cell, folder: Path, updates: int | None) -> dict[str, Any]:
+    """Train one model, or continue its training, and score it on its test examples."""
+    recipe, run = build_recipe(cell, updates), folder / "runs" / cell.name
+    result = qkv.fit(recipe, run, resume=(run / STATE).exists(), quiet=True)
+    scores = qkv.load(run).evaluate()
+    return {**cell._asdict(), "updates": result.steps, "train_seconds": result.seconds, **scores}
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, updates: int | None, minutes: float | None) -> None:
+    start, finished = time.monotonic(), read_results(folder)
+    for cell in cells:
+        if cell.name in finished:
+            continue
+        if minutes is not None and time.monotonic() - start > 60 * minutes:
+            print(f"the {minutes:g} minutes are over: run the same command again for the others", flush=True)
+            return
+        row = measure(cell, folder, updates)
+        write_result(folder, cell.name, row)
+        print(f"{cell.name}: accuracy {row['accuracy']:.1%} in {row['train_seconds']:.0f} s", flush=True)
+
+
+def make_table(results: dict[str, dict[str, Any]]) -> Table:
+    """Attentions by numbers of pairs; a dash where there is no result."""
+    pairs = sorted({row["pairs"] for row in results.values()})
+    rows = []
+    for attention in dict.fromkeys(row["attention"] for row in results.values()):
+        cells = [results.get(Cell(attention, number).name) for number in pairs]
+        rows.append([attention, *("–" if cell is None else f"{cell['accuracy']:.1%}" for cell in cells)])
+    updates = sorted({row["updates"] for row in results.values()})
+    note = f"Updates of each training: {', '.join(f'{number:,}' for number in updates)}."
+    return Table("Recall: accuracy by number of pairs", ["attention", *map(str, pairs)], rows, [note])
+
+
+def write_report(folder: Path) -> None:
+    """Write recall.md and recall.png from the results in the folder."""
+    results = read_results(folder)
+    if not results:
+        return
+    text = "\n".join(format_markdown(make_table(results)))
+    (folder / "recall.md").write_text(text + "\n")
+    print(text)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in sorted(results.values(), key=lambda row: row["pairs"]):
+        curves.setdefault(row["attention"], []).append((row["pairs"], 100 * row["accuracy"]))
+    draw_lines(curves, folder / "recall.png", x="pairs", y="accuracy, %")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where results, the table and the picture are written")
+    parser.add_argument("--pairs", default=",".join(map(str, PAIRS)), help="numbers separated by commas")
+    parser.add_argument("--attention", default=",".join(ATTENTIONS), help="names separated by commas")
+    parser.add_argument("--updates", type=int, help="instead of those of the recipes")
+    parser.add_argument("--minutes", type=float, help="start no training after so many minutes")
+    options = parser.parse_args(arguments)
+    options.attention = options.attention.split(",")
+    for name in options.attention:
+        if name not in ATTENTIONS:
+            parser.error(f"--attention: there is no {name!r}; known: {', '.join(ATTENTIONS)}")
+    try:
+        options.pairs = [int(number) for number in options.pairs.split(",")]
+    except ValueError:
+        parser.error(f"--pairs takes whole numbers separated by commas, got {options.pairs!r}")
+    if min([*options.pairs, options.updates or 1]) < 1:
+        parser.error("--pairs and --updates must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    torch.set_num_threads(1)
+    cells = [Cell(attention, number) for number in options.pairs for attention in options.attention]
+    run_cells(cells, options.folder, options.updates, options.minutes)
+    write_report(options.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
