@@ -7,7 +7,7 @@ A script, because its children are forked: they start at once, and the parent ha
 It stops at operations FIRST, FIRST + STEP, ... and prints how many stops it made.  `fresh` stops a training
 from its start to its end, `resumed` one that resumes, `initial` one that starts from another run, which is
 gone when it resumes, `pair` the first of two processes, `shards` the first of two with `strategy: fsdp`.
-These train a translator; a TASK of `TEXT_TASKS` trains a model of another task from its start to its end.
+These train a translator; a TASK of `OTHER_TASKS` trains a model of another task from its start to its end.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 import tiny
+import tiny_pictures
 import tiny_text
 from qkv.errors import BadRun
 from qkv.task.run_directory import load
@@ -46,7 +47,7 @@ TRAIN = {
 }
 MODEL = {"kind": "rnn", "embedding": 4, "hidden": 4, "dropout": 0.2}
 TEXT_MODEL = {"width": 8, "feedforward": 8, "dropout": 0.2}
-TEXT_TASKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+OTHER_TASKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "generate": (tiny_text.language_recipe, {"model": TEXT_MODEL}),
     "carry": (
         tiny_text.language_recipe,
@@ -68,8 +69,9 @@ TEXT_TASKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         tiny_text.classify_recipe,
         {"model": {**TEXT_MODEL, "kind": "hierarchical"}, "batch": {"batch_tokens": 60}},
     ),
+    "pictures": (tiny_pictures.picture_recipe, {"model": {"dropout": 0.2}}),
 }
-TIMES = {"seconds", "tokens_per_second", "documents_per_second", "metrics_bytes"}
+TIMES = {"seconds", "metrics_bytes", *(f"{unit}_per_second" for unit in ("tokens", "documents", "pictures"))}
 
 
 class Operations:
@@ -289,9 +291,9 @@ class Trial:
 
 
 def make_recipe(folder: Path, kind: str) -> Path:
-    if kind not in TEXT_TASKS:
+    if kind not in OTHER_TASKS:
         return small_recipe(folder, "fsdp" if kind == "shards" else "ddp")
-    make, sections = TEXT_TASKS[kind]
+    make, sections = OTHER_TASKS[kind]
     limits = {"steps": None, "validate_every": "epoch", "threads": 1}
     recipe = make(folder, **sections, train={**limits, **TRAIN})
     for name in ("train.txt", "labelled.jsonl"):  # fewer lines, for epochs of few updates

@@ -1,7 +1,5 @@
 """The task `classify` for pictures: training, labels, scores, traces, exact resume, and bad input."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,19 +147,6 @@ def test_resuming_ends_with_the_same_weights(model: dict[str, Any], source: str,
     whole, parts = states(tmp_path / "whole", tmp_path / "parts")
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
-
-
-@pytest.mark.slow
-def test_two_processes_train_like_one(source: str, tmp_path: Path) -> None:
-    recipe = recipe_for(source, model={"pool": "attention"}, train={"steps": 6, "validate_every": 6})
-    fit(recipe, tmp_path / "one")
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, "-m", "qkv", "train", "recipe.yaml", "--out", "two"]
-    subprocess.run([*command, "--quiet"], cwd=tmp_path, check=True, capture_output=True, timeout=250)
-    one, two = states(tmp_path / "one", tmp_path / "two")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_augmentation_changes_training_but_not_held_out_pictures(source: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import kills
 
 # together at least 300
 FEWEST = {"fresh": 120, "resumed": 60, "initial": 120, "pair": 120, "shards": 120}
-FEWEST |= dict.fromkeys(kills.TEXT_TASKS, 80)
+FEWEST |= dict.fromkeys(kills.OTHER_TASKS, 80)
 
 
 def stops_of(folder: Path, kind: str, *options: int) -> int:

@@ -1,10 +1,11 @@
-"""Small trainings of the text tasks in float64, which one process or several can run."""
+"""Small trainings of the text tasks and of pictures in float64, which one process or several can run."""
 
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+import tiny_pictures
 import tiny_text
 from qkv.progress import NoProgress
 from qkv.task.registry import find_task
@@ -31,6 +32,7 @@ TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
         tiny_text.classify_recipe,
         {"model": {**SMALL, "kind": "hierarchical", "encoder": "attention"}, "batch": {"batch_tokens": 30}},
     ),
+    "pictures": (tiny_pictures.picture_recipe, {"batch": {"pictures": 7}}),
 }
 OPTIONS = {"steps": 9, "validate_every": 4, "average": 2, "log_every": 3, "eps": 1e-4, "device": "cpu"}
 

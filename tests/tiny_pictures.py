@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qkv.task.recipe import parse_recipe
+from tiny_text import merged
+
 CLASSES = {"bright": 200, "dark": 60}
 TRAIN = {"steps": 20, "lr": 0.01, "warmup": 3, "precision": "32", "threads": 1, "validate_every": 10}
 
@@ -46,3 +49,19 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> str:
         for name, content in files.items():
             archive.writestr(name, content)
     return str(path)
+
+
+def picture_recipe(folder: Path, **sections: Any) -> Any:
+    """A small network with self-attention on random crops of bright and dark pictures."""
+    raw: dict[str, Any] = {
+        "task": "classify",
+        "data": {
+            "train": {"pictures": write_zip(folder / "pictures.zip", class_files(16))},
+            "pictures": {"size": 8},
+        },
+        "augment": {"crop": 1, "flip": True},
+        "batch": {"pictures": 5},
+        "model": {"widths": [4, 8], "groups": 2, "pool": "attention", "attention": {"form": "sagan"}},
+        "train": TRAIN,
+    }
+    return parse_recipe(merged(raw, sections), "the recipe")
