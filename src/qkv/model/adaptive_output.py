@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
-
-INITIAL_STD = 0.02
+from qkv.model.initial_values import INITIAL_STD
 
 
 class AdaptiveOutput(nn.Module):
