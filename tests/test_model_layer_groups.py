@@ -35,7 +35,7 @@ MODELS: dict[str, tuple[nn.Module, int, set[str]]] = {
 @pytest.mark.parametrize("name", MODELS)
 def test_groups_go_from_the_input_to_the_output(name: str) -> None:
     model, count, above = MODELS[name]
-    groups: list[list[nn.Module]] = model.layer_groups()  # pyright: ignore[reportAssignmentType,reportCallIssue]
+    groups: list[list[nn.Module]] = model.layer_groups()  # pyright: ignore[reportCallIssue]
     assert len(groups) == count
     assert any(isinstance(module, nn.Embedding) for module in groups[0])
     members = {id(p) for group in groups for module in group for p in module.parameters()}

@@ -119,8 +119,8 @@ def _weights(
     at = list(factors)
     k = torch.stack([keys[s] for s in at])
     bias = k.new_zeros(len(at)) if masks.bias is None else masks.bias[place.row, place.head, place.t, at]
-    counts_all = masks.keep is None or formulas.positions_count_padding(attention.spec.scope)
-    counted = torch.ones(place.keys) if counts_all else masks.keep[place.row].double()
+    keep = None if formulas.positions_count_padding(attention.spec.scope) else masks.keep
+    counted = torch.ones(place.keys) if keep is None else keep[place.row].double()
     places = [int(counted[: s + 1].sum()) - 1 for s in at]
     seen = formulas.Seen(k, bias.double(), places, None if gates is None else gates[at])
     kernel = formulas.KERNELS[attention.spec.kernel.name]

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
-from qkv.model.initial_values import INITIAL_STD
+
+INITIAL_STD = 0.02
 
 
 class AdaptiveOutput(nn.Module):

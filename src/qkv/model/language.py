@@ -14,7 +14,6 @@ from qkv.layer import Attention
 from qkv.model.adaptive_output import make_output
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
-from qkv.model.initial_values import INITIAL_STD, initialise_like_gpt2
 from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.mixers import AttentionMixer, ConvolutionMixer, Hidden, RecurrentMixer, SequenceMixer
 from qkv.model.positions import LearnedPositions, NoPositions, Sinusoids
@@ -25,6 +24,7 @@ from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
 
+INITIAL_STD = 0.02
 Tokens = Int[Tensor, "B N"]
 
 
@@ -151,12 +151,6 @@ class Block(nn.Module):
                 config.width, config.feedforward, config.activation, config.dropout
             )
 
-    @property
-    def residual_outputs(self) -> list[nn.Linear]:
-        """The layers whose output is added to x."""
-        mixer = [] if self.mixer.output_layer is None else [self.mixer.output_layer]
-        return [*mixer, self.feedforward.narrow] if self.has_feedforward else mixer
-
     def forward(self, x: Hidden) -> Hidden:
         """All positions at once."""
         return self._add(x, self.mixer(self.norm(x)))
@@ -280,8 +274,18 @@ class LanguageModel(nn.Module):
         return dropout(x, self.config.dropout, self.training)
 
     def _initialise(self) -> None:
-        outputs = [linear for block in self.blocks for linear in block.residual_outputs]
-        initialise_like_gpt2(self, self.attention_layers().values(), outputs, self.config.layers)
+        """N(0, 0.02²) for embeddings, positions and matrices, as in GPT-2; zeros for biases.
+
+        Matrices that write into the residual stream have 1/sqrt(2·layers) of that, so that its variance does
+        not grow with depth (Radford et al. 2019, section 2.3).  Cells of a recurrence keep torch's values.
+        """
+        residual = INITIAL_STD / (2 * self.config.layers) ** 0.5
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+            elif isinstance(module, nn.Linear):
+                writes = module.out_features == self.config.width and module is not self.output
+                nn.init.normal_(module.weight, std=residual if writes else INITIAL_STD)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)  # to_empty makes two weights of one

@@ -42,11 +42,6 @@ class SequenceMixer(nn.Module, ABC):
         The weights are None for mixers without attention, and in states without `return_weights`.
         """
 
-    @property
-    def output_layer(self) -> nn.Linear | None:
-        """The last layer; None where the output is not that of a linear layer."""
-        return None
-
     def attend(self, x: Hidden) -> Attended:
         """The output of `forward` with its attention weights [B,H,N,N]; None without attention."""
         return Attended(self(x), None)
@@ -62,11 +57,6 @@ class AttentionMixer(SequenceMixer):
     def __init__(self, spec: AttentionSpec) -> None:
         super().__init__()
         self.attention: Attention = spec.build()
-
-    @property
-    def output_layer(self) -> nn.Linear | None:
-        """The projection of the output, if there are projections."""
-        return self.attention.to_out if self.attention.spec.project else None
 
     def forward(self, x: Hidden) -> Hidden:
         """Attend within the N positions."""
@@ -139,11 +129,6 @@ class ConvolutionMixer(SequenceMixer):
         self.to_gated, self.to_out = nn.Linear(width, 2 * width), nn.Linear(width, width)
         groups = width if separable else 1
         self.convolution = nn.Conv1d(width, width, kernel_size, dilation=dilation, groups=groups)
-
-    @property
-    def output_layer(self) -> nn.Linear:
-        """The layer behind the convolution."""
-        return self.to_out
 
     def forward(self, x: Hidden) -> Hidden:
         """Convolve the N positions; zeros stand before the first one."""
