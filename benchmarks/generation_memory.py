@@ -9,7 +9,7 @@ length; it stops at --softmax-tokens, because its time per token grows with the 
 
 FOLDER receives generation.json, to which later calls add, generation.md, a table, and generation.png:
 resident memory of the process, and CPU time per token since the last point (a median over 32 tokens each),
-both over the number of tokens, on logarithmic axes.
+both over the number of tokens, on a logarithmic axis.
 """
 
 import argparse
@@ -146,9 +146,8 @@ def draw(rows, kinds, path):
     ):
         for kind in kinds:
             points = [row for row in rows if row["kind"] == kind]
-            panel.loglog([row["tokens"] for row in points], [row[key] for row in points], label=kind)
-        bottom, top = min(row[key] for row in rows), max(row[key] for row in rows)
-        panel.set(xlabel="tokens generated", ylabel=label, ylim=(bottom / 2, top * 2))
+            panel.semilogx([row["tokens"] for row in points], [row[key] for row in points], label=kind)
+        panel.set(xlabel="tokens generated", ylabel=label, ylim=(0, 1.1 * max(row[key] for row in rows)))
         panel.grid(alpha=0.3)
     panels[1].legend(frameon=False)
     figure.savefig(path, dpi=150)
