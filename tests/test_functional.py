@@ -46,12 +46,13 @@ def random_inputs(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tens
 @pytest.mark.parametrize("choice", FUNCTIONAL, ids=lambda choice: str(parts_of(choice)))
 @pytest.mark.parametrize("place", ["self", "cross, shared heads"])
 def test_attention_is_attend_without_weights(choice: Choice, place: str) -> None:
-    q = torch.randn(2, 4, 5, 6, dtype=torch.float64)
-    k, v = (
-        (q, q) if place == "self" else (q.new_empty(2, 2, 7, 6).normal_(), q.new_empty(2, 2, 7, 3).normal_())
-    )
+    grid = choice.scope.grid
+    queries, keys = (5, 7) if grid is None else (grid[0] * grid[1],) * 2
+    q = torch.randn(2, 4, queries, 6, dtype=torch.float64)
+    others = q.new_empty(2, 2, keys, 6).normal_(), q.new_empty(2, 2, keys, 3).normal_()
+    k, v = (q, q) if place == "self" else others
     keep = torch.rand(2, k.shape[2]) < 0.7
-    allow, bias = torch.rand(4, 5, k.shape[2]) < 0.8, torch.randn(5, k.shape[2])
+    allow, bias = torch.rand(4, queries, k.shape[2]) < 0.8, torch.randn(queries, k.shape[2])
     pairwise = {"allow": allow[None], "bias": bias.double()} if choice.kernel.forms_weights else {}
     for masks in ({}, {"keep": keep}, {"keep": keep, **pairwise}):
         options: dict[str, Any] = parts_of(choice) | masks
