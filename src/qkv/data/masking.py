@@ -124,7 +124,7 @@ class MaskedPlan:
     def _update(self, epoch: int, index: int) -> MaskedSegment:
         (segment,) = self.plan.window(epoch, index, 0, 1)
         words = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(words[0] >> 1))
+        generator = torch.Generator().manual_seed(int(words[0]) >> 1)
         masked = mask_tokens(
             segment.inputs,
             segment.keep,
