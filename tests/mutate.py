@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mutants import MUTANTS, Mutant
 from native_mutants import NATIVE_MUTANTS
+from task_mutants import TASK_MUTANTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,7 +81,7 @@ def main() -> None:
     ask.add_argument("--native", action="store_true")
     ask.add_argument("source", nargs="?", type=Path, default=ROOT / "src" / "qkv")
     given = ask.parse_args()
-    source, mutants = given.source.resolve(), NATIVE_MUTANTS if given.native else MUTANTS
+    source, mutants = given.source.resolve(), NATIVE_MUTANTS if given.native else (*MUTANTS, *TASK_MUTANTS)
     for tests in sorted({mutant.tests for mutant in mutants}):
         if not passes(source.parent, tests):
             raise SystemExit(

@@ -175,7 +175,12 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_log_likelihood()
     ("attention", "terms", "options", "message"),
     [
         (None, {"coverage": 1.0}, {}, "need an attention"),
-        (None, {"coverage": 1.0}, {"encoder": PATCHES}, "objective.coverage needs attention to the grid"),
+        (
+            None,
+            {"coverage": 1.0},
+            {"encoder": PATCHES},
+            "objective.coverage=1 needs attention to a source",
+        ),
         (None, {"supervise": 1.0}, {}, "objective.supervise needs attention to the grid"),
         ({"score": "additive", "select": "hard"}, {"supervise": 1.0}, {}, "no samples"),
     ],

@@ -37,6 +37,9 @@ class ToyModel(nn.Module):
     def attention_layers(self) -> dict[str, Any]:
         return {}
 
+    def attention_places(self) -> dict[str, Any]:
+        return {}
+
     def layers(self) -> list[nn.Module]:
         return [self.inner]
 

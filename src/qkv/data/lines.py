@@ -129,6 +129,23 @@ def _open(file: Path) -> Any:
             ) from None
 
 
+def read_whole_lines(path: str | Path, remedy: str, longest: int = LONGEST_LINE) -> Iterator[str]:
+    """The lines of a file, none of them cut.
+
+    Args:
+        path: see `read_lines`.
+        remedy: what a user can do about a line that is too long.
+        longest: characters of a line that are surely kept.
+
+    Raises:
+        BadData: a line is so long that its end would be lost, or the file cannot be read.
+    """
+    for number, (line, is_cut) in enumerate(read_marked_lines(path, longest), start=1):
+        if is_cut:
+            raise BadData(f"{path}, line {number}: longer than {longest:,} characters: {remedy}")
+        yield line
+
+
 def decode_stream(stream: Any, name: str, longest: int = LONGEST_LINE) -> Iterator[Line]:
     """The lines of an open binary stream, plain or gzipped; see `read_lines`.
 

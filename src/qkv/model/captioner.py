@@ -1,12 +1,12 @@
 """A captioner with a recurrent decoder (Xu et al. 2015), with any attention to the grid or none."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.model.captioner_config import RecurrentCaptionerConfig, TransformerCaptionerConfig
 from qkv.model.captioner_decoder import GatedContextDecoder
@@ -18,13 +18,13 @@ from qkv.model.recurrent_decoders import DecoderOutput, DecoderState
 from qkv.model.spec_fields import Place
 from qkv.model.stepper import Step
 from qkv.model.transformer_captioner import TransformerCaptioner
-from qkv.model.weight_tying import tie_weights_after_loading
+from qkv.model.weight_tying import WeightTyingModule
 from qkv.shapes import Attended
 
 Pictures = Tensor  # [B,3,H,W]; [B,Y,X,C] where the encoder takes grids
 
 
-class RecurrentCaptioner(nn.Module):
+class RecurrentCaptioner(WeightTyingModule):
     """Encoder, recurrent decoder with its attention, and output layer.
 
     Args:
@@ -61,7 +61,6 @@ class RecurrentCaptioner(nn.Module):
         self.output = nn.Linear(config.embedding, vocab)
         _initialise(self)
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share the weight of the word vectors, where `tie` is set."""
@@ -72,11 +71,6 @@ class RecurrentCaptioner(nn.Module):
         """Initialise all weights anew."""
         reset_parameters_of_nearest_descendants(self)
         _initialise(self)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty separates tied weights
-        self.tie_weights()
-        return self
 
     def forward(self, pictures: Pictures, target_in: Int[Tensor, "B T"]) -> Float[Tensor, "B T e"]:
         """The deep output for all positions of known captions (teacher forcing); `output` scores it.
@@ -130,7 +124,7 @@ class RecurrentCaptioner(nn.Module):
         weights = {}
         if capture and attended is not None and attended.weights is not None:
             weights["cross.0"] = attended.weights[:, :, 0]
-        return Step(scores.to(torch.promote_types(scores.dtype, torch.float32)), state, weights)
+        return Step(promote_to_float32(scores), state, weights)
 
     @property
     def length_limits(self) -> LengthLimits:

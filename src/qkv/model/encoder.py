@@ -1,6 +1,6 @@
 """A bidirectional encoder: the body of masked language models and of classifiers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, mak
 from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.spec_fields import SpecField
+from qkv.model.weight_tying import WeightTyingModule
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -202,7 +203,7 @@ def apply_layers(
     return x, attended
 
 
-class MaskedLanguageModel(nn.Module):
+class MaskedLanguageModel(WeightTyingModule):
     """An encoder that guesses hidden tokens: p(token | all other tokens).  Devlin et al. 2019.
 
     Args:
@@ -247,8 +248,3 @@ class MaskedLanguageModel(nn.Module):
 
     def _transform(self, hidden: Hidden) -> Hidden:
         return self.transform_norm(torch.nn.functional.gelu(self.transform(hidden)))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty makes two weights of one
-        self.tie_weights()
-        return self

@@ -1,6 +1,5 @@
 """A decoder language model: p(x_t | x_1 … x_{t-1}) with attention, recurrence or convolution."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from qkv.errors import BadRecipe
+from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.adaptive_output import make_output
@@ -19,7 +19,7 @@ from qkv.model.mixers import AttentionMixer, ConvolutionMixer, Hidden, Recurrent
 from qkv.model.positions import LearnedPositions, NoPositions, Sinusoids
 from qkv.model.spec_fields import CausalSpecField
 from qkv.model.stepper import Step
-from qkv.model.weight_tying import tie_weights_after_loading
+from qkv.model.weight_tying import WeightTyingModule
 from qkv.shapes import Attended
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -173,7 +173,7 @@ class Block(nn.Module):
         return x + dropout(update, self.dropout, self.training)
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(WeightTyingModule):
     """Embedding, positions, blocks, final normalisation and output layer.
 
     Args:
@@ -198,7 +198,6 @@ class LanguageModel(nn.Module):
         self.output: Any = make_output(config.width, vocab, config.clusters)
         self._initialise()
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share the weight of the embedding, unless the config says otherwise."""
@@ -245,7 +244,7 @@ class LanguageModel(nn.Module):
             for i, each in enumerate(attended)
             if capture and each.weights is not None
         }
-        return Step(self.output(x[:, -1]).float(), state, captured)
+        return Step(promote_to_float32(self.output(x[:, -1])), state, captured)
 
     @property
     def length_limits(self) -> LengthLimits:
@@ -286,11 +285,6 @@ class LanguageModel(nn.Module):
             elif isinstance(module, nn.Linear):
                 writes = module.out_features == self.config.width and module is not self.output
                 nn.init.normal_(module.weight, std=residual if writes else INITIAL_STD)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty makes two weights of one
-        self.tie_weights()
-        return self
 
 
 def _make_positions(config: LanguageModelConfig) -> nn.Module:

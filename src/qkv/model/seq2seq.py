@@ -1,12 +1,11 @@
 """The recurrent encoder–decoder, with Bahdanau's or Luong's attention or without."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.length_limits import LengthLimits
@@ -16,11 +15,11 @@ from qkv.model.recurrent_encoder import RecurrentEncoder
 from qkv.model.seq2seq_config import RNNConfig as RNNConfig
 from qkv.model.spec_fields import Place
 from qkv.model.stepper import Step
-from qkv.model.weight_tying import tie_weights_after_loading
+from qkv.model.weight_tying import WeightTyingModule
 from qkv.shapes import Attended
 
 
-class RNNTranslator(nn.Module):
+class RNNTranslator(WeightTyingModule):
     """The recurrent encoder–decoder: encoder, decoder with its attention, and output layer.
 
     Args:
@@ -45,7 +44,6 @@ class RNNTranslator(nn.Module):
         self.output = nn.Linear(self.decoder.width, target_vocab)
         _initialise(self)
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share the weight of the target's word vectors, where `tie` is set."""
@@ -56,11 +54,6 @@ class RNNTranslator(nn.Module):
         """Initialise all weights at random."""
         reset_parameters_of_nearest_descendants(self)
         _initialise(self)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty separates tied weights
-        self.tie_weights()
-        return self
 
     def forward(
         self, source: Int[Tensor, "B S"], source_keep: Bool[Tensor, "B S"], target_in: Int[Tensor, "B T"]
@@ -124,7 +117,7 @@ class RNNTranslator(nn.Module):
         weights = {}
         if capture and attended is not None and attended.weights is not None:
             weights["cross.0"] = attended.weights[:, :, 0]
-        return Step(logits.to(torch.promote_types(logits.dtype, torch.float32)), state, weights)
+        return Step(promote_to_float32(logits), state, weights)
 
     def encoder_weights(self, source: Int[Tensor, "B S"], keep: Bool[Tensor, "B S"]) -> dict[str, Tensor]:
         """Compute the attention weights of the encoder, which has none.

@@ -1,6 +1,5 @@
 """The Transformer encoder–decoder, with any attention in its three places (Vaswani et al. 2017)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int
@@ -16,7 +15,7 @@ from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.spec_fields import Place
 from qkv.model.stepper import Step
 from qkv.model.transformer_config import TransformerConfig as TransformerConfig
-from qkv.model.weight_tying import tie_weights_after_loading
+from qkv.model.weight_tying import WeightTyingModule
 from qkv.shapes import Attended
 from qkv.symbols import PAD
 
@@ -36,7 +35,7 @@ class State(NamedTuple):
     layers: tuple[Any, ...]
 
 
-class Transformer(nn.Module):
+class Transformer(WeightTyingModule):
     """The encoder–decoder: embeddings scaled by sqrt(M), both stacks, and the output layer.
 
     Args:
@@ -67,7 +66,6 @@ class Transformer(nn.Module):
         if config.embeddings == "separate":
             nn.init.normal_(self.output.weight, std=width**-0.5)
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share the weight of the target's embedding, unless they are separate."""
@@ -80,11 +78,6 @@ class Transformer(nn.Module):
         separate = (self.output,) if self.config.embeddings == "separate" else ()
         for table in (self.source, self.target, *separate):
             nn.init.normal_(table.weight, std=self.config.width**-0.5)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty separates tied weights
-        self.tie_weights()
-        return self
 
     def forward(self, source: Tokens, keep: Real, target_in: Int[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
         """Compute the decoder's output for all positions of a known target (teacher forcing).

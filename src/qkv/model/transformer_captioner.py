@@ -1,12 +1,11 @@
 """A captioner with a Transformer decoder, whose layers attend to a grid of annotation vectors."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.model.blocks import DecoderBlock, apply_decoder, step_decoder
 from qkv.model.captioner_config import TransformerCaptionerConfig
@@ -17,13 +16,13 @@ from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.spec_fields import Place
 from qkv.model.stepper import Step
 from qkv.model.transformer import State
-from qkv.model.weight_tying import tie_weights_after_loading
+from qkv.model.weight_tying import WeightTyingModule
 from qkv.shapes import Attended
 
 Pictures = Tensor  # [B,3,H,W]; [B,Y,X,C] where the encoder takes grids
 
 
-class TransformerCaptioner(nn.Module):
+class TransformerCaptioner(WeightTyingModule):
     """Encoder, normalisation of the annotations, decoder layers and output layer.
 
     Args:
@@ -68,7 +67,6 @@ class TransformerCaptioner(nn.Module):
         self.output = nn.Linear(config.width, vocab)
         self._initialise_tables()
         self.tie_weights()
-        self.register_load_state_dict_post_hook(tie_weights_after_loading)
 
     def tie_weights(self) -> None:
         """Let the output layer share the weight of the word vectors, where `tie` is set."""
@@ -79,11 +77,6 @@ class TransformerCaptioner(nn.Module):
         """Initialise all weights anew."""
         reset_parameters_of_nearest_descendants(self)
         self._initialise_tables()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # to_empty separates tied weights
-        self.tie_weights()
-        return self
 
     def forward(self, pictures: Pictures, target_in: Int[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
         """The decoder's output for all positions of known captions (teacher forcing); `output` scores it.
@@ -138,8 +131,7 @@ class TransformerCaptioner(nn.Module):
         x = self._embed(tokens[:, None], state.position)
         x, layers, weights = step_decoder(self.decoder, x, state.layers, capture)
         scores = self.output(self.decoder_norm(x[:, 0]))
-        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        return Step(wide, State(state.position + 1, layers), weights)
+        return Step(promote_to_float32(scores), State(state.position + 1, layers), weights)
 
     @property
     def length_limits(self) -> LengthLimits:

@@ -1,22 +1,32 @@
-"""Weights that two layers share, and which `load_state_dict(assign=True)` would separate."""
+"""Weights that two layers share, and which moving or loading a model would separate."""
 
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
-
-@runtime_checkable
-class TiesWeights(Protocol):
-    """A model with layers that share weights."""
-
-    def tie_weights(self) -> None:
-        """Let the layers share their weights again."""
-        ...
+from torch import Tensor, nn
 
 
-def tie_weights_after_loading(model: TiesWeights, incompatible_keys: Any) -> None:
-    """Tie weights again: a hook for `register_load_state_dict_post_hook`.
+class WeightTyingModule(nn.Module, ABC):
+    """Base class of models with layers that share weights.
 
-    Args:
-        model: The model.
-        incompatible_keys: Not used.
+    A subclass calls `tie_weights` when it is built.  It is called again after `load_state_dict`, which with
+    assign=True gives each layer a weight of its own, and after `to_empty`, which does so too.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_tie_weights_after_loading)
+
+    @abstractmethod
+    def tie_weights(self) -> None:
+        """Let the layers share their weights."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)  # to_empty separates tied weights
+        self.tie_weights()
+        return self
+
+
+def _tie_weights_after_loading(model: Any, incompatible_keys: Any) -> None:
     model.tie_weights()

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from qkv.data.byte_tokens import ByteTokenizer
 from qkv.data.generated.phrases import PhraseData
-from qkv.data.lines import LONGEST_LINE, read_marked_lines
+from qkv.data.lines import read_whole_lines
 from qkv.data.text import parse_json_row, refuse_half_surrogates
 from qkv.data.tokens import CONTROL, EOS, UNK, Tokenizer, TokenizerConfig, TokenizerPair
 from qkv.data.vocabularies import train_tokenizer
@@ -219,22 +219,12 @@ def _concatenate(rows: Iterable[Sequence[int]]) -> np.ndarray:
 def _read(paths: str | list[str] | None, key: str, text_key: str | None) -> list[str]:
     names = [paths] if isinstance(paths, str) else paths or []
     if text_key is None:
-        lines = [line for name in names for line in _read_whole_lines(name)]
+        lines = [line for name in names for line in read_whole_lines(name, "break it into lines")]
     else:
         lines = [line for name in names for line in _read_json_texts(name, text_key)]
     if not any(lines):
         raise BadData(f"{key}: there is no text in {', '.join(names) or 'an empty list'}")
     return lines
-
-
-def _read_whole_lines(name: str) -> Iterator[str]:
-    """The lines of a file; BadData where one is so long that its end would be lost."""
-    for number, (line, is_cut) in enumerate(read_marked_lines(name), start=1):
-        if is_cut:
-            raise BadData(
-                f"{name}, line {number}: longer than {LONGEST_LINE:,} characters: break it into lines"
-            )
-        yield line
 
 
 def _read_json_texts(name: str, text_key: str) -> Iterator[str]:

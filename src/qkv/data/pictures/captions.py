@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from qkv.data.lines import LONGEST_LINE, read_bytes, read_marked_lines
+from qkv.data.lines import read_bytes, read_whole_lines
 from qkv.data.pictures.outcome import list_names
 from qkv.data.text import parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
@@ -130,7 +130,7 @@ def _detect_format(file: str) -> str:
 
 
 def _read_jsonl(config: CaptionConfig, _: str) -> Iterator[tuple[str, Any, Any]]:
-    for number, line in enumerate(_read_whole_lines(config.file), start=1):
+    for number, line in enumerate(read_whole_lines(config.file, "write a caption per line"), start=1):
         location = f"{config.file}, line {number}"
         row = parse_json_row(location, line)
         texts = row.get(config.caption_key)
@@ -149,7 +149,7 @@ def _read_table(config: CaptionConfig, row_format: str) -> Iterator[tuple[str, A
 
 def _split_rows(file: str, row_format: str) -> Iterator[list[str]]:
     """The columns of every row that is not empty."""
-    lines = _read_whole_lines(file)
+    lines = read_whole_lines(file, "write a caption per line")
     if row_format == "tsv":
         yield from (line.split("\t") for line in lines if line)
         return
@@ -161,15 +161,6 @@ def _split_rows(file: str, row_format: str) -> Iterator[list[str]]:
             f"{file}, line {reader.line_num}: not CSV ({error}): quote the captions that hold commas or "
             "quotation marks"
         ) from None
-
-
-def _read_whole_lines(file: str) -> Iterator[str]:
-    for number, (line, is_cut) in enumerate(read_marked_lines(file), start=1):
-        if is_cut:
-            raise BadData(
-                f"{file}, line {number}: longer than {LONGEST_LINE:,} characters: write a caption per line"
-            )
-        yield line
 
 
 def _read_coco(config: CaptionConfig, _: str) -> Iterator[tuple[str, Any, Any]]:

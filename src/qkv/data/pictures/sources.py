@@ -135,12 +135,12 @@ class _ZipFile(PictureSource):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.file = zipfile.ZipFile(path)
-        seen: set[str] = set()
+        names: set[str] = set()
         for info in self.file.infolist():
             if not info.is_dir():
-                problem = "the name occurs twice" if info.filename in seen else _find_problem(info)
+                problem = "the name occurs twice" if info.filename in names else _find_problem(info)
                 self._add(Entry(info.filename, info.file_size, info.CRC), problem)
-                seen.add(info.filename)
+                names.add(info.filename)
         # of two entries of the same name, neither is taken: which one is meant cannot be known
         self.entries = sorted(entry for entry in self.entries if entry.name not in self.problems)
 

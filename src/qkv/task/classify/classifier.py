@@ -92,7 +92,7 @@ class TextClassifier:
         encoded = self._encode([texts] if isinstance(texts, str) else list(texts))
         cut = set(encoded.cut)
         labels = [
-            self._make_label(row, number in cut)
+            make_label(row, self.classes, is_cut=number in cut)
             for number, row in enumerate(self._compute_log_probs(encoded), start=1)
         ]
         return labels[0] if isinstance(texts, str) else labels
@@ -163,18 +163,13 @@ class TextClassifier:
         check_text_count(documents, self.text_count, "text")
         return encode_documents(documents, self.tokenizer, self.classes, self.recipe)
 
-    def _make_label(self, log_probs: np.ndarray, is_cut: bool = False) -> Label:
-        probabilities = dict(zip(self.classes, np.exp(log_probs).tolist(), strict=True))
-        best = max(probabilities, key=probabilities.__getitem__)
-        return Label(best, probabilities[best], probabilities, is_cut)
-
     @torch.inference_mode()
     def _trace_document(self, encoded: Encoded, number: int) -> tuple[Example, list[TracedWeights]]:
         refuse_long_trace(encoded, number)
         one = encoded.select(number)
         batch = make_dataset(one).make_batch([0]).to(next(self.model.parameters()).device)
         classified = self.model.forward_with_weights(*batch.inputs)
-        label = self._make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
+        label = make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy(), self.classes)
         traced = list(list_weights(one, classified.attended))
         axes = {**make_axes(one, self.tokenizer), LABEL: (label.label,), QUERY: (QUERY,)}
         names = {name for each in traced for name in each.axes[:2]}
@@ -185,6 +180,36 @@ class TextClassifier:
             meta={"line": number + 1, "label": label.label, "probability": label.probability},
         )
         return example, traced
+
+
+def make_label(log_probs: np.ndarray, classes: Sequence[str], *, is_cut: bool = False) -> Label:
+    """The most probable class, with the probabilities of all.
+
+    Args:
+        log_probs: [C].
+        classes: the names of the C classes.
+        is_cut: whether only the beginning of the text was read.
+    """
+    probabilities = dict(zip(classes, np.exp(log_probs).tolist(), strict=True))
+    best = max(probabilities, key=probabilities.__getitem__)
+    return Label(best, probabilities[best], probabilities, is_cut)
+
+
+def make_validator(
+    evaluate: Callable[[Any], dict[str, float]], held_out: Any
+) -> Callable[[], dict[str, float]]:
+    """The validation of a classifier in training: its accuracy and nll on held-out examples.
+
+    Args:
+        evaluate: computes the scores of labelled examples.
+        held_out: the examples.
+    """
+
+    def validate() -> dict[str, float]:
+        scores = evaluate(held_out)
+        return {name: scores[name] for name in ("accuracy", "nll")}
+
+    return validate
 
 
 def compute_scores(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:

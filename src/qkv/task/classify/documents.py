@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from qkv.data.generated.listops import Expression, ListOpsData, generate_listops
-from qkv.data.lines import LONGEST_DOCUMENT, read_marked_lines
+from qkv.data.lines import LONGEST_DOCUMENT, read_whole_lines
 from qkv.data.text import detect_row_format, parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
 from qkv.task.classify.recipe import ClassificationRecipe, LabelledConfig, LabelledData
@@ -172,11 +172,10 @@ def _select_balanced(documents: Sequence[Document], order: Sequence[int], count:
 
 def _iterate_rows(data: LabelledData) -> Iterator[Document]:
     row_format, width = None if data.format == "auto" else data.format, None
-    for number, (line, is_cut) in enumerate(read_marked_lines(data.file, LONGEST_DOCUMENT), start=1):
+    lines = read_whole_lines(data.file, "shorten the text", LONGEST_DOCUMENT)
+    for number, line in enumerate(lines, start=1):
         row_format = row_format or detect_row_format(data.file, line)
         location = f"{data.file}, line {number}"
-        if is_cut:
-            raise BadData(f"{location}: longer than {LONGEST_DOCUMENT:,} characters: shorten the text")
         parsed = (
             _parse_json(location, line, data) if row_format == "jsonl" else _parse_columns(location, line)
         )

@@ -1,7 +1,7 @@
 """The task `classify`: from labelled texts to a classifier."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from qkv.model.hierarchical import HierarchicalClassifier, HierarchicalConfig
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
-from qkv.task.classify.classifier import TextClassifier
+from qkv.task.classify.classifier import TextClassifier, make_validator
 from qkv.task.classify.documents import (
     Document,
     Documents,
@@ -139,7 +139,7 @@ class Classify(Task):
             for line in _describe_bounded(name, encoded, recipe):
                 report.print_line(line)
         runner = TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
-        validate = _make_validator(runner, data.valid)
+        validate = make_validator(runner.evaluate, data.valid)
         return Training(
             Classification(model, recipe.objective.smoothing), batches, validate, recipe.validation.monitor
         )
@@ -182,14 +182,6 @@ class Classify(Task):
 
 
 CLASSIFY = Classify()
-
-
-def _make_validator(runner: TextClassifier, documents: list[Document]) -> Callable[[], dict[str, float]]:
-    def validate() -> dict[str, float]:
-        scores = runner.evaluate(documents)
-        return {name: scores[name] for name in ("accuracy", "nll")}
-
-    return validate
 
 
 def _describe_bounded(name: str, encoded: Encoded, recipe: ClassificationRecipe) -> Iterator[str]:

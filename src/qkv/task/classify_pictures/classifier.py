@@ -13,7 +13,7 @@ from qkv.data.lines import expand_path
 from qkv.errors import BadData
 from qkv.model.vision import Size
 from qkv.picture_decoding import decode_picture
-from qkv.task.classify.classifier import Label, compute_scores
+from qkv.task.classify.classifier import Label, compute_scores, make_label
 from qkv.task.classify_pictures.pictures import (
     LabelledPictures,
     make_dataset,
@@ -65,7 +65,7 @@ class PictureClassifier:
             BadData: a file cannot be read or is no picture, or pixels have another type or size.
         """
         several = _list_pictures(pictures)
-        labels = [self._make_label(row) for row in self._compute_log_probs(several)]
+        labels = [make_label(row, self.classes) for row in self._compute_log_probs(several)]
         return labels[0] if several and several[0] is pictures else labels
 
     def evaluate(
@@ -143,16 +143,11 @@ class PictureClassifier:
             raise BadData(f"{path} cannot be used: {decoded.problem}; pass a picture")
         return decoded.pixels
 
-    def _make_label(self, log_probs: np.ndarray) -> Label:
-        probabilities = dict(zip(self.classes, np.exp(log_probs).tolist(), strict=True))
-        best = max(probabilities, key=probabilities.__getitem__)
-        return Label(best, probabilities[best], probabilities)
-
     @torch.inference_mode()
     def _make_example(self, picture: Picture, number: int) -> Example:
         pixels = stack_pictures([self._read(picture)]).to(next(self.model.parameters()).device)
         classified = self.model.forward_with_weights(pixels)
-        label = self._make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy())
+        label = make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy(), self.classes)
         weights = {
             name: each.weights[0].float().cpu().numpy()
             for name, each in classified.attended.items()

@@ -1,7 +1,7 @@
 """The task `classify` for pictures: from labelled pictures to a classifier."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from qkv.errors import BadRun
 from qkv.model.vision_classifier import VisionClassifier
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
+from qkv.task.classify.classifier import make_validator
 from qkv.task.classify_pictures.classifier import PictureClassifier
 from qkv.task.classify_pictures.pictures import (
     LabelledPictures,
@@ -120,7 +121,8 @@ class ClassifyPictures(Task):
             f"deviation {sd:.3f}), {len(data.valid):,} held out; {len(parsed.classes):,} classes; "
             f"{size:,} parameters; {plan.steps(0):,} updates an epoch"
         )
-        validate = _make_validator(PictureClassifier(recipe, parsed.classes, model), data.valid)
+        runner = PictureClassifier(recipe, parsed.classes, model)
+        validate = make_validator(runner.evaluate, data.valid)
         objective = Classification(model, recipe.objective.smoothing, unit="pictures")
         batches = AugmentedPlan(plan, recipe.augment, recipe.train.seed)
         return Training(objective, batches, validate, recipe.validation.monitor)
@@ -159,11 +161,3 @@ class ClassifyPictures(Task):
 
 
 CLASSIFY_PICTURES = ClassifyPictures()
-
-
-def _make_validator(runner: PictureClassifier, pictures: LabelledPictures) -> Callable[[], dict[str, float]]:
-    def validate() -> dict[str, float]:
-        scores = runner.evaluate(pictures)
-        return {name: scores[name] for name in ("accuracy", "nll")}
-
-    return validate

@@ -59,15 +59,18 @@ class AttentionObjective(Objective):
     baseline: Tensor
     reward: Tensor
 
-    def __init__(self, attention_terms: AttentionTerms, attentions: Iterable[Any]) -> None:
+    def __init__(
+        self, attention_terms: AttentionTerms, attentions: Iterable[Any], *, attends_to_source: bool
+    ) -> None:
         """Choose the terms.
 
         Args:
             attention_terms: the factor of each term.
             attentions: the attention layers of the model.
+            attends_to_source: whether one of them attends to a source or a picture, which it may cover.
 
         Raises:
-            BadRecipe: a term has a factor, but there is no attention.
+            BadRecipe: a term has a factor, but there is no attention, or none that coverage applies to.
         """
         super().__init__()
         self.terms = attention_terms
@@ -77,6 +80,11 @@ class AttentionObjective(Objective):
             raise BadRecipe(
                 "objective.coverage and objective.entropy need an attention, and the model has none: set "
                 "both to 0, or give the model an attention"
+            )
+        if attention_terms.coverage > 0 and not attends_to_source:
+            raise BadRecipe(
+                f"objective.coverage={attention_terms.coverage:g} needs attention to a source or a picture, "
+                "and the model has none: leave it out"
             )
         self.samples = any(layer.spec.select.gives_log_prob for layer in layers)
         self.needs_weights = bool(layers) and (self.samples or has_terms)

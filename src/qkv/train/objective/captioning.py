@@ -56,7 +56,7 @@ class Captioning(ConditionalObjective):
         super().__init__(model, smoothing, attention_terms)
         self.factor = attention_terms.supervise
         self.needs_weights = self.needs_weights or self.factor > 0
-        self._check_terms(attention_terms)
+        self._check_supervision()
 
     def read_source(self, batch: Any) -> tuple[Tensor, ...]:
         """The pictures."""
@@ -108,16 +108,15 @@ class Captioning(ConditionalObjective):
             losses.append(sum_supervision_loss(weights, targets, batch.target_keep[:, 1:]))
         return torch.stack(losses).mean()
 
-    def _check_terms(self, attention_terms: CaptioningTerms) -> None:
+    def _check_supervision(self) -> None:
         model: Any = self.model
         places, layers = model.attention_places(), model.attention_layers()
         to_grid = [layer for name, layer in layers.items() if places[name] == "cross"]
-        for key in ("coverage", "supervise"):
-            if getattr(attention_terms, key) > 0 and not to_grid:
-                raise BadRecipe(
-                    f"objective.{key} needs attention to the grid, and the model has none: set it to 0, or "
-                    "give the model an attention"
-                )
+        if self.factor > 0 and not to_grid:
+            raise BadRecipe(
+                "objective.supervise needs attention to the grid, and the model has none: set it to 0, or "
+                "give the model an attention"
+            )
         if self.factor > 0 and any(layer.spec.select.samples for layer in to_grid):
             raise BadRecipe(
                 "objective.supervise needs weights that are no samples: leave it out, or choose another "

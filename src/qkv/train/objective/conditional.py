@@ -1,5 +1,6 @@
 """Cross-entropy of a target sequence given a source, by teacher forcing, and attention's terms."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class EncoderMasks(NamedTuple):
     keys: Bool[Tensor, "B S"]
 
 
-class ConditionalObjective(AttentionObjective):
+class ConditionalObjective(AttentionObjective, ABC):
     """Base class of objectives that predict a target given a source.
 
     `model(*source, target_in)` gives hidden states [B,T,M'], and `model.output` is a Linear(M', V).  Only the
@@ -49,17 +50,19 @@ class ConditionalObjective(AttentionObjective):
         self, model: nn.Module, smoothing: float, attention_terms: AttentionTerms = NO_TERMS
     ) -> None:
         declared: Any = model
-        super().__init__(attention_terms, declared.attention_layers().values())
+        has_source = "cross" in declared.attention_places().values()
+        super().__init__(attention_terms, declared.attention_layers().values(), attends_to_source=has_source)
         self.model, self.smoothing = model, smoothing
 
+    @abstractmethod
     def read_source(self, batch: Any) -> tuple[Tensor, ...]:
         """The arguments of the model before the target.
 
         Args:
             batch: what `forward` got.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def find_encoder_masks(self, batch: Any, attended: Attended) -> EncoderMasks:
         """The masks of an attention inside the encoder; attention to the source has the same keys.
 
@@ -67,7 +70,6 @@ class ConditionalObjective(AttentionObjective):
             batch: what `forward` got.
             attended: what the attention returned.
         """
-        raise NotImplementedError
 
     def forward(self, batch: Any) -> Loss:
         """The loss of a batch.

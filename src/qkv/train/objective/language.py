@@ -32,7 +32,7 @@ class LanguageModeling(AttentionObjective):
 
     Raises:
         BadRecipe: a state is carried, but the attention's terms need the weights; or coverage has a factor,
-            but there is no source to cover.
+            for there is no source to cover.
     """
 
     def __init__(
@@ -42,13 +42,8 @@ class LanguageModeling(AttentionObjective):
         attention_terms: AttentionTerms = NO_TERMS,
         carries_state: bool = False,
     ) -> None:
-        if attention_terms.coverage > 0:
-            raise BadRecipe(
-                f"objective.coverage={attention_terms.coverage:g} is for attention to a source, and a "
-                "language model has none: leave it out"
-            )
         declared: Any = model
-        super().__init__(attention_terms, declared.attention_layers().values())
+        super().__init__(attention_terms, declared.attention_layers().values(), attends_to_source=False)
         if carries_state and self.needs_weights:
             raise BadRecipe(
                 "attention that samples, and the terms coverage and entropy, read whole segments and cannot "

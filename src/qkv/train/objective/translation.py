@@ -6,8 +6,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from qkv.shapes import Attended
-from qkv.train.objective.conditional import NO_TERMS, ConditionalObjective, EncoderMasks
-from qkv.train.objective.terms import AttentionTerms
+from qkv.train.objective.conditional import ConditionalObjective, EncoderMasks
 
 
 class TranslationModel(Protocol):
@@ -47,22 +46,15 @@ class Translation(ConditionalObjective):
 
     A batch has source [B,S], source_keep [B,S], target [B,T+1] and target_keep [B,T+1]; the targets are
     BOS ... EOS PAD.  See `ConditionalObjective` about the calls of the model.
+
+    Args:
+        model: the model to train, a `TranslationModel`.
+        smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
+        attention_terms: the factors of the attention's terms.
+
+    Raises:
+        BadRecipe: a term has a factor, but the model has no attention that it applies to.
     """
-
-    def __init__(
-        self, model: nn.Module, smoothing: float, attention_terms: AttentionTerms = NO_TERMS
-    ) -> None:
-        """Wrap a translation model.
-
-        Args:
-            model: the model to train, a `TranslationModel`.
-            smoothing: label smoothing, from 0 to 1: this much is spread over all classes.
-            attention_terms: the factors of the attention's terms.
-
-        Raises:
-            BadRecipe: a term has a factor, but the model has no attention.
-        """
-        super().__init__(model, smoothing, attention_terms)
 
     def read_source(self, batch: Any) -> tuple[Tensor, ...]:
         """The tokens of the source and their mask."""
