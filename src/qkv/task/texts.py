@@ -16,7 +16,7 @@ from qkv.data.tokens import CONTROL, EOS, UNK, Tokenizer, TokenizerConfig, Token
 from qkv.data.vocabularies import train_tokenizer
 from qkv.errors import BadData
 from qkv.strict import Strict
-from qkv.task.checksums import digest_lines
+from qkv.task.checksums import digest_lines, name_split
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 ENCODED_AT_ONCE = 100_000  # characters
@@ -116,8 +116,7 @@ def name_text(part: str, config: TextConfig) -> str:
     """What a user calls the text of a split; see `Task.name_data_part`."""
     if config.phrases is not None:
         return "data.phrases"
-    is_held_out = part.startswith("valid") and config.valid is None
-    return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+    return name_split(part, has_valid=config.valid is not None)
 
 
 def read_test_text(config: TextConfig, file: Path | None = None) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from qkv.data.randomness import make_random
 from qkv.errors import BadData
 from qkv.strict import Strict
 
@@ -69,7 +70,7 @@ class GeneratedItems(Sequence[Item], Generic[Item]):
         """
         if not 0 <= index < self.size:
             raise IndexError(index)
-        random = _make_random(self.seed, self.split, index)
+        random = make_random(self.seed, self.split, index)
         for _ in range(MOST_DRAWS):
             item = self.draw(random)
             if self.identify(item) not in self.excluded:
@@ -119,8 +120,3 @@ def make_splits(
     test = generate(sizes.test, TEST, in_valid)
     held_out = in_valid | frozenset(map(identify, test))
     return GeneratedSplits(generate(sizes.train, TRAIN, held_out), valid, test)
-
-
-def _make_random(seed: int, split: int, index: int) -> np.random.RandomState:
-    # RandomState's stream, unlike Generator's, is promised never to change between versions of numpy.
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, split, index])))

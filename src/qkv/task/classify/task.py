@@ -14,7 +14,7 @@ from qkv.model.classifier import Classifier
 from qkv.model.hierarchical import HierarchicalClassifier, HierarchicalConfig
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
-from qkv.task.checksums import digest_lines
+from qkv.task.checksums import digest_lines, name_split
 from qkv.task.classify.classifier import TextClassifier, make_validator
 from qkv.task.classify.documents import (
     Document,
@@ -87,8 +87,7 @@ class Classify(Task):
         """What a user calls the documents of a split."""
         if recipe.data.listops is not None:
             return "data.listops"
-        is_held_out = part.startswith("valid") and recipe.data.valid is None
-        return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+        return name_split(part, has_valid=recipe.data.valid is not None)
 
     def learn_files(
         self, recipe: ClassificationRecipe, data: Documents, vocabulary: Mapping[str, bytes]

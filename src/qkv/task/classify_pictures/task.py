@@ -15,6 +15,7 @@ from qkv.errors import BadRun
 from qkv.model.vision_classifier import VisionClassifier
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
+from qkv.task.checksums import name_split
 from qkv.task.classify.classifier import make_validator
 from qkv.task.classify_pictures.classifier import PictureClassifier
 from qkv.task.classify_pictures.pictures import (
@@ -82,8 +83,7 @@ class ClassifyPictures(Task):
         """What a user calls the pictures of a split."""
         if recipe.data.shapes is not None:
             return "data.shapes"
-        is_held_out = part.startswith("valid") and recipe.data.valid is None
-        return "data.train, of which some is held out," if is_held_out else f"data.{part.partition('.')[0]}"
+        return name_split(part, has_valid=recipe.data.valid is not None)
 
     def learn_files(
         self, recipe: PictureClassificationRecipe, data: PictureSplits, vocabulary: Mapping[str, bytes]
