@@ -47,12 +47,12 @@ def write(folder: Path, name: str, content: str | bytes, **config: Any) -> Capti
     ("name", "content"),
     [
         ("c.jsonl", ROWS),
-        ("c.jsonl.gz", gzip.compress(ROWS.encode())),
+        ("c.jsonl.gz", gzip.compress(ROWS.encode(), mtime=0)),
         ("c.tsv", "a.jpg\ta dog\tone dog .\nx/b.jpg\ta cat\n"),
         ("c.tsv", "a.jpg#0\ta dog\na.jpg#1\tone dog .\n\nx/b.jpg#0\ta cat\n"),
         ("c.csv", 'image,caption\na.jpg,a dog\nx/b.jpg,"a\ncat"\na.jpg,one dog .\n'),
         ("c.json", json.dumps(COCO)),
-        ("c.json.gz", gzip.compress(json.dumps(COCO).encode())),
+        ("c.json.gz", gzip.compress(json.dumps(COCO).encode(), mtime=0)),
     ],
 )
 def test_formats(name: str, content: str | bytes, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_coco_file_is_one_long_line(tmp_path: Path) -> None:
         ("c.json", '{"images": [{"id": 1}]}', "not in the form of COCO's captions"),
         ("c.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}', "unknown image_id 1"),
         ("c.json", b"\xff", "not in the form of COCO's captions"),
-        ("c.json.gz", gzip.compress(json.dumps(COCO).encode())[:-9], "truncated or damaged"),
+        ("c.json.gz", gzip.compress(json.dumps(COCO).encode(), mtime=0)[:-9], "truncated or damaged"),
     ],
 )
 def test_bad_files(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
