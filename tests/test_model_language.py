@@ -72,7 +72,7 @@ def test_segments_equal_the_whole(name: str, sizes: list[int]) -> None:
 @every_model
 def test_step_scores_the_next_token(name: str) -> None:
     model, ids = build(name), tokens()
-    scores = model.output(model(ids)).float()
+    scores = model.output(model(ids))
     state = model.start(batch=2)
     for t in range(N):
         step = model.step(ids[:, t], state)
@@ -87,7 +87,7 @@ def test_rows_of_a_state_can_be_chosen(name: str) -> None:
     kept = torch.tensor([2, 0])
     step = model.step(torch.tensor([4, 5]), select_rows(state, kept))
     whole = model(torch.cat([ids[kept], torch.tensor([[4], [5]])], 1))[:, -1]
-    torch.testing.assert_close(step.logits, model.output(whole).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(step.logits, model.output(whole), rtol=1e-5, atol=1e-6)
 
 
 @every_model

@@ -47,7 +47,7 @@ def test_a_token_reaches_itself_and_what_follows_but_nothing_before(mixer: str) 
 def test_the_whole_equals_steps_and_pieces_of_any_size(mixer: str) -> None:
     model, ids = build_language_model(mixer).requires_grad_(False), draw_tokens(2)
     hidden = model(ids)
-    scores, state = model.output(hidden).float(), model.start(batch=2)
+    scores, state = model.output(hidden), model.start(batch=2)
     for t in range(N):
         step = model.step(ids[:, t], state)
         state = step.state

@@ -228,7 +228,7 @@ def _read(paths: str | list[str] | None, key: str, text_key: str | None) -> list
 
 def _read_json_texts(name: str, text_key: str) -> Iterator[str]:
     """The lines of the texts in a file of JSON objects."""
-    for number, line in enumerate(_read_whole_lines(name), start=1):
+    for number, line in enumerate(read_whole_lines(name, "break it into lines"), start=1):
         location = f"{name}, line {number}"
         row = parse_json_row(location, line)
         text = row.get(text_key)
