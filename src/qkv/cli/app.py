@@ -9,6 +9,7 @@ import typer
 
 from qkv import __version__
 from qkv.cli.bench_options import bench
+from qkv.cli.cost_options import cost
 from qkv.cli.doctor import doctor
 from qkv.cli.options import Beam, Device, JsonFile, Quiet, Run, Strict
 from qkv.cli.text_options import classify, generate
@@ -260,4 +261,5 @@ def parts(
 app.command()(generate)
 app.command()(classify)
 app.command()(bench)
+app.command()(cost)
 app.command()(doctor)
