@@ -1,4 +1,4 @@
-"""Modes that watch a step on the meta device: its operations, its stored tensors, and masks without values."""
+"""Modes that watch a step on the meta device: operations, stored tensors, masks without values."""
 
 import weakref
 from collections import Counter

@@ -70,7 +70,7 @@ def read_subject(
         raise BadRecipe(f"qkv cost knows no training step of the task {recipe.task!r}")
     known = _read_known_sizes(run, recipe) if is_run else _Known()
     sizes, notes = measure(recipe, known, length)
-    objective = recipe.objective
+    objective: Any = recipe.objective
     terms = objective if isinstance(objective, AttentionTerms) else sizes.terms
     sizes = sizes._replace(smoothing=objective.smoothing, terms=terms)
     notes = [*notes, *([] if is_run else _list_keys_from_data(recipe))]
@@ -100,7 +100,9 @@ def _measure_stream(recipe: Any, known: _Known, length: int | None) -> Measured:
     predicted = getattr(recipe.objective, "rate", Sizes().predicted)
     if getattr(recipe.model, "clusters", ()):
         notes.append("model.clusters: an upper bound, as if every token needed the scores of all clusters")
-    return Sizes(rows, length or recipe.batch.length, *vocabularies, predicted=predicted), notes
+    return Sizes(
+        rows, recipe.batch.length if length is None else length, *vocabularies, predicted=predicted
+    ), notes
 
 
 def _measure_documents(recipe: Any, known: _Known, length: int | None) -> Measured:
@@ -136,8 +138,8 @@ def _find_vocabulary(recipe: Any, known: _Known) -> tuple[tuple[int, int], list[
     if known.vocabularies is not None:
         return known.vocabularies, []
     if recipe.tokens.kind == "byte":
-        return (ByteTokenizer.size,) * 2, []
-    return (recipe.tokens.vocab,) * 2, [_describe_vocabulary(recipe.tokens.vocab)]
+        return (ByteTokenizer.size, ByteTokenizer.size), []
+    return (recipe.tokens.vocab, recipe.tokens.vocab), [_describe_vocabulary(recipe.tokens.vocab)]
 
 
 def _describe_vocabulary(size: int) -> str:
