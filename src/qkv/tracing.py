@@ -69,7 +69,8 @@ def can_read(x: Tensor) -> bool:
 def can_bypass_dispatcher(tensors: Iterable[Any]) -> bool:
     """Check whether native code may read tensors directly: nothing records or differentiates the operation.
 
-    A lazily negated view does not qualify, because its memory does not hold its values.
+    A lazily negated view does not qualify, because its memory does not hold its values; neither does a meta
+    tensor, which has none.
 
     Args:
         tensors: The inputs; None entries are ignored.
@@ -80,7 +81,11 @@ def can_bypass_dispatcher(tensors: Iterable[Any]) -> bool:
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if traced or MISSING or is_transformed() or is_dispatch_mode_active():
         return False
-    return all(x is None or (type(x) is Tensor and not x.requires_grad and not x.is_neg()) for x in tensors)
+    return all(x is None or _is_readable(x) for x in tensors)
+
+
+def _is_readable(x: Any) -> bool:
+    return type(x) is Tensor and not (x.requires_grad or x.is_neg() or x.is_meta)
 
 
 def is_transformed() -> bool:

@@ -3,13 +3,14 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from qkv.cost.crossover import Crossover
 from qkv.cost.estimate import ComponentCost, Cost
 
 PREFIXES = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
-def format_count(value: float) -> str:
+def format_count(value: float | int) -> str:
     """A number with three digits and a prefix: 44.1M, 2.20P."""
     for prefix, factor in PREFIXES:
         if value >= factor:
@@ -17,7 +18,7 @@ def format_count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def format_bytes(value: float) -> str:
+def format_bytes(value: float | int) -> str:
     """A number of bytes with three digits: 1.53 GiB."""
     for factor, unit in BYTE_UNITS:
         if value >= factor:
@@ -64,6 +65,21 @@ def describe_cost(cost: Cost, beam: int) -> Iterator[str]:
     yield f"operations: {format_count(per_unit)} for each of the {cost.unit} in training"
     yield from _describe_memory(cost)
     yield from _describe_decoding(cost, beam)
+
+
+def describe_crossovers(crossovers: Sequence[Crossover]) -> Iterator[str]:
+    """The lines that `qkv cost` prints about the lengths at which attention costs less than softmax.
+
+    Args:
+        crossovers: those of the attentions of a model.
+
+    Yields:
+        One line for each.
+    """
+    for name, operations, state in crossovers:
+        line = f"{name} against softmax over all keys: fewer operations in a forward pass "
+        line += f"from {operations:,} tokens on" if operations else "at no length"
+        yield line + (f"; a smaller state of decoding from {state:,} tokens on" if state else "")
 
 
 def _format_component(component: ComponentCost) -> tuple[str, ...]:

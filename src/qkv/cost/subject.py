@@ -71,8 +71,9 @@ def read_subject(
     known = _read_known_sizes(run, recipe) if is_run else _Known()
     sizes, notes = measure(recipe, known, length)
     objective: Any = recipe.objective
-    terms = objective if isinstance(objective, AttentionTerms) else sizes.terms
-    sizes = sizes._replace(smoothing=objective.smoothing, terms=terms)
+    sizes = sizes._replace(smoothing=objective.smoothing)
+    if isinstance(recipe.objective, AttentionTerms):
+        sizes = sizes._replace(terms=recipe.objective)
     notes = [*notes, *([] if is_run else _list_keys_from_data(recipe))]
     return Subject(str(name), recipe, sizes if batch is None else sizes._replace(batch=batch), tuple(notes))
 
@@ -85,11 +86,11 @@ def _measure_translation(recipe: Any, known: _Known, length: int | None) -> Meas
     if vocabularies is None:
         vocabularies = (recipe.tokens.vocab,) * 2
         notes.append(_describe_vocabulary(recipe.tokens.vocab))
+    tokens: int = length or min(TRANSLATION_LENGTH, recipe.batch.max_length)
     if length is None:
-        length = min(TRANSLATION_LENGTH, recipe.batch.max_length)
-        notes.append(f"sentences of {length} tokens on both sides: pass --length for others")
-    rows = max(1, recipe.batch.batch_tokens // length)
-    return Sizes(rows, length, *vocabularies), notes
+        notes.append(f"sentences of {tokens} tokens on both sides: pass --length for others")
+    source, target = vocabularies
+    return Sizes(max(1, recipe.batch.batch_tokens // tokens), tokens, source, target), notes
 
 
 def _measure_stream(recipe: Any, known: _Known, length: int | None) -> Measured:
@@ -100,20 +101,21 @@ def _measure_stream(recipe: Any, known: _Known, length: int | None) -> Measured:
     predicted = getattr(recipe.objective, "rate", Sizes().predicted)
     if getattr(recipe.model, "clusters", ()):
         notes.append("model.clusters: an upper bound, as if every token needed the scores of all clusters")
-    return Sizes(
-        rows, recipe.batch.length if length is None else length, *vocabularies, predicted=predicted
-    ), notes
+    tokens: int = recipe.batch.length if length is None else length
+    source, target = vocabularies
+    return Sizes(rows, tokens, source, target, predicted=predicted), notes
 
 
 def _measure_documents(recipe: Any, known: _Known, length: int | None) -> Measured:
     vocabularies, notes = _find_vocabulary(recipe, known)
     if known.classes is None:
         notes.append(f"{CLASSES} classes, until the data are read")
+    tokens: int = length or min(recipe.batch.max_length, MOST_TEXT)
     if length is None:
-        length = min(recipe.batch.max_length, MOST_TEXT)
-        notes.append(f"documents of {length} tokens: pass --length for others")
-    rows = max(1, recipe.batch.batch_tokens // length)
-    sizes = Sizes(rows, length, *vocabularies, classes=known.classes or CLASSES, texts=known.texts or 1)
+        notes.append(f"documents of {tokens} tokens: pass --length for others")
+    rows = max(1, recipe.batch.batch_tokens // tokens)
+    source, target = vocabularies
+    sizes = Sizes(rows, tokens, source, target, classes=known.classes or CLASSES, texts=known.texts or 1)
     return sizes, notes
 
 

@@ -110,12 +110,21 @@ def build_workload(config: Any, sizes: Sizes, device: str = "meta") -> Workload:
     build = _BUILDERS.get(type(config))
     if build is None:
         raise BadRecipe(f"qkv cost knows no training step of {type(config).__name__}")
-    _check_length(config, sizes.length)
+    check_length(config, sizes.length)
     with torch.device(device):
         return build(config, sizes)
 
 
-def _check_length(config: Any, length: int) -> None:
+def check_length(config: Any, length: int) -> None:
+    """Check that a model can read rows of a length.
+
+    Args:
+        config: the config of the model.
+        length: tokens of a row.
+
+    Raises:
+        BadRecipe: it cannot.
+    """
     if isinstance(config, CNNClassifierConfig):
         return
     limits = config.length_limits
