@@ -130,3 +130,19 @@ def caption_shapes_recipe(**sections: Any) -> Any:
         "train": {**TRAIN, "steps": 4, "validate_every": 4},
     }
     return parse_recipe(merged(raw, sections), "the recipe")
+
+
+def fill_pictures_recipe(folder: Path, **sections: Any) -> Any:
+    """A small Transformer over patches that predicts hidden ones of bright and dark pictures."""
+    raw: dict[str, Any] = {
+        "task": "fill",
+        "data": {
+            "train": {"pictures": write_zip(folder / "pictures.zip", class_files(16))},
+            "pictures": {"size": 8},
+        },
+        "augment": {"crop": 1, "flip": True},
+        "batch": {"pictures": 6},
+        "model": {"kind": "patches", "patch": 2, "layers": 1, "width": 8, "heads": 2, "feedforward": 8},
+        "train": TRAIN,
+    }
+    return parse_recipe(merged(raw, sections), "the recipe")
