@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qkv import layer_builder
 
 if TYPE_CHECKING:
+    from qkv.capturing import capture as capture
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
     from qkv.functional import attention as attention
@@ -38,6 +39,7 @@ _HOMES = {
     "SelfAttention2d": "qkv.model.self_attention_2d",
     "attend": "qkv.functional",
     "attention": "qkv.functional",
+    "capture": "qkv.capturing",
     "debug_nan": "qkv.nan",
     "fit": "qkv.task.training",
     "load": "qkv.task.run_directory",
