@@ -43,6 +43,7 @@ ADDITIONS = {
     "trace": "a reader of another version of the file",
     "view": "a picture or page of a trace",
     "model": "a model, or a block that several models share",
+    "testing": "a contract: one function and one line in `CONTRACTS`",
     "kernel": "a feature map: one file and one line in `KERNELS`; faster backends in `native` and `triton`",
     "score": "a score: one file and one line in `SCORES`",
     "scope": "a scope: one file and one line in `SCOPES`",

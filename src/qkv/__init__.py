@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qkv import layer_builder
 
 if TYPE_CHECKING:
+    from qkv import testing as testing
     from qkv.capturing import capture as capture
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
@@ -49,6 +50,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "testing":
+        return import_module("qkv.testing")
     if name == "__all__":
         return sorted({*_HOMES, *_list_parts()})
     # Python looks up the name of every submodule here, too; those are in lower case.
