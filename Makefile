@@ -58,4 +58,4 @@ $(TOOLS): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis demo tests/browser/node_modules
+	rm -rf .venv .venv-lowest site .pytest_cache .ruff_cache .hypothesis demo tests/browser/node_modules
