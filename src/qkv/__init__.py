@@ -8,9 +8,11 @@ are those of the registries.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qkv import layer_builder
+from qkv import layer_builder, page_builder
 
 if TYPE_CHECKING:
+    from qkv import testing as testing
+    from qkv.capturing import capture as capture
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
     from qkv.functional import attention as attention
@@ -38,6 +40,7 @@ _HOMES = {
     "SelfAttention2d": "qkv.model.self_attention_2d",
     "attend": "qkv.functional",
     "attention": "qkv.functional",
+    "capture": "qkv.capturing",
     "debug_nan": "qkv.nan",
     "fit": "qkv.task.training",
     "load": "qkv.task.run_directory",
@@ -47,6 +50,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "testing":
+        return import_module("qkv.testing")
     if name == "__all__":
         return sorted({*_HOMES, *_list_parts()})
     # Python looks up the name of every submodule here, too; those are in lower case.
@@ -68,4 +73,10 @@ def _build_layer(spec: Any) -> Any:
     return __getattr__("Attention").from_spec(spec)
 
 
+def _build_page(trace: Any) -> str:
+    view = import_module("qkv.view")
+    return view.format_html([view.NamedTrace(trace.kind, trace)])
+
+
 layer_builder.build_layer = _build_layer
+page_builder.build_page = _build_page

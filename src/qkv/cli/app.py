@@ -12,6 +12,7 @@ from qkv.cli.bench_options import bench
 from qkv.cli.cost_options import cost
 from qkv.cli.doctor import doctor
 from qkv.cli.options import Beam, Device, JsonFile, Quiet, Run, Strict
+from qkv.cli.picture_options import caption
 from qkv.cli.text_options import classify, generate
 
 app = typer.Typer(
@@ -128,6 +129,10 @@ def translate(  # noqa: PLR0913, PLR0917 -- one for each option
     trace: Annotated[
         Path | None, typer.Option(help="also write the attention weights, for `qkv view`")
     ] = None,
+    occlude: Annotated[
+        bool,
+        typer.Option("--occlude", help="add to the trace what leaving out each source word changes"),
+    ] = False,
     strict: Strict = False,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -138,7 +143,8 @@ def translate(  # noqa: PLR0913, PLR0917 -- one for each option
     """
     from qkv.cli.commands.translate import translate_lines
 
-    translate_lines(run, file, output, beam, n_best, trace, quiet, strict=strict, device=device)
+    options = {"occlude": occlude, "strict": strict, "device": device}
+    translate_lines(run, file, output, beam, n_best, trace, quiet, **options)
 
 
 @app.command()
@@ -146,9 +152,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     run: Run,
     source: Annotated[
         Path | None,
-        typer.Option(help="translation: a file of source lines", show_default="the recipe's test data"),
+        typer.Option(
+            help="a file of source lines; for captions a folder or zip file of pictures",
+            show_default="the recipe's test data",
+        ),
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="translation: the file of their translations")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="the file of their translations, or of their captions")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -182,6 +193,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     """Score a run on test data with the metrics of its task.
 
     A translator gets BLEU, chrF and TER with sacrebleu's signatures, exact match, and BLEU by source length.
+    A captioner gets BLEU-1 to 4, CIDEr-D and ROUGE-L.
     An option that has no meaning for the task of the run is refused.
     """
     from qkv.cli.commands.evaluate import evaluate_run
@@ -192,27 +204,44 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
 
 
 @app.command()
-def view(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE.npz", help="a file that an option --trace wrote")],
+def view(  # noqa: PLR0913, PLR0917 -- one for each option
+    traces: Annotated[
+        list[Path], typer.Argument(metavar="TRACE.npz", help="files that an option --trace wrote")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="write one interactive page (.html) that needs no network"),
+    ] = None,
     png: Annotated[
         Path | None, typer.Option(help="the picture to draw (.png, .svg or .pdf)", show_default="TRACE.png")
     ] = None,
-    example: Annotated[int, typer.Option(min=1, help="the number of the example in the trace")] = 1,
+    svg: Annotated[Path | None, typer.Option(help="a picture to draw as SVG")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="a picture to draw as PDF")] = None,
+    example: Annotated[
+        int | None,
+        typer.Option(min=1, help="the number of the example in the trace", show_default="1; all in a page"),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="a kind of layer (cross, encoder, decoder) or one layer (cross.0)",
+            help="a kind of layer (cross, encoder, decoder) or one layer (cross.0); a page shows all",
             show_default="last cross",
         ),
     ] = None,
-    heads: Annotated[str, typer.Option(help="mean, all, or the number of one head from 0")] = "mean",
-    merge: Annotated[bool, typer.Option("--merge", help="join word pieces into words")] = False,
-    dark: Annotated[bool, typer.Option("--dark", help="draw for a dark page")] = False,
+    heads: Annotated[
+        str, typer.Option(help="of a picture: mean, all, or the number of one head from 0")
+    ] = "mean",
+    merge: Annotated[bool, typer.Option("--merge", help="of a picture: join word pieces into words")] = False,
+    dark: Annotated[bool, typer.Option("--dark", help="of a picture: draw for a dark page")] = False,
 ) -> None:
-    """Draw the attention weights of a trace."""
-    from qkv.cli.commands.view import view_trace
+    """Look at the attention weights of traces: a page to explore them, or pictures.
 
-    view_trace(trace, png, example, layers, heads, merge, dark)
+    Several traces stand on one page, and can be shown side by side or as a difference.
+    """
+    from qkv.cli.commands.view import ViewOptions, view_traces
+
+    pictures = [picture for picture in (png, svg, pdf) if picture is not None]
+    view_traces(traces, ViewOptions(output, pictures, example, layers, heads, merge, dark))
 
 
 @app.command()
@@ -260,6 +289,7 @@ def parts(
 
 app.command()(generate)
 app.command()(classify)
+app.command()(caption)
 app.command()(bench)
 app.command()(cost)
 app.command()(doctor)

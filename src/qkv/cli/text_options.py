@@ -16,7 +16,11 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
     ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="a text to continue; may be repeated")] = None,
     fill: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="a text with [MASK] where words are to be guessed")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="a text with [MASK] where words are to be guessed; or a picture, for a run on pictures",
+        ),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="0 takes the best token", show_default="the recipe's")

@@ -14,6 +14,7 @@ from qkv.task.run_directory import RECIPE, read_run_files, read_run_recipe
 from qkv.train import AttentionTerms
 
 TRANSLATION_LENGTH = 32  # tokens of a sentence, where nothing says how long they are
+CAPTION_LENGTH = 20
 MOST_TEXT = 512  # tokens of a document, where the recipe allows longer ones
 CLASSES = 10  # of a recipe, whose data are not read
 
@@ -67,7 +68,9 @@ def read_subject(
     recipe = read_run_recipe(run) if is_run else read_recipe(name, changes)
     measure = _MEASURES.get(recipe.task)
     if measure is None:
-        raise BadRecipe(f"qkv cost knows no training step of the task {recipe.task!r}")
+        raise BadRecipe(
+            f"qkv cost knows no training step of the task {recipe.task!r}, only of {', '.join(_MEASURES)}"
+        )
     known = _read_known_sizes(run, recipe) if is_run else _Known()
     sizes, notes = measure(recipe, known, length)
     objective: Any = recipe.objective
@@ -127,12 +130,22 @@ def _measure_pictures(recipe: Any, known: _Known, length: int | None) -> Measure
     return sizes, notes
 
 
+def _measure_captions(recipe: Any, known: _Known, length: int | None) -> Measured:
+    vocabularies, notes = _find_vocabulary(recipe, known)
+    tokens: int = length or min(CAPTION_LENGTH, recipe.batch.max_length)
+    if length is None:
+        notes.append(f"captions of {tokens} tokens: pass --length for others")
+    source, target = vocabularies
+    return Sizes(recipe.batch.pictures, tokens, source, target, picture=recipe.data.size), notes
+
+
 _MEASURES: dict[str, Callable[[Any, _Known, int | None], Measured]] = {
     "translate": _measure_translation,
     "generate": _measure_stream,
     "fill": _measure_stream,
     "classify": _measure_documents,
     "classify-pictures": _measure_pictures,
+    "caption": _measure_captions,
 }
 
 
@@ -156,8 +169,12 @@ def _read_known_sizes(run: Path, recipe: Any) -> _Known:
     if recipe.task in ("generate", "fill"):
         size = parsed.size + (recipe.task == "fill")
         return _Known((size, size))
-    vocabularies = (parsed.tokenizer.size,) * 2 if recipe.task == "classify" else None
-    return _Known(vocabularies, len(parsed.classes), getattr(parsed, "texts", None))
+    tokenizer, classes = getattr(parsed, "tokenizer", None), getattr(parsed, "classes", None)
+    return _Known(
+        None if tokenizer is None else (tokenizer.size, tokenizer.size),
+        None if classes is None else len(classes),
+        getattr(parsed, "texts", None),
+    )
 
 
 def _list_keys_from_data(recipe: Any) -> list[str]:

@@ -13,7 +13,7 @@ from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.encoder import EncoderConfig, EncoderLayer, apply_layers, make_positions
 from qkv.model.feedforward import make_norm
-from qkv.model.vision import Annotations, EncodedPictures, Pictures, PixelNormalisation
+from qkv.model.vision import Annotations, CNNConfig, EncodedPictures, Pictures, PixelNormalisation
 
 
 class PatchConfig(EncoderConfig):
@@ -127,6 +127,21 @@ def split_patches(pictures: Float[Tensor, "B 3 H W"], patch: int) -> tuple[Float
     return split.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1), rows, columns
 
 
+def join_patches(
+    patches: Float[Tensor, "B L P"], grid: tuple[int, int], patch: int
+) -> Float[Tensor, "B 3 H W"]:
+    """The pictures whose patches these are; the inverse of `split_patches`.
+
+    Args:
+        patches: [B,L,3·patch²], row by row from the top left.
+        grid: the numbers of rows and of columns.
+        patch: the side of a patch in pixels.
+    """
+    rows, columns = grid
+    split = patches.unflatten(2, (3, patch, patch)).unflatten(1, (rows, columns))
+    return split.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), 3, rows * patch, columns * patch)
+
+
 def count_patches(size: int, config: PatchConfig) -> int:
     """The number of patches of a square picture.
 
@@ -143,3 +158,29 @@ def count_patches(size: int, config: PatchConfig) -> int:
             "multiple"
         )
     return (size // config.patch) ** 2
+
+
+def check_picture_size(size: int, config: CNNConfig | PatchConfig, more_positions: int = 0) -> None:
+    """Check that an encoder can read square pictures.
+
+    Args:
+        size: the side of the pictures in pixels.
+        config: the encoder.
+        more_positions: the number of tokens before the patches, such as a class token.
+
+    Raises:
+        BadRecipe: they are too small, cannot be split into patches, or have too many of them.
+    """
+    if isinstance(config, CNNConfig):
+        if size < config.reduction:
+            raise BadRecipe(
+                f"pictures of {size} pixels are smaller than {config.reduction}, by which model.stride and "
+                "the stages of model.widths divide them: use larger pictures or fewer stages"
+            )
+        return
+    positions, limit = count_patches(size, config) + more_positions, config.length_limits.source
+    if limit is not None and positions > limit.positions:
+        raise BadRecipe(
+            f"{positions} patches need more positions than {limit.key}={limit.positions} holds: raise "
+            f"{limit.key} or model.patch"
+        )

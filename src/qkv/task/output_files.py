@@ -1,11 +1,13 @@
-"""Writes the text files of commands; missing folders are created."""
+"""Writes the files of commands, texts and pictures; missing folders are created."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from qkv.files import check_output, convert_write_errors, open_text_output
+from PIL import Image
+
+from qkv.files import check_output, convert_write_errors, open_output, open_text_output
 
 
 @contextmanager
@@ -37,3 +39,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file completely, or leave what was there."""
     with open_output_file(path) as file:
         file.write(text)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG file completely, or leave what was there."""
+    with convert_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_output(path) as file:
+            picture.save(file, "PNG")

@@ -5,14 +5,17 @@ from typing import Any
 
 from qkv.errors import BadRecipe, did_you_mean
 from qkv.task.base import Task
+from qkv.task.caption.task import CAPTION
 from qkv.task.classify.task import CLASSIFY
 from qkv.task.classify_pictures.task import CLASSIFY_PICTURES
 from qkv.task.fill.task import FILL
+from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.generate.task import GENERATE
 from qkv.task.translate.task import TRANSLATE
 
 DEFAULT_TASK = TRANSLATE.name
-_ALL = (TRANSLATE, GENERATE, FILL, CLASSIFY, CLASSIFY_PICTURES)
+_ALL = (TRANSLATE, GENERATE, FILL, FILL_PICTURES, CLASSIFY, CLASSIFY_PICTURES, CAPTION)
+_WITH_PICTURES = {CLASSIFY.name: CLASSIFY_PICTURES, FILL.name: FILL_PICTURES}
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
@@ -32,7 +35,7 @@ def find_task(name: Any) -> Task:
 
 
 def find_task_of_recipe(raw: Mapping[str, Any]) -> Task:
-    """The task of a recipe: that which it names, or `classify-pictures` for `classify` with pictures.
+    """The task of a recipe: that which it names, or that for pictures where it names pictures as its data.
 
     Args:
         raw: the recipe as plain data.
@@ -41,8 +44,8 @@ def find_task_of_recipe(raw: Mapping[str, Any]) -> Task:
         BadRecipe: there is no such task.
     """
     task, data = find_task(raw.get("task", DEFAULT_TASK)), raw.get("data")
-    if task is CLASSIFY and isinstance(data, Mapping):
+    if task.name in _WITH_PICTURES and isinstance(data, Mapping):
         train = data.get("train")
         if "shapes" in data or (isinstance(train, Mapping) and "pictures" in train):
-            return CLASSIFY_PICTURES
+            return _WITH_PICTURES[task.name]
     return task

@@ -7,7 +7,7 @@ from typing import Any
 
 from qkv.errors import BadRecipe, did_you_mean
 
-LOWER_IS_BETTER = frozenset({"loss", "nll", "ppl", "perplexity", "error", "ter"})
+LOWER_IS_BETTER = frozenset({"loss", "nll", "ppl", "perplexity", "error", "ter", "mse", "fid"})
 # field -> its key in a saved state, where they differ: states of earlier versions must load
 SAVED_KEYS = {
     "validated_step": "validated",

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from qkv.cli.commands.generate_pictures import fill_picture
 from qkv.cli.input_lines import limit_traced_lines, read_input_lines
 from qkv.cli.output_stream import open_output
 from qkv.errors import BadRun
 from qkv.progress import show_progress
 from qkv.task.fill.filler import Filler
+from qkv.task.fill_pictures.filler import PictureFiller
 from qkv.task.generate.generator import Generator
 from qkv.task.run_directory import load_for_command
 
@@ -32,6 +34,8 @@ def generate_text(
     """
     generator = load_for_command("generate", run, device)
     texts = [*prompts, *(read_input_lines(file) if file is not None else [])] or [""]
+    if isinstance(generator, PictureFiller):
+        raise BadRun(f"{run} fills pictures: use `qkv generate {run} --fill PICTURE --output filled.png`")
     if not isinstance(generator, Generator):
         raise BadRun(f"{run} fills blanks: use `qkv generate {run} --fill '... [MASK] ...'`")
     if trace is not None:
@@ -50,8 +54,11 @@ def generate_text(
 def fill_text(
     run: Path, text: str, count: int, output: Path | None, trace: Path | None, *, device: str = "cpu"
 ) -> None:
-    """Write the likeliest words for every blank of a text, with their probabilities."""
+    """Write the likeliest words for every blank of a text; a run on pictures fills a picture file."""
     filler = load_for_command("generate", run, device)
+    if isinstance(filler, PictureFiller):
+        fill_picture(filler, run, text, output)
+        return
     if not isinstance(filler, Filler):
         raise BadRun(f"--fill needs a masked language model, a run of the task 'fill'; {run} continues text")
     blanks = filler.fill(text, count)

@@ -11,6 +11,9 @@ from qkv.data.pictures.captions import MatchedCaptions as MatchedCaptions
 from qkv.data.pictures.captions import match_captions as match_captions
 from qkv.data.pictures.captions import read_captions as read_captions
 from qkv.data.pictures.config import PictureConfig as PictureConfig
+from qkv.data.pictures.hiding import HiddenBatch as HiddenBatch
+from qkv.data.pictures.hiding import HiddenPlan as HiddenPlan
+from qkv.data.pictures.hiding import hide_cells as hide_cells
 from qkv.data.pictures.loading import Pictures as Pictures
 from qkv.data.pictures.loading import load_pictures as load_pictures
 from qkv.data.pictures.pixels import PixelStatistics as PixelStatistics

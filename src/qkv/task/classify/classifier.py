@@ -81,7 +81,7 @@ class TextClassifier:
         """The label of a text, or of every text; a pair of texts is a tuple.
 
         Args:
-            texts: a string is one text.  Texts longer than the recipe's batch.max_length are cut.
+            texts: a string is one text.  What happens to texts longer than batch.max_length, the recipe says.
 
         Returns:
             A Label for a string, otherwise a list of them.
@@ -107,26 +107,27 @@ class TextClassifier:
 
         Args:
             documents: labelled texts; None takes the recipe's test data, or its held-out data.
-            on_progress: called with the number of documents that are scored.
+            on_progress: called with the number of documents, or windows of documents, that are scored.
 
         Raises:
             BadData: a label is not one of the classes.
         """
         documents = read_test_documents(self.recipe) if documents is None else documents
         check_text_count(documents, self.text_count, "document")
-        encoded = encode_documents(documents, self.tokenizer, self.classes, self.recipe)
-        unknown = sorted({d.label for d, number in zip(documents, encoded.labels, strict=True) if number < 0})
+        unknown = sorted({document.label for document in documents} - set(self.classes))
         if unknown:
             raise BadData(f"no text of the training has the label {unknown[0]!r}; known: {self.classes}")
-        return compute_scores(self._compute_log_probs(encoded, on_progress), np.asarray(encoded.labels)) | {
-            "cut": float(len(encoded.cut))
-        }
+        encoded = encode_documents(documents, self.tokenizer, self.classes, self.recipe)
+        labels = np.array([self.classes.index(document.label) for document in documents])
+        scores = compute_scores(self._compute_log_probs(encoded, on_progress), labels)
+        return scores | {"cut": float(len(encoded.cut))}
 
     def trace(self, texts: str | Iterable[Text]) -> Trace:
         """Where the attention of every layer, and of every pooling, goes in each text.
 
         The names of weights on the second text of a pair begin with "second.".  A model that reads sentences
         has weights "words.N.NAME" within sentence N, and "sentences.NAME" between sentences.
+        Every window of a long text that is read in windows is an example.
 
         Args:
             texts: a string is one text; a pair of texts is a tuple.
@@ -138,7 +139,7 @@ class TextClassifier:
         if not several:
             raise BadData("there is no text to trace")
         encoded = self._encode(several)
-        traced = [self._trace_document(encoded, number) for number in range(len(several))]
+        traced = [self._trace_document(encoded, row) for row in range(len(encoded.labels))]
         layers = find_unnormalised(self.model)
         unnormalised = {each.name for _, weights in traced for each in weights if each.layer in layers}
         examples = tuple(example for example, _ in traced)
@@ -148,7 +149,7 @@ class TextClassifier:
     def _compute_log_probs(
         self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None
     ) -> np.ndarray:
-        """log-probabilities [N,C] in the order of the documents."""
+        """log-probabilities [N,C] in the order of the documents, averaged over the windows of each."""
         device = next(self.model.parameters()).device
         dataset, finished = make_dataset(encoded), 0
         scores = np.zeros((len(dataset), len(self.classes)), np.float64)
@@ -156,7 +157,7 @@ class TextClassifier:
             scores[rows] = self.model(*batch.to(device).inputs).double().log_softmax(-1).cpu().numpy()
             finished += len(rows)
             on_progress(finished)
-        return scores
+        return encoded.average(scores)
 
     def _encode(self, texts: Sequence[Text]) -> Encoded:
         documents = [Document((text,) if isinstance(text, str) else tuple(text), "") for text in texts]
@@ -164,9 +165,9 @@ class TextClassifier:
         return encode_documents(documents, self.tokenizer, self.classes, self.recipe)
 
     @torch.inference_mode()
-    def _trace_document(self, encoded: Encoded, number: int) -> tuple[Example, list[TracedWeights]]:
-        refuse_long_trace(encoded, number)
-        one = encoded.select(number)
+    def _trace_document(self, encoded: Encoded, row: int) -> tuple[Example, list[TracedWeights]]:
+        refuse_long_trace(encoded, row)
+        one, number = encoded.select(row), row if encoded.documents is None else int(encoded.documents[row])
         batch = make_dataset(one).make_batch([0]).to(next(self.model.parameters()).device)
         classified = self.model.forward_with_weights(*batch.inputs)
         label = make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy(), self.classes)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qkv.data.batching import Dataset, Ragged
 from qkv.data.sentences import split_sentences
+from qkv.errors import BadData
 from qkv.model.hierarchical import HierarchicalConfig
 from qkv.symbols import BOS, PAD
 from qkv.task.classify.documents import Document
@@ -42,12 +43,14 @@ class Encoded(NamedTuple):
     """Documents as token ids.
 
     Args:
-        texts: for the first and perhaps the second texts, the ids of every document.
-        labels: the number of the class of every document; -1 where it is unknown.
+        texts: for the first and perhaps the second texts, the ids of every document, or of every window.
+        labels: the number of the class of every document or window; -1 where it is unknown.
         cut: numbers of the documents, from 1, of which the end is not read.
         sentences: for the first and perhaps the second texts, the lengths of the sentences of every document;
             None where the model reads no sentences.
         splits: how many sentences were longer than the model reads, and became several.
+        documents: where long documents are read in windows, the number of the document of every window, from
+            0 and in order; None where a document is one row.
     """
 
     texts: list[list[list[int]]]
@@ -55,6 +58,19 @@ class Encoded(NamedTuple):
     cut: list[int]
     sentences: list[list[list[int]]] | None = None
     splits: int = 0
+    documents: np.ndarray | None = None
+
+    def average(self, log_probs: np.ndarray) -> np.ndarray:
+        """The log-probabilities [N,C] of documents: the mean probability over the windows of each.
+
+        Args:
+            log_probs: [rows,C].
+        """
+        if self.documents is None:
+            return log_probs
+        starts = np.flatnonzero(np.diff(self.documents, prepend=-1))
+        sums = np.logaddexp.reduceat(log_probs, starts, axis=0)
+        return sums - np.log(np.bincount(self.documents))[:, None]
 
     def select(self, number: int) -> "Encoded":
         """One document alone, counted from 0."""
@@ -78,7 +94,13 @@ def encode_documents(
     classes: Sequence[str],
     recipe: ClassificationRecipe,
 ) -> Encoded:
-    """The token ids of documents, at most as much of each as the recipe says."""
+    """The token ids of documents, at most as much of each as the recipe says.
+
+    Raises:
+        BadData: pairs of texts are to be read in windows.
+    """
+    if recipe.data.long_texts == "windows":
+        return _encode_windows(documents, tokenizer, classes, recipe.batch.max_length)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = [numbers.get(document.label, -1) for document in documents]
     model = recipe.model if isinstance(recipe.model, HierarchicalConfig) else None
@@ -95,6 +117,28 @@ def encode_documents(
         sorted(cut),
         None if model is None else [[text.sentences for text in texts] for texts in columns],
         sum(text.splits for texts in columns for text in texts),
+    )
+
+
+def _encode_windows(
+    documents: Sequence[Document], tokenizer: AnyTokenizer, classes: Sequence[str], length: int
+) -> Encoded:
+    """The pieces of `length` tokens of every document; a document without a token is one empty piece."""
+    if documents and len(documents[0].texts) > 1:
+        raise BadData(
+            "data.long_texts=windows reads single texts, and these are pairs: which windows belong together "
+            "is not known. Write data.long_texts=cut"
+        )
+    rows = tokenizer.encode([document.texts[0] for document in documents])
+    windows = [[row[start : start + length] for start in range(0, max(1, len(row)), length)] for row in rows]
+    counts = [len(pieces) for pieces in windows]
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers.get(document.label, -1) for document in documents]
+    return Encoded(
+        [[piece for pieces in windows for piece in pieces]],
+        np.repeat(labels, counts).astype(int).tolist(),
+        [],
+        documents=np.repeat(np.arange(len(documents)), counts),
     )
 
 

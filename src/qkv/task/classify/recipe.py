@@ -45,6 +45,9 @@ class LabelledConfig(Strict):
         test: what `qkv evaluate` takes when no file is named; null: the held-out texts.
         holdout: training texts to hold out where valid is null (at most a tenth).
         labels: train on this many texts only, as many of each class; null: on all.
+        long_texts: what happens to a text of more than batch.max_length tokens.  cut: its end is not read.
+            windows: it is read in pieces of that length, each of which counts as a text in training; the
+            probabilities of its pieces are averaged.
         listops: generate nested operations on lists of digits instead of reading files; the class of an
             expression is its value.
     """
@@ -54,6 +57,7 @@ class LabelledConfig(Strict):
     test: LabelledData | None = None
     holdout: PositiveInt = 1000
     labels: PositiveInt | None = None
+    long_texts: Literal["cut", "windows"] = "cut"
     listops: ListOpsData | None = None
 
     @model_validator(mode="after")
@@ -116,6 +120,15 @@ class ClassificationRecipe(Recipe):
             raise ValueError(
                 f"batch.max_length={self.batch.max_length} and the start symbol need more positions than "
                 f"{limit.key}={limit.positions} holds: raise {limit.key} or lower batch.max_length"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "ClassificationRecipe":
+        if self.data.long_texts == "windows" and isinstance(self.model, HierarchicalConfig):
+            raise ValueError(
+                "data.long_texts=windows would cut between any two tokens, and model.kind=hierarchical reads "
+                "sentences: raise batch.max_length and model.max_sentences instead"
             )
         return self
 

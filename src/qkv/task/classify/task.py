@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -61,6 +62,7 @@ class Classify(Task):
     resume_keys = (
         "data.holdout",
         "data.labels",
+        "data.long_texts",
         "data.listops",
         "tokens",
         "batch",
@@ -122,9 +124,8 @@ class Classify(Task):
         train, valid = (
             encode_documents(documents, parsed.tokenizer, parsed.classes, recipe) for documents in data
         )
-        if min(valid.labels) < 0:
-            unknown = data.valid[valid.labels.index(-1)].label
-            raise BadData(f"no training text has the label {unknown!r} of a held-out text")
+        if unknown := sorted({document.label for document in data.valid} - set(parsed.classes)):
+            raise BadData(f"no training text has the label {unknown[0]!r} of a held-out text")
         batches = BatchPlan(make_dataset(train), recipe.batch, recipe.train.seed)
         torch.manual_seed(recipe.train.seed)
         model = self.build_model(recipe, parsed)
@@ -189,6 +190,12 @@ def _describe_bounded(name: str, encoded: Encoded, recipe: ClassificationRecipe)
         fraction = len(encoded.cut) / len(encoded.labels)
         yield (
             f"{len(encoded.cut):,} {name} documents ({fraction:.0%}) are cut after {describe_limits(recipe)}"
+        )
+    if encoded.documents is not None:
+        long = int((np.bincount(encoded.documents) > 1).sum())
+        yield (
+            f"{long:,} {name} documents are longer than {describe_limits(recipe)}: "
+            f"{len(encoded.labels):,} windows in all"
         )
     if encoded.splits and isinstance(recipe.model, HierarchicalConfig):
         yield (

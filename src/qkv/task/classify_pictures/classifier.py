@@ -6,13 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from qkv.data.batching import iterate_by_length
-from qkv.data.lines import expand_path
 from qkv.errors import BadData
 from qkv.model.vision import Size
-from qkv.picture_decoding import decode_picture
 from qkv.task.classify.classifier import Label, compute_scores, make_label
 from qkv.task.classify_pictures.pictures import (
     LabelledPictures,
@@ -22,6 +19,7 @@ from qkv.task.classify_pictures.pictures import (
     stack_pictures,
 )
 from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
+from qkv.task.picture_input import read_picture
 from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Axis, Example, Grid, Trace, WeightAxes
 
@@ -116,7 +114,9 @@ class PictureClassifier:
         """log-probabilities [C] of every picture; the files are read batch by batch."""
         size = self.recipe.batch.pictures
         for start in range(0, len(pictures), size):
-            batch = [self._read(picture) for picture in pictures[start : start + size]]
+            batch = [
+                read_picture(picture, self.recipe.data.size) for picture in pictures[start : start + size]
+            ]
             yield from self._score(stack_pictures(batch))
 
     @torch.inference_mode()
@@ -125,27 +125,11 @@ class PictureClassifier:
         scores = self.model(pictures.to(next(self.model.parameters()).device))
         return scores.double().log_softmax(-1).cpu().numpy()
 
-    def _read(self, picture: Picture) -> UInt8[np.ndarray, "S S 3"]:
-        size = self.recipe.data.size
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
-                raise BadData(
-                    f"pixels of this model are uint8 [{size}, {size}, 3], got {picture.dtype} "
-                    f"{list(picture.shape)}: resize them, or pass the path of a file"
-                )
-            return picture
-        path = expand_path(picture)
-        try:
-            decoded = decode_picture(path.read_bytes(), size)
-        except OSError as error:
-            raise BadData(f"{path}: cannot be read ({error.strerror}): check the path") from None
-        if decoded.pixels is None:
-            raise BadData(f"{path} cannot be used: {decoded.problem}; pass a picture")
-        return decoded.pixels
-
     @torch.inference_mode()
     def _make_example(self, picture: Picture, number: int) -> Example:
-        pixels = stack_pictures([self._read(picture)]).to(next(self.model.parameters()).device)
+        pixels = stack_pictures([read_picture(picture, self.recipe.data.size)]).to(
+            next(self.model.parameters()).device
+        )
         classified = self.model.forward_with_weights(pixels)
         label = make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy(), self.classes)
         weights = {

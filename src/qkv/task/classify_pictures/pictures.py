@@ -71,7 +71,9 @@ class PictureSplits(NamedTuple):
     valid: LabelledPictures
 
 
-class _DrawnPixels:
+class DrawnPixels:
+    """The column of pixels of a split of generated pictures."""
+
     def __init__(self, split: ShapesSplit) -> None:
         self.split = split
 
@@ -104,28 +106,42 @@ def draw_shapes(config: LabelledPicturesConfig, split: SplitName) -> LabelledPic
     assert config.shapes is not None
     drawn = ShapesSplit(config.shapes, split)
     labels = [_LABELS[config.label](drawn.get_objects(i)[0]) for i in range(len(drawn))]
-    return LabelledPictures(_DrawnPixels(drawn), np.arange(len(drawn)), labels, is_generated=True)
+    return LabelledPictures(DrawnPixels(drawn), np.arange(len(drawn)), labels, is_generated=True)
 
 
 def read_splits(config: LabelledPicturesConfig, seed: int, report: Progress) -> PictureSplits:
     """The training and the held-out pictures that a recipe names."""
     if config.train is None:
         train, valid = draw_shapes(config, "train"), draw_shapes(config, "valid")
-        order = _permute(len(train), seed)
+        order = permute(len(train), seed)
     else:
         train = read_folder(config.train.pictures, config, report)
-        order = _permute(len(train), seed)
+        order = permute(len(train), seed)
         if config.valid is not None:
             valid = read_folder(config.valid.pictures, config, report)
         else:
-            count = min(config.holdout, len(train) // 10)
-            if count == 0:
-                raise BadData(
-                    f"{len(train)} pictures are too few to hold any out: name a folder as data.valid"
-                )
-            valid, order = replace(train.select(sorted(order[:count])), notes=()), order[count:]
+            valid, order = hold_out(train, order, config.holdout)
     chosen = order if config.labels is None else _select_balanced(train, order, config.labels)
     return PictureSplits(train.select(sorted(chosen)), valid)
+
+
+def hold_out(
+    pictures: LabelledPictures, order: Sequence[int], most: int
+) -> tuple[LabelledPictures, Sequence[int]]:
+    """The held-out pictures, the first in an order, and the rest of the order.
+
+    Args:
+        pictures: all pictures.
+        order: their numbers.
+        most: how many to hold out; at most a tenth is.
+
+    Raises:
+        BadData: there are too few pictures.
+    """
+    count = min(most, len(pictures) // 10)
+    if count == 0:
+        raise BadData(f"{len(pictures)} pictures are too few to hold any out: name a folder as data.valid")
+    return replace(pictures.select(sorted(order[:count])), notes=()), order[count:]
 
 
 def read_test_pictures(recipe: PictureClassificationRecipe, folder: Path | None = None) -> LabelledPictures:
@@ -183,6 +199,18 @@ def digest_pictures(pictures: LabelledPictures) -> str:
     return state.hexdigest()
 
 
+def fingerprint_pictures(splits: PictureSplits) -> dict[str, dict[str, Any]]:
+    """What resuming compares: the number and a digest of the pictures and labels of both splits."""
+    return {
+        f"{split}.pictures": {
+            "lines": len(pictures),
+            "unit": "pictures",
+            "digest": digest_pictures(pictures),
+        }
+        for split, pictures in splits._asdict().items()
+    }
+
+
 def make_dataset(pictures: LabelledPictures, numbers: np.ndarray) -> Dataset[PictureBatch]:
     """The rows of training and evaluation batches.
 
@@ -222,7 +250,8 @@ def _collate_pictures(pixels: Sequence[Any], labels: Sequence[Any], rows: Sequen
     )
 
 
-def _permute(count: int, seed: int) -> list[int]:
+def permute(count: int, seed: int) -> list[int]:
+    """The numbers below `count` in a random order, which the seed decides."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 

@@ -7,8 +7,7 @@ from pydantic import PositiveInt, model_validator
 from qkv.data import BatchConfig
 from qkv.data.generated.shapes import ShapesConfig
 from qkv.data.pictures import AugmentationConfig, PictureConfig
-from qkv.model.patches import PatchConfig, count_patches
-from qkv.model.vision import CNNConfig
+from qkv.model.patches import PatchConfig, check_picture_size
 from qkv.model.vision_classifier import CNNClassifierConfig, VisionClassifierConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
@@ -109,20 +108,8 @@ class PictureClassificationRecipe(Recipe):
 
     @model_validator(mode="after")
     def _pictures_fit(self) -> "PictureClassificationRecipe":
-        size, model = self.data.size, self.model
-        if isinstance(model, CNNConfig) and size < model.reduction:
-            raise ValueError(
-                f"pictures of {size} pixels are smaller than {model.reduction}, by which model.stride and "
-                "the stages of model.widths divide them: use larger pictures or fewer stages"
-            )
-        if isinstance(model, PatchConfig):
-            positions = count_patches(size, model) + (model.pool == "first")
-            limit = model.length_limits.source
-            if limit is not None and positions > limit.positions:
-                raise ValueError(
-                    f"{positions} patches need more positions than {limit.key}={limit.positions} holds: "
-                    f"raise {limit.key} or model.patch"
-                )
+        has_class_token = isinstance(self.model, PatchConfig) and self.model.pool == "first"
+        check_picture_size(self.data.size, self.model, more_positions=int(has_class_token))
         return self
 
     @model_validator(mode="after")

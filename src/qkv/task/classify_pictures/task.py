@@ -11,8 +11,8 @@ from torch import nn
 
 from qkv.data.batching import BatchPlan
 from qkv.data.pictures import AugmentedPlan, PixelStatistics
-from qkv.errors import BadRun
-from qkv.model.vision_classifier import VisionClassifier
+from qkv.errors import BadRecipe, BadRun
+from qkv.model.vision_classifier import PatchClassifierConfig, VisionClassifier
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import name_split
@@ -21,7 +21,7 @@ from qkv.task.classify_pictures.classifier import PictureClassifier
 from qkv.task.classify_pictures.pictures import (
     LabelledPictures,
     PictureSplits,
-    digest_pictures,
+    fingerprint_pictures,
     list_classes,
     make_dataset,
     measure_used_pixels,
@@ -31,6 +31,7 @@ from qkv.task.classify_pictures.pictures import (
 )
 from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.initial_run import InitialRun
 from qkv.train.objective.classification import Classification
 
@@ -50,6 +51,7 @@ class ClassifyPictures(Task):
     name = "classify-pictures"
     recipe = PictureClassificationRecipe
     files = (LABELS,)
+    initial_tasks = (FILL_PICTURES.name,)
     evaluate_options = ("data",)
     label_sections = ("model", "objective", "train")
     resume_keys = (
@@ -70,14 +72,7 @@ class ClassifyPictures(Task):
 
     def compute_fingerprint(self, data: PictureSplits) -> dict[str, dict[str, Any]]:
         """The number and a digest of the pictures and labels of both splits."""
-        return {
-            f"{split}.pictures": {
-                "lines": len(pictures),
-                "unit": "pictures",
-                "digest": digest_pictures(pictures),
-            }
-            for split, pictures in data._asdict().items()
-        }
+        return fingerprint_pictures(data)
 
     def name_data_part(self, part: str, recipe: PictureClassificationRecipe) -> str:
         """What a user calls the pictures of a split."""
@@ -129,7 +124,29 @@ class ClassifyPictures(Task):
 
     def list_usable_prefixes(self, parsed: Parsed, initial: InitialRun) -> tuple[str, ...]:
         """The encoder and the pooling; of a classifier into the same classes the output layer too."""
-        return ("",) if parsed.classes == initial.parsed.classes else ("encoder.", "pool.")
+        is_classifier = isinstance(initial.parsed, Parsed)
+        has_same_classes = is_classifier and parsed.classes == initial.parsed.classes
+        return ("",) if has_same_classes else ("encoder.", "pool.")
+
+    def adapt_training(
+        self,
+        recipe: PictureClassificationRecipe,
+        training: Training,
+        parsed: Parsed,
+        initial: InitialRun | None,
+    ) -> Training:
+        """The training; refuses an initial run whose positions stand for other patches.
+
+        Raises:
+            BadRecipe: one of the models has a class token before its patches, and the other has none.
+        """
+        if initial is not None and _has_class_token(recipe.model) != _has_class_token(initial.recipe.model):
+            raise BadRecipe(
+                f"model.pool: first puts a class token before the patches, which only one of this model and "
+                f"{initial.path} has, so that their positions stand for other patches: use the same pool, or "
+                "mean, in both"
+            )
+        return training
 
     def build_model(self, recipe: PictureClassificationRecipe, parsed: Parsed) -> nn.Module:
         """The model for the classes and the pixels of this run."""
@@ -158,6 +175,10 @@ class ClassifyPictures(Task):
     def suggest_commands(self, run: Path) -> str:
         """Classify a picture, or score the run."""
         return f"qkv classify {run} PICTURE...    or: qkv evaluate {run}"
+
+
+def _has_class_token(model: Any) -> bool:
+    return isinstance(model, PatchClassifierConfig) and model.pool == "first"
 
 
 CLASSIFY_PICTURES = ClassifyPictures()

@@ -1,0 +1,161 @@
+"""Compares classifiers of CIFAR pictures trained on few labels, with and without pre-training on the rest.
+
+    QKV_DATA=... python benchmarks/few_labels_pictures.py [--labels 50] [--seeds 3] [--out runs/few-pictures]
+
+Four rows, each with every seed:
+
+    cnn, random            classify-cifar-few-cnn from random weights
+    cnn, pre-trained       the same from mim-cifar-cnn, trained without labels
+    patches, random        classify-cifar-few-patches from random weights
+    patches, pre-trained   the same from mim-cifar-patches
+
+Of the sample's pictures, every fifth of each class (100) is set apart as a test; no training reads it.  The
+pre-training of each encoder is made once, on all other pictures.  A seed chooses the labelled pictures, as
+many of each class, the initial values, and 400 held-out pictures by which the weights are chosen.
+
+A run that exists is not trained again, and one that was stopped goes on.  `--budget 0.01` makes a hundredth
+of the updates, to see that everything works.  Minutes are CPU time, of one thread.
+"""
+
+import argparse
+import statistics
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from markdown_tables import Table, format_markdown
+from resumable import compute_once, scale, train
+
+import qkv
+from qkv.data.lines import expand_path
+from qkv.files import open_output
+from qkv.task.recipe import read_recipe
+
+ENCODERS = ("cnn", "patches")
+STARTS = ("random", "pre-trained")
+TEST_SHARE = 5  # every fifth picture of a class
+CLASSES = 10
+HELD_OUT = 400
+
+
+def split_sample(sample: Path, out: Path) -> tuple[Path, Path]:
+    """Write the pictures to train on and those to test with, as zip files; files that exist are kept."""
+    train_file, test_file = out / "train.zip", out / "test.zip"
+    if train_file.exists() and test_file.exists():
+        return train_file, test_file
+    with zipfile.ZipFile(sample) as archive:
+        numbers: dict[str, int] = {}
+        parts: dict[Path, list[str]] = {train_file: [], test_file: []}
+        for name in sorted(each for each in archive.namelist() if not each.endswith("/")):
+            label = PurePosixPath(name).parent.name
+            numbers[label] = numbers.get(label, -1) + 1
+            parts[test_file if numbers[label] % TEST_SHARE == 0 else train_file].append(name)
+        for file, names in parts.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open_output(file) as stream, zipfile.ZipFile(stream, "w") as part:
+                for name in names:
+                    part.writestr(name, archive.read(name))
+    return train_file, test_file
+
+
+def pretrain(encoder: str, source: Path, options: argparse.Namespace) -> Path:
+    """The run without labels that an encoder starts from."""
+    name, run = f"mim-cifar-{encoder}", options.out / encoder / "initial"
+    updates = scale(read_recipe(name).train.steps, options.budget)
+    changes = [
+        f"data.train.pictures={source}",
+        f"data.holdout={HELD_OUT}",
+        f"train.steps={updates}",
+        f"train.validate_every={-(-updates // 6)}",
+        f"train.warmup={updates // 20}",
+        *options.pretraining,
+    ]
+    minutes = train(name, run, changes, quiet=options.quiet)
+    print(f"{encoder}: {minutes:.1f} CPU minutes of pre-training", flush=True)
+    return run
+
+
+def measure(
+    encoder: str,
+    run: Path,
+    seed: int,
+    initial: Path | None,
+    files: tuple[Path, Path],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Train a classifier and score it on the test pictures."""
+    name, (train_file, test_file) = f"classify-cifar-few-{encoder}", files
+    updates = scale(read_recipe(name).train.steps, options.budget)
+    changes = [
+        f"data.train.pictures={train_file}",
+        f"data.test={{pictures: {test_file}}}",
+        f"data.holdout={HELD_OUT}",
+        f"data.labels={options.labels * CLASSES}",
+        f"train.seed={seed}",
+        f"train.steps={updates}",
+        f"train.warmup={updates // 10}",
+        f"train.validate_every={-(-updates // 8)}",
+        *options.fine_tuning,
+    ]
+    minutes = train(name, run, changes, initial, options.quiet)
+    scores = qkv.load(run).evaluate()
+    return {"accuracy": scores["accuracy"], "nll": scores["nll"], "minutes": minutes}
+
+
+def tabulate(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> Table:
+    """Mean and standard deviation of the accuracy of every row."""
+    rows = []
+    for row, scores in results.items():
+        accuracy = [100 * score["accuracy"] for score in scores]
+        spread = f"{statistics.stdev(accuracy):.1f}" if len(accuracy) > 1 else "–"
+        nll, minutes = (statistics.mean(score[name] for score in scores) for name in ("nll", "minutes"))
+        each = " ".join(f"{value:.1f}" for value in accuracy)
+        rows.append([row, f"{statistics.mean(accuracy):.1f}", spread, each, f"{nll:.3f}", f"{minutes:.1f}"])
+    columns = ["encoder, start", "accuracy", "sd", "each seed", "nll", "minutes of a seed"]
+    return Table(f"{options.labels} labels a class", columns, rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--labels", type=int, default=50, help="of each class")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    parser.add_argument("--budget", type=float, default=1.0, help="the fraction of updates to make")
+    parser.add_argument("--pretraining", action="append", default=[], metavar="KEY=VALUE", help="its recipe")
+    parser.add_argument("--fine-tuning", action="append", default=[], metavar="KEY=VALUE", help="its recipe")
+    parser.add_argument(
+        "--sample", default="$QKV_DATA/cifar10/train.zip", help="a zip file with a folder per class"
+    )
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/few-pictures"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    files = split_sample(expand_path(options.sample), options.out)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for encoder in options.encoders:
+        for start in STARTS:
+            initial = None if start == "random" else pretrain(encoder, files[0], options)
+            row = f"{encoder}, {start}"
+            results[row] = []
+            for seed in range(1, options.seeds + 1):
+                run = options.out / encoder / f"{options.labels}-{start}-{seed}"
+                results[row].append(
+                    compute_once(
+                        run.with_suffix(".json"),
+                        lambda encoder=encoder, run=run, seed=seed, initial=initial: measure(
+                            encoder, run, seed, initial, files, options
+                        ),
+                    )
+                )
+            print("\n".join(format_markdown(tabulate({row: results[row]}, options))), flush=True)
+    print("\n".join(format_markdown(tabulate(results, options))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""`qkv generate` with runs that make pictures."""
+
+from pathlib import Path
+from typing import Any
+
+from qkv.errors import BadData
+from qkv.task.output_files import check_writable, write_picture
+from qkv.view.sheet import draw_sheet
+
+
+def fill_picture(filler: Any, run: Path, picture: str, output: Path | None) -> None:
+    """Write a sheet of a picture, of what the model sees of it, and of it with predicted cells."""
+    path = check_picture_output(run, output)
+    filled = filler.fill(picture)
+    write_picture(path, draw_sheet([filled.original, filled.painted, filled.filled], columns=3))
+
+
+def check_picture_output(run: Path, output: Path | None) -> Path:
+    """The PNG file to write.
+
+    Raises:
+        BadData: no file is named, or it has another suffix or cannot be written.
+    """
+    if output is None or output.suffix.lower() != ".png":
+        raise BadData(f"{run} writes a picture, got --output {output}: name a .png file with --output")
+    check_writable(output)
+    return output

@@ -1,0 +1,1 @@
+"""The task `fill` for pictures: encoders that learn by predicting hidden patches."""

@@ -1,0 +1,37 @@
+"""One picture that a user passes to a trained model: a file, or pixels."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from qkv.data.lines import expand_path
+from qkv.errors import BadData
+from qkv.picture_decoding import decode_picture
+
+
+def read_picture(picture: str | Path | np.ndarray, size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """The pixels of one picture: of a file, resized, or as they are.
+
+    Args:
+        picture: the path of a picture file, or pixels uint8 [S,S,3].
+        size: the side that a model reads.
+
+    Raises:
+        BadData: the file cannot be read or is no picture, or the pixels have another type or size.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
+            raise BadData(
+                f"pixels of this model are uint8 [{size}, {size}, 3], got {picture.dtype} "
+                f"{list(picture.shape)}: resize them, or pass the path of a file"
+            )
+        return picture
+    path = expand_path(picture)
+    try:
+        decoded = decode_picture(path.read_bytes(), size)
+    except OSError as error:
+        raise BadData(f"{path}: cannot be read ({error.strerror}): check the path") from None
+    if decoded.pixels is None:
+        raise BadData(f"{path} cannot be used: {decoded.problem}; pass a picture")
+    return decoded.pixels
