@@ -58,6 +58,12 @@ It prints
 - If a step does not fit, the stored tensors are usually the largest part: halve the batch and double
   `batch.accumulate`.
 
+## Runs side by side
+
+`qkv compare RUN RUN...` puts trained runs of one task into one table: the scores on held-out data, parameters,
+updates, seconds, speed, the memory of a training step, and the seconds until the monitored score was as good as
+the best that all of them reached (or as `--reach SCORE`). `--markdown` and `--json FILE` write the same.
+
 ## What it leaves out
 
 - Memory is that of a CPU in float32: autocast, the allocator's own overhead and temporary memory inside an

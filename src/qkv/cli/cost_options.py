@@ -1,4 +1,4 @@
-"""The options of `qkv cost`."""
+"""The options of `qkv cost` and `qkv compare`."""
 
 from typing import Annotated
 
@@ -36,3 +36,25 @@ def cost(
 
     options = CostOptions(length, batch, beam, memory, tuple(change or ()), json)
     report_cost(subject, options)
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="runs of one task")],
+    reach: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="state the seconds until the monitored score was as good as this",
+            show_default="the best that all runs reached",
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print a table in Markdown")] = False,
+    json: JsonFile = None,
+) -> None:
+    """Compare runs of one task: held-out scores, parameters, speed, memory and time.
+
+    Memory is that of a training step as `qkv cost` computes it. The rest is from the runs' metrics.jsonl.
+    """
+    from qkv.cli.commands.compare import compare_runs
+
+    compare_runs(runs, reach, markdown, json)
