@@ -32,7 +32,7 @@ from qkv.score import Additive, General
 from qkv.select import Sparsemax
 from qkv.spec import AttentionSpec
 
-SIZES = Sizes(batch=8, length=96, source_vocab=2000, target_vocab=2000, classes=10)
+SIZES = Sizes(batch=40, length=96, source_vocab=2000, target_vocab=2000, classes=10)
 ENCODER_SPECS = (
     AttentionSpec(),
     AttentionSpec(scope=Window(8)),
@@ -40,7 +40,8 @@ ENCODER_SPECS = (
     AttentionSpec(kernel=RFA(32)),
     AttentionSpec(score=Additive(hidden=16)),
 )
-SHORT = SIZES._replace(batch=64, length=24)
+SHORT = SIZES._replace(batch=256, length=20)
+PICTURES = SIZES._replace(batch=128)
 
 
 def list_families() -> Iterator[tuple[str, Any, Sizes]]:
@@ -71,14 +72,18 @@ def _list_decoders(width: int, kernel: Any) -> Iterator[tuple[str, Any, Sizes]]:
 
 def _list_pictures() -> Iterator[tuple[str, Any, Sizes]]:
     for width, blocks in ((16, 1), (16, 2), (32, 1), (32, 2), (48, 1)):
-        yield "pictures", CNNClassifierConfig(widths=(width, width), blocks=blocks), SIZES
+        yield "pictures", CNNClassifierConfig(widths=(width, width), blocks=blocks), PICTURES
     for width, patch in ((64, 4), (128, 4), (192, 4), (128, 8), (192, 8)):
-        yield "pictures", PatchClassifierConfig(width=width, layers=2, patch=patch), SIZES
+        yield "pictures", PatchClassifierConfig(width=width, layers=2, patch=patch), PICTURES
     encoder = CNNConfig(widths=(16, 32), blocks=1)
     for width in (64, 96, 128, 160, 192):
         recurrent = RecurrentCaptionerConfig(encoder=encoder, embedding=width, hidden=width)
-        yield "captioner", recurrent, SIZES._replace(length=16)
-        yield "captioner", TransformerCaptionerConfig(encoder=encoder, width=width), SIZES._replace(length=16)
+        yield "captioner", recurrent, PICTURES._replace(length=16)
+        yield (
+            "captioner",
+            TransformerCaptionerConfig(encoder=encoder, width=width),
+            PICTURES._replace(length=16),
+        )
 
 
 def measure_peak(workload: Workload) -> int:

@@ -60,9 +60,17 @@ It prints
 
 ## Runs side by side
 
-`qkv compare RUN RUN...` puts trained runs of one task into one table: the scores on held-out data, parameters,
-updates, seconds, speed, the memory of a training step, and the seconds until the monitored score was as good as
-the best that all of them reached (or as `--reach SCORE`). `--markdown` and `--json FILE` write the same.
+`qkv compare RUN RUN...` puts trained runs of one task into one table: the scores on held-out data,
+parameters, updates, seconds, speed, the memory of a training step, and the seconds until the monitored score
+was as good as the best that all of them reached (or as `--reach SCORE`). `--markdown` and `--json FILE` write
+the same.
+
+`qkv sweep` trains a recipe with every combination of some values, each with several seeds, and prints mean ±
+standard deviation:
+
+    qkv sweep recall-rfa --vary model.attention.kernel=softmax,rfa,elu --seeds 3
+
+Finished trainings are kept. After a kill the same command goes on, and the table is the same.
 
 ## What it leaves out
 

@@ -9,7 +9,7 @@ import typer
 
 from qkv import __version__
 from qkv.cli.bench_options import bench
-from qkv.cli.cost_options import compare, cost
+from qkv.cli.cost_options import compare, cost, sweep
 from qkv.cli.doctor import doctor
 from qkv.cli.options import Beam, Device, JsonFile, Quiet, Run, Strict
 from qkv.cli.picture_options import caption
@@ -293,4 +293,5 @@ app.command()(caption)
 app.command()(bench)
 app.command()(cost)
 app.command()(compare)
+app.command()(sweep)
 app.command()(doctor)

@@ -96,8 +96,8 @@ def check_comparable(runs: Sequence[ComparedRun]) -> None:
     for run in runs[1:]:
         if run.task != first.task:
             raise BadRun(
-                f"{first.name} is a run of the task {first.task!r} and {run.name} of {run.task!r}: compare runs "
-                "of one task"
+                f"{first.name} is a run of the task {first.task!r} and {run.name} of {run.task!r}: compare "
+                "runs of one task"
             )
         if run.monitor != first.monitor:
             raise BadRun(
