@@ -1,5 +1,6 @@
-"""One picture that a user passes to a trained model: a file, or pixels."""
+"""Pictures that a user passes to a trained model: files, or pixels."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,21 @@ from qkv.data.lines import expand_path
 from qkv.errors import BadData
 from qkv.picture_decoding import decode_picture
 
+Picture = str | Path | np.ndarray
 
-def read_picture(picture: str | Path | np.ndarray, size: int) -> UInt8[np.ndarray, "S S 3"]:
+
+def list_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
+    """The pictures as a list; one alone becomes a list of one.
+
+    Args:
+        pictures: a path, or pixels; or several of them.
+    """
+    if isinstance(pictures, str | Path) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
+        return [pictures]
+    return list(pictures)
+
+
+def read_picture(picture: Picture, size: int) -> UInt8[np.ndarray, "S S 3"]:
     """The pixels of one picture: of a file, resized, or as they are.
 
     Args:
