@@ -1,6 +1,7 @@
 """Tiny pictures that the tests of pictures share, made with Pillow."""
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,70 @@ def picture_recipe(folder: Path, **sections: Any) -> Any:
         "batch": {"pictures": 5},
         "model": {"widths": [4, 8], "groups": 2, "pool": "attention", "attention": {"form": "sagan"}},
         "train": TRAIN,
+    }
+    return parse_recipe(merged(raw, sections), "the recipe")
+
+
+def caption_files(count: int = 20) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """Bright and dark pictures by their names, and two captions of each."""
+    files = {name.replace("/", "-"): content for name, content in class_files(count).items()}
+    rows = [
+        {
+            "image": name,
+            "captions": [f"a {name.partition('-')[0]} picture", f"it is {name.partition('-')[0]} ."],
+        }
+        for name in files
+    ]
+    return files, rows
+
+
+def write_captions(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def caption_recipe(folder: Path, count: int = 20, **sections: Any) -> Any:
+    """A small captioner of bright and dark pictures, with dropout and random crops."""
+    files, rows = caption_files(count)
+    raw: dict[str, Any] = {
+        "task": "caption",
+        "data": {
+            "train": {
+                "pictures": write_zip(folder / "captioned.zip", files),
+                "captions": {"file": write_captions(folder / "captions.jsonl", rows)},
+            },
+            "pictures": {"size": 8},
+        },
+        "augment": {"crop": 1, "flip": True},
+        "batch": {"pictures": 8, "max_length": 6},
+        "model": {
+            "kind": "rnn",
+            "encoder": {"kind": "cnn", "widths": [4, 8], "groups": 2},
+            "embedding": 8,
+            "hidden": 12,
+            "dropout": 0.1,
+        },
+        "objective": {"smoothing": 0.0},
+        "train": TRAIN,
+        "validation": {"decode": 4, "samples": 1},
+    }
+    return parse_recipe(merged(raw, sections), "the recipe")
+
+
+def caption_shapes_recipe(**sections: Any) -> Any:
+    """A small captioner of generated shapes."""
+    raw: dict[str, Any] = {
+        "task": "caption",
+        "data": {"shapes": {"size": 16, "train": 40, "valid": 10, "test": 12}},
+        "batch": {"pictures": 8, "max_length": 20},
+        "model": {
+            "kind": "rnn",
+            "encoder": {"kind": "cnn", "widths": [4, 8], "groups": 2},
+            "embedding": 8,
+            "hidden": 12,
+        },
+        "objective": {"smoothing": 0.0},
+        "train": {**TRAIN, "steps": 4, "validate_every": 4},
     }
     return parse_recipe(merged(raw, sections), "the recipe")
 

@@ -11,6 +11,7 @@ from qkv import __version__
 from qkv.cli.bench_options import bench
 from qkv.cli.doctor import doctor
 from qkv.cli.options import Beam, Device, JsonFile, Quiet, Run, Strict
+from qkv.cli.picture_options import caption
 from qkv.cli.text_options import classify, generate
 
 app = typer.Typer(
@@ -145,9 +146,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     run: Run,
     source: Annotated[
         Path | None,
-        typer.Option(help="translation: a file of source lines", show_default="the recipe's test data"),
+        typer.Option(
+            help="a file of source lines; for captions a folder or zip file of pictures",
+            show_default="the recipe's test data",
+        ),
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="translation: the file of their translations")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="the file of their translations, or of their captions")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -181,6 +187,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     """Score a run on test data with the metrics of its task.
 
     A translator gets BLEU, chrF and TER with sacrebleu's signatures, exact match, and BLEU by source length.
+    A captioner gets BLEU-1 to 4, CIDEr-D and ROUGE-L.
     An option that has no meaning for the task of the run is refused.
     """
     from qkv.cli.commands.evaluate import evaluate_run
@@ -259,5 +266,6 @@ def parts(
 
 app.command()(generate)
 app.command()(classify)
+app.command()(caption)
 app.command()(bench)
 app.command()(doctor)

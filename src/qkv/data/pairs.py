@@ -92,12 +92,21 @@ def collate_pairs(source: Sequence[Any], target: Sequence[Any]) -> Pairs:
         source: token ids of B sources (lists or integer arrays), without EOS.
         target: token ids of B targets, without BOS and EOS.
     """
-    return Pairs(*_pad(source, begin=[]), *_pad(target, begin=[BOS]))
+    return Pairs(*_pad(source, begin=[]), *collate_target(target))
 
 
 def collate_source(source: Sequence[Any]) -> Sources:
     """Pad token sequences (without EOS) into one batch. An empty sequence becomes a lone EOS."""
     return Sources(*_pad(source, begin=[]))
+
+
+def collate_target(target: Sequence[Any]) -> tuple[Int64[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Pad token sequences (without BOS and EOS) into rows BOS ... EOS PAD, with the mask of real tokens.
+
+    Args:
+        target: token ids of B targets.
+    """
+    return _pad(target, begin=[BOS])
 
 
 def _pad(sequences: Sequence[Any], begin: list[int]) -> tuple[Int64[Tensor, "B N"], Bool[Tensor, "B N"]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from qkv.errors import BadRecipe, did_you_mean
 from qkv.task.base import Task
+from qkv.task.caption.task import CAPTION
 from qkv.task.classify.task import CLASSIFY
 from qkv.task.classify_pictures.task import CLASSIFY_PICTURES
 from qkv.task.fill.task import FILL
@@ -13,7 +14,7 @@ from qkv.task.generate.task import GENERATE
 from qkv.task.translate.task import TRANSLATE
 
 DEFAULT_TASK = TRANSLATE.name
-_ALL = (TRANSLATE, GENERATE, FILL, FILL_PICTURES, CLASSIFY, CLASSIFY_PICTURES)
+_ALL = (TRANSLATE, GENERATE, FILL, FILL_PICTURES, CLASSIFY, CLASSIFY_PICTURES, CAPTION)
 _WITH_PICTURES = {CLASSIFY.name: CLASSIFY_PICTURES, FILL.name: FILL_PICTURES}
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 

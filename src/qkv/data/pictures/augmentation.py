@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from qkv.data.batching import BatchPlan
+from qkv.data.pictures.boxes import Boxes
 from qkv.data.randomness import make_random
 from qkv.strict import Strict
 
@@ -82,6 +83,59 @@ class AugmentedPlan:
         return batch._replace(pictures=augment_pictures(batch.pictures, self.config, keys))
 
 
+class PictureChange(NamedTuple):
+    """A random change of a picture.
+
+    Args:
+        down: pixels by which the frame moves down over the picture.
+        right: pixels by which it moves to the right.
+        is_mirrored: whether left and right are exchanged afterwards.
+    """
+
+    down: int
+    right: int
+    is_mirrored: bool
+
+    @property
+    def is_any(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self.down or self.right or self.is_mirrored)
+
+    def apply_to_pixels(self, picture: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
+        """The changed picture; what the frame leaves repeats its edge."""
+        height, width = picture.shape[1:]
+        rows = np.clip(np.arange(height) + self.down, 0, height - 1)
+        columns = np.clip(np.arange(width) + self.right, 0, width - 1)
+        if self.is_mirrored:
+            columns = columns[::-1].copy()
+        return picture[:, rows][:, :, columns]
+
+    def apply_to_boxes(self, boxes: Boxes, size: int) -> Boxes:
+        """The boxes in the changed picture; one that left the picture is empty.
+
+        Args:
+            boxes: left, top, right and bottom of every object, as fractions of the picture's sides.
+            size: the side of the picture in pixels.
+        """
+        moved = boxes - np.array([self.right, self.down] * 2, boxes.dtype) / size
+        if self.is_mirrored:
+            left, top, right, bottom = moved.T
+            moved = np.stack([1 - right, top, 1 - left, bottom], 1)
+        return moved.clip(0, 1)
+
+
+def draw_picture_change(config: AugmentationConfig, key: tuple[int, ...]) -> PictureChange:
+    """A random change.
+
+    Args:
+        config: the changes that are allowed.
+        key: the numbers that the change depends on.
+    """
+    random = make_random(*key)
+    down, right = random.randint(-config.crop, config.crop + 1, 2).tolist()
+    return PictureChange(down, right, bool(config.flip and random.randint(2)))
+
+
 def augment_pictures(
     pictures: UInt8[Tensor, "B 3 H W"], config: AugmentationConfig, keys: Sequence[tuple[int, ...]]
 ) -> UInt8[Tensor, "B 3 H W"]:
@@ -92,14 +146,7 @@ def augment_pictures(
         config: the changes.
         keys: for every picture the numbers that its changes depend on.
     """
-    height, width = pictures.shape[2:]
     changed = torch.empty_like(pictures)
     for number, key in enumerate(keys):
-        random = make_random(*key)
-        down, right = random.randint(-config.crop, config.crop + 1, 2)
-        rows = np.clip(np.arange(height) + down, 0, height - 1)
-        columns = np.clip(np.arange(width) + right, 0, width - 1)
-        if config.flip and random.randint(2):
-            columns = columns[::-1].copy()
-        changed[number] = pictures[number][:, rows][:, :, columns]
+        changed[number] = draw_picture_change(config, key).apply_to_pixels(pictures[number])
     return changed

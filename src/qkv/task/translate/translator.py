@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple, overload
 
-from pydantic import ValidationError
-
 from qkv.data import TokenizerPair
 from qkv.decode import Hypothesis, SearchConfig
-from qkv.errors import BadData, BadRecipe
-from qkv.strict import describe_errors
+from qkv.errors import BadData
 from qkv.task.line_problems import LineProblem, OnProblem, raise_problem, select_lines, warn_of_problem
+from qkv.task.search_options import change_search_config
 from qkv.task.translate.decoding import decode_ids
 from qkv.task.translate.metric_choice import build_scorer
 from qkv.task.translate.metrics import Report, Scorer
@@ -229,15 +227,7 @@ class Translator:
         Raises:
             BadRecipe: the beam is narrower than n, or not positive.
         """
-        options = self.recipe.decode.model_dump()
-        options["beam"] = beam if beam is not None else max(options["beam"], n)
-        options["n_best"] = n
-        if n > options["beam"] > 0:
-            raise BadRecipe(f"{n} answers need a beam of at least {n}, got {options['beam']}: raise the beam")
-        try:
-            return SearchConfig(**options)
-        except ValidationError as error:
-            raise BadRecipe(describe_errors(error, SearchConfig)) from None
+        return change_search_config(self.recipe.decode, beam, n)
 
     def _translate_ids(
         self, ids: list[list[int]], config: SearchConfig, capture: bool, on_progress: OnProgress

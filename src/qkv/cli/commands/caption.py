@@ -1,0 +1,46 @@
+"""`qkv caption`: a caption, or several, for every picture."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qkv.cli.input_lines import limit_traced_lines
+from qkv.cli.output_stream import open_output
+from qkv.progress import show_progress
+from qkv.task.caption.captioner import Captioned
+from qkv.task.run_directory import load_for_command
+
+MAX_TRACED = 20
+
+
+def caption_pictures(
+    run: Path,
+    pictures: list[Path],
+    output: Path | None,
+    beam: int | None,
+    n_best: int,
+    trace: Path | None,
+    quiet: bool,
+    *,
+    device: str = "cpu",
+) -> None:
+    """Caption every picture, and write the captions and the trace."""
+    captioner = load_for_command("caption", run, device)
+    if trace is not None:
+        limit_traced_lines(pictures, MAX_TRACED, "pictures")
+    with show_progress("caption", len(pictures), quiet=quiet) as report:
+        answers = captioner.n_best(
+            pictures, beam=beam, n=n_best, capture=trace is not None, on_progress=report.update
+        )
+        if trace is not None:
+            answers = list(answers)
+            captioner.build_trace(answers, beam=beam).save(trace)
+        with open_output(output) as out:
+            _write(out, answers, n_best)
+
+
+def _write(out: Any, answers: Iterable[list[Captioned]], n_best: int) -> None:
+    for best in answers:
+        for one in best[:n_best]:
+            score = f"\t{one.score:.4f}" if n_best > 1 else ""
+            out.write(f"{one.text}{score}\t{one.picture}\n")

@@ -1,0 +1,206 @@
+"""Captioned pictures: read from files or generated, and what of each picture is named where."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from qkv.data.batching import Column
+from qkv.data.generated.shapes import ShapesSplit
+from qkv.data.generated.shapes.corpus import SplitName
+from qkv.data.generated.shapes.drawing import find_box
+from qkv.data.generated.shapes.sentences import write_sentence
+from qkv.data.pictures import CaptionConfig, PixelStatistics, load_captioned_pictures, measure_pixels
+from qkv.errors import BadData
+from qkv.progress import NoProgress, Progress
+from qkv.task.caption.recipe import CaptionDataConfig, CaptionedFiles, CaptionRecipe
+from qkv.task.evaluation import EvaluateOptions
+
+DIGESTED = 16  # generated pictures of a split
+
+
+class NamedObjects(NamedTuple):
+    """Which object every word of a caption names, and where the objects are.
+
+    Args:
+        named: for every word the number of the object that it names, or None.
+        boxes: for every object left, top, right and bottom, as fractions of the picture's sides.
+    """
+
+    named: tuple[int | None, ...]
+    boxes: Float32[np.ndarray, "N 4"]
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionedExamples:
+    """Pictures with their captions.
+
+    Args:
+        pixels: uint8 [S,S,3] for every row.
+        rows: the numbers of the pictures that are used.
+        captions: one caption or more of every row.
+        notes: lines for the log about how they were read.
+        drawn: the generated pictures; None where they are read from files.
+    """
+
+    pixels: Column
+    rows: np.ndarray
+    captions: Sequence[Sequence[str]]
+    notes: tuple[str, ...] = ()
+    drawn: ShapesSplit | None = None
+
+    def __len__(self) -> int:
+        """The number of pictures that are used."""
+        return len(self.rows)
+
+    def select(self, places: Sequence[int]) -> "CaptionedExamples":
+        """Some of the pictures that are used, by their places among them."""
+        return replace(self, rows=self.rows[list(places)])
+
+    def get_pixels(self, place: int) -> np.ndarray:
+        """The pixels of one of the pictures that are used."""
+        return self.pixels[int(self.rows[place])]
+
+    def get_captions(self, place: int) -> Sequence[str]:
+        """The captions of one of the pictures that are used."""
+        return self.captions[int(self.rows[place])]
+
+    def find_objects(self, place: int) -> NamedObjects | None:
+        """What the words of the caption name; None where the data have no boxes.
+
+        Args:
+            place: the place of the picture among those that are used.
+        """
+        if self.drawn is None:
+            return None
+        objects = self.drawn.get_objects(int(self.rows[place]))
+        sentence = write_sentence(objects, self.drawn.config.language)
+        return NamedObjects(sentence.named, np.array([find_box(each) for each in objects], np.float32))
+
+
+class CaptionSplits(NamedTuple):
+    """The training and the held-out pictures with their captions."""
+
+    train: CaptionedExamples
+    valid: CaptionedExamples
+
+
+class _DrawnPixels:
+    def __init__(self, split: ShapesSplit) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return self.split.get_picture(index)
+
+
+class _UsedPixels:
+    """The column of the pixels that are used."""
+
+    def __init__(self, examples: CaptionedExamples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return self.examples.get_pixels(index)
+
+
+def read_files(files: CaptionedFiles, config: CaptionDataConfig, report: Progress) -> CaptionedExamples:
+    """The pictures of a folder or zip file that have captions.
+
+    Raises:
+        BadData: pictures or captions cannot be used, or do not match.
+    """
+    loaded = load_captioned_pictures(files.pictures, files.captions, config.pictures, report)
+    rows = np.arange(len(loaded.names))
+    return CaptionedExamples(loaded.pixels, rows, loaded.captions, tuple(loaded.notes))
+
+
+def draw_shapes(config: CaptionDataConfig, split: SplitName) -> CaptionedExamples:
+    """Generated pictures with their sentences."""
+    assert config.shapes is not None
+    drawn = ShapesSplit(config.shapes, split)
+    sentences = (write_sentence(drawn.get_objects(i), config.shapes.language) for i in range(len(drawn)))
+    captions = [[" ".join(sentence.words)] for sentence in sentences]
+    return CaptionedExamples(_DrawnPixels(drawn), np.arange(len(drawn)), captions, drawn=drawn)
+
+
+def read_splits(config: CaptionDataConfig, seed: int, report: Progress) -> CaptionSplits:
+    """The training and the held-out pictures that a recipe names.
+
+    Raises:
+        BadData: they cannot be used, or are too few to hold any out.
+    """
+    if config.train is None:
+        return CaptionSplits(draw_shapes(config, "train"), draw_shapes(config, "valid"))
+    train = read_files(config.train, config, report)
+    if config.valid is not None:
+        return CaptionSplits(train, read_files(config.valid, config, report))
+    count = min(config.holdout, len(train) // 10)
+    if count == 0:
+        raise BadData(
+            f"{len(train)} pictures with captions are too few to hold any out: name others as data.valid"
+        )
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out = replace(train.select(sorted(order[:count])), notes=())
+    return CaptionSplits(train.select(sorted(order[count:])), held_out)
+
+
+def read_test_examples(recipe: CaptionRecipe, options: EvaluateOptions) -> CaptionedExamples:
+    """The pictures and captions that the options name, the recipe's test data, or else the held-out ones.
+
+    Raises:
+        BadData: the options name pictures without captions or the reverse, or they cannot be used.
+    """
+    data, report = recipe.data, NoProgress()
+    if (options.source is None) != (options.target is None):
+        raise BadData(
+            "--source and --target go together: name the pictures and the file of their captions, or neither "
+            "for the recipe's test data"
+        )
+    if options.source is not None:
+        usual = data.train.captions if data.train is not None else CaptionConfig(file="")
+        captions = usual.model_copy(update={"file": str(options.target), "format": "auto"})
+        return read_files(CaptionedFiles(pictures=str(options.source), captions=captions), data, report)
+    if data.shapes is not None:
+        return draw_shapes(data, "test")
+    if data.test is not None:
+        return read_files(data.test, data, report)
+    return read_splits(data, recipe.train.seed, report).valid
+
+
+def stack_inputs(pixels: Sequence[np.ndarray]) -> Tensor:
+    """Pictures [H,W,3] of one size as a batch [B,3,H,W]."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def measure_used_pixels(examples: CaptionedExamples) -> PixelStatistics:
+    """The mean and the standard deviation of the pictures that are used."""
+    return measure_pixels(_UsedPixels(examples))
+
+
+def fingerprint_splits(splits: CaptionSplits) -> dict[str, dict[str, Any]]:
+    """The number and a digest of the pictures and captions of both splits; see `Task.compute_fingerprint`."""
+    return {
+        f"{split}.pictures": {"lines": len(examples), "unit": "pictures", "digest": _digest(examples)}
+        for split, examples in splits._asdict().items()
+    }
+
+
+def _digest(examples: CaptionedExamples) -> str:
+    """A digest of the pixels and captions; of generated pictures the first few stand for all."""
+    captions = [list(examples.get_captions(place)) for place in range(len(examples))]
+    state = hashlib.blake2b(json.dumps(captions).encode(), digest_size=16)
+    for place in range(len(examples))[: None if examples.drawn is None else DIGESTED]:
+        state.update(examples.get_pixels(place).tobytes())
+    return state.hexdigest()
