@@ -179,6 +179,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     stride: Annotated[
         int | None, typer.Option(min=1, help="language models: tokens that a sliding window moves by")
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="generated pictures: a classifier of pictures whose features are compared",
+            show_default="the recipe's",
+        ),
+    ] = None,
     json: JsonFile = None,
     strict: Strict = False,
     device: Device = "cpu",
@@ -193,7 +201,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     from qkv.cli.commands.evaluate import evaluate_run
     from qkv.task.evaluation import EvaluateOptions
 
-    options = EvaluateOptions(source, target, data, beam, tokenize, strict, mode, stride)
+    options = EvaluateOptions(source, target, data, beam, tokenize, strict, mode, stride, features)
     evaluate_run(run, options, json, quiet, device)
 
 
