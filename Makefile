@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TOOLS := .venv/.tools
 
-.PHONY: demo test slow lowest check format native clean
+.PHONY: demo test slow lowest check types format native clean
 
 demo: $(STAMP)
 	$(BIN)/qkv demo
@@ -28,6 +28,14 @@ check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory types
+
+# The types of the page's modules (JSDoc), and axe-core for the tests in Chromium; both come from npm.
+types:
+	@if command -v npm >/dev/null; then \
+	  npm install --prefix tests/browser --no-package-lock --no-audit --no-fund --silent && \
+	  tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json; \
+	else echo "skipped: npm is not installed, so the types of the page's modules are not checked"; fi
 
 format: $(TOOLS)
 	$(BIN)/ruff format .
@@ -50,4 +58,4 @@ $(TOOLS): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis demo
+	rm -rf .venv .venv-lowest site .pytest_cache .ruff_cache .hypothesis demo tests/browser/node_modules

@@ -37,6 +37,7 @@ ADDITIONS = {
     "bench": "a measurement of specs: one file; benchmarks against other libraries go to `benchmarks/`",
     "task": "a task: one folder, and one entry in `registry.py`",
     "data": "a text format or a way to batch; a generated corpus in a folder of its own",
+    "capturing": "what a call of attention computes and a capture should keep",
     "train": "code that every training needs; code for one task belongs in `task`",
     "decode": "a search that any model with steps can use",
     "trace": "a reader of another version of the file",

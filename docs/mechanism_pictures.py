@@ -23,9 +23,9 @@ from qkv.scope import Global, Predictive, Window
 from qkv.score import Additive, Cosine, Dot, General, Location, ScaledDot
 from qkv.select import Entmax, Hard, Soft, Sparsemax, TopK
 from qkv.shapes import Dims
+from qkv.view.canvas import DPI, Page
 from qkv.view.colours import LIGHT, Scale, make_scale
 from qkv.view.fonts import find_fonts
-from qkv.view.page import DPI, Page
 
 STEPS, ROUND, HARMONICS = 24, 16, 3
 LENGTH = 2.8  # of every query

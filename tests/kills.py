@@ -71,6 +71,7 @@ OTHER_TASKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "pictures": (tiny_pictures.picture_recipe, {"model": {"dropout": 0.2}}),
     "adversarial": (tiny_pictures.gan_recipe, {}),
+    "captions": (tiny_pictures.caption_recipe, {"model": {"attention": {"select": "hard"}}}),
     "hidden": (tiny_pictures.fill_pictures_recipe, {"model": {"dropout": 0.2}}),
 }
 TIMES = {"seconds", "metrics_bytes", *(f"{unit}_per_second" for unit in ("tokens", "documents", "pictures"))}

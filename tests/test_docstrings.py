@@ -24,7 +24,7 @@ MODULES = sorted(
 HEADING = re.compile(r"^( *)(Args|Returns|Raises|References|Example|Attributes|Yields):$", re.M)
 REFERENCE = re.compile(r"Args and errors are those of `\w+`\.")  # for a method with the signature of another
 # Parts state their source in `paper` as well; these names have none: they implement no published mechanism.
-UNPUBLISHED = {"Attended", "QKVError", "debug_nan", "fit", "load"}
+UNPUBLISHED = {"Attended", "QKVError", "capture", "debug_nan", "fit", "load"}
 
 
 def sections(docstring: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 
 from qkv.errors import BadData, BadShape, QKVError, UnknownName
 from qkv.trace import Example, Grid, Trace, WeightAxes
-from qkv.view import colours, draw, figure, heatmap, page
+from qkv.view import canvas, colours, draw, figure, heatmap
 from qkv.view.words import format_token
 from tiny import translation_example
 from view_cases import INK, PAPER, pixels, rows, trace_of
@@ -43,7 +43,7 @@ def test_pictures_grow_with_their_tokens_and_cut_nothing_off(count, tmp_path, te
         draw(rows(count, count), target[:count], source[:count], path=path, title="Where it looked") == path
     )
     picture = pixels(path)
-    across, down = picture.shape[1] / page.DPI, picture.shape[0] / page.DPI
+    across, down = picture.shape[1] / canvas.DPI, picture.shape[0] / canvas.DPI
     assert max(0.1 * count, 1.5) < across < 3 + 0.42 * count
     assert max(0.1 * count, 1.0) < down < 3 + 0.42 * count
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
@@ -73,7 +73,7 @@ def test_labels_are_turned_only_where_they_must(tmp_path, texts_in_picture):
 def test_a_long_matrix_is_not_labelled_at_every_token(tmp_path, texts_in_picture):
     draw(rows(3, 400), ["a"] * 3, ["b"] * 400, path=tmp_path / "p.png")
     assert 30 < len([text for text in texts_in_picture() if text.get_text() == "b"]) < 140
-    assert pixels(tmp_path / "p.png").shape[1] < 13 * page.DPI
+    assert pixels(tmp_path / "p.png").shape[1] < 13 * canvas.DPI
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def middle_of(monkeypatch):
         return axes(self, *place)
 
     def pixel(picture, shape, cell):
-        left, bottom, width, height = (length * page.DPI for length in places[0])
+        left, bottom, width, height = (length * canvas.DPI for length in places[0])
         down = picture.shape[0] - bottom - height + height * (cell[0] + 0.5) / shape[0]
         return picture[round(down), round(left + width * (cell[1] + 0.5) / shape[1])].astype(int)
 

@@ -12,6 +12,7 @@ from qkv import layer_builder
 
 if TYPE_CHECKING:
     from qkv import testing as testing
+    from qkv.capturing import capture as capture
     from qkv.errors import QKVError as QKVError
     from qkv.functional import attend as attend
     from qkv.functional import attention as attention
@@ -39,6 +40,7 @@ _HOMES = {
     "SelfAttention2d": "qkv.model.self_attention_2d",
     "attend": "qkv.functional",
     "attention": "qkv.functional",
+    "capture": "qkv.capturing",
     "debug_nan": "qkv.nan",
     "fit": "qkv.task.training",
     "load": "qkv.task.run_directory",

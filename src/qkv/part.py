@@ -61,6 +61,7 @@ class Part(metaclass=PartMeta):
         key_limit_option: The option that limits how many keys the part accepts; None where there is no limit.
         grid: Height, width and radius of a scope whose positions are the cells of a grid, hidden cells
             included, and which allows the keys at most `radius` rows and columns away; None for other parts.
+        predicts_positions: Whether a scope computes a position from every query, with its module's `predict`.
         example_options: Options for examples, of a part whose options have no defaults.
     """
 
@@ -71,6 +72,7 @@ class Part(metaclass=PartMeta):
     estimates: ClassVar[str] = ""
     key_limit_option: ClassVar[str | None] = None
     grid: ClassVar[tuple[int, int, int] | None] = None
+    predicts_positions: ClassVar[bool] = False
     example_options: ClassVar[Mapping[str, Any]] = {}
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A picture of a comparison: time over length on log scales, one line for each contender.
 
 The label of a line stands at its end, and a ring marks where it crosses the first contender's line. All
-lengths are inches, all text sizes points, y grows upwards, as in `qkv.view.page`.
+lengths are inches, all text sizes points, y grows upwards, as in `qkv.view.canvas`.
 """
 
 import math
@@ -15,9 +15,9 @@ from qkv.bench.curves import Crossing, Curve, find_crossing
 from qkv.bench.results import Comparison
 from qkv.bench.scales import Axis, fit_axis, make_time_ticks, select_ticks, spread_apart
 from qkv.errors import BadData
+from qkv.view.canvas import LINE, MIDDLE, Page, check_output
 from qkv.view.colours import DARK, LIGHT, Theme
 from qkv.view.fonts import find_fonts
-from qkv.view.page import LINE, MIDDLE, Page, check_output
 
 WIDTH, HEIGHT, MARGIN, GAP, BELOW, BETWEEN, LEAD = 3.6, 2.9, 0.14, 0.06, 0.42, 0.35, 0.16
 TITLE, HEAD, SMALL = 9.0, 8.0, 7.0

@@ -114,6 +114,18 @@ class PredictiveScope(nn.Module):
         bound = self.v.shape[1] ** -0.5
         nn.init.uniform_(self.v, -bound, bound)
 
+    def predict(self, q: Query, positions: TokenPositions) -> Centre:
+        """Compute the predicted positions, in the dtype of the queries.
+
+        Args:
+            q: Queries [B,H,T,D], in float32 or float64.
+            positions: The positions of queries and keys.
+
+        Returns:
+            p of every query, [B,H,T,1].
+        """
+        return predict_centre(q, self.w.to(q.dtype), self.v.to(q.dtype), positions)
+
     def forward(self, q: Query, positions: TokenPositions) -> tuple[Allow, Callable[[Weights], Weights]]:
         """Compute the mask of the window, and the function that multiplies weights with the Gaussian.
 
@@ -127,7 +139,7 @@ class PredictiveScope(nn.Module):
         # Half precision rounds neighbouring positions of a long memory to the same number.
         dtype = torch.promote_types(q.dtype, torch.float32)
         with without_autocast(q):
-            p = predict_centre(q.to(dtype), self.w.to(dtype), self.v.to(dtype), positions)
+            p = self.predict(q.to(dtype), positions)
             factor = compute_gaussian(p, positions, self.part.half_width)
         apply_factor = partial(reweight, factor=factor, renormalise=self.part.renormalise)
         return compute_window(p, positions, self.part.half_width), apply_factor
@@ -165,6 +177,7 @@ class Predictive(Part):
     positional: ClassVar[bool] = True
     is_global: ClassVar[bool] = False
     reweights: ClassVar[bool] = True
+    predicts_positions: ClassVar[bool] = True
     supports_causal: ClassVar[bool] = False
     reach: ClassVar[tuple[int, int] | None] = None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qkv.view.canvas import LINE, MIDDLE, Page, check_output
 from qkv.view.colours import DARK, LIGHT, Scale, make_scale
 from qkv.view.fonts import find_fonts
 from qkv.view.layout import (
@@ -23,7 +24,6 @@ from qkv.view.layout import (
     place_bands,
     round_to_pixels,
 )
-from qkv.view.page import LINE, MIDDLE, Page, check_output
 from qkv.view.words import Side
 
 BAR, TITLE = 0.09, 10.0

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qkv.view.page import DPI, LINE, Page
+from qkv.view.canvas import DPI, LINE, Page
 from qkv.view.words import Side
 
 MARGIN, GAP, BETWEEN = 0.12, 0.06, 0.2

@@ -1,7 +1,7 @@
 """Protocols for the parts of a trace that a picture reads. This folder does not import `qkv.trace`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -60,6 +60,26 @@ class ExampleLike(Protocol):
         """name -> the names of the axes."""
         ...
 
+    @property
+    def named_axes(self) -> Mapping[str, Sequence[str] | GridLike]:
+        """name -> axis: tokens, or a grid."""
+        ...
+
+    @property
+    def log_probs(self) -> np.ndarray | None:
+        """Log-probability of every token on one axis."""
+        ...
+
+    @property
+    def log_probs_axis(self) -> str | None:
+        """The name of that axis."""
+        ...
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """Further facts, as plain JSON values."""
+        ...
+
     def axes(self, name: str) -> tuple[Sequence[str] | GridLike, Sequence[str] | GridLike]:
         """The axes of the rows and of the columns: tokens, or a grid."""
         ...
@@ -72,6 +92,16 @@ class TraceLike(Protocol):
     @property
     def examples(self) -> Sequence[ExampleLike]:
         """The examples of the trace."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """The task of the model."""
+        ...
+
+    @property
+    def unnormalised(self) -> Sequence[str]:
+        """Names of weights whose rows need not be distributions."""
         ...
 
 

@@ -16,7 +16,7 @@ from qkv.bench.table import format_comparison
 from qkv.errors import BadRecipe
 from qkv.progress import show_progress
 from qkv.task.output_files import check_writable, write_text
-from qkv.view.page import check_output
+from qkv.view.canvas import check_output
 
 MAX_DIGITS = 9  # of a number of tokens
 

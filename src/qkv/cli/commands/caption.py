@@ -8,6 +8,7 @@ from qkv.cli.input_lines import limit_traced_lines
 from qkv.cli.output_stream import open_output
 from qkv.progress import show_progress
 from qkv.task.caption.captioner import Captioned
+from qkv.task.caption.inputs import name_input
 from qkv.task.run_directory import load_for_command
 
 MAX_TRACED = 20
@@ -43,4 +44,4 @@ def _write(out: Any, answers: Iterable[list[Captioned]], n_best: int) -> None:
     for best in answers:
         for one in best[:n_best]:
             score = f"\t{one.score:.4f}" if n_best > 1 else ""
-            out.write(f"{one.text}{score}\t{one.picture}\n")
+            out.write(f"{one.text}{score}\t{name_input(one.picture)}\n")

@@ -1,29 +1,127 @@
-"""`qkv view`: draws an example of a trace."""
+"""`qkv view`: draws an example of a trace, or writes a page of traces."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
-from qkv.errors import UnknownName
+from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.task.trace_picture import draw_example
-from qkv.trace import Trace
+from qkv.trace import Example, Grid, Trace
+from qkv.view import NamedTrace, embed_picture, write_html
 
 MAX_DIGITS = 9
 
 
-def view_trace(
-    file: Path, png: Path | None, example: int, layers: str | None, heads: str, merge: bool, dark: bool
-) -> None:
-    """Draw one example of a trace, and print the path of the picture."""
+class ViewOptions(NamedTuple):
+    """The options of `qkv view`.
+
+    Args:
+        output: the page to write; None draws pictures.
+        pictures: the pictures to draw; empty without a page draws TRACE.png.
+        example: the number of the example from 1; None takes the first for pictures, all for a page.
+        layers: a kind of layer or one layer.
+        heads: "mean", "all" or a number.
+        merge: whether word pieces become words.
+        dark: whether pictures have a dark background.
+    """
+
+    output: Path | None
+    pictures: Sequence[Path]
+    example: int | None
+    layers: str | None
+    heads: str
+    merge: bool
+    dark: bool
+
+
+def view_traces(files: Sequence[Path], options: ViewOptions) -> None:
+    """Write the page and draw the pictures, and print their paths."""
+    if options.output is None or options.pictures:
+        if len(files) > 1:
+            raise BadData(f"a picture shows one trace, got {len(files)}: pass one, or --output page.html")
+        _draw(files[0], options)
+    if options.output is not None:
+        _write_page(files, options.output, options)
+
+
+def _draw(file: Path, options: ViewOptions) -> None:
     trace = Trace.load(file)
+    example = 1 if options.example is None else options.example
+    _check_example(file, trace, example)
+    heads = _parse_heads(options.heads)
+    for picture in options.pictures or [file.with_suffix(".png")]:
+        for line in draw_example(
+            trace, picture, example - 1, options.layers, heads, options.merge, options.dark
+        ):
+            print(line)
+        print(picture)
+
+
+def _write_page(files: Sequence[Path], output: Path, options: ViewOptions) -> None:
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise BadData(
+            f"--output writes a page, got {output.name!r}: name it .html, or use --png, --svg, --pdf"
+        )
+    traces = [_select(file, options) for file in files]
+    images = {}
+    for file, trace in zip(files, traces, strict=True):
+        for grid in _list_grids(trace):
+            address, problem = embed_picture(grid, [file.parent, Path()])
+            if address:
+                images[str(grid.picture)] = address
+            print(f"{grid.picture}: {f'not in the page: {problem}' if problem else 'is in the page'}")
+    write_html([NamedTrace(*pair) for pair in zip(_name(files), traces, strict=True)], output, images)
+    print(output)
+
+
+def _name(files: Sequence[Path]) -> list[str]:
+    """The names of the files; with their folders where two are equal."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
+
+
+def _select(file: Path, options: ViewOptions) -> Trace:
+    """The trace of a file with the selected examples and layers."""
+    trace = Trace.load(file)
+    if options.example is not None:
+        _check_example(file, trace, options.example)
+    examples = trace.examples if options.example is None else (trace.examples[options.example - 1],)
+    if options.layers is not None:
+        examples = tuple(_keep_layers(file, example, options.layers) for example in examples)
+    return Trace(examples, trace.kind, trace.unnormalised, trace.meta)
+
+
+def _keep_layers(file: Path, example: Example, layers: str) -> Example:
+    names = [name for name in example.weights if f"{name}.".startswith(f"{layers}.")]
+    if not names:
+        raise UnknownName(f"there is no layer {layers!r} in {file}. {did_you_mean(layers, example.weights)}")
+    return Example(
+        example.named_axes,
+        {name: example.weights[name] for name in names},
+        {name: example.weight_axes[name] for name in names},
+        example.log_probs,
+        example.log_probs_axis,
+        example.meta,
+    )
+
+
+def _list_grids(trace: Trace) -> list[Grid]:
+    """The grids with a picture, each picture once."""
+    grids = [
+        axis
+        for example in trace.examples
+        for axis in example.named_axes.values()
+        if isinstance(axis, Grid) and axis.picture is not None
+    ]
+    return list({grid.picture: grid for grid in grids}.values())
+
+
+def _check_example(file: Path, trace: Trace, example: int) -> None:
     if not 1 <= example <= len(trace.examples):
         raise UnknownName(
             f"there is no example {example}: {file} has {len(trace.examples)}, counted from 1; choose one "
             "of these"
         )
-    picture = png or file.with_suffix(".png")
-    for line in draw_example(trace, picture, example - 1, layers, _parse_heads(heads), merge, dark):
-        print(line)
-    print(picture)
 
 
 def _parse_heads(option: str) -> int | Literal["mean", "all"]:
