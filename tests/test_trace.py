@@ -124,13 +124,15 @@ def test_traces_that_are_none_are_refused():
 
 def test_the_programs_in_the_documentation_run_and_agree(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    writer, reader = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    writer, reader, capturer = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     exec(writer, {})
     trace = Trace.load("house.npz")
     assert trace.examples[0].target == ("▁das", "▁Haus", "</s>")
     assert trace.examples[0].weights["cross.0"].shape == (1, 3, 3)
     exec(reader, {})
     assert capsys.readouterr().out == "[('▁das', '▁the'), ('▁Haus', '▁house'), ('</s>', '</s>')]\n"
+    exec(capturer, {})
+    assert Trace.load("encoder.npz").unnormalised == ("self_attn",)
 
 
 def test_the_documented_header_is_the_one_that_is_written(tmp_path):

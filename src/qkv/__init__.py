@@ -8,7 +8,7 @@ are those of the registries.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qkv import layer_builder
+from qkv import layer_builder, page_builder
 
 if TYPE_CHECKING:
     from qkv import testing as testing
@@ -73,4 +73,10 @@ def _build_layer(spec: Any) -> Any:
     return __getattr__("Attention").from_spec(spec)
 
 
+def _build_page(trace: Any) -> str:
+    view = import_module("qkv.view")
+    return view.format_html([view.NamedTrace(trace.kind, trace)])
+
+
 layer_builder.build_layer = _build_layer
+page_builder.build_page = _build_page

@@ -107,7 +107,7 @@ def is_recording(size: int | torch.SymInt | Tensor) -> bool:
     Returns:
         Whether the size may change.
     """
-    return _is_exporting() or isinstance(size, torch.SymInt | Tensor)
+    return _is_exporting() or isinstance(size, (torch.SymInt, Tensor))  # torch 2.6 compiles no union
 
 
 def holds_for_all_sizes(condition: bool | torch.SymBool | Tensor) -> bool:

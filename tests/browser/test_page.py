@@ -265,6 +265,18 @@ def test_a_long_document_is_built_where_it_is_read(open_page, tmp_path):
     page.wait_for_selector("#document-text span:text-is('word4321')")
 
 
+def test_a_notebook_shows_the_page_in_a_frame(open_page, tmp_path):
+    frame = trace_of()._repr_html_()
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><body data-ready>{frame}</body>")
+    page = open_page(tmp_path / "notebook.html")
+    inner = page.frame_locator("iframe")
+    inner.locator("body[data-ready]").wait_for()
+    inner.locator("#tab-text").click()
+    assert inner.locator("#text-rows .token").first.inner_text() == "die"
+    inner.locator("#layer").select_option("decoder.0")
+    assert inner.locator("#layer").input_value() == "decoder.0"
+
+
 def test_an_empty_axis_is_explained(open_page, tmp_path):
     axes = {"a": (), "b": ("x",), "c": ("</s>",)}
     weights = {"none": np.zeros((1, 0, 1)), "some": np.ones((1, 1, 1))}

@@ -78,3 +78,15 @@ def test_view_refuses_what_is_no_trace(tmp_path: Path, capsys: pytest.CaptureFix
         err = capsys.readouterr().err
         assert err.startswith(f"qkv: {tmp_path / name}")
         assert err.count("\n") == 1
+
+
+def test_occlusion_is_added_to_a_trace(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: tiny.Refused
+) -> None:
+    path = tmp_path / "t.npz"
+    options = ("translate", run, "--occlude", "-q")
+    assert tiny.call(*options, "--trace", path, stdin=b"one two three\n") == 0
+    effects = Trace.load(path).examples[0].weights["occlusion.source"]
+    assert effects.shape == (1, 4, 4)
+    assert effects[0, 0].argmax() == 0  # "un" needs "one" most
+    assert "--occlude adds to a trace: pass --trace FILE too" in refused(*options, stdin=b"one\n")

@@ -128,6 +128,10 @@ def translate(  # noqa: PLR0913, PLR0917 -- one for each option
     trace: Annotated[
         Path | None, typer.Option(help="also write the attention weights, for `qkv view`")
     ] = None,
+    occlude: Annotated[
+        bool,
+        typer.Option("--occlude", help="add to the trace what leaving out each source word changes"),
+    ] = False,
     strict: Strict = False,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -138,7 +142,8 @@ def translate(  # noqa: PLR0913, PLR0917 -- one for each option
     """
     from qkv.cli.commands.translate import translate_lines
 
-    translate_lines(run, file, output, beam, n_best, trace, quiet, strict=strict, device=device)
+    options = {"occlude": occlude, "strict": strict, "device": device}
+    translate_lines(run, file, output, beam, n_best, trace, quiet, **options)
 
 
 @app.command()

@@ -1,14 +1,18 @@
 """A trace: examples with the attention weights of one model, which can be saved to a file and loaded."""
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qkv import page_builder
 from qkv.errors import BadData
 from qkv.trace.archive import read_archive, write_archive
 from qkv.trace.example import Example, check_distributions, copy_json
 from qkv.trace.schema import Content, decode, encode
+
+HEIGHT = 720  # pixels of the frame in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,14 @@ class Trace:
         """
         content = Content(self.examples, self.kind, self.unnormalised, self.meta)
         write_archive(path, *encode(content))
+
+    def _repr_html_(self) -> str:
+        """The page of `qkv view` in a frame, which Jupyter shows."""
+        page = html.escape(page_builder.build_page(self))
+        return (
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" width="100%" height="{HEIGHT}" '
+            'frameborder="0" title="attention weights"></iframe>'
+        )
 
     @staticmethod
     def load(path: str | Path) -> "Trace":

@@ -7,6 +7,7 @@ from typing import Any
 
 from qkv.cli.input_lines import limit_traced_lines, read_input_lines
 from qkv.cli.output_stream import STANDARD, open_output
+from qkv.errors import BadData
 from qkv.progress import show_progress
 from qkv.task.line_problems import ProblemReporter
 from qkv.task.run_directory import load_for_command
@@ -24,10 +25,13 @@ def translate_lines(  # noqa: PLR0913 -- one for each option
     trace: Path | None,
     quiet: bool,
     *,
+    occlude: bool = False,
     strict: bool = False,
     device: str = "cpu",
 ) -> None:
     """Translate every line, and write the translations and the trace."""
+    if occlude and trace is None:
+        raise BadData("--occlude adds to a trace: pass --trace FILE too")
     translator = load_for_command("translate", run, device)
     file = None if file == STANDARD else file
     is_interactive = file is None and sys.stdin is not None and sys.stdin.isatty()
@@ -49,7 +53,7 @@ def translate_lines(  # noqa: PLR0913 -- one for each option
         )
         if trace is not None:
             answers = list(answers)
-            translator.build_trace(answers, beam=beam).save(trace)
+            translator.build_trace(answers, beam=beam, occlude=occlude).save(trace)
         with open_output(output) as out:
             count = _write(out, answers, n_best, flush=is_interactive)
         problems.print_summary(count)

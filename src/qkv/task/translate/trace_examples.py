@@ -8,8 +8,10 @@ import torch
 
 from qkv.data import TokenizerPair, collate_source
 from qkv.decode import Hypothesis
+from qkv.task.translate.forced_decoding import measure_occlusion
 from qkv.trace import Example, WeightAxes, stack_steps
 
+OCCLUSION = "occlusion.source"
 BEGIN, END = "<s>", "</s>"
 # By the place of an attention. A decoding step attends to the tokens before the one that it emits.
 AXES = {
@@ -20,7 +22,13 @@ AXES = {
 
 
 def build_example(
-    model: Any, tokens: TokenizerPair, ids: Sequence[int], hypothesis: Hypothesis, line: int
+    model: Any,
+    tokens: TokenizerPair,
+    ids: Sequence[int],
+    hypothesis: Hypothesis,
+    line: int,
+    *,
+    occlude: bool = False,
 ) -> Example:
     """The example of one translated line.
 
@@ -32,6 +40,7 @@ def build_example(
         ids: token ids of the source, without the end symbol.
         hypothesis: the translation, with captured weights.
         line: the number of the line.
+        occlude: add "occlusion.source": the fall of every log-probability when a source word is left out.
     """
     source, keep = collate_source([ids])
     device = next(model.parameters()).device
@@ -44,6 +53,12 @@ def build_example(
         is_padded = axes[name].columns == "source"  # to the longest source of the batch
         weights[name] = stacked[:, :, : source.shape[1]] if is_padded else stacked
     end = (END,) if hypothesis.finished else ()
+    if occlude:
+        axes[OCCLUSION] = AXES["cross"]
+        count = len(hypothesis.tokens) + len(end)
+        weights[OCCLUSION] = measure_occlusion(
+            model, ids, tokens.source.pieces(ids), hypothesis.tokens, count
+        )
     return translation_example(
         source=(*tokens.source.pieces(ids), END),
         target=(*tokens.target.pieces(hypothesis.tokens), *end),

@@ -16,7 +16,7 @@ from qkv.task.translate.pair_lengths import find_source_limit
 from qkv.task.translate.pairs import Lines, read_test_pairs
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.source_lines import TOO_LONG, UNKNOWN, as_lines, encode_line
-from qkv.task.translate.trace_examples import build_example
+from qkv.task.translate.trace_examples import OCCLUSION, build_example
 from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Trace
 
@@ -125,7 +125,14 @@ class Translator:
             first += len(block_lines)
             on_progress(first - 1)
 
-    def trace(self, lines: str | Iterable[str], *, beam: int | None = None, strict: bool = False) -> Trace:
+    def trace(
+        self,
+        lines: str | Iterable[str],
+        *,
+        beam: int | None = None,
+        strict: bool = False,
+        occlude: bool = False,
+    ) -> Trace:
         """Translate the lines and keep tokens, probabilities and the weights of every layer and head.
 
         Every example's meta has the number of its `line`; lines without translation have no example.
@@ -134,25 +141,33 @@ class Translator:
             lines: a line, or any number of lines.
             beam: the number of hypotheses that the search keeps; None takes the recipe's.
             strict: raise an error for a line that cannot be translated as it is.
+            occlude: add how much the log-probability of every target token falls when a source word is left
+                out, as the weights "occlusion.source".
 
         Raises:
             BadData: no line has a translation; or `strict`, and a line cannot be translated as it is.
         """
         on_problem = raise_problem if strict else warn_of_problem
-        return self.build_trace(self.n_best(lines, beam=beam, capture=True, on_problem=on_problem), beam=beam)
+        answers = self.n_best(lines, beam=beam, capture=True, on_problem=on_problem)
+        return self.build_trace(answers, beam=beam, occlude=occlude)
 
-    def build_trace(self, answers: Iterable[list[Translated]], *, beam: int | None = None) -> Trace:
+    def build_trace(
+        self, answers: Iterable[list[Translated]], *, beam: int | None = None, occlude: bool = False
+    ) -> Trace:
         """The trace of the best translations.
 
         Args:
             answers: what `n_best(capture=True)` returns for each line.
             beam: the beam of that search, for the trace's meta.
+            occlude: as in `trace`.
 
         Raises:
             BadData: no line has a translation.
         """
         examples = [
-            build_example(self.model, self.tokens, best[0].source, best[0].hypothesis, number)
+            build_example(
+                self.model, self.tokens, best[0].source, best[0].hypothesis, number, occlude=occlude
+            )
             for number, best in enumerate(answers, start=1)
             if best[0].hypothesis is not None
         ]
@@ -161,7 +176,8 @@ class Translator:
                 "no line could be translated, so there is nothing to trace: pass a line that is not empty"
             )
         meta = {"model": self.recipe.model.kind, "beam": self.build_search_config(beam).beam}
-        return Trace(tuple(examples), "translation", unnormalised=find_unnormalised(self.model), meta=meta)
+        unnormalised = (*find_unnormalised(self.model), *([OCCLUSION] if occlude else []))
+        return Trace(tuple(examples), "translation", unnormalised=unnormalised, meta=meta)
 
     def evaluate(
         self,

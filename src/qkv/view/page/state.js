@@ -36,7 +36,8 @@ export function update(changes) {
   Object.assign(state, changes);
   complete();
   const hash = formatHash();
-  if (location.hash.slice(1) !== hash) history.replaceState(null, "", `#${hash}`);
+  // In the frame of a notebook the address cannot change.
+  if (location.protocol !== "about:" && location.hash.slice(1) !== hash) history.replaceState(null, "", `#${hash}`);
   for (const listener of listeners) listener(changed.map(([name]) => name));
 }
 

@@ -1,7 +1,7 @@
 // The text view: tokens of queries and keys, lines or shading between them, the steps of a translation.
 
 import { cssColour, makeScale, palette, textColour } from "./colours.js";
-import { element, formatWeight, loadMatrix } from "./data.js";
+import { element, findRange, formatWeight, loadMatrix } from "./data.js";
 import { currentExample, state, update } from "./state.js";
 
 /** @typedef {import("./data.js").Matrix} Matrix */
@@ -153,7 +153,11 @@ async function showOcclusion(matrix, row) {
   if (!effects || panel.hidden) return;
   const dropped = await loadMatrix(example, effects, "mean", { merge: state.merge, special: state.special });
   const width = matrix.columns.labels.length;
-  const most = Math.max(dropped.high, -dropped.low) || 1;
+  const inRow = (/** @type {Float32Array} */ values) => findRange(values.subarray(row * width, (row + 1) * width));
+  const [mostWeight, mostEffect] = [matrix.values, dropped.values].map((values) => {
+    const [low, high] = inRow(values);
+    return Math.max(high, -low) || 1;
+  });
   const entries = matrix.columns.texts.map((text, c) => {
     const [weight, effect] = [matrix.values[row * width + c], dropped.values[row * width + c]];
     const line = document.createElement("tr");
@@ -161,7 +165,7 @@ async function showOcclusion(matrix, row) {
     name.scope = "row";
     name.dir = "auto";
     name.textContent = text;
-    line.append(name, makeBar(weight, matrix.high || 1), makeBar(effect, most));
+    line.append(name, makeBar(weight, mostWeight), makeBar(effect, mostEffect));
     return line;
   });
   element("occlusion-word").textContent = matrix.rows.texts[row];

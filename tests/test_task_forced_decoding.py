@@ -1,0 +1,66 @@
+"""Forced decoding and the effect of leaving source words out, on untrained translators."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from qkv.data import TokenizerConfig, train_tokenizers
+from qkv.decode import SearchConfig
+from qkv.task.translate.forced_decoding import measure_occlusion, score_tokens
+from qkv.task.translate.model_building import build_model
+from qkv.task.translate.recipe import TranslationRecipe
+from qkv.task.translate.translator import Translator
+
+PAIRS = tiny.pairs_of(60, seed=0)
+MODELS: dict[str, dict[str, Any]] = {
+    "rnn": {"kind": "rnn", "embedding": 16, "hidden": 16},
+    "transformer": {"kind": "transformer", "width": 16, "heads": 2, "feedforward": 32},
+}
+
+
+@pytest.fixture(params=MODELS)
+def translator(request: pytest.FixtureRequest) -> Translator:
+    torch.manual_seed(0)
+    sections: dict[str, Any] = {"tokens": {"kind": "word"}, "model": MODELS[request.param]}
+    sections["data"] = {"train": {"file": "none"}}
+    recipe = TranslationRecipe(**sections, decode=SearchConfig(beam=2, max_length=9))
+    tokens = train_tokenizers(PAIRS, TokenizerConfig(kind="word"))
+    return Translator(recipe, tokens, build_model(recipe.model, tokens).eval())
+
+
+def test_forced_decoding_gives_the_log_probs_of_the_search(translator: Translator) -> None:
+    lines = ["one two three", "four"]
+    hypotheses = [best[0].hypothesis for best in translator.n_best(lines)]
+    ids = [translator.tokens.source.encode([line])[0] for line in lines]
+    targets = [hypothesis.tokens for hypothesis in hypotheses if hypothesis]
+    scores = score_tokens(translator.model, ids, targets)
+    for row, hypothesis in zip(scores, hypotheses, strict=True):
+        assert hypothesis is not None
+        count = len(hypothesis.log_probs)
+        np.testing.assert_allclose(row[:count].numpy(), hypothesis.log_probs, atol=1e-5)
+        assert not row[len(hypothesis.tokens) + 1 :].any()
+
+
+def test_occlusion_is_the_difference_of_two_forced_decodings(translator: Translator) -> None:
+    source, target = [4, 5, 6, 7], [5, 6]
+    pieces = ["▁one", "▁tw", "o", "▁three"]
+    falls = measure_occlusion(translator.model, source, pieces, target, 3)
+    assert falls.shape == (1, 3, 5)
+    complete = score_tokens(translator.model, [source], [target])[0]
+    for word in ([0], [1, 2], [3]):
+        shorter = [token for i, token in enumerate(source) if i not in word]
+        fall = complete - score_tokens(translator.model, [shorter], [target])[0]
+        np.testing.assert_allclose(falls[0, :, word].sum(0), fall.numpy(), atol=1e-5)
+    assert not falls[0, :, 4].any()
+
+
+def test_a_trace_has_the_effects_beside_the_weights(translator: Translator) -> None:
+    trace = translator.trace(["one two three"], occlude=True)
+    [example] = trace.examples
+    assert tuple(example.weight_axes["occlusion.source"])[:2] == ("target", "source")
+    assert example.weights["occlusion.source"].any()
+    assert "occlusion.source" in trace.unnormalised
+    assert "occlusion.source" not in translator.trace(["one two three"]).examples[0].weights
