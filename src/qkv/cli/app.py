@@ -10,7 +10,7 @@ import typer
 from qkv import __version__
 from qkv.cli.bench_options import bench
 from qkv.cli.doctor import doctor
-from qkv.cli.options import Beam, Device, JsonFile, Quiet, Run, Strict
+from qkv.cli.options import Beam, Device, Features, JsonFile, Quiet, Run, Strict
 from qkv.cli.picture_options import caption
 from qkv.cli.text_options import classify, generate
 
@@ -184,14 +184,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     stride: Annotated[
         int | None, typer.Option(min=1, help="language models: tokens that a sliding window moves by")
     ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="generated pictures: a classifier of pictures whose features are compared",
-            show_default="the recipe's",
-        ),
-    ] = None,
+    features: Features = None,
     json: JsonFile = None,
     strict: Strict = False,
     device: Device = "cpu",
