@@ -9,6 +9,7 @@ import typer
 
 from qkv import __version__
 from qkv.cli.bench_options import bench
+from qkv.cli.cost_options import cost
 from qkv.cli.doctor import doctor
 from qkv.cli.options import Beam, Device, Features, JsonFile, Quiet, Run, Strict
 from qkv.cli.picture_options import caption
@@ -291,4 +292,5 @@ app.command()(generate)
 app.command()(classify)
 app.command()(caption)
 app.command()(bench)
+app.command()(cost)
 app.command()(doctor)
