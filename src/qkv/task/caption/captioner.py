@@ -14,7 +14,7 @@ from qkv.task.caption.metrics import CaptionScores, score_captions
 from qkv.task.caption.recipe import CaptionRecipe
 from qkv.task.caption.traces import build_example
 from qkv.task.evaluation import EvaluateOptions
-from qkv.task.picture_input import Picture
+from qkv.task.picture_inputs import Picture
 from qkv.task.search_options import change_search_config
 from qkv.task.texts import AnyTokenizer
 from qkv.task.unnormalised import find_unnormalised

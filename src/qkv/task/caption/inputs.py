@@ -11,7 +11,7 @@ from qkv.data.pictures.grids import read_grids
 from qkv.errors import BadData
 from qkv.model.captioner_encoder import GridConfig
 from qkv.task.caption.recipe import CaptionRecipe
-from qkv.task.picture_input import Picture, list_pictures, read_picture
+from qkv.task.picture_inputs import Picture, list_pictures, read_picture
 
 
 class NamedGrid(NamedTuple):

@@ -18,7 +18,7 @@ from qkv.task.classify_pictures.pictures import (
     stack_pictures,
 )
 from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
-from qkv.task.picture_input import Picture, list_pictures, read_picture
+from qkv.task.picture_inputs import Picture, list_pictures, read_picture
 from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Axis, Example, Grid, Trace, WeightAxes
 

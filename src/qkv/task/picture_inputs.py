@@ -1,4 +1,4 @@
-"""Pictures that a user passes to a trained model: files, or pixels."""
+"""Pictures that a user passes to a trained model: paths of files, or pixels."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,22 +14,18 @@ Picture = str | Path | np.ndarray
 
 
 def list_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
-    """The pictures as a list; one alone becomes a list of one.
-
-    Args:
-        pictures: a path, or pixels; or several of them.
-    """
+    """The pictures as a list; one alone becomes a list of one."""
     if isinstance(pictures, str | Path) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
         return [pictures]
     return list(pictures)
 
 
 def read_picture(picture: Picture, size: int) -> UInt8[np.ndarray, "S S 3"]:
-    """The pixels of one picture: of a file, resized, or as they are.
+    """The pixels of a picture.
 
     Args:
-        picture: the path of a picture file, or pixels uint8 [S,S,3].
-        size: the side that a model reads.
+        picture: the path of a file, which is resized and cropped, or pixels of the right size.
+        size: the side of the pictures of the model in pixels.
 
     Raises:
         BadData: the file cannot be read or is no picture, or the pixels have another type or size.
