@@ -34,6 +34,7 @@ that follow from others are left out.
 # What a contributor adds to a folder.
 ADDITIONS = {
     "cli": "a command: one file, registered in `app.py`",
+    "cost": "the training step of a new kind of model, in `workload.py`",
     "bench": "a measurement of specs: one file; benchmarks against other libraries go to `benchmarks/`",
     "task": "a task: one folder, and one entry in `registry.py`",
     "data": "a text format or a way to batch; a generated corpus in a folder of its own",

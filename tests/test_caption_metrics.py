@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qkv.data.generated.shapes import ShapesConfig, ShapesSplit
-from qkv.data.pictures.boxes import find_cells_in_box, spread_over_boxes
+from qkv.data.pictures.boxes import find_cells_in_box, make_even_centres, spread_over_boxes
 from qkv.errors import BadData
 from qkv.task.caption.metrics import compute_cider, compute_rouge, score_captions, split_words
 from qkv.task.caption.pointing import PointingCounts, add_counts, count_pointing
@@ -99,11 +99,11 @@ def test_captions_without_references_are_refused(captions: Any, references: Any,
 
 
 def test_cells_in_a_box_have_their_centre_in_it_and_there_is_always_one() -> None:
-    cells = find_cells_in_box(np.array([0.0, 0.5, 0.7, 1.0]), 2, 4).reshape(2, 4)
+    cells = find_cells_in_box(np.array([0.0, 0.5, 0.7, 1.0]), make_even_centres(2, 4)).reshape(2, 4)
     assert cells.tolist() == [[False] * 4, [True, True, True, False]]
-    narrow = find_cells_in_box(np.array([0.30, 0.95, 0.32, 1.0]), 2, 4).reshape(2, 4)
+    narrow = find_cells_in_box(np.array([0.30, 0.95, 0.32, 1.0]), make_even_centres(2, 4)).reshape(2, 4)
     assert narrow.tolist() == [[False] * 4, [False, True, False, False]]
-    assert find_cells_in_box(np.array([0.0, 0, 1, 1]), 3, 5).all()
+    assert find_cells_in_box(np.array([0.0, 0, 1, 1]), make_even_centres(3, 5)).all()
 
 
 @pytest.mark.parametrize(
@@ -111,28 +111,28 @@ def test_cells_in_a_box_have_their_centre_in_it_and_there_is_always_one() -> Non
 )
 def test_a_box_that_is_empty_or_outside_is_refused(box: Any) -> None:
     with pytest.raises(BadData, match="fractions from 0 to 1"):
-        find_cells_in_box(np.array(box, float), 4, 4)
+        find_cells_in_box(np.array(box, float), make_even_centres(4, 4))
 
 
 def test_targets_of_attention_are_uniform_in_the_box_of_the_named_object() -> None:
-    targets = spread_over_boxes([None, 1, 0], BOXES, 2, 2)
+    targets = spread_over_boxes([None, 1, 0], BOXES, make_even_centres(2, 2))
     assert targets.tolist() == [[0, 0, 0, 0], [0, 0.5, 0, 0.5], [1, 0, 0, 0]]
-    assert spread_over_boxes([], BOXES, 2, 2).shape == (0, 4)
+    assert spread_over_boxes([], BOXES, make_even_centres(2, 2)).shape == (0, 4)
     with pytest.raises(BadData, match="names the object 2, but there are 2 boxes"):
-        spread_over_boxes([2], BOXES, 2, 2)
+        spread_over_boxes([2], BOXES, make_even_centres(2, 2))
 
 
 def test_pointing_by_hand() -> None:
     weights = np.array([[0.9, 0.1, 0, 0], [0.4, 0.2, 0.1, 0.3], [0.1, 0.2, 0.3, 0.4], [0.6, 0.2, 0.1, 0.1]])
-    counts = count_pointing(weights, [None, 1, 1, 0], BOXES, 2, 2)
+    counts = count_pointing(weights, [None, 1, 1, 0], BOXES, make_even_centres(2, 2))
     assert counts == pytest.approx(PointingCounts(3, 2, 0.5 + 0.6 + 0.6, 0.5 + 0.5 + 0.25))
-    twice = add_counts([counts, counts, count_pointing(weights[:1], [None], BOXES, 2, 2)])
+    twice = add_counts([counts, counts, count_pointing(weights[:1], [None], BOXES, make_even_centres(2, 2))])
     assert twice.compute_scores() == pytest.approx(
         {"pointing": 200 / 3, "attention_mass": 170 / 3, "pointing_chance": 125 / 3}
     )
     assert all(math.isnan(value) for value in add_counts([]).compute_scores().values())
     with pytest.raises(BadData, match=r"\[4, 4\], but there are 3 words and 2 × 2 cells"):
-        count_pointing(weights, [None, 1, 0], BOXES, 2, 2)
+        count_pointing(weights, [None, 1, 0], BOXES, make_even_centres(2, 2))
 
 
 def test_the_boxes_of_generated_pictures_hold_what_the_words_name() -> None:
@@ -145,8 +145,8 @@ def test_the_boxes_of_generated_pictures_hold_what_the_words_name() -> None:
             (right, example.named),
             (wrong, [n if n is None else 1 - n for n in example.named]),
         ):
-            weights = spread_over_boxes(named, example.boxes, 8, 8)
-            counts.append(count_pointing(weights, example.named, example.boxes, 8, 8))
+            weights = spread_over_boxes(named, example.boxes, make_even_centres(8, 8))
+            counts.append(count_pointing(weights, example.named, example.boxes, make_even_centres(8, 8)))
     assert add_counts(right).compute_scores()["pointing"] == 100
     assert add_counts(right).compute_scores()["attention_mass"] == pytest.approx(100)
     assert add_counts(wrong).compute_scores()["pointing"] == 0

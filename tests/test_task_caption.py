@@ -6,18 +6,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.numpy import save_file
 
 import qkv
 import tiny
 from qkv.data.byte_tokens import ByteTokenizer
 from qkv.data.pictures.augmentation import AugmentationConfig, PictureChange, draw_picture_change
+from qkv.data.pictures.boxes import make_even_centres
+from qkv.data.pictures.grids import read_grids
 from qkv.decode import SearchConfig
 from qkv.errors import QKVError
+from qkv.model.vision import CNN, CNNConfig
 from qkv.progress import NoProgress
 from qkv.task.caption.batches import draw_change_of_caption
 from qkv.task.caption.examples import NamedObjects, read_splits, stack_inputs
-from qkv.task.caption.grounding import GridSize, make_attention_targets, name_objects_of_tokens
+from qkv.task.caption.grounding import find_cell_centres, make_attention_targets, name_objects_of_tokens
 from qkv.task.caption.recipe import CaptionAugmentationConfig
+from qkv.task.recipe import parse_recipe
 from qkv.task.registry import find_task
 from tiny_pictures import (
     caption_files,
@@ -29,6 +35,7 @@ from tiny_pictures import (
     write_folder,
     write_zip,
 )
+from tiny_text import merged
 
 PATCHES = {
     "kind": "patches",
@@ -61,7 +68,7 @@ def recipe_in(folder: Path, model: Any = None, **sections: Any) -> Any:
         base = caption_recipe(folder, **sections)
         changed = {key: value for key, value in model.items() if value is not None}
         raw = {**base.model_dump(mode="json"), "model": changed}
-        return qkv.task.recipe.parse_recipe(raw, "the recipe")
+        return parse_recipe(raw, "the recipe")
     return caption_recipe(folder, **sections, **({"model": model} if model else {}))
 
 
@@ -234,13 +241,34 @@ def test_targets_of_the_attention_lie_in_the_boxes_of_what_words_name() -> None:
     ids = tokenizer.encode("a hat on b")[0]
     objects = NamedObjects((None, 1, None, 0), np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]], np.float32))
     assert name_objects_of_tokens(ids, objects.named, tokenizer) == [None, None, 1, 1, 1, *[None] * 4, 0]
-    targets = make_attention_targets(ids, objects, GridSize(2, 2), tokenizer)
+    targets = make_attention_targets(ids, objects, make_even_centres(2, 2), tokenizer)
     assert targets.shape == (len(ids) + 1, 4)
     assert targets[2].tolist() == [0, 0, 0, 1]
     assert targets[9].tolist() == [1, 0, 0, 0]
     assert targets[[0, 1, 5, 6, 7, 8, 10]].sum() == 0
     outside = objects._replace(boxes=np.array([[0, 0, 0.5, 0.5], [1, 0.5, 1, 1]], np.float32))
-    assert make_attention_targets(ids, outside, GridSize(2, 2), tokenizer)[2].sum() == 0
+    assert make_attention_targets(ids, outside, make_even_centres(2, 2), tokenizer)[2].sum() == 0
+
+
+@pytest.mark.parametrize(("stride", "size"), [(2, 80), (1, 61)])
+def test_the_centre_of_a_cell_is_the_middle_of_the_pixels_that_reach_it(stride: Any, size: int) -> None:
+    """Without normalisation, which would let every pixel reach every cell."""
+    torch.manual_seed(0)
+    model = torch.nn.Module()
+    model.encoder = CNN(CNNConfig(widths=(8, 8, 8), stride=stride, norm="batch"))
+    for norm in model.encoder.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(norm.weight)
+    centres = find_cell_centres(model, size)
+    picture = torch.rand(1, 3, size, size, requires_grad=True)
+    grid = model.encoder(picture)
+    row, column = 4, 5  # so far from the border that no pixel is missing
+    grid.vectors[0, row * grid.width + column].sum().backward()
+    assert picture.grad is not None
+    _, rows, columns = picture.grad[0].nonzero(as_tuple=True)
+    assert (rows.min() + rows.max() + 1) / 2 == pytest.approx(centres.rows[row] * size)
+    assert (columns.min() + columns.max() + 1) / 2 == pytest.approx(centres.columns[column] * size)
+    assert len(centres.rows) == grid.height
 
 
 @pytest.mark.parametrize("kind", ["word", "char", "bpe"])
@@ -371,6 +399,11 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert [line[1] for line in lines] == [str(path) for path in paths]
     assert "dark" in lines[0][0]
     assert trace.exists()
+    strip = tmp_path / "strip.png"
+    assert tiny.call("caption", run, *paths, "--png", strip, "--quiet") == 0
+    with Image.open(strip) as picture:
+        assert picture.width > picture.height > 200
+    capsys.readouterr()
     assert tiny.call("caption", run, paths[0], "--n-best", 2) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 2
@@ -385,6 +418,8 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     for arguments, message in (
         (("caption", run, tmp_path / "c.png"), "c.png: cannot be read (No such file or directory)"),
         (("caption", run, *[paths[0]] * 21, "--trace", trace), "pass at most 20 pictures, got 21"),
+        (("caption", run, *[paths[0]] * 21, "--png", strip), "--png keeps every weight: pass at most 20"),
+        (("caption", run, paths[0], "--png", tmp_path / "strip.gif"), "not as 'strip.gif'"),
         (("caption", run, paths[0], "--beam", 1, "--n-best", 2), "2 answers need a beam of at least 2"),
         (("evaluate", run, "--source", folder), "--source and --target go together"),
         (("classify", run, paths[0]), "use `qkv caption"),
@@ -393,3 +428,75 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         captured = capsys.readouterr()
         assert message in captured.err
         assert captured.err.count("\n") == 1
+
+
+def write_grids(folder: Path, suffix: str = ".npz", count: int = 20) -> str:
+    """Grids whose vectors say whether the picture is bright."""
+    random, path = np.random.RandomState(0), folder / f"grids{suffix}"
+    grids = {
+        name: (random.randn(2, 3, 4) / 8 + name.startswith("bright")).astype(np.float32)
+        for name in caption_files(count)[0]
+    }
+    if suffix == ".npz":
+        np.savez(path, **grids)  # pyright: ignore[reportArgumentType]
+    else:
+        save_file(grids, path)
+    return str(path)
+
+
+def grid_recipe(folder: Path, grids: str, **sections: Any) -> Any:
+    raw = caption_recipe(folder).model_dump(mode="json")
+    changes = {"data": {"train": {"pictures": grids}}, "augment": {"crop": 0, "flip": False}, "train": LEARN}
+    raw = {**raw, "model": {**raw["model"], "encoder": {"kind": "grid", "width": 4}}}
+    return parse_recipe(merged(merged(raw, changes), sections), "the recipe")
+
+
+def test_grids_from_files_are_captioned_like_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_grids(tmp_path)
+    fit(grid_recipe(tmp_path, path), tmp_path / "run")
+    captioner = qkv.load(tmp_path / "run")
+    captions = captioner.caption(path)
+    names = sorted(caption_files()[0])
+    assert sum(name.partition("-")[0] in text for name, text in zip(names, captions, strict=True)) >= 38
+    assert captioner.evaluate(beam=1)["bleu1"] > 60
+    with np.load(path) as grids:
+        assert captioner.caption(grids[names[3]]) == captions[3]
+    example = captioner.trace(path).examples[3]
+    assert (example.named_axes["picture 2×3"].picture, example.meta["line"]) == (names[3], 4)
+    assert tiny.call("caption", tmp_path / "run", path) == 0
+    assert capsys.readouterr().out.splitlines()[3] == f"{captions[3]}\t{names[3]}"
+    with pytest.raises(QKVError, match=r"floating-point \[rows, columns, 4\], got float64 \[2, 3, 5\]"):
+        captioner.caption(np.zeros((2, 3, 5)))
+    other = write_grids(tmp_path, ".safetensors")
+    fit(grid_recipe(tmp_path, other), tmp_path / "other")
+    first, second = states(tmp_path / "run", tmp_path / "other")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_grids_that_cannot_be_used(tmp_path: Path) -> None:
+    path = write_grids(tmp_path)
+    for sections, message in (
+        ({"data": {"train": {"pictures": "x.zip"}}}, "x.zip does not fit model.encoder of kind grid"),
+        ({"augment": {"crop": 1}}, "augment changes pictures, and model.encoder reads grids"),
+    ):
+        with pytest.raises(QKVError, match=message):
+            grid_recipe(tmp_path, path, **sections)
+    good = np.zeros((2, 3, 4), np.float32)
+    for arrays, message in (
+        ({"a": good, "b": good[:1]}, r"b is float32 \[1, 3, 4\], but the first grid is float32 \[2, 3, 4\]"),
+        ({"a": good.astype(int)}, r"a: expected a grid .* got int64"),
+        ({"a": good, "b": good + np.nan}, "b holds values that are not finite"),
+        ({}, "has no grid of these pictures"),
+    ):
+        np.savez(tmp_path / "bad.npz", **arrays)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(QKVError, match=message):
+            read_grids(tmp_path / "bad.npz")
+    for content in (b"", b"no", (tmp_path / "bad.npz").read_bytes()[:20]):
+        for name in ("bad.npz", "bad.safetensors"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(QKVError, match="cannot be read as grids"):
+                read_grids(tmp_path / name)
+    with pytest.raises(QKVError, match=r"grids have the shape \[batch, height, width, 5\]"):
+        fit(grid_recipe(tmp_path, path, model={"encoder": {"width": 5}}), tmp_path / "run")

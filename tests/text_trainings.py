@@ -33,6 +33,11 @@ TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"model": {**SMALL, "kind": "hierarchical", "encoder": "attention"}, "batch": {"batch_tokens": 30}},
     ),
     "pictures": (tiny_pictures.picture_recipe, {"batch": {"pictures": 7}}),
+    "adversarial": (tiny_pictures.gan_recipe, {"batch": {"pictures": 7}}),
+    "captions": (
+        tiny_pictures.caption_recipe,
+        {"batch": {"pictures": 7}, "model": {"dropout": 0.0}, "objective": {"coverage": 0.1}},
+    ),
     "hidden": (tiny_pictures.fill_pictures_recipe, {"model": {"dropout": 0.0}, "batch": {"pictures": 7}}),
 }
 OPTIONS = {"steps": 9, "validate_every": 4, "average": 2, "log_every": 3, "eps": 1e-4, "device": "cpu"}

@@ -82,7 +82,7 @@ class Model(nn.Module):
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         if self.kind in ATTENTIONS:
             return self.layer(x, keep=keep)
-        ignore = torch.zeros_like(keep, dtype=x.dtype).masked_fill(~keep, -torch.inf)
+        ignore = torch.where(keep, 0.0, -torch.inf).to(x)
         return self.layer(x, x, x, key_padding_mask=ignore, need_weights=False)[0]
 
 

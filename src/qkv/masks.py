@@ -5,7 +5,7 @@ any key gets output 0, weights 0 and finite gradients.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.errors import BadMask
@@ -162,6 +162,20 @@ def zero_unusable_queries(x: Tensor, keep: Tensor) -> Tensor:
     bound = torch.finfo(x.dtype).max ** 0.75
     usable = keep | (torch.linalg.vector_norm(x, dim=-1) < bound)  # False for NaN
     return torch.where(usable[..., None], x, 0)
+
+
+def count_real_positions(keep: Keep) -> Int[Tensor, "B"]:
+    """Count the real positions of every row, on the CPU, as packing needs them.
+
+    Args:
+        keep: [B,S] bool, True at real positions.
+
+    Returns:
+        [B]; S for every row of a meta tensor, which has no values.
+    """
+    if keep.is_meta:
+        return torch.full(keep.shape[:1], keep.shape[1], device="cpu")
+    return keep.sum(1).cpu()
 
 
 def check_pairs(allow: Tensor | None, bias: Tensor | None, pairs: tuple[int, ...]) -> None:

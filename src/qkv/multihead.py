@@ -188,7 +188,8 @@ class MultiheadAttention(nn.MultiheadAttention):
         masking = multihead_masks.build_masking(
             q, k, key_padding_mask, attn_mask, is_causal, self.spec.kernel
         )
-        masking = masking._replace(is_self=is_self)
+        # torch 2.6 compiles no _replace
+        masking = Masking(masking.keep, masking.allow, masking.bias, is_self, masking.gate)
         over_prefix = is_causal and not self.spec.kernel.forms_weights
         attend = self._attend_to_prefix if over_prefix else self._attend_to_all
         attended = attend(q, k, v, masking, need_weights)

@@ -100,7 +100,7 @@ def prepend_keys(masking: Masking, count: int) -> Masking:
     keep = None if masking.keep is None else F.pad(masking.keep, (count, 0), value=True)
     allow = None if masking.allow is None else F.pad(masking.allow, (count, 0), value=True)
     bias = None if masking.bias is None else F.pad(masking.bias, (count, 0))
-    return masking._replace(keep=keep, allow=allow, bias=bias)
+    return Masking(keep, allow, bias, masking.is_self, masking.gate)  # torch 2.6 compiles no _replace
 
 
 def _expand_padding(mask: Tensor | None, pairs: tuple[int, ...]) -> Tensor | None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import ValidationError
 
 from qkv.errors import BadRecipe, UnknownName, did_you_mean
+from qkv.shapes import Dims
 from qkv.strict import describe_errors
 
 AnyPart = TypeVar("AnyPart", bound="Part")
@@ -74,6 +75,31 @@ class Part(metaclass=PartMeta):
     grid: ClassVar[tuple[int, int, int] | None] = None
     predicts_positions: ClassVar[bool] = False
     example_options: ClassVar[Mapping[str, Any]] = {}
+
+    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
+        """Count the operations of this part's matrix products for one sequence, two for each multiplication.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+            queries: T.
+            keys: S.
+            pairs: The pairs of a query and a key that are computed: T·S, or fewer for a window.
+
+        Returns:
+            The operations of a forward pass; 0, the default, for a part without matrix products.
+        """
+        return 0
+
+    def count_numbers_per_pair(self, dims: Dims) -> int:
+        """Count the numbers that a score holds for each pair of a query and a key while it is computed.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+
+        Returns:
+            The numbers; 1, the default, is the score itself.
+        """
+        return 1
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the part to plain data, which `from_dict` reads.

@@ -163,6 +163,32 @@ class AttentionSpec:
                 raise UnknownName(f"unknown key of an attention: {key!r}. {did_you_mean(key, known)}")
         return cls(**values)
 
+    def count_operations(self, queries: int, keys: int) -> int:
+        """Count the operations of a forward pass of the layer for one sequence, in its matrix products.
+
+        A multiplication and an addition are two operations.  Pairs that a causal mask hides count as well.
+
+        Args:
+            queries: T.
+            keys: S.
+
+        Returns:
+            The operations of the projections and of the attention itself.
+
+        Example:
+            >>> spec = qkv.AttentionSpec(512, heads=8)
+            >>> spec.count_operations(1000, 1000) == 8 * 1000 * 512**2 + 4 * 1000**2 * 512
+            True
+        """
+        dims, memory = self.dims, self.memory_width
+        core = self.kernel.count_core_operations(dims, self.choice, queries, keys)
+        gate = 2 * keys * memory * dims.heads * self.is_gated
+        if not self.project:
+            return core + gate
+        of_queries = 2 * queries * self.width * dims.heads * (dims.query + dims.value)
+        of_keys = 2 * keys * memory * (self.kv_heads or dims.heads) * (dims.key + dims.value)
+        return core + gate + of_queries + of_keys
+
     def build(self) -> Any:
         """Build the `Attention` layer of this spec.
 

@@ -4,8 +4,9 @@ While one of them is active, Python must not read values, choose a backend by a 
 compute outside torch's dispatcher.
 """
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -20,7 +21,35 @@ from qkv.torch_internals import (
     is_function_transform_active,
 )
 
+_device_of_meta_tensors: ContextVar[str] = ContextVar("device of meta tensors", default="meta")
+
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none: there it is always False
+
+
+@contextmanager
+def use_backends_of(device: str) -> Iterator[None]:
+    """Let meta tensors take the backends of a device, so that they show what it would compute and store.
+
+    Args:
+        device: A kind of device, such as "cpu".
+    """
+    token = _device_of_meta_tensors.set(device)
+    try:
+        yield
+    finally:
+        _device_of_meta_tensors.reset(token)
+
+
+def find_backend_device(x: Tensor) -> str:
+    """The kind of device whose backends a tensor takes.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        That of the tensor; for a meta tensor the one of `use_backends_of`, "meta" outside of it.
+    """
+    return _device_of_meta_tensors.get() if x.is_meta else x.device.type
 
 
 def can_read(x: Tensor) -> bool:
@@ -40,7 +69,8 @@ def can_read(x: Tensor) -> bool:
 def can_bypass_dispatcher(tensors: Iterable[Any]) -> bool:
     """Check whether native code may read tensors directly: nothing records or differentiates the operation.
 
-    A lazily negated view does not qualify, because its memory does not hold its values.
+    A lazily negated view does not qualify, because its memory does not hold its values; neither does a meta
+    tensor, which has none.
 
     Args:
         tensors: The inputs; None entries are ignored.
@@ -51,7 +81,11 @@ def can_bypass_dispatcher(tensors: Iterable[Any]) -> bool:
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if traced or MISSING or is_transformed() or is_dispatch_mode_active():
         return False
-    return all(x is None or (type(x) is Tensor and not x.requires_grad and not x.is_neg()) for x in tensors)
+    return all(x is None or _is_readable(x) for x in tensors)
+
+
+def _is_readable(x: Any) -> bool:
+    return type(x) is Tensor and not (x.requires_grad or x.is_neg() or x.is_meta)
 
 
 def is_transformed() -> bool:
@@ -107,7 +141,7 @@ def is_recording(size: int | torch.SymInt | Tensor) -> bool:
     Returns:
         Whether the size may change.
     """
-    return _is_exporting() or isinstance(size, torch.SymInt | Tensor)
+    return _is_exporting() or isinstance(size, (torch.SymInt, Tensor))  # torch 2.6 compiles no union
 
 
 def holds_for_all_sizes(condition: bool | torch.SymBool | Tensor) -> bool:
@@ -129,6 +163,21 @@ def holds_for_all_sizes(condition: bool | torch.SymBool | Tensor) -> bool:
         return bool(condition)
     # In torch.jit.trace sizes are tensors, and their range is unknown.
     return not isinstance(condition, Tensor) and bool(condition)
+
+
+def find_autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast multiplies on the device of a tensor.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        The dtype; None where autocast is off.
+    """
+    device = x.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:

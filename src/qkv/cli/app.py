@@ -9,8 +9,9 @@ import typer
 
 from qkv import __version__
 from qkv.cli.bench_options import bench
+from qkv.cli.cost_options import cost
 from qkv.cli.doctor import doctor
-from qkv.cli.options import Beam, Device, JsonFile, Quiet, Run, Strict
+from qkv.cli.options import Beam, Device, Features, JsonFile, Quiet, Run, Strict
 from qkv.cli.picture_options import caption
 from qkv.cli.text_options import classify, generate
 from qkv.cli.view_options import align, view
@@ -185,6 +186,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     stride: Annotated[
         int | None, typer.Option(min=1, help="language models: tokens that a sliding window moves by")
     ] = None,
+    features: Features = None,
     json: JsonFile = None,
     strict: Strict = False,
     device: Device = "cpu",
@@ -199,7 +201,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     from qkv.cli.commands.evaluate import evaluate_run
     from qkv.task.evaluation import EvaluateOptions
 
-    options = EvaluateOptions(source, target, data, beam, tokenize, strict, mode, stride)
+    options = EvaluateOptions(source, target, data, beam, tokenize, strict, mode, stride, features)
     evaluate_run(run, options, json, quiet, device)
 
 
@@ -252,4 +254,5 @@ app.command()(generate)
 app.command()(classify)
 app.command()(caption)
 app.command()(bench)
+app.command()(cost)
 app.command()(doctor)

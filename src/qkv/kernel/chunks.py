@@ -55,7 +55,7 @@ def scan_chunks(step: Step, state: Any, *tensors: Tensor | None) -> ScanResult:
         raise_malloc_threshold()
     # Function transforms do not support checkpointing.
     recompute = length > CHUNK and torch.is_grad_enabled() and not is_transformed()
-    sizes = _compute_chunk_sizes(length)
+    sizes = compute_chunk_sizes(length)
     begin, outputs = 0, ChunkOutputs(length)
     # split() instead of slices: the backward pass of each slice would fill a tensor of the full length.
     pieces = (repeat(None) if x is None else x.split(sizes, 2) for x in tensors)
@@ -102,8 +102,8 @@ class ChunkOutputs:
         return torch.cat(self.parts, 2)
 
 
-def _compute_chunk_sizes(length: int) -> list[int]:
-    """Full chunks, then the remaining whole tiles, then the rest."""
+def compute_chunk_sizes(length: int) -> list[int]:
+    """The sizes of the chunks of so many positions: full ones, the remaining whole tiles, then the rest."""
     remainder = length % CHUNK
     tail = remainder % TILE
     return [CHUNK] * (length // CHUNK) + [size for size in (remainder - tail, tail) if size]

@@ -3,7 +3,7 @@
 Katharopoulos et al. 2020.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv.kernel.feature_map import BackendMap, KeyFeatures, MapDescription
-from qkv.kernel.linear import Linear
+from qkv.kernel.feature_map_part import FeatureMapPart
 from qkv.kernel.sums import Features
-from qkv.part import Part
 from qkv.shapes import Dims
 from qkv.strict import PART
 
@@ -71,7 +70,7 @@ class EluMap(BackendMap):
 
 
 @dataclass(frozen=True, config=PART)
-class Elu(Part):
+class Elu(FeatureMapPart):
     """The linear Transformer: positive features at the lowest cost, which estimate no exact attention.
 
     References:
@@ -84,23 +83,13 @@ class Elu(Part):
         torch.Size([1, 1000, 16])
     """
 
-    axis: ClassVar[str] = "kernel"
     name: ClassVar[str] = "elu"
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = elu(x) + 1"
     paper: ClassVar[str] = "Katharopoulos et al. 2020, eq. 7"
     estimates: ClassVar[str] = ""
-    forms_weights: ClassVar[bool] = False
-    is_gated: ClassVar[bool] = False
 
-    def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
-        """Build the linear evaluator with this feature map.
+    def _build_map_and_floor(self, dims: Dims, generator: torch.Generator | None) -> tuple[EluMap, float]:
+        return EluMap(dims), FLOOR
 
-        Args:
-            dims: Heads, and the widths per head.
-            parts: The other choices of the attention; only `causal` is read.
-            generator: Not used, because nothing is random.
-
-        Returns:
-            The evaluator.
-        """
-        return Linear(dims, EluMap(dims), FLOOR, parts.causal)
+    def _count_features(self, dims: Dims) -> int:
+        return dims.query

@@ -233,9 +233,9 @@ class Exact(Core):
         batch, heads, queries, _ = inputs.q.shape
         numbers = 1 if self._can_score_natively(inputs.q, inputs.keys) else self.score.numbers_per_pair
         block_size = compute_queries_per_block(batch, heads, inputs.values.shape[2], numbers)
-        inputs = inputs._replace(
-            keys=repeat_heads(inputs.keys, self.heads), values=repeat_heads(inputs.values, self.heads)
-        )
+        keys, values = (repeat_heads(x, self.heads) for x in (inputs.keys, inputs.values))
+        # torch 2.6 compiles no _replace
+        inputs = AttentionInputs(inputs.q, keys, values, inputs.masking, inputs.positions, inputs.causal)
         if return_weights and holds_for_all_sizes(block_size < queries):
             check_weights_fit_into_memory(inputs)
         attend = partial(self._attend_block_and_pad_weights, inputs, return_weights)
@@ -285,7 +285,8 @@ class Exact(Core):
             return None
         if self.grid is not None:
             check_key_count(self.grid, keys, self.causal)
-            masking = masking._replace(keep=None)  # a hidden cell keeps its place
+            # a hidden cell keeps its place
+            masking = Masking(None, masking.allow, masking.bias, masking.is_self, masking.gate)
         if self.causal or masking.is_self:
             return build_self_positions(q.shape[2], keys, masking.keep, q.device)
         return build_memory_positions(q.shape[2], keys, masking.keep, first_query, q.device)

@@ -5,7 +5,7 @@ E[φ(q)·φ(k)] = exp(q·k / sqrt(D))
 """
 
 from dataclasses import KW_ONLY
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,10 +14,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv.kernel.feature_map import KeyFeatures, MapDescription
-from qkv.kernel.linear import Linear
+from qkv.kernel.feature_map_part import FeatureMapPart
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
-from qkv.part import Part
 from qkv.shapes import Dims
 from qkv.strict import PART
 
@@ -116,7 +115,7 @@ class PositiveMap(RandomFeatureMap):
 
 
 @dataclass(frozen=True, config=PART)
-class Favor(Part):
+class Favor(FeatureMapPart):
     """FAVOR+ of the Performer: estimates softmax attention with the scaled dot product.
 
     Args:
@@ -142,23 +141,19 @@ class Favor(Part):
     redraw: bool = True
     pool: PositiveInt = 500
 
-    axis: ClassVar[str] = "kernel"
     name: ClassVar[str] = "favor"
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = R^-1/2 exp(W x' - |x'|²/2),  x' = x D^-1/4"
     paper: ClassVar[str] = "Choromanski et al. 2021, lemma 1"
     estimates: ClassVar[str] = "softmax of q·k / sqrt(D)"
-    forms_weights: ClassVar[bool] = False
-    is_gated: ClassVar[bool] = False
+    has_key_weights: ClassVar[bool] = True
 
-    def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
-        """Build the linear evaluator with this feature map.
+    def _build_map_and_floor(
+        self, dims: Dims, generator: torch.Generator | None
+    ) -> tuple[PositiveMap, float]:
+        return PositiveMap(dims, self, generator), FLOOR
 
-        Args:
-            dims: Heads, and the widths per head.
-            parts: The other choices of the attention; only `causal` is read.
-            generator: Draws the fixed projections; None uses torch's global generator.
+    def _count_projections(self) -> int:
+        return self.features
 
-        Returns:
-            The evaluator.
-        """
-        return Linear(dims, PositiveMap(dims, self, generator), FLOOR, parts.causal)
+    def _count_features(self, dims: Dims) -> int:
+        return self.features

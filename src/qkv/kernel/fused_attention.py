@@ -9,7 +9,7 @@ from qkv import masks
 from qkv.kernel.masking import repeat_heads
 from qkv.select.soft import softmax
 from qkv.shapes import Allow, Key, Out, Query, Value
-from qkv.tracing import holds_for_all_sizes, needs_plain_operators
+from qkv.tracing import find_backend_device, holds_for_all_sizes, needs_plain_operators
 
 # From this number of queries and keys on, the fused operator gains more on a CPU from contiguous keys than
 # the copy costs.  After a projection, successive keys of one head are the width of all heads apart.
@@ -38,7 +38,7 @@ def compute_fused_attention(
     options: dict[str, Any] = {"scale": scale}
     if q.shape[1] != k.shape[1]:  # a branch, because torch.compile may hold a symbolic comparison
         options["enable_gqa"] = True
-    if not q.is_cpu:
+    if find_backend_device(q) != "cpu":
         return F.scaled_dot_product_attention(q, k, v, allow, dropout, causal, **options)
     is_long = holds_for_all_sizes(q.shape[2] >= MIN_CONTIGUOUS_LENGTH) and holds_for_all_sizes(
         k.shape[2] >= MIN_CONTIGUOUS_LENGTH

@@ -53,7 +53,8 @@ def slice_keep_and_replace_gate(masking: Masking, positions: slice, chunk_gate: 
         The masking of these keys.
     """
     keep = None if masking.keep is None else masking.keep[:, positions]
-    return masking._replace(keep=keep, gate=chunk_gate)
+    # torch 2.6 compiles no _replace
+    return Masking(keep, masking.allow, masking.bias, masking.is_self, chunk_gate)
 
 
 def combine_masks(q: Query, keys: int, masking: Masking, causal: bool, reach: Allow | None) -> Allow | None:

@@ -12,7 +12,7 @@ which the key's log weight |k'|²/2τ² compensates.
 """
 
 from dataclasses import KW_ONLY, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,11 +21,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from qkv.kernel.feature_map import KeyFeatures, MapDescription
-from qkv.kernel.linear import Linear
+from qkv.kernel.feature_map_part import FeatureMapPart
 from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.projections import Projections, RandomFeatureMap
 from qkv.kernel.sums import Features
-from qkv.part import Part
 from qkv.score.cosine import MIN_VECTOR_LENGTH, scale_to_unit_length
 from qkv.shapes import Dims
 from qkv.strict import PART
@@ -214,7 +213,7 @@ FEATURE_MAPS = {"gaussian": GaussianMap, "arccos": ArccosMap}
 
 
 @dataclass(frozen=True, config=PART)
-class RFA(Part):
+class RFA(FeatureMapPart):
     """Random Feature Attention: random features of a Gaussian or arc-cosine kernel, in linear time.
 
     Args:
@@ -253,11 +252,9 @@ class RFA(Part):
     redraw: bool = True
     pool: PositiveInt = 500
 
-    axis: ClassVar[str] = "kernel"
     name: ClassVar[str] = "rfa"
     formula: ClassVar[str] = "φ(q)·Σ φ(k)⊗v / φ(q)·Σ φ(k),  φ(x) = R^-1/2 [sin W x, cos W x]"
     paper: ClassVar[str] = "Peng et al. 2021, eq. 5"
-    forms_weights: ClassVar[bool] = False
 
     @property
     def is_gated(self) -> bool:
@@ -284,17 +281,19 @@ class RFA(Part):
             )
         return self
 
-    def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Linear:
-        """Build the linear evaluator with this feature map.
+    @property
+    def has_key_weights(self) -> bool:
+        """Whether keys have weights: longer keys count more, or a gate lets earlier ones decay."""
+        return self.gate or not self.normalise
 
-        Args:
-            dims: Heads, and the widths per head.
-            parts: The other choices of the attention; only `causal` is read.
-            generator: Draws the fixed projections; None uses torch's global generator.
-
-        Returns:
-            The evaluator.
-        """
-        feature_map = FEATURE_MAPS[self.kernel](dims, self, generator)
+    def _build_map_and_floor(
+        self, dims: Dims, generator: torch.Generator | None
+    ) -> tuple[BandwidthMap, float]:
         floor = GAUSSIAN_FLOOR * self.features**-0.5 if self.kernel == "gaussian" else ARCCOS_FLOOR
-        return Linear(dims, feature_map, floor, parts.causal, self.gate)
+        return FEATURE_MAPS[self.kernel](dims, self, generator), floor
+
+    def _count_projections(self) -> int:
+        return self.features
+
+    def _count_features(self, dims: Dims) -> int:
+        return 2 * self.features if self.kernel == "gaussian" else self.features

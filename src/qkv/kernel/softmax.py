@@ -6,6 +6,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from qkv.kernel.exact import Exact
+from qkv.kernel.operation_counts import count_exact_operations
 from qkv.part import Part
 from qkv.shapes import Dims
 from qkv.strict import PART
@@ -32,6 +33,34 @@ class Softmax(Part):
     forms_weights: ClassVar[bool] = True
     is_gated: ClassVar[bool] = False
     estimates: ClassVar[str] = ""
+
+    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
+        """Count the operations of the average of the values; see `Part.count_operations`.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+            queries: T.
+            keys: S.
+            pairs: The pairs of a query and a key that are computed.
+
+        Returns:
+            2·H·E for each pair.
+        """
+        return 2 * dims.heads * dims.value * pairs
+
+    def count_core_operations(self, dims: Dims, parts: Any, queries: int, keys: int) -> int:
+        """Count the operations of the evaluator for one sequence.
+
+        Args:
+            dims: Heads, and the widths per head.
+            parts: The other choices of the attention: `score`, `scope`, `select` and `causal`.
+            queries: T.
+            keys: S.
+
+        Returns:
+            The operations of a forward pass.
+        """
+        return count_exact_operations(self, dims, parts, queries, keys)
 
     def build_core(self, dims: Dims, parts: Any, generator: torch.Generator | None = None) -> Exact:
         """Build the exact evaluator.

@@ -112,7 +112,7 @@ class GRUEncoder(nn.Module):
         problem = "keep is True behind padding: a recurrent encoder needs all padding on the right"
         require(keep[:, :-1] | ~keep[:, 1:], BadMask, problem)
         x = dropout(masks.zero_keys(x, keep), self.dropout, self.training)
-        lengths = keep.sum(1).clamp(min=1).cpu()
+        lengths = masks.count_real_positions(keep).clamp(min=1)
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         out, _ = self.gru(packed)
         return pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])[0], {}

@@ -7,9 +7,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from qkv import masks
 from qkv.errors import BadMask
 from qkv.symbols import PAD
-from qkv.tracing import require
+from qkv.tracing import find_autocast_dtype, require
 
 
 class EncodedSource(NamedTuple):
@@ -73,12 +74,12 @@ class RecurrentEncoder(nn.Module):
         problem = "source_keep has a real token after padding: pad sources on the right only"
         require(keep[:, :-1] | ~keep[:, 1:], BadMask, problem)
         words = self.dropout(self.words(source.masked_fill(~keep, PAD)))
-        lengths = keep.sum(1).clamp(min=1).cpu()
+        lengths = masks.count_real_positions(keep).clamp(min=1)
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
         out, state = self.network(packed)
         hidden = state[0] if isinstance(state, tuple) else state
         annotations, _ = pad_packed_sequence(out, batch_first=True, total_length=source.shape[1])
-        if torch.is_autocast_enabled(source.device.type):  # cast once, not in every step of the decoder
-            annotations = annotations.to(torch.get_autocast_dtype(source.device.type))
+        if dtype := find_autocast_dtype(source):  # cast once, not in every step of the decoder
+            annotations = annotations.to(dtype)
         last_layer = hidden[-2:] if self.network.bidirectional else hidden[-1:]
         return EncodedSource(annotations, torch.cat(list(last_layer), -1), keep)

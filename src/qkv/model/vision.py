@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qkv.errors import BadRecipe, BadShape
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
+from qkv.model.coordinates import append_coordinates
 from qkv.model.encoder import check_encoder_attention
 from qkv.model.self_attention_2d import SelfAttention2d
 from qkv.model.spec_fields import SpecField
@@ -96,6 +97,8 @@ class CNNConfig(Strict):
         norm: group (GroupNorm), or batch (BatchNorm, whose statistics are those of the micro-batch on each
             process, so that several processes train differently from one).
         groups: groups of channels of GroupNorm; every width is a multiple.
+        coordinates: whether the first convolution also reads the row and the column of every pixel, so that a
+            cell knows where it is (CoordConv, Liu et al. 2018).
         attention: self-attention between two stages, or after the last one; null: none.
     """
 
@@ -105,6 +108,7 @@ class CNNConfig(Strict):
     stride: Literal[1, 2, 4] = 1
     norm: Norm = "group"
     groups: PositiveInt = 8
+    coordinates: bool = False
     attention: MapAttentionConfig | None = None
 
     @property
@@ -226,7 +230,10 @@ class CNN(nn.Module):
         self.width = config.widths[-1]
         self.normalise = PixelNormalisation(mean, sd)
         first = config.widths[0]
-        self.stem = nn.Conv2d(3, first, 2 * config.stride + 1, config.stride, config.stride, bias=False)
+        channels = 3 + 2 * config.coordinates
+        self.stem = nn.Conv2d(
+            channels, first, 2 * config.stride + 1, config.stride, config.stride, bias=False
+        )
         self.stem_norm = make_map_norm(config, first)
         self.stages: Any = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip((first, *config.widths), config.widths, strict=False)):
@@ -260,7 +267,9 @@ class CNN(nn.Module):
         return groups
 
     def _encode(self, pictures: Pictures, capture: bool) -> EncodedPictures:
-        x = self.stem_norm(self.stem(self.normalise(pictures))).relu()
+        x = self.normalise(pictures)
+        x = append_coordinates(x) if self.config.coordinates else x
+        x = self.stem_norm(self.stem(x)).relu()
         attended: dict[str, Attended] = {}
         grids: dict[str, tuple[Size, Size]] = {}
         for number, stage in enumerate(self.stages, start=1):

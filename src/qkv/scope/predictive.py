@@ -186,6 +186,20 @@ class Predictive(Part):
         """Whether the weights sum to 1."""
         return self.renormalise
 
+    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
+        """Count the operations of W q and of v·tanh(W q); see `Part.count_operations`.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+            queries: T.
+            keys: S.
+            pairs: The pairs of a query and a key that are computed.
+
+        Returns:
+            2·H·A·(D + 1) for each query.
+        """
+        return 2 * dims.heads * (self.hidden or dims.query) * (dims.query + 1) * queries
+
     def build(self, dims: Dims) -> PredictiveScope:
         """Build the module that owns W and v.
 

@@ -125,6 +125,32 @@ class Additive(Part):
     unprojected_by_default: ClassVar[bool] = False
     has_native_scores: ClassVar[bool] = True
 
+    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
+        """Count the operations of W q, of U k, and of v·tanh(…) for every pair; see `Part.count_operations`.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+            queries: T.
+            keys: S.
+            pairs: The pairs of a query and a key that are computed.
+
+        Returns:
+            2·H·A·D for each query, 2·H·A·D2 for each key, and 2·H·A for each pair.
+        """
+        hidden = self.hidden or dims.query
+        return 2 * dims.heads * hidden * (queries * dims.query + keys * dims.key + pairs)
+
+    def count_numbers_per_pair(self, dims: Dims) -> int:
+        """Count the numbers of the hidden layer, which every pair has for itself.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+
+        Returns:
+            A.
+        """
+        return self.hidden or dims.query
+
     def build(self, dims: Dims) -> AdditiveScore:
         """Build the module that owns W, U, v and b.
 

@@ -87,6 +87,20 @@ class Cosine(Part):
         """
         return self
 
+    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
+        """Count the operations of q·k for every pair; see `Part.count_operations`.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+            queries: T.
+            keys: S.
+            pairs: The pairs of a query and a key that are computed.
+
+        Returns:
+            2·H·D for each pair.
+        """
+        return 2 * dims.heads * dims.query * pairs
+
     def prepare(self, k: Key) -> Key:
         """Scale the keys to length 1.
 

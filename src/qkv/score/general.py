@@ -98,6 +98,20 @@ class General(Part):
     unprojected_by_default: ClassVar[bool] = False
     has_native_scores: ClassVar[bool] = False
 
+    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
+        """Count the operations of W k for every key, and q·W k for every pair; see `Part.count_operations`.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+            queries: T.
+            keys: S.
+            pairs: The pairs of a query and a key that are computed.
+
+        Returns:
+            2·H·D·D2 for each key, and 2·H·D for each pair.
+        """
+        return 2 * dims.heads * dims.query * (keys * dims.key + pairs)
+
     def build(self, dims: Dims) -> GeneralScore:
         """Build the module that owns W.
 

@@ -126,6 +126,20 @@ class Location(Part):
     has_native_scores: ClassVar[bool] = False
     key_limit_option: ClassVar[str | None] = "length"
 
+    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
+        """Count the operations of q W; see `Part.count_operations`.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+            queries: T.
+            keys: S.
+            pairs: The pairs of a query and a key that are computed.
+
+        Returns:
+            2·H·D for each query and each of min(S, length) positions.
+        """
+        return 2 * dims.heads * dims.query * queries * min(keys, self.length)
+
     def build(self, dims: Dims) -> LocationScore:
         """Build the module that owns W.
 

@@ -113,16 +113,29 @@ def read_trained_run(run: Path) -> TrainedRun:
     """
     recipe = read_run_recipe(run)
     task = find_task(recipe.task)
-    for name in (*task.files, str(WEIGHTS)):
-        if not (run / name).exists():
-            raise BadRun(_describe_missing_run(run, f"{name} is missing"))
-    contents = {name: _read(run / name) for name in task.files}
+    contents = read_run_files(run, task)
     label = read_weights_label(run / WEIGHTS)
     refuse_other_label(run, recipe, contents, label)
     parsed = task.parse_files(contents, run)
     model = task.build_model(recipe, parsed)
     load_weights(model, run / WEIGHTS)
     return TrainedRun(recipe, contents, parsed, model, label.get("weights"))
+
+
+def read_run_files(run: Path, task: Task) -> dict[str, bytes]:
+    """Name -> content of the task's files in a finished run.
+
+    Args:
+        run: the run directory.
+        task: the task of the run.
+
+    Raises:
+        BadRun: a file, or the weights, are missing.
+    """
+    for name in (*task.files, str(WEIGHTS)):
+        if not (run / name).exists():
+            raise BadRun(_describe_missing_run(run, f"{name} is missing"))
+    return {name: _read(run / name) for name in task.files}
 
 
 def load_for_command(command: str, run: Path, device: str) -> Any:

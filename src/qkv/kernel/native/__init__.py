@@ -18,7 +18,7 @@ from qkv.kernel.native.ops import (
 )
 from qkv.kernel.sums import OutputAndSums, Sums
 from qkv.torch_internals import MISSING, missing_names
-from qkv.tracing import can_bypass_dispatcher, is_transformed
+from qkv.tracing import can_bypass_dispatcher, find_backend_device, is_transformed
 
 # Positions from which the backend is faster than torch: an empty sequence needs no call.
 MIN_POSITIONS = 1
@@ -56,7 +56,7 @@ def explain_why_unsupported(*tensors: Tensor) -> str:
         return library.UNAVAILABLE
     if MISSING:
         return f"it is not used, because {missing_names()}"
-    if any(x.device.type != "cpu" for x in tensors):
+    if any(find_backend_device(x) != "cpu" for x in tensors):
         return "it runs on CPUs only"
     if any(x.dtype not in (torch.float32, torch.bfloat16) for x in tensors):
         return "it reads float32 and bfloat16 only"

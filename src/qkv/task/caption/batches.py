@@ -11,9 +11,10 @@ from torch import Tensor
 from qkv.data.batching import BatchPlan, Dataset, Ragged
 from qkv.data.pairs import collate_target
 from qkv.data.pictures.augmentation import PictureChange, draw_picture_change
+from qkv.data.pictures.boxes import CellCentres
 from qkv.errors import BadData
 from qkv.task.caption.examples import CaptionedExamples, NamedObjects, stack_inputs
-from qkv.task.caption.grounding import GridSize, make_attention_targets
+from qkv.task.caption.grounding import make_attention_targets
 from qkv.task.caption.metrics import split_words
 from qkv.task.caption.recipe import CaptionAugmentationConfig, CaptionRecipe
 from qkv.task.texts import AnyTokenizer
@@ -117,7 +118,7 @@ class CaptionPlan:
         captions: the captions of the rows.
         recipe: its random changes and seed.
         tokenizer: the tokenizer.
-        grid: the size of the grid, where attention is supervised.
+        centres: where the cells of the grid are, where attention is supervised.
     """
 
     def __init__(
@@ -127,9 +128,9 @@ class CaptionPlan:
         captions: EncodedCaptions,
         recipe: CaptionRecipe,
         tokenizer: AnyTokenizer,
-        grid: GridSize | None,
+        centres: CellCentres | None,
     ) -> None:
-        self.plan, self.examples, self.captions, self.grid = plan, examples, captions, grid
+        self.plan, self.examples, self.captions, self.centres = plan, examples, captions, centres
         self.config, self.seed, self.tokenizer = recipe.augment, recipe.train.seed, tokenizer
 
     def steps(self, epoch: int) -> int:
@@ -154,9 +155,11 @@ class CaptionPlan:
         pictures = batch.pictures
         if any(change.is_any for change in changes):
             pictures = torch.stack([c.apply_to_pixels(p) for c, p in zip(changes, pictures, strict=True)])
-        if self.grid is None:
+        if self.centres is None:
             return batch._replace(pictures=pictures)
-        targets = torch.zeros(len(rows), batch.target.shape[1] - 1, self.grid.height * self.grid.width)
+        targets = torch.zeros(
+            len(rows), batch.target.shape[1] - 1, len(self.centres.rows) * len(self.centres.columns)
+        )
         for number, (row, change) in enumerate(zip(rows, changes, strict=True)):
             one = self._make_targets(row, change, pictures.shape[-1])
             targets[number, : len(one)] = torch.from_numpy(one)
@@ -165,9 +168,9 @@ class CaptionPlan:
     def _make_targets(self, row: int, change: PictureChange, size: int) -> Float32[np.ndarray, "T L"]:
         objects = self.examples.find_objects(self.captions.places[row])
         assert objects is not None
-        assert self.grid is not None
+        assert self.centres is not None
         moved = NamedObjects(objects.named, change.apply_to_boxes(objects.boxes, size))
-        return make_attention_targets(self.captions.ids[row], moved, self.grid, self.tokenizer)
+        return make_attention_targets(self.captions.ids[row], moved, self.centres, self.tokenizer)
 
 
 def draw_change_of_caption(

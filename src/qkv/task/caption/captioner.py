@@ -1,21 +1,20 @@
 """A trained captioner: pictures in, captions out, with n-best lists, scores and traces."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
 from torch import Tensor
 
 from qkv.decode import Hypothesis, SearchConfig, search
 from qkv.errors import BadData
 from qkv.task.caption.examples import CaptionedExamples, read_test_examples, stack_inputs
 from qkv.task.caption.grounding import measure_pointing
+from qkv.task.caption.inputs import Input, list_inputs, name_input, read_input
 from qkv.task.caption.metrics import CaptionScores, score_captions
 from qkv.task.caption.recipe import CaptionRecipe
 from qkv.task.caption.traces import build_example
 from qkv.task.evaluation import EvaluateOptions
-from qkv.task.picture_inputs import Picture, list_pictures, read_picture
+from qkv.task.picture_inputs import Picture
 from qkv.task.search_options import change_search_config
 from qkv.task.texts import AnyTokenizer
 from qkv.task.unnormalised import find_unnormalised
@@ -59,7 +58,8 @@ class Captioner:
 
         Args:
             pictures: the path of a picture file, or pixels uint8 [S,S,3]; or several of them.  A file is
-                resized like those of the training; pixels must have their size.
+                resized like those of the training; pixels must have their size.  Where the encoder reads
+                grids: the path of a file of them, or a grid [Y,X,C]; or several.
             beam: the number of hypotheses that the search keeps; 1 is greedy, None takes the recipe's.
 
         Returns:
@@ -68,9 +68,9 @@ class Captioner:
         Raises:
             BadData: a file cannot be read or is no picture, or pixels have another type or size.
         """
-        several = list_pictures(pictures)
-        captions = [best[0].text for best in self.n_best(several, beam=beam)]
-        return captions[0] if several and several[0] is pictures else captions
+        inputs = list_inputs(pictures, self.recipe)
+        captions = [best[0].text for best in self._search_all(inputs, self.build_search_config(beam))]
+        return captions[0] if len(inputs) == 1 and inputs[0] is pictures else captions
 
     def n_best(
         self,
@@ -94,20 +94,14 @@ class Captioner:
             BadRecipe: the beam is narrower than n.
             BadData: a picture cannot be used.
         """
-        config, size = self.build_search_config(beam, n), self.recipe.batch.pictures
-        several = list_pictures(pictures)
-        for start in range(0, len(several), size):
-            part = several[start : start + size]
-            results = self.search(stack_inputs([self._read(picture) for picture in part]), config, capture)
-            for picture, hypotheses in zip(part, results, strict=True):
-                yield [Captioned(self.tokenizer.decode(h.tokens), h.score, h, picture) for h in hypotheses]
-            on_progress(start + len(part))
+        config, inputs = self.build_search_config(beam, n), list_inputs(pictures, self.recipe)
+        return self._search_all(inputs, config, capture, on_progress)
 
     def search(self, inputs: Tensor, config: SearchConfig, capture: bool = False) -> list[list[Hypothesis]]:
         """The best hypotheses of every picture of a batch.
 
         Args:
-            inputs: pictures [B,3,S,S].
+            inputs: pictures [B,3,S,S], or grids [B,Y,X,C].
             config: how to search.
             capture: keep the attention weights.
         """
@@ -143,8 +137,7 @@ class Captioner:
             raise BadData("this model has no attention to trace: train one with model.attention")
         examples = []
         for number, (best, *_) in enumerate(answers, start=1):
-            name = None if isinstance(best.picture, np.ndarray) else str(best.picture)
-            inputs = stack_inputs([self._read(best.picture)])
+            inputs, name = stack_inputs([read_input(best.picture, self.recipe)]), name_input(best.picture)
             examples.append(build_example(self.model, self.tokenizer, inputs, best.hypothesis, name, number))
         if not examples:
             raise BadData("there is no picture to trace")
@@ -221,5 +214,18 @@ class Captioner:
         """
         return change_search_config(self.recipe.decode, beam, n)
 
-    def _read(self, picture: Picture) -> UInt8[np.ndarray, "S S 3"]:
-        return read_picture(picture, self.recipe.data.size)
+    def _search_all(
+        self,
+        inputs: Sequence[Input],
+        config: SearchConfig,
+        capture: bool = False,
+        on_progress: OnProgress = lambda count: None,
+    ) -> Iterator[list[Captioned]]:
+        """The captions of every picture; the files are read batch by batch."""
+        size = self.recipe.batch.pictures
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            batch = stack_inputs([read_input(each, self.recipe) for each in part])
+            for each, hypotheses in zip(part, self.search(batch, config, capture), strict=True):
+                yield [Captioned(self.tokenizer.decode(h.tokens), h.score, h, each) for h in hypotheses]
+            on_progress(start + len(part))

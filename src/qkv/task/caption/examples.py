@@ -16,7 +16,15 @@ from qkv.data.generated.shapes import ShapesSplit
 from qkv.data.generated.shapes.corpus import SplitName
 from qkv.data.generated.shapes.drawing import find_box
 from qkv.data.generated.shapes.sentences import write_sentence
-from qkv.data.pictures import CaptionConfig, PixelStatistics, load_captioned_pictures, measure_pixels
+from qkv.data.pictures import (
+    CaptionConfig,
+    PixelStatistics,
+    load_captioned_pictures,
+    match_captions,
+    measure_pixels,
+    read_captions,
+)
+from qkv.data.pictures.grids import is_grid_file, list_grid_names, read_grids
 from qkv.errors import BadData
 from qkv.progress import NoProgress, Progress
 from qkv.task.caption.recipe import CaptionDataConfig, CaptionedFiles, CaptionRecipe
@@ -42,7 +50,7 @@ class CaptionedExamples:
     """Pictures with their captions.
 
     Args:
-        pixels: uint8 [S,S,3] for every row.
+        pixels: uint8 [S,S,3] for every row, or a grid of annotation vectors [Y,X,C].
         rows: the numbers of the pictures that are used.
         captions: one caption or more of every row.
         notes: lines for the log about how they were read.
@@ -116,14 +124,24 @@ class _UsedPixels:
 
 
 def read_files(files: CaptionedFiles, config: CaptionDataConfig, report: Progress) -> CaptionedExamples:
-    """The pictures of a folder or zip file that have captions.
+    """The pictures of a folder or zip file, or the grids of a file, that have captions.
 
     Raises:
         BadData: pictures or captions cannot be used, or do not match.
     """
+    if is_grid_file(files.pictures):
+        return _read_grids(files)
     loaded = load_captioned_pictures(files.pictures, files.captions, config.pictures, report)
     rows = np.arange(len(loaded.names))
     return CaptionedExamples(loaded.pixels, rows, loaded.captions, tuple(loaded.notes))
+
+
+def _read_grids(files: CaptionedFiles) -> CaptionedExamples:
+    names = list_grid_names(files.pictures)
+    matched = match_captions(read_captions(files.captions), names, files.captions)
+    grids = read_grids(files.pictures, is_wanted=matched.captions.__contains__)
+    captions = [matched.captions[name] for name in grids.names]
+    return CaptionedExamples(grids.vectors, np.arange(len(captions)), captions, tuple(matched.notes))
 
 
 def draw_shapes(config: CaptionDataConfig, split: SplitName) -> CaptionedExamples:
@@ -180,12 +198,15 @@ def read_test_examples(recipe: CaptionRecipe, options: EvaluateOptions) -> Capti
 
 
 def stack_inputs(pixels: Sequence[np.ndarray]) -> Tensor:
-    """Pictures [H,W,3] of one size as a batch [B,3,H,W]."""
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    """Pictures uint8 [H,W,3] of one size as a batch [B,3,H,W]; grids [Y,X,C] as [B,Y,X,C]."""
+    stacked = torch.from_numpy(np.stack(pixels))
+    return stacked.permute(0, 3, 1, 2).contiguous() if stacked.dtype == torch.uint8 else stacked
 
 
 def measure_used_pixels(examples: CaptionedExamples) -> PixelStatistics:
-    """The mean and the standard deviation of the pictures that are used."""
+    """The mean and the standard deviation of the pictures that are used; 0 and 1 for grids."""
+    if np.asarray(examples.get_pixels(0)).dtype != np.uint8:
+        return PixelStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return measure_pixels(_UsedPixels(examples))
 
 

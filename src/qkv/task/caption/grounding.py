@@ -1,37 +1,38 @@
 """Which tokens name an object, where attention should go for them, and where it goes."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
 from qkv.data.pairs import collate_target
-from qkv.data.pictures.boxes import spread_over_boxes
+from qkv.data.pictures.boxes import CellCentres, make_even_centres, spread_over_boxes
+from qkv.model.vision import CNNConfig
 from qkv.task.caption.examples import CaptionedExamples, NamedObjects, stack_inputs
 from qkv.task.caption.pointing import add_counts, count_pointing
 from qkv.task.texts import AnyTokenizer
 
 
-class GridSize(NamedTuple):
-    """The rows and columns of the grid that an encoder makes of a picture."""
+def find_cell_centres(model: Any, size: int) -> CellCentres:
+    """Where the cells of the grid of square pictures are.
 
-    height: int
-    width: int
-
-
-def find_grid_size(model: Any, size: int) -> GridSize:
-    """The size of the grid of square pictures.
+    A convolution of stride s with padding on both sides puts the centre of its cell i on that of pixel s·i.
+    So the cells of a CNN lie nearly half a cell above and to the left of an even division.
 
     Args:
         model: the captioner; it is left in evaluation mode.
         size: the side of a picture in pixels.
     """
-    device = next(model.parameters()).device
+    device, encoder = next(model.parameters()).device, model.eval().encoder
     with torch.no_grad():
-        grid = model.eval().encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
-    return GridSize(grid.height, grid.width)
+        grid = encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+    if not isinstance(encoder.config, CNNConfig):
+        return make_even_centres(grid.height, grid.width)
+    step = encoder.config.reduction
+    rows, columns = ((step * np.arange(count) + 0.5) / size for count in (grid.height, grid.width))
+    return CellCentres(rows, columns)
 
 
 def name_objects_of_tokens(
@@ -61,14 +62,14 @@ def name_objects_of_tokens(
 
 
 def make_attention_targets(
-    ids: Sequence[int], objects: NamedObjects, grid: GridSize, tokenizer: AnyTokenizer
+    ids: Sequence[int], objects: NamedObjects, centres: CellCentres, tokenizer: AnyTokenizer
 ) -> Float32[np.ndarray, "T L"]:
     """The distribution over cells for every token and the end symbol; zeros where no object is named.
 
     Args:
         ids: the token ids of a caption.
         objects: what its words name; objects with an empty box have left the picture.
-        grid: the size of the grid.
+        centres: where the cells of the grid are.
         tokenizer: the tokenizer.
     """
     is_visible = (objects.boxes[:, 2] > objects.boxes[:, 0]) & (objects.boxes[:, 3] > objects.boxes[:, 1])
@@ -76,7 +77,7 @@ def make_attention_targets(
     named = [
         None if n is None else places.get(n) for n in name_objects_of_tokens(ids, objects.named, tokenizer)
     ]
-    return spread_over_boxes([*named, None], objects.boxes[is_visible], *grid)
+    return spread_over_boxes([*named, None], objects.boxes[is_visible], centres)
 
 
 @torch.inference_mode()
@@ -100,7 +101,7 @@ def measure_pointing(
     if not names:
         return {}
     device, counts = next(model.parameters()).device, []
-    grid = find_grid_size(model, examples.get_pixels(0).shape[0])
+    centres = find_cell_centres(model, examples.get_pixels(0).shape[0])
     for start in range(0, len(examples), batch_size):
         places = range(start, min(start + batch_size, len(examples)))
         ids = tokenizer.encode([examples.get_captions(place)[0] for place in places])
@@ -114,5 +115,5 @@ def measure_pointing(
             objects = examples.find_objects(place)
             assert objects is not None
             named = name_objects_of_tokens(tokens, objects.named, tokenizer)
-            counts.append(count_pointing(row[: len(tokens)], named, objects.boxes, *grid))
+            counts.append(count_pointing(row[: len(tokens)], named, objects.boxes, centres))
     return add_counts(counts).compute_scores()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from qkv.data.pictures.boxes import Boxes, find_cells_in_box
+from qkv.data.pictures.boxes import Boxes, CellCentres, find_cells_in_box
 from qkv.errors import BadData
 
 
@@ -37,8 +37,7 @@ def count_pointing(
     weights: Float[np.ndarray, "T L"],
     named: Sequence[int | None],
     boxes: Boxes,
-    height: int,
-    width: int,
+    centres: CellCentres,
 ) -> PointingCounts:
     """Compare the attention of a caption's words with the boxes of the objects that they name.
 
@@ -46,8 +45,7 @@ def count_pointing(
         weights: of every word over the cells, row by row from the top left; averaged over heads.
         named: for every word the number of the object that it names, or None.
         boxes: left, top, right and bottom of every object, as fractions of the picture.
-        height: rows of the grid.
-        width: columns of the grid.
+        centres: where the cells of the grid are.
 
     Returns:
         The counts of this picture.
@@ -58,15 +56,18 @@ def count_pointing(
     Example:
         >>> import numpy as np
         >>> weights = np.array([[0.25, 0.25, 0.25, 0.25], [0.0, 0.1, 0.7, 0.2]])
-        >>> count_pointing(weights, [None, 0], np.array([[0.0, 0.5, 0.5, 1.0]]), 2, 2).compute_scores()
+        >>> from qkv.data.pictures.boxes import make_even_centres
+        >>> centres, boxes = make_even_centres(2, 2), np.array([[0.0, 0.5, 0.5, 1.0]])
+        >>> count_pointing(weights, [None, 0], boxes, centres).compute_scores()
         {'pointing': 100.0, 'attention_mass': 70.0, 'pointing_chance': 25.0}
     """
+    height, width = len(centres.rows), len(centres.columns)
     if weights.shape != (len(named), height * width):
         raise BadData(
             f"weights have the shape {list(weights.shape)}, but there are {len(named)} words and {height} × "
             f"{width} cells: give one row per word and one column per cell"
         )
-    cells = [find_cells_in_box(box, height, width) for box in boxes]
+    cells = [find_cells_in_box(box, centres) for box in boxes]
     pairs = [(row, cells[number]) for row, number in zip(weights, named, strict=True) if number is not None]
     return PointingCounts(
         len(pairs),

@@ -7,8 +7,10 @@ from pydantic import Field, PositiveInt, model_validator
 from qkv.data.batching import BatchConfig
 from qkv.data.generated.shapes import ShapesConfig
 from qkv.data.pictures import AugmentationConfig, CaptionConfig, PictureConfig
+from qkv.data.pictures.grids import is_grid_file
 from qkv.decode import SearchConfig
 from qkv.model.captioner_config import CaptionerConfig, RecurrentCaptionerConfig
+from qkv.model.captioner_encoder import GridConfig
 from qkv.model.patches import PatchConfig
 from qkv.model.vision import CNNConfig
 from qkv.strict import Strict
@@ -24,7 +26,8 @@ class CaptionedFiles(Strict):
     """Where pictures and their captions come from.
 
     Args:
-        pictures: a folder or a zip file of pictures.
+        pictures: a folder or a zip file of pictures; for model.encoder of kind grid, a .npz or .safetensors
+            file that holds an array [rows, columns, width] for every picture, by the name of the picture.
         captions: where their captions are.
     """
 
@@ -56,6 +59,11 @@ class CaptionDataConfig(Strict):
     def size(self) -> int:
         """The side of the pictures in pixels."""
         return self.pictures.size if self.shapes is None else self.shapes.size
+
+    @property
+    def files(self) -> list[CaptionedFiles]:
+        """All files that are named."""
+        return [files for files in (self.train, self.valid, self.test) if files is not None]
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "CaptionDataConfig":
@@ -177,6 +185,21 @@ class CaptionRecipe(Recipe):
                     f"{encoder.patch}: use a multiple"
                 )
             self._check_cell_count((size // encoder.patch) ** 2)
+        return self
+
+    @model_validator(mode="after")
+    def _grids_fit(self) -> "CaptionRecipe":
+        reads_grids = isinstance(self.model.encoder, GridConfig)
+        if reads_grids and self.data.shapes is not None:
+            raise ValueError("data.shapes draws pictures: choose a model.encoder of kind cnn or patches")
+        for files in self.data.files:
+            if is_grid_file(files.pictures) != reads_grids:
+                raise ValueError(
+                    f"{files.pictures} does not fit model.encoder of kind {self.model.encoder.kind}: .npz "
+                    "and .safetensors files hold grids, and kind: grid reads nothing else"
+                )
+        if reads_grids and (self.augment.crop or self.augment.flip):
+            raise ValueError("augment changes pictures, and model.encoder reads grids: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from qkv.data.pairs import count_predicted_tokens
 from qkv.data.pictures import PixelStatistics
 from qkv.errors import BadRun
 from qkv.model.captioner import build_captioner
+from qkv.model.captioner_encoder import GridConfig
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
 from qkv.task.caption.batches import CaptionPlan, encode_captions, make_dataset
@@ -26,7 +27,7 @@ from qkv.task.caption.examples import (
     read_splits,
     read_test_examples,
 )
-from qkv.task.caption.grounding import find_grid_size
+from qkv.task.caption.grounding import find_cell_centres
 from qkv.task.caption.recipe import CaptionRecipe
 from qkv.task.caption.validator import Validator
 from qkv.task.checksums import name_split
@@ -136,8 +137,8 @@ class Caption(Task):
             f"{parsed.tokenizer.size:,}; {size:,} parameters; {plan.steps(0):,} updates an epoch"
         )
         objective = Captioning(model, recipe.objective.smoothing, recipe.objective)
-        grid = find_grid_size(model, recipe.data.size) if recipe.objective.supervise > 0 else None
-        batches = CaptionPlan(plan, data.train, captions, recipe, parsed.tokenizer, grid)
+        centres = find_cell_centres(model, recipe.data.size) if recipe.objective.supervise > 0 else None
+        batches = CaptionPlan(plan, data.train, captions, recipe, parsed.tokenizer, centres)
         captioner = Captioner(recipe, parsed.tokenizer, model)
         validate = Validator(objective, captioner, data.valid, report)
         return Training(objective, batches, validate, recipe.validation.monitor)
@@ -189,6 +190,11 @@ def _list_captions(examples: CaptionedExamples) -> list[str]:
 
 def _describe_pictures(recipe: CaptionRecipe, data: CaptionSplits, parsed: Parsed) -> str:
     side, (mean, sd) = recipe.data.size, (np.mean(values) for values in parsed.statistics)
+    if isinstance(recipe.model.encoder, GridConfig):
+        height, width, _ = data.train.get_pixels(0).shape
+        return (
+            f"{len(data.train):,} grids of {height} × {width} cells to train on, {len(data.valid):,} held out"
+        )
     return (
         f"{len(data.train):,} pictures of {side} × {side} pixels to train on (mean {mean:.3f}, standard "
         f"deviation {sd:.3f}), {len(data.valid):,} held out"

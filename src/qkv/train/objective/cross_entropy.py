@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from qkv.tracing import find_autocast_dtype, find_backend_device, without_autocast
+
 LOG2_E = 1 / math.log(2)
 BLOCK_ENTRIES = {
     "cpu": 2**21,
@@ -108,7 +110,7 @@ def compute_linear_cross_entropy(
     rows: int | None = None,
 ) -> CrossEntropyOfRows:
     """`sum_linear_cross_entropy`, with what is known of every row."""
-    entries = BLOCK_ENTRIES.get(hidden.device.type, BLOCK_ENTRIES["cuda"])
+    entries = BLOCK_ENTRIES.get(find_backend_device(hidden), BLOCK_ENTRIES["cuda"])
     rows = rows or max(MINIMUM_ROWS, entries // weight.shape[0])
     if torch.is_grad_enabled():
         sums = _SummedLinearCrossEntropy.apply(hidden, weight, bias, target, smoothing, rows)
@@ -217,7 +219,7 @@ def _compute_sums_and_fill_gradients(
 ) -> CrossEntropyOfRows:
     """The sums over all rows; also fills `gradients`, where they are given."""
     blocks = []
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden):
         for block_rows in _split_rows_into_blocks(len(hidden), rows_per_block):
             block_hidden = hidden[block_rows].to(layer.product_dtype)
             block_target = target[block_rows, None]
@@ -281,8 +283,7 @@ def _split_rows_into_blocks(row_count: int, rows_per_block: int) -> Iterator[sli
 
 def _choose_product_dtype(hidden: Tensor) -> torch.dtype:
     """The dtype of products: that of the input, or under autocast bfloat16 or float32."""
-    device = hidden.device.type
-    if not torch.is_autocast_enabled(device) or hidden.dtype == torch.float64:
+    dtype = find_autocast_dtype(hidden)
+    if dtype is None or hidden.dtype == torch.float64:
         return hidden.dtype
-    dtype = torch.get_autocast_dtype(device)
     return torch.float32 if dtype == torch.float16 else dtype

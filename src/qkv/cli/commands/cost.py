@@ -1,0 +1,125 @@
+"""`qkv cost`: prints what a model costs, and writes it as JSON."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qkv.cost.crossover import find_crossovers
+from qkv.cost.estimate import estimate_cost
+from qkv.cost.fitting import find_largest_sizes
+from qkv.cost.report import describe_cost, describe_crossovers, format_bytes
+from qkv.cost.subject import Subject, read_subject
+from qkv.cost.workload import check_length
+from qkv.errors import BadRecipe
+from qkv.task.output_files import check_writable, write_text
+
+MAX_DIGITS = 9
+MULTIPLES = {"": 1, "k": 1024, "m": 1024**2}
+
+
+class CostOptions(NamedTuple):
+    """The options of `qkv cost`; see `qkv.cli.cost_options.cost`."""
+
+    length: str | None
+    batch: int | None
+    beam: int
+    memory: str | None
+    changes: tuple[str, ...]
+    json: Path | None
+
+
+def report_cost(name: str, options: CostOptions) -> None:
+    """Compute and print.  Raises QKVError before computing if an option cannot be used."""
+    lengths = [None] if options.length is None else parse_lengths(options.length)
+    limit = None if options.memory is None else parse_bytes(options.memory)
+    if options.json is not None:
+        check_writable(options.json)
+    subjects = [read_subject(name, options.changes, length, options.batch) for length in lengths]
+    for subject in subjects:
+        check_length(subject.recipe.model, subject.sizes.length)
+    result = _report_steps(name, subjects, options.beam)
+    if limit is not None:
+        result["fits"] = {"bytes": limit, **_print_largest_sizes(subjects[0], limit)}
+    if options.json is not None:
+        write_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def _report_steps(name: str, subjects: list[Subject], beam: int) -> dict[str, Any]:
+    """Print the cost of a step of every length, and where its attention pays; returns the same as data."""
+    first = subjects[0]
+    print(f"{name}: task {first.recipe.task}, model {first.recipe.model.kind}")
+    for note in first.notes:
+        print(f"  assumed: {note}")
+    result = _to_dict(first)
+    for subject in subjects:
+        cost = estimate_cost(subject.recipe.model, subject.sizes)
+        print()
+        for line in describe_cost(cost, beam):
+            print(line)
+        result["costs"].append(cost.to_dict())
+    crossovers = find_crossovers(first.recipe.model)
+    for line in describe_crossovers(crossovers):
+        print(line)
+    result["crossovers"] = [crossover._asdict() for crossover in crossovers]
+    return result
+
+
+def parse_bytes(text: str) -> int:
+    """A size of memory, such as 16GB, with decimal prefixes; GiB is 1024³ bytes.
+
+    Args:
+        text: a number with a unit.
+
+    Raises:
+        BadRecipe: it is no size.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or float(match[1]) == 0 or (match[3] and not match[2]):
+        raise BadRecipe(f"--memory takes a size like 16GB or 512MiB, got {text.strip()[:40]!r}")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+
+
+def parse_lengths(text: str) -> list[int]:
+    """The lengths of `--length`, in ascending order.
+
+    Args:
+        text: whole numbers separated by commas, with k for 1024 and m for 1024².
+
+    Raises:
+        BadRecipe: one is no length.
+    """
+    return sorted(set(_iterate_lengths(text)))
+
+
+def _iterate_lengths(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)([km]?)\s*", part.lower())
+        if match is None or len(match[1]) > MAX_DIGITS or int(match[1]) < 1:
+            raise BadRecipe(
+                f"--length takes numbers of tokens like 512 or 1k,4k,16k, got {part.strip()[:40]!r}"
+            )
+        yield int(match[1]) * MULTIPLES[match[2]]
+
+
+def _print_largest_sizes(subject: Subject, limit: int) -> dict[str, int | None]:
+    """Print and return the largest batch, and the largest length, whose training step fits."""
+    reads_text, sizes = subject.recipe.task != "classify-pictures", subject.sizes
+    fit = find_largest_sizes(subject.recipe.model, sizes, limit, reads_text)
+    at_length = f" of {sizes.length:,} tokens" if reads_text else ""
+    print(f"in {format_bytes(limit)}: a training step of {fit.batch:,} rows{at_length} fits")
+    if reads_text:
+        print(f"in {format_bytes(limit)}: {sizes.batch:,} rows of {fit.length:,} tokens fit")
+    return fit._asdict()
+
+
+def _to_dict(subject: Subject) -> dict[str, Any]:
+    return {
+        "name": subject.name,
+        "task": subject.recipe.task,
+        "model": subject.recipe.model.model_dump(mode="json"),
+        "assumed": list(subject.notes),
+        "costs": [],
+    }
