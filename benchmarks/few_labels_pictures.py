@@ -20,45 +20,22 @@ of the updates, to see that everything works.  Minutes are CPU time, of one thre
 import argparse
 import statistics
 import sys
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
+from cifar_split import split_sample
 from markdown_tables import Table, format_markdown
 from resumable import compute_once, scale, train
 
 import qkv
-from qkv.data.lines import expand_path
-from qkv.files import open_output
 from qkv.task.recipe import read_recipe
 
 ENCODERS = ("cnn", "patches")
 STARTS = ("random", "pre-trained")
-TEST_SHARE = 5  # every fifth picture of a class
 CLASSES = 10
 HELD_OUT = 400
-
-
-def split_sample(sample: Path, out: Path) -> tuple[Path, Path]:
-    """Write the pictures to train on and those to test with, as zip files; files that exist are kept."""
-    train_file, test_file = out / "train.zip", out / "test.zip"
-    if train_file.exists() and test_file.exists():
-        return train_file, test_file
-    with zipfile.ZipFile(sample) as archive:
-        numbers: dict[str, int] = {}
-        parts: dict[Path, list[str]] = {train_file: [], test_file: []}
-        for name in sorted(each for each in archive.namelist() if not each.endswith("/")):
-            label = PurePosixPath(name).parent.name
-            numbers[label] = numbers.get(label, -1) + 1
-            parts[test_file if numbers[label] % TEST_SHARE == 0 else train_file].append(name)
-        for file, names in parts.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with open_output(file) as stream, zipfile.ZipFile(stream, "w") as part:
-                for name in names:
-                    part.writestr(name, archive.read(name))
-    return train_file, test_file
 
 
 def pretrain(encoder: str, source: Path, options: argparse.Namespace) -> Path:
@@ -135,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/few-pictures"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    files = split_sample(expand_path(options.sample), options.out)
+    files = split_sample(options.sample, options.out)
     results: dict[str, list[dict[str, Any]]] = {}
     for encoder in options.encoders:
         for start in STARTS:

@@ -70,6 +70,7 @@ OTHER_TASKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"model": {**TEXT_MODEL, "kind": "hierarchical"}, "batch": {"batch_tokens": 60}},
     ),
     "pictures": (tiny_pictures.picture_recipe, {"model": {"dropout": 0.2}}),
+    "adversarial": (tiny_pictures.gan_recipe, {}),
     "captions": (tiny_pictures.caption_recipe, {"model": {"attention": {"select": "hard"}}}),
     "hidden": (tiny_pictures.fill_pictures_recipe, {"model": {"dropout": 0.2}}),
 }

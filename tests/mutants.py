@@ -104,7 +104,13 @@ MUTANTS = (
         TILES,
     ),
     Mutant("a tile is off by its radius", "kernel/tiles.py", "* side - radius", "* side", TILES),
-    Mutant("a hidden cell moves the others", "kernel/exact.py", "_replace(keep=None)", "_replace()", TILES),
+    Mutant(
+        "a hidden cell moves the others",
+        "kernel/exact.py",
+        "masking = Masking(None, masking.allow",
+        "masking = Masking(masking.keep, masking.allow",
+        TILES,
+    ),
     Mutant(
         "padding changes the scale of the dot product",
         "kernel/fused_attention.py",

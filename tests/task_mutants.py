@@ -22,6 +22,9 @@ PICTURES = ("tests/test_data_pictures.py", "modes or exif or outside or twice")
 AUGMENTED = ("tests/test_data_captions.py", "changes_depend")
 VISION = ("tests/test_model_vision.py", "patches_are or set or sagan")
 LABELLED = ("tests/test_task_classify_pictures.py", "other_pictures")
+HIDDEN = ("tests/test_task_fill_pictures.py", "hidden_pixels or does_not_reach or split_and_joined")
+GAN = ("tests/test_model_gan.py", "hinge or by_hand or same_side")
+SAMPLES = ("tests/test_task_generate_pictures.py", "any_number_of_processes or two_learning_rates")
 LEVELS = ("tests/test_model_hierarchical.py", "gru")
 
 TASK_MUTANTS = (
@@ -319,5 +322,54 @@ TASK_MUTANTS = (
         "state.update(pictures.pixels[row].tobytes())",
         'state.update(b"")',
         LABELLED,
+    ),
+    Mutant(
+        "the encoder sees hidden cells",
+        "model/masked_pictures.py",
+        "torch.where(is_hidden[:, None], colour, pictures)",
+        "pictures",
+        HIDDEN,
+    ),
+    Mutant(
+        "visible cells count in the loss",
+        "train/objective/reconstruction.py",
+        "errors.masked_fill(~hidden, 0).sum(1)",
+        "errors.sum(1)",
+        HIDDEN,
+    ),
+    Mutant(
+        "the discriminator is rewarded for generated pictures",
+        "train/objective/adversarial.py",
+        "(1 + scores).relu()",
+        "(1 - scores).relu()",
+        GAN,
+    ),
+    Mutant(
+        "the discriminator attends on another side than the generator",
+        "model/gan.py",
+        "len(self.stages) - number == place.after - 1",
+        "number == place.after - 1",
+        GAN,
+    ),
+    Mutant(
+        "the Fréchet distance forgets the means",
+        "task/generate_pictures/frechet.py",
+        "((a.mean - b.mean) ** 2).sum() + traces",
+        "traces",
+        GAN,
+    ),
+    Mutant(
+        "noise depends on the place in the batch",
+        "data/pictures/noise.py",
+        "for row in batch.rows.tolist()",
+        "for row in range(len(batch.rows))",
+        SAMPLES,
+    ),
+    Mutant(
+        "both networks have one learning rate",
+        "train/objective/adversarial.py",
+        "self.rate_ratio * config.lr",
+        "config.lr",
+        SAMPLES,
     ),
 )

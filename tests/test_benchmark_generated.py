@@ -19,7 +19,7 @@ def load_benchmark(name: str) -> Any:
         sys.path.remove(BENCHMARKS)
 
 
-recall, listops = load_benchmark("recall"), load_benchmark("listops")
+recall, listops, captioning = map(load_benchmark, ("recall", "listops", "captioning"))
 
 
 def test_recall_measures_what_is_missing_and_reports_all(
@@ -99,3 +99,28 @@ def test_wrong_arguments(
     with pytest.raises(SystemExit):
         module.main([str(tmp_path), *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_captioners_are_trained_once_and_tabulated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioning, "measure_search", lambda captioner, size: 100.0 / size)
+    changes = ["data.shapes={size: 16, train: 40, valid: 5, test: 6}", "train={steps: 2, log_every: 1}"]
+    settings = [f"--set={change}" for change in (*changes, "model.hidden=8", "model.encoder.stride=1")]
+    options = [str(tmp_path), "--threads", "1", *settings]
+    assert captioning.main([*options, "--models", "mean", "--here"]) == 0
+    result = captioning.read_results(tmp_path)["caption-shapes-mean"]
+    assert result["updates"] == 2
+    assert result["pictures_per_second"] > 0
+    captioning.write_result(tmp_path, "caption-shapes-soft", {**result, "model": "soft", "pointing": 91.25})
+    capsys.readouterr()
+    monkeypatch.setattr(captioning.subprocess, "run", lambda command, check: pytest.fail(command))
+    assert captioning.main([*options, "--models", "soft,mean"]) == 0
+    table = (tmp_path / "captioning.md").read_text()
+    assert "| mean | 0.0 | – | – |" in table
+    assert "| soft | 0.0 | 91.2 |" in table or "| soft | 0.0 | 91.3 |" in table
+    assert captioning.main([*options, "--models", "rfa", "--minutes", "0"]) == 0
+    assert "are over: run the same command again" in capsys.readouterr().out
+    for bad in (["--models", "none"], ["--updates", "0"]):
+        with pytest.raises(SystemExit):
+            captioning.main([*options, *bad])

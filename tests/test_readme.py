@@ -30,7 +30,7 @@ COMMANDS = [
 
 def test_there_is_something_to_check() -> None:
     assert all(PYTHON.values())
-    assert len(YAML) == 8
+    assert len(YAML) == 9
     assert len(COMMANDS) >= 6
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 
 import qkv
@@ -398,6 +399,11 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert [line[1] for line in lines] == [str(path) for path in paths]
     assert "dark" in lines[0][0]
     assert trace.exists()
+    strip = tmp_path / "strip.png"
+    assert tiny.call("caption", run, *paths, "--png", strip, "--quiet") == 0
+    with Image.open(strip) as picture:
+        assert picture.width > picture.height > 200
+    capsys.readouterr()
     assert tiny.call("caption", run, paths[0], "--n-best", 2) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 2
@@ -412,6 +418,8 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     for arguments, message in (
         (("caption", run, tmp_path / "c.png"), "c.png: cannot be read (No such file or directory)"),
         (("caption", run, *[paths[0]] * 21, "--trace", trace), "pass at most 20 pictures, got 21"),
+        (("caption", run, *[paths[0]] * 21, "--png", strip), "--png keeps every weight: pass at most 20"),
+        (("caption", run, paths[0], "--png", tmp_path / "strip.gif"), "not as 'strip.gif'"),
         (("caption", run, paths[0], "--beam", 1, "--n-best", 2), "2 answers need a beam of at least 2"),
         (("evaluate", run, "--source", folder), "--source and --target go together"),
         (("classify", run, paths[0]), "use `qkv caption"),

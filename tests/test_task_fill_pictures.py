@@ -171,7 +171,8 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     picture, sheet = tmp_path / "a.png", tmp_path / "new" / "sheet.png"
     picture.write_bytes(encode(noise(1, (9, 14), 60)))
     assert tiny.call("generate", run, "--fill", picture, "--output", sheet) == 0
-    assert np.asarray(Image.open(sheet)).shape == (8 * (8 + 2 * GAP), 8 * (3 * (8 + GAP) + GAP), 3)
+    with Image.open(sheet) as image:
+        assert image.size == (8 * (3 * (8 + GAP) + GAP), 8 * (8 + 2 * GAP))
     assert tiny.call("evaluate", run) == 0
     assert "pictures\n  mse" in capsys.readouterr().out
     for arguments, message in (

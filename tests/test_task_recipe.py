@@ -198,7 +198,7 @@ def test_an_unknown_task_names_the_known_ones() -> None:
         parse_recipe({"task": "tranlsate"}, "my.yaml")
     with pytest.raises(
         BadRecipe,
-        match=r"unknown task: \['translate'\]. .*Known: classify, classify-pictures, fill, fill-pictures, ",
+        match=r"unknown task: \['translate'\]. .*Known: caption, classify, classify-pictures, fill, ",
     ):
         parse_recipe({"task": ["translate"]}, "my.yaml")
 

@@ -105,10 +105,14 @@ def compare(objective: nn.Module, one: Path, pair: Path) -> None:
             assert {key: theirs[key] for key in timeless} == pytest.approx(
                 {key: ours[key] for key in timeless}
             )
-    moments = [load_state(run)["optimizer"]["state"] for run in (pair, one)]
-    assert moments[0].keys() == moments[1].keys()
-    for ours, theirs in zip(moments[0].values(), moments[1].values(), strict=True):
-        assert_close(ours["exp_avg"], theirs["exp_avg"], rtol=1e-9, atol=1e-12)
+    optimizers = [load_state(run)["optimizer"] for run in (pair, one)]
+    several = [{"": each} if "state" in each else each for each in optimizers]
+    assert several[0].keys() == several[1].keys()
+    for name in several[0]:
+        moments = [each[name]["state"] for each in several]
+        assert moments[0].keys() == moments[1].keys()
+        for ours, theirs in zip(moments[0].values(), moments[1].values(), strict=True):
+            assert_close(ours["exp_avg"], theirs["exp_avg"], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -33,6 +33,7 @@ TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"model": {**SMALL, "kind": "hierarchical", "encoder": "attention"}, "batch": {"batch_tokens": 30}},
     ),
     "pictures": (tiny_pictures.picture_recipe, {"batch": {"pictures": 7}}),
+    "adversarial": (tiny_pictures.gan_recipe, {"batch": {"pictures": 7}}),
     "captions": (
         tiny_pictures.caption_recipe,
         {"batch": {"pictures": 7}, "model": {"dropout": 0.0}, "objective": {"coverage": 0.1}},

@@ -146,3 +146,20 @@ def fill_pictures_recipe(folder: Path, **sections: Any) -> Any:
         "train": TRAIN,
     }
     return parse_recipe(merged(raw, sections), "the recipe")
+
+
+def gan_recipe(folder: Path, **sections: Any) -> Any:
+    """A small generator and discriminator of bright and dark pictures, with SAGAN's attention."""
+    raw: dict[str, Any] = {
+        "task": "generate",
+        "data": {
+            "train": {"pictures": write_zip(folder / "pictures.zip", class_files(16))},
+            "pictures": {"size": 8},
+        },
+        "augment": {"flip": True},
+        "batch": {"pictures": 5},
+        "model": {"noise": 4, "widths": [8, 8], "groups": 4, "attention": {"after": 2, "form": "sagan"}},
+        "train": {**TRAIN, "lr": 0.002, "betas": [0.0, 0.9]},
+        "validation": {"samples": 4},
+    }
+    return parse_recipe(merged(raw, sections), "the recipe")

@@ -34,8 +34,10 @@ def read_input_lines(
     return (line.text for line in lines)
 
 
-def limit_traced_lines(lines: list[Any], limit: int, unit: str = "lines") -> list[Any]:
+def limit_traced_lines(
+    lines: list[Any], limit: int, unit: str = "lines", option: str = "--trace"
+) -> list[Any]:
     """The lines, or other inputs; BadData if there are too many for a trace."""
     if len(lines) > limit:
-        raise BadData(f"--trace keeps every weight: pass at most {limit} {unit}, got {len(lines):,}")
+        raise BadData(f"{option} keeps every weight: pass at most {limit} {unit}, got {len(lines):,}")
     return lines

@@ -21,3 +21,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="also write the result as JSON")
 ]
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="generated pictures: a classifier of pictures whose features are compared",
+        show_default="the recipe's",
+    ),
+]

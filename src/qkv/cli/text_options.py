@@ -46,6 +46,7 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
         Path | None, typer.Option(help="also write the attention of every layer, for `qkv view`")
     ] = None,
     n_best: Annotated[int, typer.Option("--n-best", min=1, help="--fill: words shown for a blank")] = 5,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="pictures to generate")] = 64,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
@@ -54,6 +55,8 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
     qkv generate runs/lm --prompt "ROMEO:" --temperature 0.8
 
     qkv generate runs/mlm --fill "what [MASK] is attention"
+
+    A run on pictures writes a sheet of pictures: qkv generate runs/gan --count 64 --output samples.png
     """
     from qkv.cli.commands.generate import fill_text, generate_text
 
@@ -61,7 +64,9 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
         fill_text(run, fill, n_best, output, trace, device=device)
         return
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "length": length, "seed": seed}
-    generate_text(run, prompt or [], file, output, trace, stop or [], quiet, device=device, **options)
+    generate_text(
+        run, prompt or [], file, output, trace, stop or [], quiet, device=device, count=count, **options
+    )
 
 
 def classify(

@@ -89,7 +89,11 @@ class VisionClassifier(nn.Module):
 
     def forward(self, pictures: Pictures) -> Float[Tensor, "B C"]:
         """Scores of the classes, of pictures [B,3,H,W]."""
-        return self._score(self._pool(self.encoder(pictures)).out)
+        return self._score(self.embed(pictures))
+
+    def embed(self, pictures: Pictures) -> Float[Tensor, "B M"]:
+        """The vectors that the output layer reads, of pictures [B,3,H,W]."""
+        return self._pool(self.encoder(pictures)).out
 
     def forward_with_weights(self, pictures: Pictures) -> VisionClassified:
         """`forward`, and what the attentions did."""

@@ -68,12 +68,15 @@ class Training(NamedTuple):
         batches: gives the batches of every update.
         validate: computes the scores on held-out data.
         monitor: the name of the score that decides which weights are best.
+        write_samples: writes samples of the present model into the run directory, after every validation;
+            None writes nothing.
     """
 
     objective: Objective
     batches: Batches
     validate: Callable[[], dict[str, float]]
     monitor: str
+    write_samples: Callable[[Path], None] | None = None
 
 
 class Task(ABC):

@@ -22,6 +22,7 @@ class EvaluateOptions(NamedTuple):
         strict: stop at an example that cannot be used as it is.
         mode: how a text is read: segments, sliding or carry; None takes the recipe's.
         stride: tokens that a sliding window moves by; None takes the recipe's.
+        features: the run of a classifier by whose features pictures are compared; None takes the recipe's.
     """
 
     source: Path | None = None
@@ -32,6 +33,7 @@ class EvaluateOptions(NamedTuple):
     strict: bool = False
     mode: Any = None
     stride: int | None = None
+    features: Path | None = None
 
 
 class Evaluation(NamedTuple):

@@ -11,11 +11,16 @@ from qkv.task.classify_pictures.task import CLASSIFY_PICTURES
 from qkv.task.fill.task import FILL
 from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.generate.task import GENERATE
+from qkv.task.generate_pictures.task import GENERATE_PICTURES
 from qkv.task.translate.task import TRANSLATE
 
 DEFAULT_TASK = TRANSLATE.name
-_ALL = (TRANSLATE, GENERATE, FILL, FILL_PICTURES, CLASSIFY, CLASSIFY_PICTURES, CAPTION)
-_WITH_PICTURES = {CLASSIFY.name: CLASSIFY_PICTURES, FILL.name: FILL_PICTURES}
+_ALL = (TRANSLATE, GENERATE, GENERATE_PICTURES, FILL, FILL_PICTURES, CLASSIFY, CLASSIFY_PICTURES, CAPTION)
+_WITH_PICTURES = {
+    GENERATE.name: GENERATE_PICTURES,
+    FILL.name: FILL_PICTURES,
+    CLASSIFY.name: CLASSIFY_PICTURES,
+}
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 

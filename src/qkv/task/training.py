@@ -1,6 +1,6 @@
 """Train a recipe into a run directory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ def fit(
             training.batches,
             prepared.recipe.train,
             run=prepared.directory,
-            validate=training.validate,
+            validate=_write_samples_after(training, run),
             monitor=training.monitor,
             resume=resume,
             quiet=quiet,
@@ -129,6 +129,20 @@ def _find_initial_run(
     if initial is not None:
         refuse_other_initial_run(run, record, initial)
     return None if record is None else restore_initial_run(run, record)
+
+
+def _write_samples_after(training: Training, run: Path) -> Callable[[], dict[str, float]]:
+    """The validation of a training, followed by its samples where it writes some."""
+    write_samples = training.write_samples
+    if write_samples is None:
+        return training.validate
+
+    def validate() -> dict[str, float]:
+        scores = training.validate()
+        write_samples(run)
+        return scores
+
+    return validate
 
 
 def _prepare(run: Path, recipe: Recipe, start: _Start, quiet: bool) -> _Prepared:

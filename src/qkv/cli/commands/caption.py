@@ -9,12 +9,13 @@ from qkv.cli.output_stream import open_output
 from qkv.progress import show_progress
 from qkv.task.caption.captioner import Captioned
 from qkv.task.caption.inputs import name_input
+from qkv.task.caption.strips import draw_strips
 from qkv.task.run_directory import load_for_command
 
 MAX_TRACED = 20
 
 
-def caption_pictures(
+def caption_pictures(  # noqa: PLR0913 -- one for each option
     run: Path,
     pictures: list[Path],
     output: Path | None,
@@ -23,19 +24,24 @@ def caption_pictures(
     trace: Path | None,
     quiet: bool,
     *,
+    png: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Caption every picture, and write the captions and the trace."""
+    """Caption every picture, and write the captions, the trace and the film strips."""
     captioner = load_for_command("caption", run, device)
-    if trace is not None:
-        limit_traced_lines(pictures, MAX_TRACED, "pictures")
+    needs_weights = trace is not None or png is not None
+    if needs_weights:
+        limit_traced_lines(pictures, MAX_TRACED, "pictures", "--png" if trace is None else "--trace")
     with show_progress("caption", len(pictures), quiet=quiet) as report:
         answers = captioner.n_best(
-            pictures, beam=beam, n=n_best, capture=trace is not None, on_progress=report.update
+            pictures, beam=beam, n=n_best, capture=needs_weights, on_progress=report.update
         )
-        if trace is not None:
+        if needs_weights:
             answers = list(answers)
+        if trace is not None:
             captioner.build_trace(answers, beam=beam).save(trace)
+        if png is not None:
+            draw_strips(captioner, answers, png)
         with open_output(output) as out:
             _write(out, answers, n_best)
 

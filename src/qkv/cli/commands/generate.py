@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from qkv.cli.commands.generate_pictures import fill_picture
+from qkv.cli.commands.generate_pictures import fill_picture, generate_samples
 from qkv.cli.input_lines import limit_traced_lines, read_input_lines
 from qkv.cli.output_stream import open_output
 from qkv.errors import BadRun
@@ -11,12 +11,13 @@ from qkv.progress import show_progress
 from qkv.task.fill.filler import Filler
 from qkv.task.fill_pictures.filler import PictureFiller
 from qkv.task.generate.generator import Generator
+from qkv.task.generate_pictures.generator import PictureGenerator
 from qkv.task.run_directory import load_for_command
 
 MAX_TRACED = 20
 
 
-def generate_text(
+def generate_text(  # noqa: PLR0913 -- one for each option
     run: Path,
     prompts: list[str],
     file: Path | None,
@@ -26,14 +27,22 @@ def generate_text(
     quiet: bool,
     *,
     device: str = "cpu",
+    count: int = 64,
     **options: Any,
 ) -> None:
     """Sample a continuation of every prompt; write each prompt with its continuation.
+
+    A run on pictures writes a sheet of `count` pictures.
 
     A single prompt is written as it is sampled. Several are separated by an empty line.
     """
     generator = load_for_command("generate", run, device)
     texts = [*prompts, *(read_input_lines(file) if file is not None else [])] or [""]
+    if isinstance(generator, PictureGenerator):
+        if texts != [""]:
+            raise BadRun(f"{run} generates pictures from noise: leave out the prompt")
+        generate_samples(generator, run, count, options.get("seed") or 0, output, trace)
+        return
     if isinstance(generator, PictureFiller):
         raise BadRun(f"{run} fills pictures: use `qkv generate {run} --fill PICTURE --output filled.png`")
     if not isinstance(generator, Generator):

@@ -25,3 +25,17 @@ def check_picture_output(run: Path, output: Path | None) -> Path:
         raise BadData(f"{run} writes a picture, got --output {output}: name a .png file with --output")
     check_writable(output)
     return output
+
+
+def generate_samples(
+    generator: Any, run: Path, count: int, seed: int, output: Path | None, trace: Path | None
+) -> None:
+    """Write a sheet of generated pictures, and the attention of five cells while the first one was made."""
+    path = check_picture_output(run, output)
+    pictures = generator.generate(count, seed)
+    if trace is not None:
+        first = trace.with_name(f"{trace.stem}-picture.png")
+        points = generator.trace_points(seed=seed, picture=str(first))  # first, for its errors
+        write_picture(first, draw_sheet([pictures[0]], columns=1))
+        points.save(trace)
+    write_picture(path, draw_sheet(list(pictures), columns=max(1, round(count**0.5))))

@@ -16,6 +16,9 @@ from qkv.data.pictures.hiding import HiddenPlan as HiddenPlan
 from qkv.data.pictures.hiding import hide_cells as hide_cells
 from qkv.data.pictures.loading import Pictures as Pictures
 from qkv.data.pictures.loading import load_pictures as load_pictures
+from qkv.data.pictures.noise import NoiseBatch as NoiseBatch
+from qkv.data.pictures.noise import NoisePlan as NoisePlan
+from qkv.data.pictures.noise import draw_noise as draw_noise
 from qkv.data.pictures.pixels import PixelStatistics as PixelStatistics
 from qkv.data.pictures.pixels import check_pixels as check_pixels
 from qkv.data.pictures.pixels import measure_pixels as measure_pixels

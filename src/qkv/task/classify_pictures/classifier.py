@@ -1,7 +1,6 @@
 """A trained classifier: pictures in, labels and probabilities out, with scores and traces."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,10 @@ from qkv.task.classify_pictures.pictures import (
     stack_pictures,
 )
 from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
-from qkv.task.picture_input import read_picture
+from qkv.task.picture_inputs import Picture, list_pictures, read_picture
 from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Axis, Example, Grid, Trace, WeightAxes
 
-Picture = str | Path | np.ndarray
 LABEL = "label"  # an axis of one position
 
 
@@ -62,7 +60,7 @@ class PictureClassifier:
         Raises:
             BadData: a file cannot be read or is no picture, or pixels have another type or size.
         """
-        several = _list_pictures(pictures)
+        several = list_pictures(pictures)
         labels = [make_label(row, self.classes) for row in self._compute_log_probs(several)]
         return labels[0] if several and several[0] is pictures else labels
 
@@ -100,7 +98,7 @@ class PictureClassifier:
         Raises:
             BadData: there is no picture, a picture cannot be used, or the model has no attention.
         """
-        several = _list_pictures(pictures)
+        several = list_pictures(pictures)
         if not several:
             raise BadData("there is no picture to trace")
         if not self.model.attention_layers():
@@ -161,10 +159,3 @@ def _add_axis(axes: dict[str, Axis], size: Size, count: int, picture: str | None
     else:
         axes[name] = ("<class>", *(f"{i // size[1] + 1},{i % size[1] + 1}" for i in range(len(grid))))
     return name
-
-
-def _list_pictures(pictures: Picture | Iterable[Picture]) -> list[Picture]:
-    """The pictures; one alone becomes a list."""
-    if isinstance(pictures, str | Path) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
-        return [pictures]
-    return list(pictures)

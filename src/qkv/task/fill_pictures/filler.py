@@ -15,7 +15,7 @@ from qkv.errors import BadMask
 from qkv.model.patches import join_patches
 from qkv.task.classify_pictures.pictures import LabelledPictures, make_dataset, stack_pictures
 from qkv.task.fill_pictures.recipe import FillPicturesRecipe
-from qkv.task.picture_input import read_picture
+from qkv.task.picture_inputs import read_picture
 from qkv.task.unlabelled_pictures import read_unlabelled_test
 from qkv.train.objective.reconstruction import Reconstruction
 

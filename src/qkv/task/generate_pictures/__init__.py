@@ -1,0 +1,1 @@
+"""The task `generate` for pictures: generative adversarial networks."""
