@@ -1,5 +1,6 @@
 """The memory of decoding: what is kept of the source and of every token, for each hypothesis."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from qkv.bench.calls import state_bytes
 from qkv.cost.modes import KnownValues
 from qkv.cost.workload import Sizes, Workload
+from qkv.spec import AttentionSpec
 from qkv.tracing import use_backends_of
 
 
@@ -42,9 +44,9 @@ def measure_decode_state(workload: Workload, sizes: Sizes) -> DecodeState | None
         return None
     with KnownValues(), torch.device("meta"), use_backends_of("cpu"):
         start = state_bytes(model.start(**_select_first_row(workload.batch)))
-        length, growing = sizes.length, _list_self_attentions(model)
-        at_length = start + sum(_measure_growth(each, length) for each in growing)
-        one_more = start + sum(_measure_growth(each, length + 1) for each in growing)
+        length, growing = sizes.length, _count_self_attentions(model)
+        at_length = start + sum(n * _measure_growth(spec, length) for spec, n in growing.items())
+        one_more = start + sum(n * _measure_growth(spec, length + 1) for spec, n in growing.items())
     return DecodeState(start, length, at_length, one_more - at_length)
 
 
@@ -55,12 +57,13 @@ def _select_first_row(batch: Any) -> dict[str, Any]:
     return {"pictures": batch.pictures[:1]} if hasattr(batch, "pictures") else {"batch": 1}
 
 
-def _list_self_attentions(model: Any) -> list[Any]:
-    return [layer for layer in model.attention_layers().values() if layer.spec.causal]
+def _count_self_attentions(model: Any) -> Counter[AttentionSpec]:
+    return Counter(layer.spec for layer in model.attention_layers().values() if layer.spec.causal)
 
 
-def _measure_growth(attention: Any, length: int) -> int:
+def _measure_growth(spec: AttentionSpec, length: int) -> int:
     """The bytes that the state of causal self-attention gains in so many tokens."""
+    attention = spec.build()
     state = attention.start(batch=1)
-    _, after = attention.step(torch.zeros(1, length, attention.spec.width), state)
+    _, after = attention.step(torch.zeros(1, length, spec.width), state)
     return state_bytes(after) - state_bytes(state)

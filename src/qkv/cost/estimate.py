@@ -19,7 +19,7 @@ from qkv.model.transformer import TransformerConfig
 
 # Deeper stacks of equal layers are traced with few layers, and longer sequences of a recurrence with few
 # steps; the rest follows exactly, because operations and stored bytes are polynomials in these numbers.
-TRACED_LAYERS = 4
+TRACED_LAYERS = 3
 TRACED_STEPS = (16, 24, 32)
 
 Quantities = dict[tuple[str, str], Fraction]
