@@ -109,6 +109,7 @@ def _print_largest_sizes(subject: Subject, limit: int) -> dict[str, int | None]:
     reads_text, sizes = subject.recipe.task != "classify-pictures", subject.sizes
     fit = find_largest_sizes(subject.recipe.model, sizes, limit, reads_text)
     at_length = f" of {sizes.length:,} tokens" if reads_text else ""
+    print("what fits, counting tensors only: leave a margin for the allocator and temporary memory")
     print(f"in {format_bytes(limit)}: a training step of {fit.batch:,} rows{at_length} fits")
     if reads_text:
         print(f"in {format_bytes(limit)}: {sizes.batch:,} rows of {fit.length:,} tokens fit")
