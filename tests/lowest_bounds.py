@@ -3,10 +3,10 @@
 import tomllib
 from pathlib import Path
 
-LINTERS = ("ruff", "pyright", "import-linter")
+TOOLS = ("ruff", "pyright", "import-linter", "mkdocs-material", "mkdocstrings[python]")
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 for requirement in (*project["dependencies"], *extras["plot"], *extras["log"], *extras["dev"]):
     name, _, bound = requirement.partition(">=")
-    if bound and name not in LINTERS:
+    if bound and name not in TOOLS:
         print(f"{name}=={bound}")

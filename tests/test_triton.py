@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from qkv.kernel.sums import Sums
 from qkv.kernel.triton import call
 from qkv.shapes import Dims
 
-INSTALLED = find_spec("triton") is not None
+INSTALLED = triton.is_installed()
 INTERPRETED = triton.is_interpreted()
 DEVICE = "cpu" if INTERPRETED else "cuda"
 SMALL, WIDE = Dims(2, 5, 5, 7), Dims(1, 20, 20, 18)
@@ -32,7 +31,7 @@ ON_A_DEVICE = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
-needs_triton = pytest.mark.skipif(not INSTALLED, reason="Triton is not installed")
+needs_triton = pytest.mark.skipif(not INSTALLED, reason="Triton 3.3 or newer is not installed")
 
 
 def attended(
@@ -248,7 +247,7 @@ def test_it_says_why_it_cannot_take_tensors(monkeypatch: pytest.MonkeyPatch) -> 
     )
     monkeypatch.setattr(triton, "is_installed", lambda: False)
     assert not triton.is_available()
-    assert triton.explain_why_unsupported(x).startswith("Triton is not installed: pip install triton")
+    assert triton.explain_why_unsupported(x).startswith("Triton 3.3 or newer is not installed: pip")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is about other processes")

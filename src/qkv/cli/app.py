@@ -14,6 +14,7 @@ from qkv.cli.doctor import doctor
 from qkv.cli.options import Beam, Device, Features, JsonFile, Quiet, Run, Strict
 from qkv.cli.picture_options import caption
 from qkv.cli.text_options import classify, generate
+from qkv.cli.view_options import align, view
 
 app = typer.Typer(
     name="qkv",
@@ -205,47 +206,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
 
 
 @app.command()
-def view(  # noqa: PLR0913, PLR0917 -- one for each option
-    traces: Annotated[
-        list[Path], typer.Argument(metavar="TRACE.npz", help="files that an option --trace wrote")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="write one interactive page (.html) that needs no network"),
-    ] = None,
-    png: Annotated[
-        Path | None, typer.Option(help="the picture to draw (.png, .svg or .pdf)", show_default="TRACE.png")
-    ] = None,
-    svg: Annotated[Path | None, typer.Option(help="a picture to draw as SVG")] = None,
-    pdf: Annotated[Path | None, typer.Option(help="a picture to draw as PDF")] = None,
-    example: Annotated[
-        int | None,
-        typer.Option(min=1, help="the number of the example in the trace", show_default="1; all in a page"),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="a kind of layer (cross, encoder, decoder) or one layer (cross.0); a page shows all",
-            show_default="last cross",
-        ),
-    ] = None,
-    heads: Annotated[
-        str, typer.Option(help="of a picture: mean, all, or the number of one head from 0")
-    ] = "mean",
-    merge: Annotated[bool, typer.Option("--merge", help="of a picture: join word pieces into words")] = False,
-    dark: Annotated[bool, typer.Option("--dark", help="of a picture: draw for a dark page")] = False,
-) -> None:
-    """Look at the attention weights of traces: a page to explore them, or pictures.
-
-    Several traces stand on one page, and can be shown side by side or as a difference.
-    """
-    from qkv.cli.commands.view import ViewOptions, view_traces
-
-    pictures = [picture for picture in (png, svg, pdf) if picture is not None]
-    view_traces(traces, ViewOptions(output, pictures, example, layers, heads, merge, dark))
-
-
-@app.command()
 def recipes(
     name: Annotated[
         str | None,
@@ -288,6 +248,8 @@ def parts(
     list_parts(name)
 
 
+app.command()(view)
+app.command()(align)
 app.command()(generate)
 app.command()(classify)
 app.command()(caption)

@@ -151,7 +151,7 @@ def _describe_type(schema: dict[str, Any]) -> str:
         case {"type": "array", "items": items}:
             words = f"list of {_describe_type(items)}"
         case _:
-            bounds = [f"{sign} {schema[bound]}" for bound, sign in BOUNDS.items() if bound in schema]
+            bounds = [f"{sign} {schema[bound]:g}" for bound, sign in BOUNDS.items() if bound in schema]
             words = " ".join([TYPE_NAMES[schema["type"]], ", ".join(bounds)]).strip()
     return words
 

@@ -5,9 +5,11 @@ It computes what `linear` and `sums` compute with torch operators.  Triton is im
 
 import os
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from qkv.kernel.feature_map import MAP_NUMBERS, RESCALING_MAPS, MapDescription
@@ -17,6 +19,8 @@ from qkv.kernel.triton.ops import compute_linear_attention_and_query_sums
 
 # Positions from which the backend is faster than torch: fewer leave more than half of a chunk empty.
 MIN_POSITIONS = 64
+
+OLDEST = Version("3.3")  # the first with triton.language.tuple
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -28,8 +32,8 @@ def is_interpreted() -> bool:
 
 @cache
 def is_installed() -> bool:
-    """Whether Triton is installed; does not import it."""
-    return find_spec("triton") is not None
+    """Whether a Triton that has all that the kernels use is installed; does not import it."""
+    return find_spec("triton") is not None and Version(metadata.version("triton")) >= OLDEST
 
 
 def is_available() -> bool:
@@ -45,7 +49,7 @@ def explain_why_unsupported(*tensors: Tensor) -> str:
 
 def _explain_unsupported_or_not_installed(*tensors: Tensor) -> str:
     if not is_installed():
-        return "Triton is not installed: pip install triton"
+        return f"Triton {OLDEST} or newer is not installed: pip install triton"
     if any(x.dtype not in DTYPES for x in tensors):
         return "the Triton kernels read float32, bfloat16 and float16 only"
     return "" if is_interpreted() else _explain_unsupported_device(tensors)

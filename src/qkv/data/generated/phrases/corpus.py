@@ -1,10 +1,11 @@
 """The corpus: distinct phrases in one language, each with its one translation into another language."""
 
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from qkv.data.generated.phrases.gold import ALIGNED_KINDS, GoldPair, align_date
 from qkv.data.generated.phrases.kinds import KINDS, Kind
 from qkv.data.generated.phrases.language import Language, find_language
 from qkv.errors import BadData, UnknownName, did_you_mean
@@ -52,6 +53,22 @@ class Split(NamedTuple):
     test: list[Pair]
 
 
+class Drawn(NamedTuple):
+    """A pair with the value that both phrases describe.
+
+    Args:
+        source: the source phrase.
+        target: the target phrase.
+        kind: the name of its kind.
+        value: the arguments of the kind's `write`.
+    """
+
+    source: str
+    target: str
+    kind: str
+    value: tuple[Any, ...]
+
+
 def generate_phrases(data: PhraseData) -> list[Pair]:
     """Generate `data.size` pairs (source phrase, target phrase) in random order, no source phrase twice.
 
@@ -66,19 +83,43 @@ def generate_phrases(data: PhraseData) -> list[Pair]:
         UnknownName: a language or kind does not exist.
         BadData: both languages are the same, CLDR has no phrases in them, or fewer than `data.size`.
     """
+    return [(drawn.source, drawn.target) for drawn in _draw_phrases(data)]
+
+
+def generate_gold_pairs(data: PhraseData) -> list[GoldPair | None]:
+    """The pairs of `generate_phrases` with exact word alignments; None for kinds without.
+
+    Args:
+        data: as for `generate_phrases`.
+
+    Raises:
+        UnknownName: a language or kind does not exist.
+        BadData: as for `generate_phrases`.
+    """
+    source, target = find_language(data.source), find_language(data.target)
+    return [
+        GoldPair(drawn.source, drawn.target, align_date(source, target, *drawn.value))
+        if drawn.kind in ALIGNED_KINDS
+        else None
+        for drawn in _draw_phrases(data)
+    ]
+
+
+def _draw_phrases(data: PhraseData) -> list[Drawn]:
+    """The phrases with the values that they describe, in random order."""
     source, target = find_language(data.source), find_language(data.target)
     if source.locale == target.locale:
         raise BadData(f"source and target are both {data.source!r}: choose two different languages")
     kinds = _select_kinds(data.kinds)
     rng = Random(data.seed)
-    pairs: dict[str, str] = {}
+    pairs: dict[str, Drawn] = {}
     while len(pairs) < data.size:
         if not kinds:
             raise BadData(_explain_shortage(data, len(pairs)))
         name = rng.choices(list(kinds), [kind.weight for kind in kinds.values()])[0]
-        if not _add_pair(pairs, kinds[name], (source, target), rng):
+        if not _add_pair(pairs, (name, kinds[name]), (source, target), rng):
             del kinds[name]
-    shuffled = list(pairs.items())
+    shuffled = list(pairs.values())
     rng.shuffle(shuffled)
     return shuffled
 
@@ -107,13 +148,16 @@ def split_phrases(pairs: list[Pair], dev: int, test: int) -> Split:
     return Split(train=pairs[held_out:], dev=pairs[:dev], test=pairs[dev:held_out])
 
 
-def _add_pair(pairs: dict[str, str], kind: Kind, languages: tuple[Language, Language], rng: Random) -> bool:
+def _add_pair(
+    pairs: dict[str, Drawn], named_kind: tuple[str, Kind], languages: tuple[Language, Language], rng: Random
+) -> bool:
     """Add a new pair of this kind and return True; False if no new one is found."""
+    name, kind = named_kind
     for _ in range(_MAX_FAILED_DRAWS):
         value = kind.draw(rng)
         source, target = (kind.write(language, *value) for language in languages)
         if source and target and source not in pairs:
-            pairs[source] = target
+            pairs[source] = Drawn(source, target, name, value)
             return True
     return False
 
