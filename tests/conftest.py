@@ -23,6 +23,7 @@ BEYOND_OLD_TORCH = {
     r"test_contract_transport.py::test_.*(sparsemax|entmax).*grouped": "it compiles no shape checks",
     r"test_select.py::test_layers_compile.*(Sparsemax|Entmax)": "the same",
     r"test_select.py::test_entmax_has_second": "2.6 has no second derivatives of such functions",
+    r"test_train_parallel.py": "2.6 has no FSDP on CPUs, and that of 2.7 is wrong",
     r"test_tiles.py::test_tiles_compile": "it compiles no tuple of modules",
 }
 

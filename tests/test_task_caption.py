@@ -31,6 +31,7 @@ from tiny_pictures import (
     caption_shapes_recipe,
     encode,
     noise,
+    picture_recipe,
     write_captions,
     write_folder,
     write_zip,
@@ -428,6 +429,24 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         captured = capsys.readouterr()
         assert message in captured.err
         assert captured.err.count("\n") == 1
+
+
+def test_a_captioner_starts_from_the_encoder_of_a_classifier_or_from_a_captioner(tmp_path: Path) -> None:
+    encoder = {"kind": "cnn", "widths": [4, 8], "groups": 2}
+    classifier = picture_recipe(
+        tmp_path, model={**encoder, "attention": None, "pool": "mean"}, train={"steps": 2}
+    )
+    fit(classifier, tmp_path / "classifier")
+    few = {"steps": 1, "lr": 1e-9}
+    fit(caption_recipe(tmp_path, train=few), tmp_path / "run", initial=tmp_path / "classifier")
+    fit(caption_recipe(tmp_path, train=few), tmp_path / "again", initial=tmp_path / "run")
+    first, second, third = (qkv.load(tmp_path / name).model for name in ("classifier", "run", "again"))
+    for name, value in first.encoder.state_dict().items():
+        torch.testing.assert_close(second.encoder.state_dict()[name], value)
+    for name, value in second.state_dict().items():
+        torch.testing.assert_close(third.state_dict()[name], value)
+    with pytest.raises(QKVError, match="start from a run of 'caption' or 'classify-pictures'"):
+        fit(caption_recipe(tmp_path), tmp_path / "x", initial=tiny.trained())
 
 
 def write_grids(folder: Path, suffix: str = ".npz", count: int = 20) -> str:

@@ -115,7 +115,7 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         ((), "writes a picture, got --output None: name a .png file"),
         (("--output", tmp_path / "a.txt"), "name a .png file with --output"),
         (("--prompt", "a cat", "--output", sheet), "generates pictures from noise: leave out the prompt"),
-        (("--fill", "a.png", "--output", sheet), "--fill needs"),
+        (("--fill", "a.png", "--output", sheet), "generates pictures"),
     ):
         assert tiny.call("generate", run, *arguments) == 2
         captured = capsys.readouterr()

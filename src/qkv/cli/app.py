@@ -9,7 +9,7 @@ import typer
 
 from qkv import __version__
 from qkv.cli.bench_options import bench
-from qkv.cli.cost_options import cost
+from qkv.cli.cost_options import compare, cost, sweep
 from qkv.cli.doctor import doctor
 from qkv.cli.options import Beam, Device, Features, JsonFile, Quiet, Run, Strict
 from qkv.cli.picture_options import caption
@@ -255,4 +255,6 @@ app.command()(classify)
 app.command()(caption)
 app.command()(bench)
 app.command()(cost)
+app.command()(compare)
+app.command()(sweep)
 app.command()(doctor)

@@ -1,5 +1,6 @@
-"""The options of `qkv cost`."""
+"""The options of `qkv cost`, `qkv compare` and `qkv sweep`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,3 +37,53 @@ def cost(
 
     options = CostOptions(length, batch, beam, memory, tuple(change or ()), json)
     report_cost(subject, options)
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="runs of one task")],
+    reach: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="state the seconds until the monitored score was as good as this",
+            show_default="the best that all runs reached",
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print a table in Markdown")] = False,
+    json: JsonFile = None,
+) -> None:
+    """Compare runs of one task: held-out scores, parameters, speed, memory and time.
+
+    Memory is that of a training step as `qkv cost` computes it. The rest is from the runs' metrics.jsonl.
+    """
+    from qkv.cli.commands.compare import compare_runs
+
+    compare_runs(runs, reach, markdown, json)
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe, or a built-in one by its name")],
+    vary: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=A,B", help="a key and its values; may be repeated for all combinations"),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="trainings of each combination")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="the folder of the runs", show_default="runs/RECIPE-sweep")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change the recipe of all trainings"),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Train a recipe with every combination of some values, and print mean ± standard deviation.
+
+    Example: qkv sweep recall-rfa --vary model.attention.kernel=softmax,rfa,elu --seeds 3
+
+    The same command goes on after a kill: finished trainings are kept, an interrupted one is resumed.
+    """
+    from qkv.cli.commands.sweep import sweep_recipe
+
+    folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
+    sweep_recipe((recipe, tuple(change or ()), tuple(vary), seeds), folder, json)

@@ -17,14 +17,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
+from qkv.errors import BadRecipe
 from qkv.train.config import TrainConfig
 from qkv.train.objective.base import Objective
 from qkv.train.optimizers import check_patterns_and_freeze_parameters
 from qkv.train.replicated import broadcast_saved_buffers
 from qkv.train.weights import collect_distinct_tensors
 
+OLDEST_TORCH_ON_CPUS = Version("2.8")
 MESH_DIMENSION = "data_parallel"  # as Fabric names it
 
 
@@ -62,6 +65,7 @@ class Sharded:
                 device.
             config: the section `train` of the recipe.
         """
+        refuse_wrong_gradients(fabric.device)
         check_patterns_and_freeze_parameters(objective, config)
         self.fabric, self.complete_objective, self.objective = fabric, objective, copy.deepcopy(objective)
         if fabric.is_global_zero:
@@ -140,6 +144,22 @@ def restore_buffers_after_block(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in before:
             buffer.copy_(value)
+
+
+def refuse_wrong_gradients(device: torch.device) -> None:
+    """Check that torch shards correctly; old versions do not on CPUs, and raise no error.
+
+    Args:
+        device: the device of this process.
+
+    Raises:
+        BadRecipe: it would train other weights than one process does.
+    """
+    if device.type == "cpu" and Version(torch.__version__) < OLDEST_TORCH_ON_CPUS:
+        raise BadRecipe(
+            f"train.strategy=fsdp computes wrong gradients on CPUs with torch {torch.__version__}: install "
+            f"torch {OLDEST_TORCH_ON_CPUS} or newer, or write train.strategy=ddp"
+        )
 
 
 def measure_fsdp_gradient_scale(mesh: Any, device: torch.device) -> float:

@@ -1,0 +1,196 @@
+"""Trainings of one recipe with every combination of some values, each with several seeds."""
+
+import itertools
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from qkv.cost.report import format_table
+from qkv.errors import BadRecipe, BadRun
+from qkv.files import expand_home
+from qkv.task.output_files import write_text
+from qkv.task.recipe import read_recipe
+from qkv.task.training import fit
+from qkv.train import STATE
+from qkv.yaml_input import load_yaml
+
+PLAN, RESULT = "sweep.json", "result.json"
+
+
+class Variation(NamedTuple):
+    """One key and the values that are tried.
+
+    Args:
+        key: the key of the recipe.
+        values: the values, as YAML on one line.
+    """
+
+    key: str
+    values: tuple[str, ...]
+
+
+class Trial(NamedTuple):
+    """One combination of values.
+
+    Args:
+        label: the combination in words.
+        folder: the folder of its runs.
+        changes: what it changes in the recipe.
+    """
+
+    label: str
+    folder: str
+    changes: tuple[str, ...]
+
+
+class Sweep(NamedTuple):
+    """A sweep, as its folder records it.
+
+    Args:
+        recipe: the path or the name of the recipe.
+        changes: changes that all trainings share.
+        variations: the keys and values.
+        seeds: how many trainings each combination has; their seeds are 1, 2, ….
+    """
+
+    recipe: str
+    changes: tuple[str, ...]
+    variations: tuple[Variation, ...]
+    seeds: int
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All combinations."""
+        keys = [variation.key for variation in self.variations]
+        trials = []
+        for values in itertools.product(*(variation.values for variation in self.variations)):
+            changes = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+            slug = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(values)).strip("-")[:40]
+            trials.append(Trial(", ".join(changes), f"{len(trials) + 1:02}-{slug}".rstrip("-"), changes))
+        return trials
+
+
+def parse_variation(text: str) -> Variation:
+    """The value of `--vary`.
+
+    Args:
+        text: `KEY=A,B`; a value may be a mapping, {name: rfa, features: 32}.
+
+    Raises:
+        BadRecipe: it names no key, or fewer than two different values.
+    """
+    key, equals, values = text.partition("=")
+    problem = f"--vary takes a key and values, as in --vary train.lr=0.001,0.003, got {text[:60]!r}"
+    if not equals or not key.strip():
+        raise BadRecipe(problem)
+    try:
+        parsed = load_yaml(f"values: [{values}]")["values"]
+    except ValueError as error:
+        raise BadRecipe(f"{problem}: the values are not YAML ({error})") from None
+    written = tuple(
+        yaml.safe_dump(value, default_flow_style=True, width=10**6).split("\n")[0] for value in parsed
+    )
+    if len(set(written)) < 2 or len(set(written)) < len(written):
+        raise BadRecipe(f"{problem}: give two different values or more")
+    return Variation(key.strip(), written)
+
+
+def run_sweep(sweep: Sweep, out: Path, quiet: bool = False) -> Iterator[tuple[Trial, int, dict[str, float]]]:
+    """Train every combination with every seed, one after the other.
+
+    Trainings that are finished in the folder are not repeated; one that was interrupted goes on.
+
+    Args:
+        sweep: what is trained.
+        out: the folder of the sweep.
+        quiet: print no progress.
+
+    Yields:
+        The combination, the seed and the scores, as each training ends.
+
+    Raises:
+        BadRecipe: a combination is no legal recipe; this is found before the first training.
+        BadRun: the folder holds another sweep.
+        KeyboardInterrupt: after Ctrl-C; the same call goes on.
+    """
+    folder = expand_home(out)
+    for trial in sweep.trials:
+        _read_trial_recipe(sweep, trial, 1)
+    _check_or_write_plan(sweep, folder)
+    for seed, trial in itertools.product(range(1, sweep.seeds + 1), sweep.trials):
+        yield trial, seed, _train_or_read(sweep, trial, seed, folder, quiet)
+
+
+def summarise(results: Sequence[tuple[Trial, int, dict[str, float]]]) -> list[tuple[str, ...]]:
+    """The table of a sweep: mean ± standard deviation over the seeds.
+
+    Args:
+        results: what `run_sweep` yielded.
+
+    Returns:
+        Rows of text, the head first.
+    """
+    names = list(results[0][2])
+    rows: list[tuple[str, ...]] = [("combination", "seeds", *names)]
+    for label in dict.fromkeys(trial.label for trial, _, _ in results):
+        scores = [each for trial, _, each in results if trial.label == label]
+        cells = (_format_mean([each.get(name, math.nan) for each in scores]) for name in names)
+        rows.append((label, str(len(scores)), *cells))
+    return rows
+
+
+def format_summary(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """The lines of the table.
+
+    Args:
+        rows: what `summarise` returned.
+
+    Yields:
+        The lines.
+    """
+    yield from format_table(rows)
+
+
+def _read_trial_recipe(sweep: Sweep, trial: Trial, seed: int) -> Any:
+    return read_recipe(sweep.recipe, (*sweep.changes, *trial.changes, f"train.seed={seed}"))
+
+
+def _check_or_write_plan(sweep: Sweep, folder: Path) -> None:
+    plan = json.loads(json.dumps(sweep._asdict()))
+    path = folder / PLAN
+    if not path.exists():
+        write_text(path, json.dumps(plan, indent=2) + "\n")
+        return
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{path} is damaged ({error}): choose another --out") from None
+    if written != plan:
+        changed = [key for key in plan if written.get(key) != plan[key]]
+        raise BadRun(
+            f"{folder} holds another sweep, with other {', '.join(changed)}: choose another --out, or repeat "
+            "its command to go on"
+        )
+
+
+def _train_or_read(sweep: Sweep, trial: Trial, seed: int, folder: Path, quiet: bool) -> dict[str, float]:
+    """The scores of a training: those that are written, or else of a training that starts or goes on."""
+    run = folder / trial.folder / f"seed-{seed}"
+    if (run / RESULT).exists():
+        return json.loads((run / RESULT).read_text(encoding="utf-8"))
+    recipe = _read_trial_recipe(sweep, trial, seed)
+    result = fit(recipe, run, resume=(run / STATE).exists(), quiet=quiet)
+    scores = {name: float(value) for name, value in result.scores.items()} | {"seconds": result.seconds}
+    write_text(run / RESULT, json.dumps(scores) + "\n")
+    return scores
+
+
+def _format_mean(values: Sequence[float]) -> str:
+    mean = statistics.fmean(values)
+    return f"{mean:.4g}" if len(values) < 2 else f"{mean:.4g} ± {statistics.stdev(values):.2g}"
