@@ -16,12 +16,13 @@ slow: $(TOOLS)
 	$(BIN)/python -m pytest -m slow
 
 # The oldest versions that pyproject.toml accepts, in an environment of their own (a CUDA build of torch: gigabytes).
-# Old distributions use deprecated names of newer ones that they import: those warnings are ignored.
+# Old distributions use deprecated names of newer ones that they import: those warnings are ignored. Triton 3.2 imports
+# setuptools late, which then wants to replace distutils.
 lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python tests/lowest_bounds.py > .venv-lowest/requirements.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-lowest/requirements.txt
-	PYTHONPATH=src .venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning $(TESTS)
+	PYTHONPATH=src SETUPTOOLS_USE_DISTUTILS=stdlib .venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning $(TESTS)
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check .

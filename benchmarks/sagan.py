@@ -66,11 +66,11 @@ def tabulate(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Table:
     rows = []
     for (data, attention), scores in results.items():
         distances = [score["fid"] for score in scores]
-        spread = f"{statistics.stdev(distances):.2f}" if len(distances) > 1 else "–"
+        spread = f"{statistics.stdev(distances):.3g}" if len(distances) > 1 else "–"
         real, minutes = (statistics.mean(score[name] for score in scores) for name in ("real", "minutes"))
         sizes = " + ".join(f"{size:,}" for size in scores[0]["parameters"])
-        mean, each = f"{statistics.mean(distances):.2f}", " ".join(f"{value:.2f}" for value in distances)
-        rows.append([data, attention, sizes, mean, spread, each, f"{real:.2f}", f"{minutes:.1f}"])
+        mean, each = f"{statistics.mean(distances):.3g}", " ".join(f"{value:.3g}" for value in distances)
+        rows.append([data, attention, sizes, mean, spread, each, f"{real:.3g}", f"{minutes:.1f}"])
     names = ["pictures", "attention", "parameters", "distance", "sd", "each seed", "real"]
     return Table("Generators with and without self-attention", [*names, "minutes of a seed"], rows)
 

@@ -19,10 +19,12 @@ from qkv.decode import SearchConfig
 from qkv.errors import QKVError
 from qkv.model.vision import CNN, CNNConfig
 from qkv.progress import NoProgress
+from qkv.symbols import EOS
 from qkv.task.caption.batches import draw_change_of_caption
 from qkv.task.caption.examples import NamedObjects, read_splits, stack_inputs
 from qkv.task.caption.grounding import find_cell_centres, make_attention_targets, name_objects_of_tokens
 from qkv.task.caption.recipe import CaptionAugmentationConfig
+from qkv.task.caption.strips import draw_strips
 from qkv.task.recipe import parse_recipe
 from qkv.task.registry import find_task
 from tiny_pictures import (
@@ -31,6 +33,7 @@ from tiny_pictures import (
     caption_shapes_recipe,
     encode,
     noise,
+    picture_recipe,
     write_captions,
     write_folder,
     write_zip,
@@ -430,6 +433,24 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         assert captured.err.count("\n") == 1
 
 
+def test_a_captioner_starts_from_the_encoder_of_a_classifier_or_from_a_captioner(tmp_path: Path) -> None:
+    encoder = {"kind": "cnn", "widths": [4, 8], "groups": 2}
+    classifier = picture_recipe(
+        tmp_path, model={**encoder, "attention": None, "pool": "mean"}, train={"steps": 2}
+    )
+    fit(classifier, tmp_path / "classifier")
+    few = {"steps": 1, "lr": 1e-9}
+    fit(caption_recipe(tmp_path, train=few), tmp_path / "run", initial=tmp_path / "classifier")
+    fit(caption_recipe(tmp_path, train=few), tmp_path / "again", initial=tmp_path / "run")
+    first, second, third = (qkv.load(tmp_path / name).model for name in ("classifier", "run", "again"))
+    for name, value in first.encoder.state_dict().items():
+        torch.testing.assert_close(second.encoder.state_dict()[name], value)
+    for name, value in second.state_dict().items():
+        torch.testing.assert_close(third.state_dict()[name], value)
+    with pytest.raises(QKVError, match="start from a run of 'caption' or 'classify-pictures'"):
+        fit(caption_recipe(tmp_path), tmp_path / "x", initial=tiny.trained())
+
+
 def write_grids(folder: Path, suffix: str = ".npz", count: int = 20) -> str:
     """Grids whose vectors say whether the picture is bright."""
     random, path = np.random.RandomState(0), folder / f"grids{suffix}"
@@ -449,6 +470,19 @@ def grid_recipe(folder: Path, grids: str, **sections: Any) -> Any:
     changes = {"data": {"train": {"pictures": grids}}, "augment": {"crop": 0, "flip": False}, "train": LEARN}
     raw = {**raw, "model": {**raw["model"], "encoder": {"kind": "grid", "width": 4}}}
     return parse_recipe(merged(merged(raw, changes), sections), "the recipe")
+
+
+def test_a_caption_without_words_is_a_strip_without_frames(tmp_path: Path) -> None:
+    fit(caption_recipe(tmp_path, train={"steps": 1}, decode={"max_length": 1}), tmp_path / "run")
+    captioner = qkv.load(tmp_path / "run")
+    with torch.no_grad():
+        captioner.model.output.bias[EOS] = 1e4
+    picture = np.full((8, 8, 3), 60, np.uint8)
+    answers = list(captioner.n_best(picture, capture=True))
+    assert answers[0][0].text == ""
+    draw_strips(captioner, answers, tmp_path / "strip.png")
+    assert (tmp_path / "strip.png").exists()
+    assert captioner.build_trace(answers).examples[0].named_axes["caption"] == ("</s>",)
 
 
 def test_grids_from_files_are_captioned_like_pictures(

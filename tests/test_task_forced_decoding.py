@@ -1,5 +1,7 @@
 """Forced decoding and the effect of leaving source words out, on untrained translators."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,13 @@ import torch
 import tiny
 from qkv.data import TokenizerConfig, train_tokenizers
 from qkv.decode import SearchConfig
+from qkv.task.training import fit
+from qkv.task.translate.attention_measures import measure_attention
 from qkv.task.translate.forced_decoding import measure_occlusion, score_tokens
 from qkv.task.translate.model_building import build_model
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.translator import Translator
+from qkv.train import METRICS
 
 PAIRS = tiny.pairs_of(60, seed=0)
 MODELS: dict[str, dict[str, Any]] = {
@@ -64,3 +69,23 @@ def test_a_trace_has_the_effects_beside_the_weights(translator: Translator) -> N
     assert example.weights["occlusion.source"].any()
     assert "occlusion.source" in trace.unnormalised
     assert "occlusion.source" not in translator.trace(["one two three"]).examples[0].weights
+
+
+def test_attention_is_measured_for_the_records_of_a_training(translator: Translator) -> None:
+    ids = [translator.tokens.source.encode([line])[0] for line in ("one two three", "four")]
+    targets = [translator.tokens.target.encode([line])[0] for line in ("un deux trois", "quatre")]
+    measures = measure_attention(translator.model, ids, targets)
+    layers = {name.rsplit(".", 1)[0] for name in measures}
+    assert layers == {f"attention.{name}" for name in translator.model.attention_places()}
+    assert all(0 <= value <= (2 if "entropy" in name else 1) for name, value in measures.items())
+    assert measure_attention(translator.model, [], []) == {}
+
+
+def test_a_training_records_the_measures(tmp_path: Path) -> None:
+    validation = {"decode": 0, "attention": 2}
+    recipe = tiny.recipe_in(tmp_path, validation=validation, train={"epochs": 1})
+    fit(recipe, tmp_path / "run", quiet=True)
+    records = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    [scores, *_] = [record for record in records if record["kind"] == "validation"]
+    assert 0 < scores["attention.cross.0.entropy"] < 3
+    assert 0 < scores["attention.cross.0.coverage"] <= 1

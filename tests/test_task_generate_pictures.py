@@ -71,16 +71,16 @@ def test_training_moves_the_samples_towards_the_pictures(tmp_path: Path) -> None
         pixels = np.asarray(noise(i, (8, 8), 60)).copy()
         pixels[..., 0] += 120
         files[f"{i}.png"] = encode(Image.fromarray(pixels))
-    source = write_folder(tmp_path / "red", files)
     recipe = gan_recipe(
         tmp_path,
-        data={"train": {"pictures": source}},
-        train={"steps": 100, "validate_every": 100, "lr": 0.003},
+        data={"train": {"pictures": write_folder(tmp_path / "red", files)}},
+        model={"attention": None},
+        train={"steps": 60, "validate_every": 60, "lr": 0.004},
     )
     fit(recipe, tmp_path / "run")
     means = qkv.load(tmp_path / "run").generate(16).mean((0, 1, 2))
-    assert means[0] > 150
-    assert means[1:].max() < 90
+    assert means[0] > 150  # 191
+    assert means[1:].max() < 95  # 61
 
 
 def test_the_score_is_that_of_held_out_pictures(
@@ -115,7 +115,7 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         ((), "writes a picture, got --output None: name a .png file"),
         (("--output", tmp_path / "a.txt"), "name a .png file with --output"),
         (("--prompt", "a cat", "--output", sheet), "generates pictures from noise: leave out the prompt"),
-        (("--fill", "a.png", "--output", sheet), "--fill needs"),
+        (("--fill", "a.png", "--output", sheet), "generates pictures"),
     ):
         assert tiny.call("generate", run, *arguments) == 2
         captured = capsys.readouterr()

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import tiny
 from qkv.errors import BadData
 from qkv.trace import Example, Grid, Trace, WeightAxes
-from qkv.view import NamedTrace, embed_picture, format_html
+from qkv.view import NamedTrace, embed_picture, format_html, heatmap
 from qkv.view.bundle import bundle_modules
 from qkv.view.measures import measure_head
 from qkv.view.packing import pack_weights, unpack_weights
@@ -95,6 +96,19 @@ def test_markup_in_tokens_and_names_stays_data():
     assert "<b>" not in page
     [data] = re.findall(r'id="qkv-data">(.*?)</script>', page, re.S)
     assert json.loads(data)["traces"][0]["examples"][0]["axes"]["</script>"]["labels"][2] == tokens[2]
+
+
+def test_a_picture_shows_attention_unless_occlusion_is_asked_for(tmp_path, monkeypatch):
+    drawn = []
+    module = import_module("qkv.view.heatmap")
+    monkeypatch.setattr(module, "draw_grid", lambda grid, path, **options: drawn.append(grid))
+    axes = {"a": ("x", "y"), "b": ("z",)}
+    weights = {"cross.0": np.ones((1, 2, 1)), "occlusion.source": np.full((1, 2, 1), -2.0)}
+    example = Example(axes, weights, dict.fromkeys(weights, WeightAxes("a", "b")))
+    trace = Trace((example,), "translation", ("occlusion.source",))
+    for layers in (None, "occlusion"):
+        heatmap(trace, path=tmp_path / "p.png", layers=layers)
+    assert [grid[0][0].title for grid in drawn] == ["cross.0, head 0", "occlusion.source, head 0"]
 
 
 def test_measures():

@@ -70,7 +70,7 @@ def read_initial_run(path: str | Path, recipe: Recipe) -> InitialRun:
             f"{path} is a run of the task {other!r}, and its model has no weights for the task "
             f"{task.name!r}: start from a run of {' or '.join(map(repr, usable))}, or leave out --from"
         )
-    vocabulary = {name: trained.contents[name] for name in task.vocabulary_files}
+    vocabulary = {name: trained.contents[name] for name in task.vocabulary_files if name in trained.contents}
     return InitialRun(str(path), trained.recipe, vocabulary, trained.weights, trained.parsed, trained.model)
 
 

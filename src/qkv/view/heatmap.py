@@ -12,7 +12,7 @@ from qkv.errors import BadData, BadShape, UnknownName, did_you_mean
 from qkv.view.figure import draw_grid
 from qkv.view.layout import Panel
 from qkv.view.strip import make_frames
-from qkv.view.traced import ExampleLike, GridLike, TraceLike, list_labels
+from qkv.view.traced import ExampleLike, GridLike, TraceLike, is_occlusion, list_labels
 from qkv.view.words import label_tokens, merge_words
 
 PANELS_PER_ROW = 4  # where the grid is not layers x heads
@@ -125,7 +125,8 @@ def _select_layers(
             "again with weights"
         )
     if layers is None:
-        names = [name for name in all_names if _is_cross(example, name)] or all_names
+        attention = [name for name in all_names if not is_occlusion(name)] or all_names
+        names = [name for name in attention if _is_cross(example, name)] or attention
         return names if select_all else names[-1:]
     selected = []
     for layer in [layers] if isinstance(layers, str) else layers:

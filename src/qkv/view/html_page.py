@@ -15,11 +15,10 @@ from qkv.view.bundle import bundle_modules, read_page_file
 from qkv.view.colours import DARK, LIGHT
 from qkv.view.measures import Measures, measure_head
 from qkv.view.packing import Packed, pack_weights
-from qkv.view.traced import ExampleLike, GridLike, TraceLike, list_labels
+from qkv.view.traced import OCCLUSION, ExampleLike, GridLike, TraceLike, is_occlusion, list_labels
 from qkv.view.words import SPECIAL, format_token, group_words
 
 MAX_WEIGHTS = 50_000_000
-OCCLUSION = "occlusion"  # the first part of the names of weights that are effects of leaving tokens out
 _ACCENTS = {"light": "#b04a00", "dark": "#ffb066"}
 _TITLE_TOKENS = 12
 
@@ -171,7 +170,7 @@ def _describe_weights(
         "signed": packed.is_signed,
         "normalised": name not in trace.unnormalised,
         "measures": [_round(measure_head(head, is_self, is_grid)) for head in weight],
-        "kind": OCCLUSION if name.split(".")[0] == OCCLUSION else "attention",
+        "kind": OCCLUSION if is_occlusion(name) else "attention",
     }
 
 

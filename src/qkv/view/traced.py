@@ -5,6 +5,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+OCCLUSION = "occlusion"  # the first part of the names of weights that are effects of leaving tokens out
+
+
+def is_occlusion(name: str) -> bool:
+    """Whether weights of this name are effects of leaving tokens out, not attention."""
+    return name.split(".")[0] == OCCLUSION
+
 
 @runtime_checkable
 class GridLike(Protocol):

@@ -66,10 +66,13 @@ def fill_text(
     """Write the likeliest words for every blank of a text; a run on pictures fills a picture file."""
     filler = load_for_command("generate", run, device)
     if isinstance(filler, PictureFiller):
+        if trace is not None:
+            raise BadRun(f"{run} fills pictures, and has no trace of that: leave out --trace")
         fill_picture(filler, run, text, output)
         return
     if not isinstance(filler, Filler):
-        raise BadRun(f"--fill needs a masked language model, a run of the task 'fill'; {run} continues text")
+        action = "generates pictures" if isinstance(filler, PictureGenerator) else "continues text"
+        raise BadRun(f"--fill needs a masked language model, a run of the task 'fill'; {run} {action}")
     blanks = filler.fill(text, count)
     with open_output(output) as out:
         for number, guesses in enumerate(blanks, start=1):

@@ -37,12 +37,11 @@ def draw_strips(captioner: Any, answers: Iterable[list[Any]], path: Path, *, dar
     films = []
     for best, *_ in answers:
         tokens = best.hypothesis.tokens
-        if not tokens:
-            raise BadData(
-                f"{name_input(best.picture) or 'a picture'}: the caption is empty, no word can be drawn"
-            )
-        steps = [torch.stack(best.hypothesis.weights[name][: len(tokens)]).mean(1) for name in names]
-        weights = torch.stack(steps).mean(0).view(-1, len(centres.rows), len(centres.columns)).numpy()
+        weights = torch.zeros(0)  # of an empty caption
+        if tokens:
+            steps = [torch.stack(best.hypothesis.weights[name][: len(tokens)]).mean(1) for name in names]
+            weights = torch.stack(steps).mean(0)
+        weights = weights.view(len(tokens), len(centres.rows), len(centres.columns)).numpy()
         pixels, title = read_input(best.picture, recipe), name_input(best.picture) or ""
         films.append(Film(pixels, captioner.tokenizer.pieces(tokens), weights, *centres, Path(title).name))
     draw_films(films, path, dark=dark)

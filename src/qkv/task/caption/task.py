@@ -31,7 +31,10 @@ from qkv.task.caption.grounding import find_cell_centres
 from qkv.task.caption.recipe import CaptionRecipe
 from qkv.task.caption.validator import Validator
 from qkv.task.checksums import name_split
+from qkv.task.classify_pictures.task import CLASSIFY_PICTURES
 from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.fill_pictures.task import FILL_PICTURES
+from qkv.task.initial_run import InitialRun
 from qkv.task.texts import (
     AnyTokenizer,
     learn_tokenizer,
@@ -69,6 +72,7 @@ class Caption(Task):
     files = (TOKENIZER, PIXELS)
     vocabulary_files = (TOKENIZER,)
     evaluate_options = ("source", "target", "beam")
+    initial_tasks = (CLASSIFY_PICTURES.name, FILL_PICTURES.name)
     label_sections = ("model", "tokens", "objective", "train")
     resume_keys = (
         "data.shapes",
@@ -142,6 +146,10 @@ class Caption(Task):
         captioner = Captioner(recipe, parsed.tokenizer, model)
         validate = Validator(objective, captioner, data.valid, report)
         return Training(objective, batches, validate, recipe.validation.monitor)
+
+    def list_usable_prefixes(self, parsed: Parsed, initial: InitialRun) -> tuple[str, ...]:
+        """Everything of a captioner, whose vocabulary stays; the encoder of another model of pictures."""
+        return ("",) if initial.recipe.task == self.name else ("encoder.",)
 
     def build_model(self, recipe: CaptionRecipe, parsed: Parsed) -> nn.Module:
         """The model for the vocabulary and the pixels of this run."""

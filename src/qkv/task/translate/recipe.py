@@ -53,6 +53,8 @@ class ValidationConfig(Strict):
         lowercase: scores ignore letter case; they always do with tokens.lowercase.
         plain_spaces: scores treat no-break spaces (U+00A0, U+202F) as plain ones; they always do with
             tokens.plain_spaces.
+        attention: held-out sentences on which entropy, diagonality and coverage of every attention are
+            measured, for metrics.jsonl; 0 is none.
     """
 
     monitor: Literal["nll", "bleu", "exact"] = Field(default="nll")
@@ -65,6 +67,7 @@ class ValidationConfig(Strict):
     plain_spaces: bool = Field(
         default=False,
     )
+    attention: int = Field(default=0, ge=0)
 
 
 class ObjectiveConfig(AttentionTerms):

@@ -9,6 +9,7 @@ from qkv.data import TokenizerPair, find_usable_pairs, iterate_by_length, make_p
 from qkv.decode import SearchConfig
 from qkv.errors import BadData, BadRecipe
 from qkv.progress import Progress
+from qkv.task.translate.attention_measures import measure_attention
 from qkv.task.translate.decoding import decode_ids
 from qkv.task.translate.metric_choice import build_scorer
 from qkv.task.translate.pair_lengths import find_fitting_pairs
@@ -54,7 +55,7 @@ class Validator:
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model with its present weights."""
-        scores = self._compute_likelihood()
+        scores = self._compute_likelihood() | self._measure_attention()
         count = min(self.recipe.validation.decode, len(self.pairs))
         if not count:
             return scores
@@ -71,6 +72,11 @@ class Validator:
             for name in total:
                 total[name] += float(loss.metrics[name])
         return {name: value / count for name, value in total.items()}
+
+    def _measure_attention(self) -> dict[str, float]:
+        count = self.recipe.validation.attention
+        source, target = (side[:count] for side in self.encoded)
+        return measure_attention(self.objective.model, source, target)
 
     def _score_translations(self, count: int) -> dict[str, float]:
         model: Any = self.objective.model

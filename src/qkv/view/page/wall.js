@@ -57,6 +57,7 @@ function makeTile({ weights, head, measures }) {
   button.type = "button";
   button.className = "tile";
   const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIDE; // until it is painted
   const caption = document.createElement("span");
   const index = measureNames.indexOf(state.sort);
   caption.textContent = index < 0 ? `head ${head}` : `${weights.name} · ${head} · ${formatMeasure(measures[index])}`;
