@@ -98,8 +98,8 @@ def _describe_memory(cost: Cost) -> Iterator[str]:
         "stored for the backward pass": memory.saved,
     }
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in named.items())
-    yield f"memory of a training step: {parts}; at most {format_bytes(memory.peak)} of "
-        "tensors at a time"
+    peak = f"at most {format_bytes(memory.peak)} of tensors at a time"
+    yield f"memory of a training step: {parts}; {peak}"
 
 
 def _describe_decoding(cost: Cost, beam: int) -> Iterator[str]:
