@@ -33,10 +33,11 @@ check: $(TOOLS)
 
 # The types of the page's modules (JSDoc), and axe-core for the tests in Chromium; both come from npm.
 types:
-	@if command -v npm >/dev/null; then \
-	  npm install --prefix tests/browser --no-package-lock --no-audit --no-fund --silent && \
-	  tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json; \
-	else echo "skipped: npm is not installed, so the types of the page's modules are not checked"; fi
+	@if ! command -v npm >/dev/null; then \
+	  echo "skipped: npm is not installed, so the types of the page's modules are not checked"; \
+	elif ! npm install --prefix tests/browser --no-package-lock --no-audit --no-fund --silent; then \
+	  echo "skipped: npm could not install typescript, so the types of the page's modules are not checked"; \
+	else tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json; fi
 
 format: $(TOOLS)
 	$(BIN)/ruff format .

@@ -101,7 +101,12 @@ def test_markup_in_tokens_and_names_stays_data():
 def test_a_picture_shows_attention_unless_occlusion_is_asked_for(tmp_path, monkeypatch):
     drawn = []
     module = import_module("qkv.view.heatmap")
-    monkeypatch.setattr(module, "draw_grid", lambda grid, path, **options: drawn.append(grid))
+
+    def draw(grid, path, **options):
+        drawn.append(grid)
+        return path
+
+    monkeypatch.setattr(module, "draw_grid", draw)
     axes = {"a": ("x", "y"), "b": ("z",)}
     weights = {"cross.0": np.ones((1, 2, 1)), "occlusion.source": np.full((1, 2, 1), -2.0)}
     example = Example(axes, weights, dict.fromkeys(weights, WeightAxes("a", "b")))
