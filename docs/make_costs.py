@@ -101,15 +101,15 @@ MEGATRON_NOTE = """
 Tokens: Transformer 25,000 target tokens a step for 100,000 and 300,000 steps, counted in sentences of 32
 tokens; BERT 1,000,000 steps of 256 rows, of 128 tokens in 90 % of the steps and of 512 in the others;
 Megatron-LM 300,000 steps of 512 × 1,024; GPT-3 300 billion. For GPT-2 and Turing-NLG no source that was
-found states tokens or training time. GPT-3's paper reports 3.14e23 operations, 6 for each parameter and token,
-without attention's products of pairs. Megatron-LM's paper reports 2.10 days on 512 devices for each epoch of
-68,507 of its steps; all devices for all steps are computed from that. Its own measurement is 39·10¹²/s on one
-V100, which it calls 30 % of the peak.
+found states tokens or training time. GPT-3's paper reports 3.14e23 operations, 6 for each parameter and
+token, without attention's products of pairs. Megatron-LM's paper reports 2.10 days on 512 devices for each
+epoch of 68,507 of its steps; all devices for all steps are computed from that. Its own measurement is
+39·10¹²/s on one V100, which it calls 30 % of the peak.
 """
 
 DEVICES = """\
-The 125·10¹²/s of a V100 (half precision, tensor cores) and the 45·10¹²/s of a chip of TPU v2 (180·10¹²/s for a
-card of four) were compared with public tables of devices, not with the vendors' data sheets.
+The 125·10¹²/s of a V100 (half precision, tensor cores) and the 45·10¹²/s of a chip of TPU v2 (180·10¹²/s for
+a card of four) were compared with public tables of devices, not with the vendors' data sheets.
 """
 
 CHECKS = """\

@@ -94,24 +94,28 @@ BERT_WHY = (
     "layer of the masked model"
 )
 GPT2_WHY = (
-    "the paper's numbers are wrong, as the authors say beside the released weights, whose names are 124M, 355M, "
-    "774M and 1558M"
+    "the paper's numbers are wrong, as the authors say beside the released weights, whose names are 124M, "
+    "355M, 774M and 1558M"
 )
 
 TRANSFORMER_VERIFIED = "all, in the text of the paper; P100's 9.5·10¹²/s is the paper's own estimate"
 BERT_VERIFIED = (
-    "all but the version of the TPUs, in quotations of the paper's section 3 and appendix A.2; the share of the "
-    "two lengths also in the authors' model card"
+    "all but the version of the TPUs, in quotations of the paper's section 3 and appendix A.2; the share of "
+    "the two lengths also in a public model card"
 )
 GPT2_VERIFIED = (
-    "layers, widths, heads and vocabulary in published configurations, the error in the authors' README"
+    "layers, widths, heads and vocabulary in published configurations; the error, 117M and 345M in the "
+    "authors' README; 762M in a secondary list. Not verified: 1542M"
 )
 MEGATRON_VERIFIED = "all, in the text of the paper, tables 1 and 2, sections 4 and 5"
 TURING_VERIFIED = (
     "layers, width, heads and parameters in reports of its announcement. Not verified: the vocabulary, taken "
     "from Megatron-LM. Tokens and training time were not found"
 )
-GPT3_VERIFIED = "all, in quotations of the paper's tables 2.1 and D.1"
+GPT3_VERIFIED = (
+    "layers, width, heads and context in secondary lists; parameters, tokens and operations in quotations of "
+    "the paper's table D.1. Not verified: the vocabulary, taken from GPT-2, and which layers are sparse"
+)
 
 PUBLISHED = (
     Published(
