@@ -62,8 +62,16 @@ It prints
 
 `qkv compare RUN RUN...` puts trained runs of one task into one table: the scores on held-out data,
 parameters, updates, seconds, speed, the memory of a training step, and the seconds until the monitored score
-was as good as the best that all of them reached (or as `--reach SCORE`). `--markdown` and `--json FILE` write
-the same.
+was as good as the best that all of them reached (or as `--reach SCORE`). Measures of attention that a
+translator's validations record (entropy, diagonality, coverage) are means over the layers. `--markdown` and
+`--json FILE` write the same, and `--png FILE` draws the learning curves.
+
+With `--test`, translators and classifiers of texts also answer the test data of their recipes, which must be
+the same. BLEU is compared by sacrebleu's paired bootstrap, accuracy by the same method: 95 % intervals, and
+the p-value of the difference to the first run.
+
+`qkv train` draws the learning curve of its run as `curve.png` where matplotlib is installed (`[plot]`): at
+the end, and at validations, once a minute at the most. A failure to draw never ends a training.
 
 `qkv sweep` trains a recipe with every combination of some values, each with several seeds, and prints mean ±
 standard deviation:
