@@ -45,7 +45,9 @@ It prints
 - **memory of decoding** for each hypothesis, and what every further token adds;
 - **crossovers**: from which length on an attention has fewer operations, or a smaller decode state, than
   softmax over all keys;
-- with `--memory 16GB`, the largest batch and the largest length whose training step fits.
+- with `--memory 16GB`, the largest batch and the largest length whose training step fits;
+- with `--png FILE` and two or more lengths, a picture of the operations of a training step over the length,
+  beside those of the same model with softmax over all keys.
 
 ## Which attention to choose
 

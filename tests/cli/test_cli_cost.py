@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import tiny
+from qkv.cli.commands import cost
+from qkv.view.line_chart import ChartLine
 
 SMALL = ("--set", "model={width: 16, layers: 1, max_length: 1024, attention: {kernel: rfa}}", "--batch", 2)
 
@@ -35,6 +37,28 @@ def test_it_prints_components_memory_and_crossovers(
     assert second["operations"]["forward"] > 3.9 * first["operations"]["forward"]
     assert result["crossovers"][0]["operations"] > 0
     assert result["fits"]["batch"] > 2
+
+
+def test_operations_are_drawn_beside_those_of_softmax(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[ChartLine] = []
+    real = cost.draw_lines
+    monkeypatch.setattr(
+        cost,
+        "draw_lines",
+        lambda path, lines, *labels, **kw: (drawn.extend(lines), real(path, lines, *labels, **kw)),
+    )
+    picture = tmp_path / "new" / "cost.png"
+    assert tiny.call("cost", "recall-rfa", *SMALL, "--length", "64,1k", "--png", picture) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rfa, softmax = (dict(line.points) for line in drawn)
+    assert drawn[1].label == "softmax over all keys"
+    assert rfa.keys() == softmax.keys() == {64, 1024}
+    assert rfa[1024] / rfa[64] == pytest.approx(16, rel=0.3)
+    assert softmax[1024] / softmax[64] > 20
+    assert tiny.call("cost", "recall-rfa", *SMALL, "--length", "64", "--png", picture) == 2
+    assert "pass two or more, as in --length 1k,4k,16k" in capsys.readouterr().err
 
 
 def test_a_run_has_the_vocabulary_of_its_tokenizer(

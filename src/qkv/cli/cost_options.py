@@ -27,6 +27,10 @@ def cost(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change the recipe, as qkv train does"),
     ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(help="also draw the operations over --length, beside softmax (.png, .svg or .pdf)"),
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Compute what a model costs: parameters, operations and memory, without data and without allocating it.
@@ -35,7 +39,7 @@ def cost(
     """
     from qkv.cli.commands.cost import CostOptions, report_cost
 
-    options = CostOptions(length, batch, beam, memory, tuple(change or ()), json)
+    options = CostOptions(length, batch, beam, memory, tuple(change or ()), png, json)
     report_cost(subject, options)
 
 

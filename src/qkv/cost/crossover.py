@@ -78,6 +78,21 @@ def get_softmax_spec(spec: AttentionSpec) -> AttentionSpec:
     return replace(spec, score=ScaledDot(), scope=Global(), select=Soft(), kernel=Softmax())
 
 
+def make_softmax_config(config: Any) -> Any:
+    """The same model with softmax over all keys in every attention that has projections.
+
+    Args:
+        config: the config of the model.
+
+    Returns:
+        The config; the same one where nothing changes.
+    """
+    keys = [name.removeprefix("model.") for name, spec in iterate_specs(config) if spec.project]
+    specs = {key: getattr(config, key) for key in keys}
+    changes = {key: softmax for key, spec in specs.items() if (softmax := get_softmax_spec(spec)) != spec}
+    return config.model_copy(update=changes) if changes else config
+
+
 def _uses_attention(config: Any) -> bool:
     return getattr(config, "mixer", "attention") == "attention" and getattr(config, "encoder", "") != "gru"
 

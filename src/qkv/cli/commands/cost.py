@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qkv.cost.crossover import find_crossovers
+from qkv.cost.crossover import find_crossovers, make_softmax_config
 from qkv.cost.estimate import estimate_cost
 from qkv.cost.fitting import find_largest_sizes
 from qkv.cost.report import describe_cost, describe_crossovers, format_bytes
@@ -14,6 +14,8 @@ from qkv.cost.subject import Subject, read_subject
 from qkv.cost.workload import check_length
 from qkv.errors import BadRecipe
 from qkv.task.output_files import check_writable, write_text
+from qkv.view.canvas import check_output
+from qkv.view.line_chart import ChartLine, draw_lines
 
 MAX_DIGITS = 9
 MULTIPLES = {"": 1, "k": 1024, "m": 1024**2}
@@ -27,6 +29,7 @@ class CostOptions(NamedTuple):
     beam: int
     memory: str | None
     changes: tuple[str, ...]
+    png: Path | None
     json: Path | None
 
 
@@ -34,16 +37,43 @@ def report_cost(name: str, options: CostOptions) -> None:
     """Compute and print.  Raises QKVError before computing if an option cannot be used."""
     lengths = [None] if options.length is None else parse_lengths(options.length)
     limit = None if options.memory is None else parse_bytes(options.memory)
-    if options.json is not None:
-        check_writable(options.json)
+    _check_outputs(options, lengths)
     subjects = [read_subject(name, options.changes, length, options.batch) for length in lengths]
     for subject in subjects:
         check_length(subject.recipe.model, subject.sizes.length)
     result = _report_steps(name, subjects, options.beam)
     if limit is not None:
         result["fits"] = {"bytes": limit, **_print_largest_sizes(subjects[0], limit)}
+    if options.png is not None:
+        _draw_operations(subjects, [cost["operations"]["training"] for cost in result["costs"]], options.png)
     if options.json is not None:
         write_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def _check_outputs(options: CostOptions, lengths: Sequence[int | None]) -> None:
+    if options.png is not None:
+        check_output(options.png)
+        if len(lengths) < 2:
+            raise BadRecipe("--png draws operations over lengths: pass two or more, as in --length 1k,4k,16k")
+    for path in (options.png, options.json):
+        if path is not None:
+            check_writable(path)
+
+
+def _draw_operations(subjects: Sequence[Subject], operations: Sequence[int], path: Path) -> None:
+    """Draw the operations of a training step over the length, and those of the same model with softmax."""
+    config = subjects[0].recipe.model
+    softmax = make_softmax_config(config)
+    lengths = [subject.sizes.length for subject in subjects]
+    lines = [ChartLine(subjects[0].name, _pair(lengths, operations))]
+    if softmax != config:
+        costs = [estimate_cost(softmax, subject.sizes).training for subject in subjects]
+        lines.append(ChartLine("softmax over all keys", _pair(lengths, costs)))
+    draw_lines(path, lines, "tokens of a row", "operations of a training step", has_log_scales=True)
+
+
+def _pair(lengths: Sequence[int], operations: Sequence[int]) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in zip(lengths, operations, strict=True)]
 
 
 def _report_steps(name: str, subjects: list[Subject], beam: int) -> dict[str, Any]:
