@@ -49,7 +49,7 @@ def draw_lines(
     page = Page(LIGHT, find_fonts("".join(sorted(set(texts)))))
     page.figure.set_size_inches(LEFT + WIDTH + RIGHT, BELOW + HEIGHT + ABOVE)
     axes = page.axes(LEFT, BELOW, WIDTH, HEIGHT)
-    _prepare_axes(axes, has_log_scales)
+    _prepare_axes(axes, lines, has_log_scales)
     handles = []
     for number, line in enumerate(lines):
         style, colour = divmod(number, len(COLOURS))
@@ -65,15 +65,31 @@ def draw_lines(
     page.save(path)
 
 
-def _prepare_axes(axes: Any, has_log_scales: bool) -> None:
+def _prepare_axes(axes: Any, lines: Sequence[ChartLine], has_log_scales: bool) -> None:
     """Give axes their scales, ticks and grid."""
     from matplotlib.ticker import AutoLocator, ScalarFormatter
 
     if has_log_scales:
-        axes.set(xscale="log", yscale="log")
+        _prepare_log_axes(axes, lines)
     else:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(AutoLocator())
             axis.set_major_formatter(ScalarFormatter(useOffset=False))
-    axes.tick_params(labelsize=SIZE, colors=LIGHT.ink)
+    axes.tick_params(which="both", labelsize=SIZE, colors=LIGHT.ink)
     axes.grid(color=LIGHT.cell, linewidth=0.6)
+
+
+def _prepare_log_axes(axes: Any, lines: Sequence[ChartLine]) -> None:
+    """Log scales with a tick at every x of the lines, and y with prefixes such as 2.5G."""
+    from matplotlib.ticker import AutoLocator, EngFormatter, FixedLocator, LogLocator, NullLocator
+
+    axes.set(xscale="log", yscale="log")
+    points = [point for line in lines for point in line.points]
+    places, heights = sorted({x for x, _ in points}), [y for _, y in points]
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    is_wide = max(heights) >= 10 * min(heights)
+    axes.yaxis.set_major_locator(LogLocator() if is_wide else AutoLocator())
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
