@@ -9,6 +9,9 @@ import pytest
 import torch
 from packaging.version import Version
 
+import shape_checks
+
+shape_checks.install()
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which share the cores
     torch.set_num_threads(1)
 
