@@ -62,8 +62,16 @@ It prints
 
 `qkv compare RUN RUN...` puts trained runs of one task into one table: the scores on held-out data,
 parameters, updates, seconds, speed, the memory of a training step, and the seconds until the monitored score
-was as good as the best that all of them reached (or as `--reach SCORE`). `--markdown` and `--json FILE` write
-the same.
+was as good as the best that all of them reached (or as `--reach SCORE`). Measures of attention that a
+translator's validations record (entropy, diagonality, coverage) are means over the layers. `--markdown` and
+`--json FILE` write the same, and `--png FILE` draws the learning curves.
+
+With `--test`, translators and classifiers of texts also answer the test data of their recipes, which must be
+the same. BLEU is compared by sacrebleu's paired bootstrap, accuracy by the same method: 95 % intervals, and
+the p-value of the difference to the first run.
+
+`qkv train` draws the learning curve of its run as `curve.png` where matplotlib is installed (`[plot]`): at
+the end, and at validations, once a minute at the most. A failure to draw never ends a training.
 
 `qkv sweep` trains a recipe with every combination of some values, each with several seeds, and prints mean ±
 standard deviation:
@@ -91,18 +99,26 @@ SCALING = """\
 Each is a configuration of a model of this library; parameters and operations are computed. `6·N·tokens` is
 the usual estimate with all N parameters. Device-days are the exact operations divided by {utilisation:.0%}
 of what the device is stated to do in matrix products
-({devices}), next to what the papers report. BERT's
-paper does not name the version of its TPUs; v2 is assumed here.
+({devices}), next to what the papers report. These
+30 % are an assumption for all models; a published number that is larger says that the training used less.
+BERT's paper does not name the version of its TPUs; v2 is assumed here, and that is not verified.
 
 """
 
 MEGATRON_NOTE = """
-Tokens: Transformer 25,000 target tokens a step for 100,000 and 300,000 steps; BERT 1,000,000 steps of 256 ×
-512; Megatron-LM and Turing-NLG 300,000 steps of 512 × 1,024; GPT-3 300 billion. The papers on GPT-2 and
-Turing-NLG report no training time. GPT-3's paper reports 3.14e23 operations, without attention's products
-of pairs. Megatron-LM's paper reports 2.10 days on 512 devices for each epoch of 68,507 of its steps.
+Tokens: Transformer 25,000 target tokens a step for 100,000 and 300,000 steps, counted in sentences of 32
+tokens; BERT 1,000,000 steps of 256 rows, of 128 tokens in 90 % of the steps and of 512 in the others;
+Megatron-LM 300,000 steps of 512 × 1,024; GPT-3 300 billion. For GPT-2 and Turing-NLG no source that was
+found states tokens or training time. GPT-3's paper reports 3.14e23 operations, 6 for each parameter and
+token, without attention's products of pairs. Megatron-LM's paper reports 2.10 days on 512 devices for each
+epoch of 68,507 of its steps; all devices for all steps are computed from that. Its own measurement is
+39·10¹²/s on one V100, which it calls 30 % of the peak.
 """
 
+DEVICES = """\
+The 125·10¹²/s of a V100 (half precision, tensor cores) and the 45·10¹²/s of a chip of TPU v2 (180·10¹²/s for
+a card of four) were compared with public tables of devices, not with the vendors' data sheets.
+"""
 
 CHECKS = """\
 Ten configurations of every family (`python docs/cost_checks.py`): parameters against those of the model,
@@ -121,10 +137,17 @@ def compute_row(model: Published) -> dict[str, Any]:
         model: the model.
 
     Returns:
-        Its parameters, and the operations of training one token.
+        Its parameters, and the operations of the whole training; None where its tokens are unknown.
     """
     cost = estimate_cost(model.config, model.sizes)
-    return {"parameters": cost.parameters, "per_token": cost.training / cost.counted}
+    operations = None
+    if model.tokens is not None:
+        lengths = {length: model.sizes._replace(length=length) for length in model.tokens}
+        costs = {length: estimate_cost(model.config, sizes) for length, sizes in lengths.items()}
+        operations = sum(
+            tokens * costs[length].training / costs[length].counted for length, tokens in model.tokens.items()
+        )
+    return {"parameters": cost.parameters, "operations": operations}
 
 
 def render(data: dict[str, Any]) -> str:
@@ -159,15 +182,18 @@ def _render_scaling(rows: dict[str, Any]) -> Iterator[str]:
     for why in dict.fromkeys(model.deviation for model in PUBLISHED if model.deviation):
         names = ", ".join(model.name for model in PUBLISHED if model.deviation == why)
         yield f"- {names}: {why}."
-    sources = ", ".join(dict.fromkeys(model.source for model in PUBLISHED))
-    yield f"\nSources: {sources}.\n"
+    yield "\nSources, and what was compared with them on 2026-11-30:\n"
+    for verified in dict.fromkeys(model.verified for model in PUBLISHED):
+        models = [model for model in PUBLISHED if model.verified == verified]
+        yield f"- {', '.join(model.name for model in models)} ({models[0].source}): {verified}."
+    yield "\n" + DEVICES
 
 
 def _format_row(model: Published, row: dict[str, Any]) -> str:
-    config, tokens = model.config, model.tokens
+    config, exact = model.config, row["operations"]
+    tokens = sum(model.tokens.values()) if model.tokens else 0
     layers = getattr(config, "layers", None) or f"{config.encoder_layers}+{config.decoder_layers}"
     estimate = f"{6 * row['parameters'] * tokens:.3g}" if tokens else ""
-    exact = row["per_token"] * tokens if tokens else None
     days = f"{exact / (UTILISATION * model.device.operations * DAY):,.0f}" if exact and model.device else ""
     published = f"{model.device_days:,.0f} {model.device.name}" if model.device_days and model.device else ""
     cells = [

@@ -8,6 +8,8 @@ import pytest
 
 import tiny
 from qkv.cost import comparison
+from qkv.cost.significance import compare_answers
+from qkv.task.evaluation import Answers
 from qkv.task.recipe import parse_recipe
 from qkv.yaml_input import load_yaml
 
@@ -103,3 +105,51 @@ def test_runs_of_different_tasks_are_refused(make_run: Callable[..., Path]) -> N
         comparison.check_comparable([runs[0], runs[1]._replace(task="translate")])
     with pytest.raises(comparison.BadRun, match=r"monitors 'nll' and .* 'bleu'"):
         comparison.check_comparable([runs[0], runs[1]._replace(monitor="bleu")])
+
+
+def test_curves_of_runs_are_drawn(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    runs = [make_run(name, [3.0, 2.0]) for name in ("_$a$", "b")]
+    assert tiny.call("compare", *runs, "--png", tmp_path / "new" / "curves.png") == 0
+    assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_measures_of_attention_are_means_over_layers(make_run: Callable[..., Path]) -> None:
+    run = comparison.read_compared_run(make_run("run", [2.0]))
+    scores = {"nll": 2.0, "attention.cross.0.entropy": 1.0, "attention.cross.1.entropy": 2.0}
+    other = {"nll": 2.0, "attention.cross.entropy": 3.0}
+    rows = comparison.make_rows([run._replace(scores=scores), run._replace(scores=other)], 2.0)
+    assert rows[0][1:3] == ("nll", "attention entropy")
+    assert [row[2] for row in rows[1:]] == ["1.5", "3"]
+
+
+def test_answers_differ_significantly_only_where_many_examples_do() -> None:
+    expected = ["a", "b"] * 100
+    half, better = ["a"] * 200, [*["a", "b"] * 30, *["a"] * 140]
+    comparison_ = compare_answers([Answers(expected, expected, each) for each in (half, half, better)])
+    assert [score.score for score in comparison_.scores] == [50.0, 50.0, 65.0]
+    assert comparison_.scores[0].p is None
+    assert comparison_.scores[1].p == 1.0
+    assert comparison_.scores[2].p == pytest.approx(1 / 1001)
+    assert comparison_.scores[0].margin == pytest.approx(6.9, abs=0.7)  # 1.96 √(0.25 / 200)
+
+
+def test_translators_are_compared_on_their_test_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tiny.trained(), tmp_path / "comparison.json"
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert tiny.call("compare", run, run, "--test", "--json", out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4] == f"test data: 40 examples, paired bootstrap with 1,000 samples; p against {run}"
+    assert lines[-3].split() == ["run", "BLEU", "95", "%", "interval", "p"]
+    first, second = json.loads(out.read_text())["test"]["scores"]
+    assert first["p"] is None
+    assert second["p"] == 1.0
+    assert first["score"] == second["score"]
+
+
+def test_other_tasks_have_no_answers_to_compare(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.call("compare", make_run("a", [2.0]), make_run("b", [2.0]), "--test") == 2
+    assert "these are runs of the task 'generate'" in capsys.readouterr().err

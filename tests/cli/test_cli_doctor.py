@@ -31,7 +31,7 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["healthy"] is True
     assert told["native"] == native.describe_library()
-    assert told["unmet"] == []
+    assert told["unmet"] == ([] if requirements.is_installed() else None)  # a checkout on the path is not
     assert all(
         set(one) == {"requirement", "installed"} for lacking in told["extras"].values() for one in lacking
     )

@@ -89,6 +89,7 @@ def train(
     Ctrl-C saves and stops. The same command with --resume continues, and ends with the same weights.
     """
     from qkv.files import expand_home
+    from qkv.task.learning_curve import draw_curve_if_possible
     from qkv.task.registry import find_task
     from qkv.task.run_directory import is_first_process, read_run_recipe
     from qkv.task.training import fit
@@ -107,6 +108,7 @@ def train(
         raise typer.Exit(130) from None
     if not is_first_process():
         return
+    draw_curve_if_possible(expand_home(run))
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
     print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}")
     print(f"next: {find_task(read_run_recipe(expand_home(run)).task).suggest_commands(run)}")

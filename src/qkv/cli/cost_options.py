@@ -50,15 +50,27 @@ def compare(
         ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print a table in Markdown")] = False,
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test",
+            help="translators and classifiers of texts: also score the recipes' test data, with p-values of "
+            "a paired bootstrap against the first run",
+        ),
+    ] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="also draw the learning curves (.png, .svg or .pdf)")
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Compare runs of one task: held-out scores, parameters, speed, memory and time.
 
-    Memory is that of a training step as `qkv cost` computes it. The rest is from the runs' metrics.jsonl.
+    Memory is that of a training step as `qkv cost` computes it. The rest is from the runs' metrics.jsonl, and
+    measures of attention are means over the layers.
     """
-    from qkv.cli.commands.compare import compare_runs
+    from qkv.cli.commands.compare import CompareOptions, compare_runs
 
-    compare_runs(runs, reach, markdown, json)
+    compare_runs(runs, CompareOptions(reach, markdown, test, png, json))
 
 
 def sweep(

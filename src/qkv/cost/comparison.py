@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,12 @@ from qkv.cost.report import format_bytes, format_table
 from qkv.cost.subject import read_subject
 from qkv.errors import BadRecipe, BadRun
 from qkv.files import expand_home
+from qkv.task.learning_curve import read_monitor
 from qkv.task.run_directory import read_run_recipe
 from qkv.train.checkpoint import METRICS
 from qkv.train.loop_state import LOWER_IS_BETTER
 
+ATTENTION = "attention."
 POSITION_KEYS = frozenset({"kind", "step", "epoch", "seconds", "best"})
 
 
@@ -64,7 +66,7 @@ def read_compared_run(name: str | Path) -> ComparedRun:
     run = expand_home(name)
     recipe = read_run_recipe(run)
     lines = _read_metrics(run / METRICS)
-    monitor = getattr(getattr(recipe, "validation", None), "monitor", "nll")
+    monitor = read_monitor(recipe)
     validations = [
         line for line in lines if line["kind"] in ("validation", "average") and _has_score(line, monitor)
     ]
@@ -74,7 +76,11 @@ def read_compared_run(name: str | Path) -> ComparedRun:
     unit, speed = _find_speed(lines)
     subject = read_subject(run)
     cost = estimate_cost(subject.recipe.model, subject.sizes)
-    scores = {key: value for key, value in best[-1].items() if key not in POSITION_KEYS}
+    scores = {
+        key: float(value)
+        for key, value in best[-1].items()
+        if key not in POSITION_KEYS and isinstance(value, int | float)
+    }
     curve = [(line["seconds"], line[monitor]) for line in validations]
     last = lines[-1]
     return ComparedRun(
@@ -163,6 +169,7 @@ def make_rows(runs: Sequence[ComparedRun], quality: float) -> list[tuple[str, ..
     Returns:
         Rows of text.
     """
+    runs = [run._replace(scores=_average_over_layers(run.scores)) for run in runs]
     names = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     names.sort(key=lambda name: name != runs[0].monitor)
     head = ("run", *names, "parameters", "updates", "seconds", f"{runs[0].unit}/s", "memory")
@@ -196,6 +203,16 @@ def format_comparison(rows: Sequence[tuple[str, ...]], markdown: bool) -> Iterat
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
         if number == 0:
             yield f"|---|{'--:|' * (len(row) - 1)}"
+
+
+def _average_over_layers(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores, with the mean over all layers in place of each measure of the attention of a layer."""
+    averaged = {name: value for name, value in scores.items() if not name.startswith(ATTENTION)}
+    measures: dict[str, list[float]] = {}
+    for name, value in scores.items():
+        if name.startswith(ATTENTION):
+            measures.setdefault(name.rpartition(".")[2], []).append(value)
+    return averaged | {f"attention {name}": statistics.fmean(values) for name, values in measures.items()}
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """How runs of every task are evaluated: the options of `qkv evaluate`, and the form of its result."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -70,6 +71,35 @@ class Evaluation(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """The number of examples, the scores and the details, as plain JSON values."""
         return {"examples": self.examples, "scores": dict(self.scores), **self.details}
+
+
+class Answers(NamedTuple):
+    """What a run answers to test data, for comparisons with other runs.
+
+    Args:
+        inputs: the examples.
+        expected: the right answers.
+        answers: the answers of the run.
+        scorer: computes BLEU; None where an answer is right or wrong.
+    """
+
+    inputs: Sequence[Any]
+    expected: Sequence[str]
+    answers: Sequence[str]
+    scorer: Any = None
+
+
+class AnswersTestData(ABC):
+    """A task whose runs can be compared by their answers to single examples."""
+
+    @abstractmethod
+    def answer_test_data(self, runner: Any, data: Any) -> Answers:
+        """What a trained model answers to test data.
+
+        Args:
+            runner: what `Task.build_runner` returns.
+            data: what `Task.read_test_data` returns.
+        """
 
 
 def refuse_unused_options(options: EvaluateOptions, task: str, used: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from qkv.task.initial_weights import (
     restore_record,
     take_vocabulary,
 )
+from qkv.task.learning_curve import draw_at_intervals
 from qkv.task.recipe import read_recipe
 from qkv.task.registry import find_task
 from qkv.task.resume_checks import refuse_other_data
@@ -99,7 +100,7 @@ def fit(
             training.batches,
             prepared.recipe.train,
             run=prepared.directory,
-            validate=_write_samples_after(training, run),
+            validate=_write_samples_and_curve_after(training, run),
             monitor=training.monitor,
             resume=resume,
             quiet=quiet,
@@ -131,15 +132,15 @@ def _find_initial_run(
     return None if record is None else restore_initial_run(run, record)
 
 
-def _write_samples_after(training: Training, run: Path) -> Callable[[], dict[str, float]]:
-    """The validation of a training, followed by its samples where it writes some."""
-    write_samples = training.write_samples
-    if write_samples is None:
-        return training.validate
+def _write_samples_and_curve_after(training: Training, run: Path) -> Callable[[], dict[str, float]]:
+    """The validation of a training, followed by its samples where it writes some, and its learning curve."""
+    write_samples, draw_curve = training.write_samples, draw_at_intervals(run, training.monitor)
 
     def validate() -> dict[str, float]:
         scores = training.validate()
-        write_samples(run)
+        if write_samples is not None:
+            write_samples(run)
+        draw_curve()
         return scores
 
     return validate

@@ -27,7 +27,7 @@ from qkv.task.classify.documents import (
 )
 from qkv.task.classify.encoding import Encoded, describe_limits, encode_documents, make_dataset
 from qkv.task.classify.recipe import ClassificationRecipe
-from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.evaluation import Answers, AnswersTestData, EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
 from qkv.task.texts import (
     AnyTokenizer,
@@ -49,7 +49,7 @@ class Parsed(NamedTuple):
     texts: int
 
 
-class Classify(Task):
+class Classify(Task, AnswersTestData):
     """Classifiers of texts and of pairs of texts."""
 
     name = "classify"
@@ -175,6 +175,12 @@ class Classify(Task):
         cut = int(scores.pop("cut"))
         notes = (f"{cut:,} documents were cut after {describe_limits(runner.recipe)}",) if cut else ()
         return Evaluation(scores, len(data), "documents", notes=notes, digits=4)
+
+    def answer_test_data(self, runner: TextClassifier, data: list[Document]) -> Answers:
+        """The labels of the test data."""
+        texts = [each.texts[0] if len(each.texts) == 1 else tuple(each.texts) for each in data]
+        labels: Any = runner.classify(iter(texts))
+        return Answers(texts, [each.label for each in data], [each.label for each in labels])
 
     def suggest_commands(self, run: Path) -> str:
         """Classify a text, or score the run."""

@@ -97,6 +97,33 @@ class Scorer:
         buckets = self._score_by_length(translations, references, sources, unit)
         return Report(scores, signatures, buckets, self.description, unit)
 
+    def resample_bleu(
+        self, systems: Sequence[Lines], references: Lines, samples: int
+    ) -> list[tuple[float, float, float, float | None]]:
+        """BLEU of several systems, by sacrebleu's paired bootstrap.
+
+        Args:
+            systems: the translations of each system; the first one is the baseline.
+            references: the right translations.
+            samples: how often the lines are drawn.
+
+        Returns:
+            Score, mean and half of the 95 % interval over the samples, and the p-value, for each system.
+        """
+        from sacrebleu.significance import PairedTest
+
+        *normal_systems, normal_references = self._normalise_all(*systems, references)
+        named: list[Any] = [(str(number), lines) for number, lines in enumerate(normal_systems)]
+        metrics = {"BLEU": self._build_metrics(ter=False)["bleu"]}
+        _, results = PairedTest(named, metrics, [normal_references], "bs", samples)()
+        scores: list[Any] = results["BLEU"]
+        # sacrebleu finds a system significantly different from itself: none of its differences is above 0
+        p_values = [
+            1.0 if number and lines == normal_systems[0] else each.p_value
+            for number, (lines, each) in enumerate(zip(normal_systems, scores, strict=True))
+        ]
+        return [(each.score, each.mean, each.ci, p) for each, p in zip(scores, p_values, strict=True)]
+
     def _normalise_all(self, *sides: Lines) -> list[list[str]]:
         return [[self.normalise(line) for line in side] for side in sides]
 

@@ -19,7 +19,7 @@ from qkv.data import (
 from qkv.progress import Progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
-from qkv.task.evaluation import EvaluateOptions, Evaluation
+from qkv.task.evaluation import Answers, AnswersTestData, EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
 from qkv.task.texts import measure_unknown_share
 from qkv.task.transfer import build_transfer
@@ -37,7 +37,7 @@ from qkv.train.objective.transfer import read_translation_batch
 TOKENIZER = "tokenizer.json"
 
 
-class Translate(Task):
+class Translate(Task, AnswersTestData):
     """Translation, by every kind of sequence-to-sequence model."""
 
     name = "translate"
@@ -155,6 +155,12 @@ class Translate(Task):
     def evaluate(self, runner: Translator, data: Lines, options: EvaluateOptions, quiet: bool) -> Evaluation:
         """BLEU, chrF, TER and exact match, in total and by source length."""
         return evaluate_translator(runner, data, options, quiet)
+
+    def answer_test_data(self, runner: Translator, data: Lines) -> Answers:
+        """The translations of the test data."""
+        sources, references = [source for source, _ in data], [target for _, target in data]
+        translations = [best[0].text for best in runner.n_best(sources)]
+        return Answers(sources, references, translations, runner.build_scorer(references))
 
     def find_changed_keys(self, old: Any, new: Any) -> Iterator[str]:
         """The keys that resuming may not change, those of a monitored score of translations among them."""
