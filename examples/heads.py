@@ -19,7 +19,7 @@ WIDTH, N, UPDATES = 32, 8, 300
 def draw(batch: int) -> tuple[Tensor, Tensor]:
     """Inputs [B,N,WIDTH] and targets [B,16]: the contents at the two places that the first token names."""
     content = torch.randn(batch, N, 8)
-    places = torch.stack([torch.randperm(N - 1)[:2] + 1 for _ in range(batch)])
+    places = torch.rand(batch, N - 1).topk(2).indices + 1  # two different ones, in random order
     one_hot = torch.eye(N)
     x = torch.zeros(batch, N, WIDTH)
     x[:, :, :8], x[:, :, 8:16] = content, one_hot

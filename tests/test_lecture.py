@@ -12,7 +12,9 @@ SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.stem != "make_no
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_runs_and_draws(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_runs_and_draws(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> None:
     pytest.importorskip("matplotlib").use("Agg")
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "picture.png")])
     runpy.run_path(str(script), run_name="__main__")

@@ -32,6 +32,7 @@ from tiny_pictures import (
     caption_recipe,
     caption_shapes_recipe,
     encode,
+    gan_recipe,
     noise,
     picture_recipe,
     write_captions,
@@ -447,8 +448,9 @@ def test_a_captioner_starts_from_the_encoder_of_a_classifier_or_from_a_captioner
         torch.testing.assert_close(second.encoder.state_dict()[name], value)
     for name, value in second.state_dict().items():
         torch.testing.assert_close(third.state_dict()[name], value)
+    fit(gan_recipe(tmp_path, train={"steps": 1}, validation={"samples": 0}), tmp_path / "gan")
     with pytest.raises(QKVError, match="start from a run of 'caption' or 'classify-pictures'"):
-        fit(caption_recipe(tmp_path), tmp_path / "x", initial=tiny.trained())
+        fit(caption_recipe(tmp_path), tmp_path / "x", initial=tmp_path / "gan")
 
 
 def write_grids(folder: Path, suffix: str = ".npz", count: int = 20) -> str:
@@ -503,9 +505,10 @@ def test_grids_from_files_are_captioned_like_pictures(
     assert capsys.readouterr().out.splitlines()[3] == f"{captions[3]}\t{names[3]}"
     with pytest.raises(QKVError, match=r"floating-point \[rows, columns, 4\], got float64 \[2, 3, 5\]"):
         captioner.caption(np.zeros((2, 3, 5)))
-    other = write_grids(tmp_path, ".safetensors")
-    fit(grid_recipe(tmp_path, other), tmp_path / "other")
-    first, second = states(tmp_path / "run", tmp_path / "other")
+    few = {"steps": 4, "validate_every": 4}
+    for name, suffix in (("first", ".npz"), ("second", ".safetensors")):
+        fit(grid_recipe(tmp_path, write_grids(tmp_path, suffix), train=few), tmp_path / name)
+    first, second = states(tmp_path / "first", tmp_path / "second")
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 

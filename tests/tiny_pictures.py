@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,9 +47,12 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> str:
 
 
 def write_zip(path: Path, files: Mapping[str, bytes]) -> str:
-    with zipfile.ZipFile(path, "w") as archive:
+    """A ZIP archive that appears complete: several processes of a test may write and read the same."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with zipfile.ZipFile(partial, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+    partial.replace(path)
     return str(path)
 
 

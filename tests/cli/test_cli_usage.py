@@ -72,6 +72,29 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
+    ("command", "texts"),
+    [
+        (
+            "",
+            ["on texts and pictures", "Label texts or pictures", "fill the blanks of a text or of a picture"],
+        ),
+        ("generate", ["--fill photo.png --output filled.png", "--count 64", "TEXT|PICTURE"]),
+        ("classify", ["a.png b.png", "label<tab>probability<tab>file", "or picture files"]),
+        ("evaluate", ["generated pictures the Fréchet distance"]),
+        ("demo", ["Train small text models"]),
+    ],
+)
+def test_help_says_that_pictures_are_read_and_written(
+    command: str, texts: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    assert tiny.call(*command.split(), "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert [text for text in texts if text not in printed] == []
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["trian"], "No such command"),

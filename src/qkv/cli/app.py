@@ -22,8 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Attention, every kind of it: train a model, use it, and see where it attends.\n\n"
-    "Start with `qkv demo`. `qkv recipes` lists what can be trained, `qkv keys` explains the keys of a "
+    help="Attention, every kind of it, on texts and pictures: train a model, use it, see where it attends."
+    "\n\nStart with `qkv demo`. `qkv recipes` lists what can be trained, `qkv keys` explains the keys of a "
     "recipe, and `qkv train RECIPE --out runs/mine` trains.",
 )
 
@@ -54,7 +54,7 @@ def demo(
         str, typer.Option(help="translate, or generate: a character language model")
     ] = "translate",
 ) -> None:
-    """Train small models on generated phrases, show what they do, and draw where they attend.
+    """Train small text models on generated phrases, show what they do, and draw where they attend.
 
     By default two translators are trained, and tested on unseen phrases.
     """
@@ -197,7 +197,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 -- one for each option
     """Score a run on test data with the metrics of its task.
 
     A translator gets BLEU, chrF and TER with sacrebleu's signatures, exact match, and BLEU by source length.
-    A captioner gets BLEU-1 to 4, CIDEr-D and ROUGE-L.
+    A captioner gets BLEU-1 to 4, CIDEr-D and ROUGE-L; generated pictures the Fréchet distance (--features).
+
     An option that has no meaning for the task of the run is refused.
     """
     from qkv.cli.commands.evaluate import evaluate_run

@@ -18,8 +18,8 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
     fill: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT",
-            help="a text with [MASK] where words are to be guessed; or a picture, for a run on pictures",
+            metavar="TEXT|PICTURE",
+            help="a text with [MASK] where words are to be guessed; or a picture, cells of which are hidden",
         ),
     ] = None,
     temperature: Annotated[
@@ -35,7 +35,7 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
     length: Annotated[
         int | None, typer.Option(min=1, help="most tokens to write", show_default="the recipe's")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="seed of the samples")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of the samples, texts or pictures")] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help='text that ends a continuation, such as "\\\\n"; may be repeated')
     ] = None,
@@ -46,17 +46,21 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
         Path | None, typer.Option(help="also write the attention of every layer, for `qkv view`")
     ] = None,
     n_best: Annotated[int, typer.Option("--n-best", min=1, help="--fill: words shown for a blank")] = 5,
-    count: Annotated[int, typer.Option(min=1, max=10_000, help="pictures to generate")] = 64,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="pictures to generate, on one sheet")] = 64,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Continue prompts with a language model, or fill blanks with a masked one.
+    """Continue a text, fill the blanks of a text or of a picture, or generate pictures.
 
     qkv generate runs/lm --prompt "ROMEO:" --temperature 0.8
 
     qkv generate runs/mlm --fill "what [MASK] is attention"
 
-    A run on pictures writes a sheet of pictures: qkv generate runs/gan --count 64 --output samples.png
+    qkv generate runs/mim --fill photo.png --output filled.png
+
+    qkv generate runs/gan --count 64 --output samples.png
+
+    The last two write a picture, so that they need --output; what continues a text has no meaning for them.
     """
     from qkv.cli.commands.generate import fill_text, generate_text
 
@@ -75,7 +79,7 @@ def classify(
         list[Path] | None,
         typer.Argument(
             metavar="FILE...",
-            help="a file of texts, a line each (- is stdin); or pictures",
+            help="a file of texts, one on a line (- is stdin); or picture files",
             show_default="stdin",
         ),
     ] = None,
@@ -88,9 +92,11 @@ def classify(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Label texts: a line in, label<tab>probability out.  Pairs of texts are separated by a tab.
+    """Label texts or pictures.
 
-    A run that was trained on pictures labels picture files: label<tab>probability<tab>file.
+    qkv classify runs/nli texts.txt prints label<tab>probability for a line; a tab separates a pair of texts.
+
+    qkv classify runs/cifar a.png b.png prints label<tab>probability<tab>file for each picture.
     """
     from qkv.cli.commands.classify import classify_files
 
