@@ -21,8 +21,6 @@ again, and one that was stopped goes on.  `--budget 0.01` makes a hundredth of t
 """
 
 import argparse
-import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_options import add_run_options
+from benchmark_results import read_median
 from markdown_tables import Table, format_markdown
 from resumable import compute_once, scale, train
 
 import qkv
 from qkv.task.recipe import read_recipe
-from qkv.train import METRICS
 
 NO_TRAINING = ["train.steps=1", "train.lr=1.0e-12", "train.warmup=0"]
 
@@ -79,9 +78,7 @@ def plan(options: argparse.Namespace) -> dict[str, tuple[list[str], str | None]]
 def measure(run: Path, minutes: float, options: argparse.Namespace) -> dict[str, Any]:
     """The held-out nll of a run, and its speeds."""
     runner = qkv.load(run)
-    lines = map(json.loads, (run / METRICS).read_text().splitlines())
-    speeds = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
-    training = statistics.median(speeds) if speeds else None
+    training = read_median(run, "tokens_per_second")
     generation = measure_generation(runner, scale(options.generate, options.budget))
     return {**runner.evaluate(), "minutes": minutes, "training": training, "generation": generation}
 
@@ -124,9 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tuning", type=int, default=500, help="updates")
     parser.add_argument("--tuning-rate", type=float, default=0.0003)
     parser.add_argument("--generate", type=int, default=1000, help="tokens to time")
-    parser.add_argument("--budget", type=float, default=1.0, help="the fraction of updates to make")
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/attention-swap"))
+    add_run_options(parser, "runs/attention-swap")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = []

@@ -13,7 +13,6 @@ that was interrupted continues.  After --minutes no further training starts.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_results import read_results, write_result
+from benchmark_options import add_folder_options, parse_names
+from benchmark_results import iterate_missing, read_median, read_results, write_result
 from markdown_tables import Table, format_markdown
 
 import qkv
@@ -32,7 +32,6 @@ from qkv.task.recipe import read_recipe
 from qkv.train import STATE
 
 MODELS = ("soft", "hard", "rfa", "mean", "transformer")
-SPEED = "tokens_per_second"
 BEAM = 5
 
 
@@ -41,14 +40,12 @@ def measure(name: str, folder: Path, changes: Sequence[str]) -> dict[str, Any]:
     run = folder / "runs" / f"caption-shapes-{name}"
     recipe = read_recipe(f"caption-shapes-{name}", changes)
     result = qkv.fit(recipe, run, resume=(run / STATE).exists(), quiet=True)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    speeds = [line[SPEED] for line in lines if SPEED in line]
-    captioner = qkv.load(run)
+    captioner, speed = qkv.load(run), read_median(run, "tokens_per_second")
     return {
         "model": name,
         "updates": result.steps,
         "train_seconds": result.seconds,
-        "pictures_per_second": statistics.median(speeds) / count_tokens(captioner) if speeds else None,
+        "pictures_per_second": speed / count_tokens(captioner) if speed else None,
         "batched": measure_search(captioner, captioner.recipe.batch.pictures),
         "alone": measure_search(captioner, 1),
         **captioner.evaluate(),
@@ -77,15 +74,9 @@ def measure_search(captioner: Any, size: int, seconds: float = 3.0) -> float:
 
 def run_rows(models: Sequence[str], folder: Path, options: argparse.Namespace) -> None:
     """Measure every model that has no result yet, each in a process of its own."""
-    start, finished = time.monotonic(), read_results(folder)
-    for name in models:
-        if f"caption-shapes-{name}" in finished:
-            continue
-        if options.minutes is not None and time.monotonic() - start > 60 * options.minutes:
-            minutes = f"{options.minutes:g}"
-            print(f"the {minutes} minutes are over: run the same command again for the others", flush=True)
-            return
-        settings = [f"--set={change}" for change in options.changes]
+    settings = [f"--set={change}" for change in options.changes]
+    names = {f"caption-shapes-{name}": name for name in models}
+    for name in iterate_missing(names, folder, options.minutes):
         arguments = [str(folder), f"--models={name}", f"--threads={options.threads}", "--here", *settings]
         subprocess.run([sys.executable, __file__, *arguments], check=True)
 
@@ -117,21 +108,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where runs, results and the table are written")
-    parser.add_argument("--models", default=",".join(MODELS), help="names separated by commas")
-    parser.add_argument("--updates", type=int, help="instead of those of the recipes")
+    add_folder_options(parser)
+    parser.add_argument(
+        "--models", type=parse_names(MODELS), default=list(MODELS), help="names separated by commas"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--minutes", type=float, help="start no training after so many minutes")
     parser.add_argument("--set", dest="changes", action="append", default=[], help="change all recipes")
     parser.add_argument("--here", action="store_true", help="measure one model in this process")
     options = parser.parse_args(arguments)
-    options.models = options.models.split(",")
-    for name in options.models:
-        if name not in MODELS:
-            parser.error(f"--models: there is no {name!r}; known: {', '.join(MODELS)}")
     if options.updates is not None:
-        if options.updates < 1:
-            parser.error(f"--updates must be at least 1, got {options.updates}")
         options.changes.append(f"train.steps={options.updates}")
     return options
 

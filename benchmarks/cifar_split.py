@@ -1,5 +1,6 @@
 """The CIFAR sample in two parts: pictures to train on, and pictures to test with that no training reads."""
 
+import argparse
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -7,6 +8,12 @@ from qkv.data.lines import expand_path
 from qkv.files import open_output
 
 TEST_SHARE = 5  # every fifth picture of a class
+
+
+def add_sample_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sample", default="$QKV_DATA/cifar10/train.zip", help="a zip file with a folder per class"
+    )
 
 
 def split_sample(sample: str, out: Path) -> tuple[Path, Path]:

@@ -27,8 +27,7 @@ So a layer has 3.6, 6.5 and 12.3 times as many operations with softmax as with R
 keeps its N² weights in memory: both move some 4 kB of activations per token and layer (residual stream, q, k,
 v, hidden units, dropout), which RFA raises by 1 kB of features. These bytes, the norms and dropout take time
 of their own in every model, and matrix products of softmax run nearer to the peak of the processor than the
-narrow ones of RFA. So the ratio
-of the times should lie below that of the operations.
+narrow ones of RFA. So the ratio of the times should lie below that of the operations.
 """
 
 import argparse

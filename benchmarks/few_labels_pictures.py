@@ -18,14 +18,15 @@ of the updates, to see that everything works.  Minutes are CPU time, of one thre
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from cifar_split import split_sample
+from benchmark_options import add_run_options
+from benchmark_results import ACCURACY_COLUMNS, format_accuracies
+from cifar_split import add_sample_option, split_sample
 from markdown_tables import Table, format_markdown
 from resumable import compute_once, scale, train
 
@@ -84,15 +85,8 @@ def measure(
 
 def tabulate(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> Table:
     """Mean and standard deviation of the accuracy of every row."""
-    rows = []
-    for row, scores in results.items():
-        accuracy = [100 * score["accuracy"] for score in scores]
-        spread = f"{statistics.stdev(accuracy):.1f}" if len(accuracy) > 1 else "–"
-        nll, minutes = (statistics.mean(score[name] for score in scores) for name in ("nll", "minutes"))
-        each = " ".join(f"{value:.1f}" for value in accuracy)
-        rows.append([row, f"{statistics.mean(accuracy):.1f}", spread, each, f"{nll:.3f}", f"{minutes:.1f}"])
-    columns = ["encoder, start", "accuracy", "sd", "each seed", "nll", "minutes of a seed"]
-    return Table(f"{options.labels} labels a class", columns, rows)
+    rows = [[row, *format_accuracies(scores)] for row, scores in results.items()]
+    return Table(f"{options.labels} labels a class", ["encoder, start", *ACCURACY_COLUMNS], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,14 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", type=int, default=50, help="of each class")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
-    parser.add_argument("--budget", type=float, default=1.0, help="the fraction of updates to make")
     parser.add_argument("--pretraining", action="append", default=[], metavar="KEY=VALUE", help="its recipe")
     parser.add_argument("--fine-tuning", action="append", default=[], metavar="KEY=VALUE", help="its recipe")
-    parser.add_argument(
-        "--sample", default="$QKV_DATA/cifar10/train.zip", help="a zip file with a folder per class"
-    )
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/few-pictures"))
+    add_sample_option(parser)
+    add_run_options(parser, "runs/few-pictures")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     files = split_sample(options.sample, options.out)

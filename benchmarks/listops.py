@@ -13,16 +13,15 @@ further training starts. The row "majority class" always answers the commonest c
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_results import draw_lines, read_results, write_result
+from benchmark_options import add_folder_options, parse_names
+from benchmark_results import draw_lines, iterate_missing, read_median, read_results, write_result
 from markdown_tables import Table, format_markdown
 
 import qkv
@@ -39,13 +38,11 @@ def measure(attention: str, folder: Path, changes: Sequence[str]) -> dict[str, A
     recipe = read_recipe(f"listops-{attention}", ["train.threads=1", *changes])
     result = qkv.fit(recipe, run, resume=(run / STATE).exists(), quiet=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    speeds = [line[SPEED] for line in lines if SPEED in line]
     return {
         "attention": attention,
         "updates": result.steps,
         "train_seconds": result.seconds,
-        SPEED: statistics.median(speeds) if speeds else None,
+        SPEED: read_median(run, SPEED),
         "peak_bytes": peak,
         **qkv.load(run).evaluate(),
     }
@@ -53,14 +50,8 @@ def measure(attention: str, folder: Path, changes: Sequence[str]) -> dict[str, A
 
 def run_rows(attentions: Sequence[str], folder: Path, changes: Sequence[str], minutes: float | None) -> None:
     """Measure every attention that has no result yet, each in a process of its own."""
-    start, finished = time.monotonic(), read_results(folder)
-    for attention in attentions:
-        if f"listops-{attention}" in finished:
-            continue
-        if minutes is not None and time.monotonic() - start > 60 * minutes:
-            print(f"the {minutes:g} minutes are over: run the same command again for the others", flush=True)
-            return
-        settings = [f"--set={change}" for change in changes]
+    settings = [f"--set={change}" for change in changes]
+    for attention in iterate_missing({f"listops-{name}": name for name in attentions}, folder, minutes):
         command = [sys.executable, __file__, str(folder), f"--attention={attention}", "--here", *settings]
         subprocess.run(command, check=True)
 
@@ -106,20 +97,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where results, the table and the picture are written")
-    parser.add_argument("--attention", default=",".join(ATTENTIONS), help="names separated by commas")
-    parser.add_argument("--updates", type=int, help="instead of those of the recipes")
-    parser.add_argument("--minutes", type=float, help="start no training after so many minutes")
+    add_folder_options(parser)
+    parser.add_argument(
+        "--attention",
+        type=parse_names(ATTENTIONS),
+        default=list(ATTENTIONS),
+        help="names separated by commas",
+    )
     parser.add_argument("--set", dest="changes", action="append", default=[], help="change both recipes")
     parser.add_argument("--here", action="store_true", help="measure one attention in this process")
     options = parser.parse_args(arguments)
-    options.attention = options.attention.split(",")
-    for name in options.attention:
-        if name not in ATTENTIONS:
-            parser.error(f"--attention: there is no {name!r}; known: {', '.join(ATTENTIONS)}")
     if options.updates is not None:
-        if options.updates < 1:
-            parser.error(f"--updates must be at least 1, got {options.updates}")
         options.changes.append(f"train.steps={options.updates}")
     return options
 

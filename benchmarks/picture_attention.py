@@ -19,14 +19,15 @@ of the updates, to see that everything works.  Minutes are CPU time, of one thre
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from cifar_split import split_sample
+from benchmark_options import add_run_options
+from benchmark_results import ACCURACY_COLUMNS, format_accuracies
+from cifar_split import add_sample_option, split_sample
 from markdown_tables import Table, format_markdown
 from resumable import compute_once, scale, train
 
@@ -77,15 +78,10 @@ def measure(
 
 def tabulate(results: dict[str, list[dict[str, Any]]]) -> Table:
     """Mean and standard deviation of the accuracy of every row."""
-    rows = []
-    for row, scores in results.items():
-        accuracy = [100 * score["accuracy"] for score in scores]
-        spread = f"{statistics.stdev(accuracy):.1f}" if len(accuracy) > 1 else "–"
-        nll, minutes = (statistics.mean(score[name] for score in scores) for name in ("nll", "minutes"))
-        each = " ".join(f"{value:.1f}" for value in accuracy)
-        mean, size = f"{statistics.mean(accuracy):.1f}", f"{scores[0]['parameters']:,}"
-        rows.append([row, size, mean, spread, each, f"{nll:.3f}", f"{minutes:.1f}"])
-    columns = ["attention", "parameters", "accuracy", "sd", "each seed", "nll", "minutes of a seed"]
+    rows = [
+        [row, f"{scores[0]['parameters']:,}", *format_accuracies(scores)] for row, scores in results.items()
+    ]
+    columns = ["attention", "parameters", *ACCURACY_COLUMNS]
     return Table("Self-attention inside a classifier of the CIFAR sample", columns, rows)
 
 
@@ -95,15 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--budget", type=float, default=1.0, help="the fraction of updates to make")
     parser.add_argument(
         "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="of the recipe"
     )
-    parser.add_argument(
-        "--sample", default="$QKV_DATA/cifar10/train.zip", help="a zip file with a folder per class"
-    )
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/picture-attention"))
+    add_sample_option(parser)
+    add_run_options(parser, "runs/picture-attention")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     files = split_sample(options.sample, options.out)

@@ -12,13 +12,13 @@ none of which was trained on; a guess among the values of an example has 1 / pai
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmark_results import draw_lines, read_results, write_result
+from benchmark_options import add_folder_options, parse_names
+from benchmark_results import draw_lines, iterate_missing, read_results, write_result
 from markdown_tables import Table, format_markdown
 
 import qkv
@@ -60,13 +60,7 @@ def measure(cell: Cell, folder: Path, updates: int | None) -> dict[str, Any]:
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, updates: int | None, minutes: float | None) -> None:
-    start, finished = time.monotonic(), read_results(folder)
-    for cell in cells:
-        if cell.name in finished:
-            continue
-        if minutes is not None and time.monotonic() - start > 60 * minutes:
-            print(f"the {minutes:g} minutes are over: run the same command again for the others", flush=True)
-            return
+    for cell in iterate_missing({cell.name: cell for cell in cells}, folder, minutes):
         row = measure(cell, folder, updates)
         write_result(folder, cell.name, row)
         print(f"{cell.name}: accuracy {row['accuracy']:.1%} in {row['train_seconds']:.0f} s", flush=True)
@@ -102,22 +96,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where results, the table and the picture are written")
+    add_folder_options(parser)
     parser.add_argument("--pairs", default=",".join(map(str, PAIRS)), help="numbers separated by commas")
-    parser.add_argument("--attention", default=",".join(ATTENTIONS), help="names separated by commas")
-    parser.add_argument("--updates", type=int, help="instead of those of the recipes")
-    parser.add_argument("--minutes", type=float, help="start no training after so many minutes")
+    parser.add_argument(
+        "--attention",
+        type=parse_names(ATTENTIONS),
+        default=list(ATTENTIONS),
+        help="names separated by commas",
+    )
     options = parser.parse_args(arguments)
-    options.attention = options.attention.split(",")
-    for name in options.attention:
-        if name not in ATTENTIONS:
-            parser.error(f"--attention: there is no {name!r}; known: {', '.join(ATTENTIONS)}")
     try:
         options.pairs = [int(number) for number in options.pairs.split(",")]
     except ValueError:
         parser.error(f"--pairs takes whole numbers separated by commas, got {options.pairs!r}")
-    if min([*options.pairs, options.updates or 1]) < 1:
-        parser.error("--pairs and --updates must be at least 1")
+    if min(options.pairs) < 1:
+        parser.error("--pairs must be at least 1")
     return options
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark_results import write_json
+
 from qkv.task.training import fit
 from qkv.train import STATE
 
@@ -28,9 +30,7 @@ def train(
 def compute_once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The result that a file holds; without the file it is computed and stored there."""
     if not path.exists():
-        result = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1))
+        write_json(path, compute())
     return json.loads(path.read_text())
 
 

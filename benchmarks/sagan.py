@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_options import add_run_options
+from benchmark_results import format_seeds
 from markdown_tables import Table, format_markdown
 from resumable import compute_once, scale, train
 
@@ -65,12 +67,10 @@ def tabulate(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Table:
     """Mean and standard deviation of the distance of every row."""
     rows = []
     for (data, attention), scores in results.items():
-        distances = [score["fid"] for score in scores]
-        spread = f"{statistics.stdev(distances):.3g}" if len(distances) > 1 else "–"
         real, minutes = (statistics.mean(score[name] for score in scores) for name in ("real", "minutes"))
         sizes = " + ".join(f"{size:,}" for size in scores[0]["parameters"])
-        mean, each = f"{statistics.mean(distances):.3g}", " ".join(f"{value:.3g}" for value in distances)
-        rows.append([data, attention, sizes, mean, spread, each, f"{real:.3g}", f"{minutes:.1f}"])
+        distances = format_seeds([score["fid"] for score in scores], ".3g")
+        rows.append([data, attention, sizes, *distances, f"{real:.3g}", f"{minutes:.1f}"])
     names = ["pictures", "attention", "parameters", "distance", "sd", "each seed", "real"]
     return Table("Generators with and without self-attention", [*names, "minutes of a seed"], rows)
 
@@ -81,12 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", nargs="+", choices=list(CLASSIFIERS), default=list(CLASSIFIERS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=1.0, help="the fraction of updates to make")
     parser.add_argument(
         "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="of the generators"
     )
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/sagan"))
+    add_run_options(parser, "runs/sagan")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     results: dict[tuple[str, str], list[dict[str, Any]]] = {}

@@ -13,13 +13,11 @@ import torch
 
 import qkv
 
-# %% Fixed gates: the weights of the last of 64 equal keys are a power of the gate.
+# %% Fixed gates: after 64 equal keys, the weight of a token is a power of the gate.
 N, FEATURES = 64, 64
-keys = torch.ones(1, 1, N, 8)
 half_lives = {gate: math.log(0.5) / math.log(gate) for gate in (0.5, 0.9, 0.97, 0.99)}
-weights = {}
+weights, ages = {}, torch.arange(N - 1, -1, -1.0)
 for gate in half_lives:
-    ages = torch.arange(N - 1, -1, -1.0)
     weights[gate] = gate**ages * (1 - gate)
     print(f"gate {gate}: the share of a token halves every {half_lives[gate]:.1f} tokens")
 
@@ -40,7 +38,7 @@ print("share of the later half of the tokens:", {bias: f"{share:.0%}" for bias, 
 assert shares[0.0] > shares[4.0]
 
 # %% The picture.
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), layout="constrained", sharey=False)
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), layout="constrained")
 for gate, row in weights.items():
     left.plot(row / row[-1], label=f"g = {gate}: half-life {half_lives[gate]:.0f}")
 left.set(xlabel="token", ylabel="share, relative to the last token", title="fixed gates")

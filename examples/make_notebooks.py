@@ -50,7 +50,8 @@ def _make_cells(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _make_cell(kind: str, text: str) -> dict[str, Any]:
-    lines = [line for line in text.strip().split("\n") if not line.startswith(OMITTED)]
+    kept = "\n".join(line for line in text.split("\n") if not line.startswith(OMITTED))
+    lines = kept.strip().split("\n")
     source = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
     results: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "metadata": {}, "source": source, **results}

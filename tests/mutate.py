@@ -17,9 +17,11 @@ from pathlib import Path
 
 from mutants import MUTANTS, Mutant
 from native_mutants import NATIVE_MUTANTS
+from picture_mutants import PICTURE_MUTANTS
 from task_mutants import TASK_MUTANTS
 
 ROOT = Path(__file__).parent.parent
+PYTHON_MUTANTS = (*MUTANTS, *TASK_MUTANTS, *PICTURE_MUTANTS)
 
 
 def passes(package: Path, tests: tuple[str, str]) -> bool:
@@ -81,7 +83,7 @@ def main() -> None:
     ask.add_argument("--native", action="store_true")
     ask.add_argument("source", nargs="?", type=Path, default=ROOT / "src" / "qkv")
     given = ask.parse_args()
-    source, mutants = given.source.resolve(), NATIVE_MUTANTS if given.native else (*MUTANTS, *TASK_MUTANTS)
+    source, mutants = given.source.resolve(), NATIVE_MUTANTS if given.native else PYTHON_MUTANTS
     for tests in sorted({mutant.tests for mutant in mutants}):
         if not passes(source.parent, tests):
             raise SystemExit(

@@ -172,10 +172,10 @@ def test_deep_stacks_and_long_recurrences_follow_from_smaller_ones(
     short = estimate_cost(config, sizes)
     monkeypatch.setattr(qkv.cost.estimate, "TRACED_LAYERS", 99)
     monkeypatch.setattr(qkv.cost.estimate, "TRACED_STEPS", (1, 2, 99))
-    whole = estimate_cost(config, sizes)
-    assert short.components == whole.components
-    assert short.memory._replace(peak=0) == whole.memory._replace(peak=0)
-    assert short.memory.peak == pytest.approx(whole.memory.peak, rel=0.02)
+    complete = estimate_cost(config, sizes)
+    assert short.components == complete.components
+    assert short.memory._replace(peak=0) == complete.memory._replace(peak=0)
+    assert short.memory.peak == pytest.approx(complete.memory.peak, rel=0.02)
 
 
 @pytest.mark.slow

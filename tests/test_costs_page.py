@@ -1,25 +1,17 @@
 """docs/costs.md: it is up to date, and its numbers are those that are computed today."""
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qkv.cost.workload import build_workload
-
-DOCS = Path(__file__).parent.parent / "docs"
+from script_loading import load_script
 
 
 @pytest.fixture(scope="module")
 def page() -> Any:
     """docs/make_costs.py."""
-    sys.path.insert(0, str(DOCS))
-    try:
-        return importlib.import_module("make_costs")
-    finally:
-        sys.path.remove(str(DOCS))
+    return load_script("docs", "make_costs")
 
 
 def test_the_page_is_up_to_date(page: Any) -> None:

@@ -42,3 +42,4 @@ def test_a_notebook_has_the_code_of_its_script(script: Path) -> None:
     assert "savefig" not in code
     assert "import qkv" in code
     assert notebook["cells"][0]["source"][0].startswith("# ")
+    assert all(cell["source"][0].strip() for cell in notebook["cells"])

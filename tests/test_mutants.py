@@ -5,17 +5,16 @@ import shutil
 import pytest
 
 from mutants import MUTANTS, Mutant
-from mutate import ROOT, caught, passes
+from mutate import PYTHON_MUTANTS, ROOT, caught, passes
 from native_mutants import NATIVE_MUTANTS
-from task_mutants import TASK_MUTANTS
 
 SOURCE = ROOT / "src" / "qkv"
-HEALTHY = sorted({mutant.tests for mutant in (*MUTANTS, *TASK_MUTANTS, *NATIVE_MUTANTS)})
+HEALTHY = sorted({mutant.tests for mutant in (*PYTHON_MUTANTS, *NATIVE_MUTANTS)})
 
 
 def test_there_is_something_to_plant() -> None:
     assert len(MUTANTS) >= 40
-    for mutant in (*MUTANTS, *TASK_MUTANTS, *NATIVE_MUTANTS):
+    for mutant in (*PYTHON_MUTANTS, *NATIVE_MUTANTS):
         assert mutant.text in (SOURCE / mutant.file).read_text(), f"rewrite the mutant: {mutant.defect}"
 
 
@@ -26,7 +25,7 @@ def test_the_healthy_source_passes(tests: tuple[str, str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", [*MUTANTS, *TASK_MUTANTS], ids=lambda mutant: mutant.defect)
+@pytest.mark.parametrize("mutant", PYTHON_MUTANTS, ids=lambda mutant: mutant.defect)
 def test_a_defect_is_caught(mutant: Mutant) -> None:
     assert caught(mutant, SOURCE)
 

@@ -8,15 +8,13 @@ import pytest
 import torch
 
 import tiny
-from qkv.data import TokenizerConfig, train_tokenizers
 from qkv.data.generated.phrases import PhraseData, generate_gold_pairs, generate_phrases
 from qkv.errors import BadData, UnknownName
+from qkv.shapes import Attended
 from qkv.task.translate import aligner
 from qkv.task.translate.aligner import AlignOptions, Reading, align_pairs
 from qkv.task.translate.links import Gold, format_links, read_gold, score_links, symmetrise
-from qkv.task.translate.model_building import build_model
-from qkv.task.translate.recipe import TranslationRecipe
-from qkv.task.translate.translator import Translator
+from untrained_translators import build_translator
 
 
 def links(text: str) -> frozenset[tuple[int, int]]:
@@ -83,14 +81,12 @@ class Fixed(torch.nn.Module):
     def __init__(self, shift: int) -> None:
         super().__init__()
         self.shift, self.weight = shift, torch.nn.Parameter(torch.zeros(1))
-        self.length_limits = build("rnn").model.length_limits
+        self.length_limits = build_translator("rnn").model.length_limits
 
     def attention_places(self) -> dict[str, str]:
         return {"cross.0": "cross", "cross.1": "cross", "cross.2": "cross"}
 
     def forward_with_weights(self, source: Any, keep: Any, target: Any) -> tuple[None, dict[str, Any]]:
-        from qkv.shapes import Attended
-
         steps = torch.arange(target.shape[1]) - self.shift
         diagonal = (steps[:, None] == torch.arange(source.shape[1])).float()[None, None]
         diagonal = diagonal.expand(1, 2, -1, -1)
@@ -102,26 +98,12 @@ class Fixed(torch.nn.Module):
         }
 
 
-def build(kind: str) -> Translator:
-    torch.manual_seed(0)
-    models: dict[str, dict[str, Any]] = {
-        "rnn": {"kind": "rnn", "embedding": 8, "hidden": 8},
-        "transformer": {"kind": "transformer", "width": 8, "heads": 2, "feedforward": 8},
-    }
-    sections: dict[str, Any] = {"tokens": {"kind": "word"}, "model": models[kind]}
-    sections["data"] = {"train": {"file": "none"}}
-    recipe = TranslationRecipe(**sections)
-    pairs = tiny.pairs_of(60, seed=0)
-    tokens = train_tokenizers(pairs, TokenizerConfig(kind="word"))
-    return Translator(recipe, tokens, build_model(recipe.model, tokens).eval())
-
-
 PAIRS = [("one two three", "un deux trois"), ("four", "quatre"), ("", "un")]
 
 
 @pytest.mark.parametrize(("kind", "shift"), [("rnn", 0), ("transformer", 0), ("transformer", 1)])
 def test_the_layer_and_the_step_are_chosen(kind: str, shift: int) -> None:
-    translator = build(kind)
+    translator = build_translator(kind)
     translator.model = Fixed(shift)
     pairs = [*PAIRS, *tiny.pairs_of(30, seed=1)]
     expected = ["0-0 1-1 2-2", "0-0", ""]
@@ -141,7 +123,7 @@ def test_pieces_of_words_are_merged() -> None:
 
 
 def test_a_layer_or_head_that_does_not_exist_is_named() -> None:
-    translator = build("transformer")
+    translator = build_translator("transformer")
     with pytest.raises(UnknownName, match=r"no layer 'cross.9' between target and source"):
         align_pairs(translator, PAIRS, AlignOptions(layer="cross.9"))
     with pytest.raises(UnknownName, match=r"cross\.\d has no head 7: it has 2, counted from 0"):

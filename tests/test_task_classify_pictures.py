@@ -9,6 +9,7 @@ import torch
 
 import qkv
 import tiny
+from picture_trainings import check_resumed_weights, fit, load_weights
 from qkv.errors import QKVError
 from qkv.task.recipe import parse_recipe
 from tiny_pictures import TRAIN, class_files, encode, noise, write_folder, write_zip
@@ -42,10 +43,6 @@ def shapes_recipe(**sections: Any) -> Any:
     data = {"shapes": {"size": 16, "train": 60, "valid": 20, "test": 20}, "label": "colour"}
     raw = {"task": "classify", "data": data, "batch": {"pictures": 8}, "model": CNN, "train": TRAIN}
     return parse_recipe(merged(raw, sections), "the recipe")
-
-
-def fit(recipe: Any, run: Path, **options: Any) -> Any:
-    return qkv.fit(recipe, run, quiet=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +124,6 @@ def test_a_trace_lies_on_the_grid(run: Path, source: str, tmp_path: Path) -> Non
         qkv.load(tmp_path / "plain").trace(path)
 
 
-def states(*runs: Path) -> list[dict[str, torch.Tensor]]:
-    return [torch.load(run / "training/state.pt", weights_only=True)["weights"] for run in runs]
-
-
 @pytest.mark.parametrize(
     "model",
     [
@@ -141,19 +134,13 @@ def states(*runs: Path) -> list[dict[str, torch.Tensor]]:
 )
 def test_resuming_ends_with_the_same_weights(model: dict[str, Any], source: str, tmp_path: Path) -> None:
     recipe = recipe_for(source, model=model)
-    stopped = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 7})})
-    fit(recipe, tmp_path / "whole")
-    fit(stopped, tmp_path / "parts")
-    fit(recipe, tmp_path / "parts", resume=True)
-    whole, parts = states(tmp_path / "whole", tmp_path / "parts")
-    for name, value in whole.items():
-        assert torch.equal(value, parts[name]), name
+    check_resumed_weights(recipe, tmp_path)
 
 
 def test_augmentation_changes_training_but_not_held_out_pictures(source: str, tmp_path: Path) -> None:
     for name, augment in (("with", {"crop": 2}), ("without", {"crop": 0, "flip": False})):
         fit(recipe_for(source, augment=augment, train={"steps": 2}), tmp_path / name)
-    first, second = states(tmp_path / "with", tmp_path / "without")
+    first, second = load_weights(tmp_path / "with", tmp_path / "without")
     assert not torch.equal(first["model.output.weight"], second["model.output.weight"])
     loaded = qkv.load(tmp_path / "with")
     assert loaded.evaluate() == loaded.evaluate()
@@ -162,7 +149,7 @@ def test_augmentation_changes_training_but_not_held_out_pictures(source: str, tm
 def test_a_folder_and_a_zip_file_train_the_same(source: str, run: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "x", class_files(20))
     fit(recipe_for(folder, model={"pool": "attention"}, data={"pictures": {"workers": 1}}), tmp_path / "run")
-    first, second = states(run, tmp_path / "run")
+    first, second = load_weights(run, tmp_path / "run")
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import qkv
 import tiny
+from picture_trainings import check_resumed_weights, fit
 from qkv.data.pictures import HiddenBatch, HiddenPlan, hide_cells
 from qkv.errors import QKVError
 from qkv.model.masked_pictures import MaskedPictureModel
@@ -51,10 +52,6 @@ def recipe_for(source: str, model: Any = None, **sections: Any) -> Any:
         "train": TRAIN,
     }
     return parse_recipe(merged(raw, sections), "the recipe")
-
-
-def fit(recipe: Any, run: Path, **options: Any) -> Any:
-    return qkv.fit(recipe, run, quiet=True, **options)
 
 
 def test_every_picture_hides_the_same_number_of_cells() -> None:
@@ -190,15 +187,7 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("model", [CNN, {**PATCHES, "dropout": 0.1}])
 def test_resuming_ends_with_the_same_weights(model: dict[str, Any], source: str, tmp_path: Path) -> None:
     recipe = recipe_for(source, model, train={"steps": 12})
-    stopped = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 7})})
-    fit(recipe, tmp_path / "complete")
-    fit(stopped, tmp_path / "parts")
-    fit(recipe, tmp_path / "parts", resume=True)
-    first, second = (
-        torch.load(tmp_path / name / "training/state.pt", weights_only=True)["weights"]
-        for name in ("complete", "parts")
-    )
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    check_resumed_weights(recipe, tmp_path)
 
 
 @pytest.mark.parametrize(("model", "pool"), [(CNN, "mean"), (PATCHES, "attention")])

@@ -2,38 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import tiny
-from qkv.data import TokenizerConfig, train_tokenizers
 from qkv.decode import SearchConfig
 from qkv.task.training import fit
 from qkv.task.translate.attention_measures import measure_attention
 from qkv.task.translate.forced_decoding import measure_occlusion, score_tokens
-from qkv.task.translate.model_building import build_model
-from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.translator import Translator
 from qkv.train import METRICS
-
-PAIRS = tiny.pairs_of(60, seed=0)
-MODELS: dict[str, dict[str, Any]] = {
-    "rnn": {"kind": "rnn", "embedding": 16, "hidden": 16},
-    "transformer": {"kind": "transformer", "width": 16, "heads": 2, "feedforward": 32},
-}
+from untrained_translators import MODELS, build_translator
 
 
 @pytest.fixture(params=MODELS)
 def translator(request: pytest.FixtureRequest) -> Translator:
-    torch.manual_seed(0)
-    sections: dict[str, Any] = {"tokens": {"kind": "word"}, "model": MODELS[request.param]}
-    sections["data"] = {"train": {"file": "none"}}
-    recipe = TranslationRecipe(**sections, decode=SearchConfig(beam=2, max_length=9))
-    tokens = train_tokenizers(PAIRS, TokenizerConfig(kind="word"))
-    return Translator(recipe, tokens, build_model(recipe.model, tokens).eval())
+    return build_translator(request.param, decode=SearchConfig(beam=2, max_length=9))
 
 
 def test_forced_decoding_gives_the_log_probs_of_the_search(translator: Translator) -> None:

@@ -31,10 +31,7 @@ def test_attention_to_a_memory_passes(parts: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("parts", [*PARTS, {"kernel": qkv.RFA(8, gate=True)}], ids=str)
 def test_causal_self_attention_passes(parts: dict[str, Any]) -> None:
-    layer, is_gated = (
-        qkv.Attention(M, heads=2, causal=True, **parts),
-        len(parts) and "gate=True" in str(parts),
-    )
+    layer, is_gated = qkv.Attention(M, heads=2, causal=True, **parts), "gate=True" in str(parts)
     assert qkv.testing.check(layer, M, causal=True, normalised=not is_gated).passed == tuple(CONTRACTS)
 
 
