@@ -65,6 +65,13 @@ def test_commands_and_options_exist(line: str) -> None:
     assert {word for word in words if word.startswith("-")} <= options
 
 
+def test_the_targets_of_make_exist() -> None:
+    pages = README + (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"(?:`|^    )make ([a-z]+)", pages, re.M)
+    assert named
+    assert set(named) <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
 def test_pictures_are_small_enough_to_load_quickly() -> None:
     sizes = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
     assert sizes
