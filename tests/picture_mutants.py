@@ -139,8 +139,8 @@ PICTURE_MUTANTS = (
     Mutant(
         "the discriminator attends on another side than the generator",
         "model/gan.py",
-        "len(self.stages) - number == place.after - 1",
-        "number == place.after - 1",
+        "place.after == len(self.config.widths) - number",
+        "place.after == number + 1",
         GAN,
     ),
     Mutant(

@@ -22,9 +22,10 @@ from qkv.decode import SearchConfig, search
 from qkv.errors import BadData, BadRecipe, BadRun, UnknownName
 from qkv.symbols import BOS
 from qkv.task.line_problems import LineProblem, LineWarning
+from qkv.task.output_bias import set_bias_to_frequencies
 from qkv.task.recipe import read_recipe
 from qkv.task.training import fit
-from qkv.task.translate.model_building import build_model, set_bias_to_frequencies
+from qkv.task.translate.model_building import build_model
 from qkv.task.translate.recipe import TranslationRecipe
 from qkv.task.translate.translator import Translator
 from qkv.task.unnormalised import find_unnormalised

@@ -96,7 +96,7 @@ class Generator(nn.Module):
         pairs = pairwise(config.widths)
         self.stages: Any = nn.ModuleList(GeneratorStage(*pair, config.groups) for pair in pairs)
         place = config.attention
-        self.attention = None if place is None else place.build(config.widths[place.after - 1])
+        self.attention: Any = None if place is None else place.build(config.widths[place.after - 1])
         self.output = nn.Conv2d(config.widths[-1], 3, 3, padding=1)
 
     def forward(self, noise: Float[Tensor, "B Z"]) -> Float[Tensor, "B 3 S S"]:
@@ -107,7 +107,9 @@ class Generator(nn.Module):
         """
         x = self._start(noise)
         for number, stage in enumerate((nn.Identity(), *self.stages), start=1):
-            x = self._attend_after(stage(x), number)
+            x = stage(x)
+            if self.config.attention is not None and self.config.attention.after == number:
+                x = self.attention(x)
         return self.output(x).tanh()
 
     def compute_attention_input(self, noise: Float[Tensor, "B Z"]) -> Map:
@@ -124,11 +126,6 @@ class Generator(nn.Module):
 
     def _start(self, noise: Float[Tensor, "B Z"]) -> Map:
         return self.norm(self.project(noise).unflatten(1, (-1, FIRST_SIDE, FIRST_SIDE))).relu()
-
-    def _attend_after(self, x: Map, number: int) -> Map:
-        if self.attention is None or self.config.attention is None or self.config.attention.after != number:
-            return x
-        return self.attention(x)
 
 
 class Discriminator(nn.Module):
@@ -154,7 +151,7 @@ class Discriminator(nn.Module):
             parametrizations.spectral_norm(nn.Conv2d(*pair, 4, stride=2, padding=1)) for pair in pairs
         )
         place = config.attention
-        self.attention = None if place is None else place.build(config.widths[place.after - 1])
+        self.attention: Any = None if place is None else place.build(config.widths[place.after - 1])
         self.output = parametrizations.spectral_norm(nn.Linear(widths[-1], 1))
 
     def forward(self, pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B"]:
@@ -166,11 +163,7 @@ class Discriminator(nn.Module):
         x, place = self.input(pictures), self.config.attention
         for number, stage in enumerate((nn.Identity(), *self.stages)):
             x = nn.functional.leaky_relu(stage(x), SLOPE)
-            if (
-                self.attention is not None
-                and place is not None
-                and len(self.stages) - number == place.after - 1
-            ):
+            if place is not None and place.after == len(self.config.widths) - number:
                 x = self.attention(x)
         return self.output(x.sum((2, 3)))[:, 0]
 

@@ -1,29 +1,22 @@
 """Pictures without labels: read from a folder or a zip file, or generated."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import PositiveInt, model_validator
 
-from qkv.data.generated.shapes import ShapesConfig, ShapesSplit
+from qkv.data.generated.shapes import ShapesConfig, ShapesPixels, ShapesSplit
 from qkv.data.generated.shapes.corpus import SplitName
-from qkv.data.pictures import PictureConfig, PixelStatistics, load_pictures
-from qkv.errors import BadRun
+from qkv.data.pictures import PictureConfig, load_pictures
 from qkv.progress import NoProgress, Progress
 from qkv.strict import Strict
 from qkv.task.classify_pictures.pictures import (
-    DrawnPixels,
     LabelledPictures,
     PictureSplits,
     hold_out,
-    measure_used_pixels,
     permute,
 )
-
-STATISTICS = "pixels.json"
 
 
 class PictureFolder(Strict):
@@ -118,33 +111,6 @@ def name_pictures(part: str, config: UnlabelledPicturesConfig) -> str:
     return "data.valid" if part.startswith("valid.") and config.valid is not None else "data.train"
 
 
-def format_statistics(train: LabelledPictures) -> dict[str, bytes]:
-    """Name -> content of the file of the statistics of the training pictures.
-
-    Args:
-        train: the pictures.
-    """
-    return {STATISTICS: json.dumps(measure_used_pixels(train)._asdict()).encode()}
-
-
-def parse_statistics(contents: Mapping[str, bytes], run: Path) -> PixelStatistics:
-    """The statistics that `format_statistics` wrote.
-
-    Args:
-        contents: name -> content of the files of a run.
-        run: its directory, for the message.
-
-    Raises:
-        BadRun: the file is damaged.
-    """
-    try:
-        values: Any = json.loads(contents[STATISTICS])
-        mean, sd = ([float(value) for value in values[key]] for key in ("mean", "sd"))
-        return PixelStatistics((mean[0], mean[1], mean[2]), (sd[0], sd[1], sd[2]))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise BadRun(f"{run / STATISTICS} is damaged ({error}): restore it from a copy") from None
-
-
 def _read(path: str, config: UnlabelledPicturesConfig, report: Progress) -> LabelledPictures:
     pictures = load_pictures(path, config.pictures, report)
     count = len(pictures.names)
@@ -155,4 +121,4 @@ def _draw(config: UnlabelledPicturesConfig, split: SplitName) -> LabelledPicture
     assert config.shapes is not None
     drawn = ShapesSplit(config.shapes, split)
     rows = np.arange(len(drawn))
-    return LabelledPictures(DrawnPixels(drawn), rows, [""] * len(rows), is_generated=True)
+    return LabelledPictures(ShapesPixels(drawn), rows, [""] * len(rows), is_generated=True)

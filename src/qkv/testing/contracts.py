@@ -48,12 +48,12 @@ class Subject(NamedTuple):
         return self.run(source, None, keep) if self.memory_width is None else self.run(x, source, keep)
 
 
-def _differ(found: Tensor, expected: Tensor) -> float:
+def _differ(actual: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest expected value; inf where something is not finite."""
-    found, expected = found.detach(), expected.detach()
-    if not found.isfinite().all():
+    actual, expected = actual.detach(), expected.detach()
+    if not actual.isfinite().all():
         return float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
 def _check_shape(subject: Subject) -> str | None:
@@ -73,12 +73,12 @@ def _check_repeat(subject: Subject) -> str | None:
 def _check_batch(subject: Subject) -> str | None:
     x, memory = subject.draw()
     keep = _PADDED[:, : subject.keys]
-    whole = subject.run(x, memory, keep)
+    together = subject.run(x, memory, keep)
     for row in range(_B):
         one = slice(row, row + 1)
         alone = subject.run(x[one], None if memory is None else memory[one], keep[one])
         real = keep[row] if memory is None else torch.ones(_T, dtype=torch.bool)
-        if (error := _differ(whole[row][real], alone[0][real])) > _CLOSE:
+        if (error := _differ(together[row][real], alone[0][real])) > _CLOSE:
             return f"an example gives another output alone than in its batch: the difference is {error:.1e}"
     return None
 

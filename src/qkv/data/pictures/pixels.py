@@ -1,6 +1,7 @@
 """Checks that pixels are those of pictures, and measures what they are normalised by."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,19 @@ class PixelStatistics(NamedTuple):
 
     mean: tuple[float, float, float]
     sd: tuple[float, float, float]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PixelStatistics":
+        """The statistics of plain data, such as `_asdict` gives.
+
+        Args:
+            values: three numbers under each of the keys mean and sd.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        (red, green, blue), (red_sd, green_sd, blue_sd) = (map(float, values[key]) for key in ("mean", "sd"))
+        return cls((red, green, blue), (red_sd, green_sd, blue_sd))
 
 
 def measure_pixels(pixels: Column, most: int = 1000) -> PixelStatistics:

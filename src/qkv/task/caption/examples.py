@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from qkv.data.batching import Column
-from qkv.data.generated.shapes import ShapesSplit
+from qkv.data.generated.shapes import ShapesPixels, ShapesSplit
 from qkv.data.generated.shapes.corpus import SplitName
 from qkv.data.generated.shapes.drawing import find_box
 from qkv.data.generated.shapes.sentences import write_sentence
@@ -28,6 +28,7 @@ from qkv.data.pictures.grids import is_grid_file, list_grid_names, read_grids
 from qkv.errors import BadData
 from qkv.progress import NoProgress, Progress
 from qkv.task.caption.recipe import CaptionDataConfig, CaptionedFiles, CaptionRecipe
+from qkv.task.classify_pictures.pictures import hold_out, permute
 from qkv.task.evaluation import EvaluateOptions
 
 DIGESTED = 16  # generated pictures of a split
@@ -99,17 +100,6 @@ class CaptionSplits(NamedTuple):
     valid: CaptionedExamples
 
 
-class _DrawnPixels:
-    def __init__(self, split: ShapesSplit) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int, /) -> np.ndarray:
-        return self.split.get_picture(index)
-
-
 class _UsedPixels:
     """The column of the pixels that are used."""
 
@@ -150,7 +140,7 @@ def draw_shapes(config: CaptionDataConfig, split: SplitName) -> CaptionedExample
     drawn = ShapesSplit(config.shapes, split)
     sentences = (write_sentence(drawn.get_objects(i), config.shapes.language) for i in range(len(drawn)))
     captions = [[" ".join(sentence.words)] for sentence in sentences]
-    return CaptionedExamples(_DrawnPixels(drawn), np.arange(len(drawn)), captions, drawn=drawn)
+    return CaptionedExamples(ShapesPixels(drawn), np.arange(len(drawn)), captions, drawn=drawn)
 
 
 def read_splits(config: CaptionDataConfig, seed: int, report: Progress) -> CaptionSplits:
@@ -164,14 +154,8 @@ def read_splits(config: CaptionDataConfig, seed: int, report: Progress) -> Capti
     train = read_files(config.train, config, report)
     if config.valid is not None:
         return CaptionSplits(train, read_files(config.valid, config, report))
-    count = min(config.holdout, len(train) // 10)
-    if count == 0:
-        raise BadData(
-            f"{len(train)} pictures with captions are too few to hold any out: name others as data.valid"
-        )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    held_out = replace(train.select(sorted(order[:count])), notes=())
-    return CaptionSplits(train.select(sorted(order[count:])), held_out)
+    held_out, order = hold_out(train, permute(len(train), seed), config.holdout, "pictures with captions")
+    return CaptionSplits(train.select(sorted(order)), held_out)
 
 
 def read_test_examples(recipe: CaptionRecipe, options: EvaluateOptions) -> CaptionedExamples:

@@ -1,6 +1,5 @@
 """The task `caption`: from pictures with captions to a captioner."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,6 @@ from torch import nn
 from qkv.data.batching import BatchPlan
 from qkv.data.pairs import count_predicted_tokens
 from qkv.data.pictures import PixelStatistics
-from qkv.errors import BadRun
 from qkv.model.captioner import build_captioner
 from qkv.model.captioner_encoder import GridConfig
 from qkv.progress import Progress, show_progress
@@ -35,6 +33,8 @@ from qkv.task.classify_pictures.task import CLASSIFY_PICTURES
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.initial_run import InitialRun
+from qkv.task.output_bias import set_bias_to_frequencies
+from qkv.task.pixel_statistics import STATISTICS, format_statistics, parse_statistics
 from qkv.task.texts import (
     AnyTokenizer,
     learn_tokenizer,
@@ -42,10 +42,9 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
-from qkv.task.translate.model_building import set_bias_to_frequencies
 from qkv.train.objective.captioning import Captioning
 
-TOKENIZER, PIXELS = "tokenizer.json", "pixels.json"
+TOKENIZER = "tokenizer.json"
 TITLES = {
     **{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)},
     "cider": "CIDEr-D × 100",
@@ -69,7 +68,7 @@ class Caption(Task):
 
     name = "caption"
     recipe = CaptionRecipe
-    files = (TOKENIZER, PIXELS)
+    files = (TOKENIZER, STATISTICS)
     vocabulary_files = (TOKENIZER,)
     evaluate_options = ("source", "target", "beam")
     initial_tasks = (CLASSIFY_PICTURES.name, FILL_PICTURES.name)
@@ -106,17 +105,12 @@ class Caption(Task):
         files = vocabulary or {
             TOKENIZER: tokenizer_to_json(learn_tokenizer(_list_captions(data.train), recipe.tokens)).encode()
         }
-        return {**files, PIXELS: json.dumps(measure_used_pixels(data.train)._asdict()).encode()}
+        return {**files, **format_statistics(measure_used_pixels(data.train))}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> Parsed:
         """The tokenizer and the statistics of the pixels."""
         tokenizer = tokenizer_from_json(contents[TOKENIZER], run / TOKENIZER)
-        try:
-            statistics = json.loads(contents[PIXELS])
-            mean, sd = ([float(value) for value in statistics[key]] for key in ("mean", "sd"))
-            return Parsed(tokenizer, PixelStatistics((mean[0], mean[1], mean[2]), (sd[0], sd[1], sd[2])))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise BadRun(f"{run / PIXELS} is damaged ({error}): restore it from a copy") from None
+        return Parsed(tokenizer, parse_statistics(contents, run))
 
     def measure_unknown_share(self, data: CaptionSplits, parsed: Parsed) -> float:
         """The share of unknown tokens in the training captions."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from qkv.data.batching import Column, Dataset
-from qkv.data.generated.shapes import ShapesSplit
+from qkv.data.generated.shapes import ShapesPixels, ShapesSplit
 from qkv.data.generated.shapes.corpus import SplitName
 from qkv.data.generated.shapes.scenes import SceneObject
 from qkv.data.pictures import PictureBatch, PixelStatistics, load_pictures, measure_pixels
@@ -24,6 +24,7 @@ from qkv.task.classify_pictures.recipe import LabelledPicturesConfig, PictureCla
 
 MOST_CLASSES = 1000
 DIGESTED = 16  # generated pictures of a split
+AnyPictures = TypeVar("AnyPictures", bound=Any)
 _LABELS: dict[str, Callable[[SceneObject], str]] = {
     "colour": lambda thing: thing.colour,
     "shape": lambda thing: thing.shape,
@@ -71,19 +72,6 @@ class PictureSplits(NamedTuple):
     valid: LabelledPictures
 
 
-class DrawnPixels:
-    """The column of pixels of a split of generated pictures."""
-
-    def __init__(self, split: ShapesSplit) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int, /) -> UInt8[np.ndarray, "S S 3"]:
-        return self.split.get_picture(index)
-
-
 def read_folder(path: str, config: LabelledPicturesConfig, report: Progress) -> LabelledPictures:
     """The pictures of a folder or zip file; the name of the folder that a picture is in is its label.
 
@@ -106,7 +94,7 @@ def draw_shapes(config: LabelledPicturesConfig, split: SplitName) -> LabelledPic
     assert config.shapes is not None
     drawn = ShapesSplit(config.shapes, split)
     labels = [_LABELS[config.label](drawn.get_objects(i)[0]) for i in range(len(drawn))]
-    return LabelledPictures(DrawnPixels(drawn), np.arange(len(drawn)), labels, is_generated=True)
+    return LabelledPictures(ShapesPixels(drawn), np.arange(len(drawn)), labels, is_generated=True)
 
 
 def read_splits(config: LabelledPicturesConfig, seed: int, report: Progress) -> PictureSplits:
@@ -126,21 +114,22 @@ def read_splits(config: LabelledPicturesConfig, seed: int, report: Progress) -> 
 
 
 def hold_out(
-    pictures: LabelledPictures, order: Sequence[int], most: int
-) -> tuple[LabelledPictures, Sequence[int]]:
+    pictures: AnyPictures, order: Sequence[int], most: int, unit: str = "pictures"
+) -> tuple[AnyPictures, Sequence[int]]:
     """The held-out pictures, the first in an order, and the rest of the order.
 
     Args:
-        pictures: all pictures.
+        pictures: all pictures: a data class with `select` and notes about how they were read.
         order: their numbers.
         most: how many to hold out; at most a tenth is.
+        unit: what the message calls them.
 
     Raises:
         BadData: there are too few pictures.
     """
     count = min(most, len(pictures) // 10)
     if count == 0:
-        raise BadData(f"{len(pictures)} pictures are too few to hold any out: name a folder as data.valid")
+        raise BadData(f"{len(pictures)} {unit} are too few to hold any out: name others as data.valid")
     return replace(pictures.select(sorted(order[:count])), notes=()), order[count:]
 
 

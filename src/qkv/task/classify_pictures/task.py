@@ -85,7 +85,7 @@ class ClassifyPictures(Task):
     ) -> dict[str, bytes]:
         """The classes and the statistics of the pixels, from the training pictures."""
         statistics = measure_used_pixels(data.train)
-        labels = {"classes": list_classes(data.train), "mean": statistics.mean, "sd": statistics.sd}
+        labels = {"classes": list_classes(data.train), **statistics._asdict()}
         return {LABELS: json.dumps(labels).encode()}
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> Parsed:
@@ -93,9 +93,8 @@ class ClassifyPictures(Task):
         try:
             labels = json.loads(contents[LABELS])
             classes = [str(name) for name in labels["classes"]]
-            mean, sd = ([float(value) for value in labels[key]] for key in ("mean", "sd"))
-            return Parsed(classes, PixelStatistics((mean[0], mean[1], mean[2]), (sd[0], sd[1], sd[2])))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            return Parsed(classes, PixelStatistics.from_dict(labels))
+        except (ValueError, KeyError, TypeError) as error:
             raise BadRun(f"{run / LABELS} is damaged ({error}): restore it from a copy") from None
 
     def build_training(

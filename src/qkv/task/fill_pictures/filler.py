@@ -88,8 +88,8 @@ class PictureFiller:
         device = next(self.model.parameters()).device
         predicted = self.model(stack_pictures([pixels]).to(device), cells.to(device))
         scale = self.model.encoder.normalise
-        joined = join_patches(predicted, grid, self.model.cell) * scale.sd + scale.mean
-        prediction = (joined[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        filled = join_patches(predicted, grid, self.model.cell) * scale.sd + scale.mean
+        prediction = (filled[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         is_hidden = cells[0].numpy().repeat(self.model.cell, 0).repeat(self.model.cell, 1)[..., None]
         grey = np.where(is_hidden, np.uint8(128), pixels)
         return FilledPicture(pixels, grey, np.where(is_hidden, prediction, pixels), cells[0].numpy())

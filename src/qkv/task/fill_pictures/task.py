@@ -18,15 +18,14 @@ from qkv.task.classify_pictures.pictures import (
     PictureSplits,
     fingerprint_pictures,
     make_dataset,
+    measure_used_pixels,
 )
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill_pictures.filler import PictureFiller
 from qkv.task.fill_pictures.recipe import FillPicturesRecipe
+from qkv.task.pixel_statistics import STATISTICS, format_statistics, parse_statistics
 from qkv.task.unlabelled_pictures import (
-    STATISTICS,
-    format_statistics,
     name_pictures,
-    parse_statistics,
     read_unlabelled_splits,
     read_unlabelled_test,
 )
@@ -59,7 +58,7 @@ class FillPictures(Task):
         self, recipe: FillPicturesRecipe, data: PictureSplits, vocabulary: Mapping[str, bytes]
     ) -> dict[str, bytes]:
         """The statistics of the pixels of the training pictures."""
-        return format_statistics(data.train)
+        return format_statistics(measure_used_pixels(data.train))
 
     def parse_files(self, contents: Mapping[str, bytes], run: Path) -> PixelStatistics:
         """The statistics of the pixels."""

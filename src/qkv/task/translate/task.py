@@ -21,11 +21,12 @@ from qkv.task.base import Task, Training
 from qkv.task.checksums import digest_lines
 from qkv.task.evaluation import Answers, AnswersTestData, EvaluateOptions, Evaluation
 from qkv.task.initial_run import InitialRun
+from qkv.task.output_bias import set_bias_to_frequencies
 from qkv.task.texts import measure_unknown_share
 from qkv.task.transfer import build_transfer
 from qkv.task.translate.defaults import FEW_UPDATES, KEYS, Machine, fill_defaults, measure_size, take_defaults
 from qkv.task.translate.evaluation import choose_test_pairs, evaluate_translator
-from qkv.task.translate.model_building import build_model, set_bias_to_frequencies
+from qkv.task.translate.model_building import build_model
 from qkv.task.translate.pairs import Lines, Splits, build_batches, read_splits
 from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
 from qkv.task.translate.translator import Translator

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qkv.kernel.masking import promote_to_float32
 from qkv.model.gan import scale_pictures
 from qkv.train.config import TrainConfig
 from qkv.train.objective.base import Loss, Objective
@@ -55,12 +56,13 @@ class Adversarial(Objective):
         dtype = model.generator.output.weight.dtype
         noise, count = batch.noise.to(dtype), len(batch.noise)
         if name == GENERATOR:
-            total = -_widen(model.discriminator(model.generator(noise[:, 1]))).sum()
+            total = -promote_to_float32(model.discriminator(model.generator(noise[:, 1]))).sum()
             return Loss(total, count, {"generator_loss": total.detach()})
         with torch.no_grad():
             generated = model.generator(noise[:, 0])
         real = scale_pictures(batch.pictures, dtype)
-        real_scores, scores = _widen(model.discriminator(torch.cat([real, generated.to(dtype)]))).split(count)
+        both = model.discriminator(torch.cat([real, generated.to(dtype)]))
+        real_scores, scores = promote_to_float32(both).split(count)
         total = (1 - real_scores).relu().sum() + (1 + scores).relu().sum()
         sums = {"real_score": real_scores.detach().sum(), "generated_score": scores.detach().sum()}
         return Loss(total, count, {"discriminator_loss": total.detach(), **sums})
@@ -72,8 +74,3 @@ class Adversarial(Objective):
     def saved_module(self) -> nn.Module:
         """Both networks."""
         return self.model
-
-
-def _widen(scores: Tensor) -> Tensor:
-    """Scores in at least 32 bits, in which they are summed."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -6,6 +6,7 @@ With three objects there are 826,560, of which 520,752 can occur in training.
 
 from qkv.data.generated.shapes.corpus import ShapesConfig as ShapesConfig
 from qkv.data.generated.shapes.corpus import ShapesExample as ShapesExample
+from qkv.data.generated.shapes.corpus import ShapesPixels as ShapesPixels
 from qkv.data.generated.shapes.corpus import ShapesSplit as ShapesSplit
 from qkv.data.generated.shapes.scenes import COLOURS as COLOURS
 from qkv.data.generated.shapes.scenes import PLACES as PLACES

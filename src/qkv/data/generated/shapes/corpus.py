@@ -128,3 +128,22 @@ class ShapesSplit:
     def _check_index(self, index: int) -> None:
         if not 0 <= index < self.count:
             raise BadData(f"there is no picture {index} among the {self.count:,} of {self.split}")
+
+
+class ShapesPixels:
+    """The pictures of a split as a column: their pixels alone.
+
+    Args:
+        split: the split.
+    """
+
+    def __init__(self, split: ShapesSplit) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.split)
+
+    def __getitem__(self, index: int, /) -> UInt8[np.ndarray, "S S 3"]:
+        """The pixels of a picture."""
+        return self.split.get_picture(index)
