@@ -99,7 +99,7 @@ class Recorder:
         with torch.no_grad(), replay(), self._enter():
             examples = self._slice_examples(q, k, v, masking)
             parts = [self._read(self._original["attend"](*inputs)) for inputs in examples]
-        self._record(_join(parts)._replace(out=self._select(out).detach()), masking, is_step=False)
+        self._record(_concatenate(parts)._replace(out=self._select(out).detach()), masking, is_step=False)
         return out
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, masking: Masking = Masking()) -> Attended:
@@ -204,7 +204,7 @@ class Recorder:
             self._is_inside = was_inside
 
 
-def _join(parts: list[Attended]) -> Attended:
+def _concatenate(parts: list[Attended]) -> Attended:
     """One result from those of the examples of a batch."""
     out, weights, log_prob = (
         None if any(x is None for x in values) else torch.cat(values) if len(parts) > 1 else values[0]
