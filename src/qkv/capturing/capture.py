@@ -107,7 +107,7 @@ def capture(
         model: The model, or one layer.
         layers: Names of layers as in `model.named_modules()`, or first parts of names; None captures all.
         heads: The heads to keep, from 0; None keeps all.
-        max_bytes: What may be kept, and formed by one call.
+        max_bytes: What may be kept, and formed by one call, which forms the weights of all heads.
         pool: How many positions share one entry of the weights: the sum over keys, the mean over queries.
             With more than 1, the weights of a complete call are formed for one example at a time.
 

@@ -170,10 +170,9 @@ class Recorder:
         return x if self.heads is None else x[:, list(self.heads)]
 
     def _estimate_bytes(self, q: Tensor, k: Tensor) -> int:
-        """The bytes of the weights that one call forms: of one example where the weights are pooled."""
+        """The bytes of the weights that one call forms: of all heads, and of one example where it pools."""
         batch, heads, queries, _ = q.shape
-        count = heads if self.heads is None or self.storage.pool > 1 else len(self.heads)
-        return (1 if self.storage.pool > 1 else batch) * count * queries * k.shape[2] * q.element_size()
+        return (1 if self.storage.pool > 1 else batch) * heads * queries * k.shape[2] * q.element_size()
 
     def _slice_examples(self, q: Tensor, k: Tensor, v: Tensor, masking: Masking) -> Iterator[tuple[Any, ...]]:
         """The inputs of every call of `attend`: all, or those of one example where weights are pooled."""
