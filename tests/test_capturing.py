@@ -170,6 +170,8 @@ def test_a_budget_is_kept_and_pooling_fits_into_it():
     size = B * 2 * 64 * 64 * 4
     with qkv.capture(layer, max_bytes=size - 1), pytest.raises(TooLarge, match="pass pool=8 to pool blocks"):
         layer(x)
+    with qkv.capture(layer, heads=[1], max_bytes=size - 1), pytest.raises(TooLarge):
+        layer(x)  # forms the weights of both heads
     assert "forward" not in vars(layer.core)
     with qkv.capture(layer, max_bytes=size - 1, pool=8) as captured:
         assert torch.equal(layer(x), build().eval()(x))

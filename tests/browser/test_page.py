@@ -138,6 +138,7 @@ def test_the_address_restores_the_state(page_file, open_page):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
     page.goto(f"{page.url.split('#')[0]}#view=nonsense&trace=99&layer=no&head=12&row=1e9")
     assert page.locator("#layer").input_value() == "cross.1"
+    assert page.locator("#view-matrix").is_visible()
 
 
 def test_words_merge_and_special_tokens_hide(page_file, open_page):
@@ -192,6 +193,15 @@ def test_two_traces_are_compared(page_file, open_page):
     assert "minus" in page.locator("#title-a").inner_text()
     page.locator("#layerB").select_option("decoder.0")
     assert page.locator("#mismatch").is_hidden()
+
+
+def test_a_trace_beside_an_example_without_weights_is_shown(open_page, tmp_path):
+    example = Example({"source": ("a",), "target": ("b",)}, {}, {})
+    other = Trace((example, trace_of().examples[0]), "any")
+    path = write_html([NamedTrace("a", trace_of()), NamedTrace("b", other)], tmp_path / "p.html")
+    page = open_page(path, "compare=side")
+    assert page.locator("#map").is_visible()
+    assert page.locator("#map-b").is_hidden()
 
 
 def test_exports_are_files(page_file, open_page, tmp_path):

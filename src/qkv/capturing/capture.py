@@ -76,15 +76,15 @@ class Capture:
             BadData: Nothing was captured, or no axis has the length of a layer's rows or columns, or several
                 have it.
         """
-        named = dict(tokens) if isinstance(tokens, Mapping) else {"tokens": tokens}
+        named_axes = dict(tokens) if isinstance(tokens, Mapping) else {"tokens": tokens}
         if memory is not None:
-            named["memory"] = memory
+            named_axes["memory"] = memory
         recorders = [recorder for recorder in self._recorders if recorder.calls]
         if not recorders:
             raise BadData(
                 "nothing was captured: call the model inside `with qkv.capture(model) as captured:`"
             )
-        return build_trace(recorders, named, axes or {}, row, self._pool, kind)
+        return build_trace(recorders, named_axes, axes or {}, row, self._pool, kind)
 
 
 def capture(
@@ -107,7 +107,7 @@ def capture(
         model: The model, or one layer.
         layers: Names of layers as in `model.named_modules()`, or first parts of names; None captures all.
         heads: The heads to keep, from 0; None keeps all.
-        max_bytes: What may be kept, and formed by one call.
+        max_bytes: What may be kept, and formed by one call, which forms the weights of all heads.
         pool: How many positions share one entry of the weights: the sum over keys, the mean over queries.
             With more than 1, the weights of a complete call are formed for one example at a time.
 
@@ -159,11 +159,11 @@ def _find_layers(model: nn.Module) -> dict[str, Any]:
 def _select_names(attentions: Mapping[str, Any], layers: str | Sequence[str] | None) -> list[str]:
     if layers is None:
         return list(attentions)
-    wanted = [layers] if isinstance(layers, str) else list(layers)
-    for layer in wanted:
+    prefixes = [layers] if isinstance(layers, str) else list(layers)
+    for layer in prefixes:
         if not any(f"{name}.".startswith(f"{layer}.") for name in attentions):
             raise UnknownName(f"the model has no attention {layer!r}. {did_you_mean(layer, attentions)}")
-    return [name for name in attentions if any(f"{name}.".startswith(f"{layer}.") for layer in wanted)]
+    return [name for name in attentions if any(f"{name}.".startswith(f"{layer}.") for layer in prefixes)]
 
 
 def _check_heads(name: str, layer: Any, heads: tuple[int, ...] | None) -> None:

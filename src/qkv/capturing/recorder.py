@@ -99,7 +99,7 @@ class Recorder:
         with torch.no_grad(), replay(), self._enter():
             examples = self._slice_examples(q, k, v, masking)
             parts = [self._read(self._original["attend"](*inputs)) for inputs in examples]
-        self._record(_join(parts)._replace(out=self._select(out).detach()), masking, is_step=False)
+        self._record(_concatenate(parts)._replace(out=self._select(out).detach()), masking, is_step=False)
         return out
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, masking: Masking = Masking()) -> Attended:
@@ -170,10 +170,9 @@ class Recorder:
         return x if self.heads is None else x[:, list(self.heads)]
 
     def _estimate_bytes(self, q: Tensor, k: Tensor) -> int:
-        """The bytes of the weights that one call forms: of one example where the weights are pooled."""
+        """The bytes of the weights that one call forms: of all heads, and of one example where it pools."""
         batch, heads, queries, _ = q.shape
-        count = heads if self.heads is None or self.storage.pool > 1 else len(self.heads)
-        return (1 if self.storage.pool > 1 else batch) * count * queries * k.shape[2] * q.element_size()
+        return (1 if self.storage.pool > 1 else batch) * heads * queries * k.shape[2] * q.element_size()
 
     def _slice_examples(self, q: Tensor, k: Tensor, v: Tensor, masking: Masking) -> Iterator[tuple[Any, ...]]:
         """The inputs of every call of `attend`: all, or those of one example where weights are pooled."""
@@ -204,7 +203,7 @@ class Recorder:
             self._is_inside = was_inside
 
 
-def _join(parts: list[Attended]) -> Attended:
+def _concatenate(parts: list[Attended]) -> Attended:
     """One result from those of the examples of a batch."""
     out, weights, log_prob = (
         None if any(x is None for x in values) else torch.cat(values) if len(parts) > 1 else values[0]

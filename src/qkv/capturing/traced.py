@@ -46,8 +46,8 @@ def build_trace(
         for name, calls in _group_calls(recorder):
             array = _read_weights(calls, row, pool)
             rows, columns = preset or _match_axes(name, array, axes, calls[0].is_self)
-            square = array.shape[1] == array.shape[2]
-            causal = bool(recorder.spec.causal) and (pool == 1 or square)
+            is_square = array.shape[1] == array.shape[2]
+            causal = bool(recorder.spec.causal) and (pool == 1 or is_square)
             weights[name], weight_axes[name] = array, WeightAxes(rows, columns, causal)
             facts[name] = _read_facts(calls, row)
             if not (recorder.spec.kernel.forms_weights and recorder.spec.scope.normalised):

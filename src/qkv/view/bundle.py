@@ -3,7 +3,6 @@
 import re
 from functools import cache
 from importlib.resources import files
-from pathlib import PurePosixPath
 
 _FOLDER = files("qkv.view") / "page"
 _IMPORT = re.compile(r"^import\s*\{([^}]*)\}\s*from\s*\"\./([a-z_]+)\.js\";\n", re.M)
@@ -20,20 +19,16 @@ def read_page_file(name: str) -> str:
 
 
 @cache
-def bundle_modules(entry: str = "main") -> str:
-    """One script with an entry module and all modules that it imports, each in a scope of its own.
-
-    Args:
-        entry: the name of the entry module.
-    """
+def bundle_modules() -> str:
+    """One script with the module "main" and all modules that it imports, each in a scope of its own."""
     parts: dict[str, str] = {}
-    _add_module(entry, parts)
+    _add_module("main", parts)
     return "\n".join(parts.values())
 
 
 def _add_module(name: str, parts: dict[str, str]) -> None:
     """Add a module after those that it imports."""
-    source = read_page_file(str(PurePosixPath(f"{name}.js")))
+    source = read_page_file(f"{name}.js")
     for _, imported in _IMPORT.findall(source):
         if imported not in parts:
             _add_module(imported, parts)

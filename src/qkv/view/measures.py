@@ -37,18 +37,18 @@ def measure_head(weights: np.ndarray, is_self: bool, is_grid: bool) -> Measures:
     """
     size = np.abs(weights.astype(np.float64))
     sums = size.sum(1, keepdims=True)
-    used = sums[:, 0] > 0
-    if not used.any():
+    is_nonzero = sums[:, 0] > 0
+    if not is_nonzero.any():
         return Measures(0.0, 0.0, None, None, 0.0, 0.0)
-    shares = size[used] / sums[used]
+    shares = size[is_nonzero] / sums[is_nonzero]
     rows, columns = weights.shape
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(1).mean()
     coverage = np.minimum(shares.sum(0), 1).mean()
     distance = diagonality = None
     if not is_grid:
-        places = np.arange(rows) + columns - rows if is_self else np.linspace(0, columns - 1, rows)
-        apart = np.abs(np.arange(columns) - places[used][:, None])
-        distance = float((shares * apart).sum(1).mean())
+        positions = np.arange(rows) + columns - rows if is_self else np.linspace(0, columns - 1, rows)
+        distances = np.abs(np.arange(columns) - positions[is_nonzero][:, None])
+        distance = float((shares * distances).sum(1).mean())
         diagonality = 1 - distance / max(columns - 1, 1)
     first, largest = shares[:, 0].mean(), shares.max(1).mean()
     return Measures(float(entropy), float(largest), distance, diagonality, float(coverage), float(first))

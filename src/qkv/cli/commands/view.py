@@ -1,6 +1,7 @@
 """`qkv view`: draws an example of a trace, or writes a page of traces."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -88,20 +89,17 @@ def _select(file: Path, options: ViewOptions) -> Trace:
     examples = trace.examples if options.example is None else (trace.examples[options.example - 1],)
     if options.layers is not None:
         examples = tuple(_keep_layers(file, example, options.layers) for example in examples)
-    return Trace(examples, trace.kind, trace.unnormalised, trace.meta)
+    return replace(trace, examples=examples)
 
 
 def _keep_layers(file: Path, example: Example, layers: str) -> Example:
     names = [name for name in example.weights if f"{name}.".startswith(f"{layers}.")]
     if not names:
         raise UnknownName(f"there is no layer {layers!r} in {file}. {did_you_mean(layers, example.weights)}")
-    return Example(
-        example.named_axes,
-        {name: example.weights[name] for name in names},
-        {name: example.weight_axes[name] for name in names},
-        example.log_probs,
-        example.log_probs_axis,
-        example.meta,
+    return replace(
+        example,
+        weights={name: example.weights[name] for name in names},
+        weight_axes={name: example.weight_axes[name] for name in names},
     )
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from qkv.data import Tokenizer, collate_pairs
+from qkv.data import Tokenizer
 from qkv.errors import BadData, BadRun, UnknownName, did_you_mean
+from qkv.task.translate.forced_decoding import compute_weights
 from qkv.task.translate.links import Gold, Link, Links, score_links
 from qkv.view.words import MARK
 
@@ -147,7 +147,7 @@ def _read_links(
         return [frozenset()] * len(readings)
     _check_lengths(translator, number, ids)
     words = [_number_words(*side) for side in zip(tokenizers, ids, strict=True)]
-    weights = _compute_weights(translator.model, ids)
+    weights = compute_weights(translator.model, *ids)
     links = []
     for layer, is_shifted in readings:
         heads = weights[layer]
@@ -167,15 +167,6 @@ def _check_lengths(translator: Any, number: int, ids: Sequence[Sequence[int]]) -
                 f"the {side} of line {number} has {len(token_ids)} tokens, but the model reads at most "
                 f"{limit.positions - 1}: shorten the line"
             )
-
-
-def _compute_weights(model: Any, ids: Sequence[Sequence[int]]) -> dict[str, Float[np.ndarray, "H N S"]]:
-    """Layer -> the weights of all steps, of which the first one reads the begin symbol."""
-    device = next(model.parameters()).device
-    source, keep, target, _ = (tensor.to(device) for tensor in collate_pairs(ids[:1], ids[1:]))
-    with torch.inference_mode():
-        _, attended = model.forward_with_weights(source, keep, target[:, :-1])
-    return {name: each.weights[0].float().cpu().numpy() for name, each in attended.items()}
 
 
 def _number_words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from qkv.data import collate_pairs
+from qkv.task.translate.forced_decoding import compute_weights
 from qkv.view.measures import Measures, measure_head
 
 RECORDED = ("entropy", "diagonality", "coverage")
@@ -25,15 +24,10 @@ def measure_attention(
     Returns:
         "attention.LAYER.MEASURE" -> value; the measures are those of `qkv.view.measures`.
     """
-    device = next(model.parameters()).device
     places = model.attention_places()
     measures: dict[str, list[Measures]] = {}
     for source, target in zip(sources, targets, strict=True):
-        source_ids, keep, target_ids, _ = (x.to(device) for x in collate_pairs([source], [target]))
-        with torch.inference_mode():
-            _, attended = model.forward_with_weights(source_ids, keep, target_ids[:, :-1])
-        for name, result in attended.items():
-            heads = result.weights[0].float().cpu().numpy()
+        for name, heads in compute_weights(model, source, target).items():
             is_self = places[name] != "cross"
             measures.setdefault(name, []).extend(measure_head(head, is_self, is_grid=False) for head in heads)
     return {

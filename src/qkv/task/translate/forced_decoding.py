@@ -1,4 +1,4 @@
-"""Forced decoding: log-probabilities of known translations, and the effect of leaving source words out."""
+"""Forced decoding of known translations: weights, log-probabilities, the effect of leaving words out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +14,23 @@ from qkv.view.words import group_words
 BATCH = 64  # sources without a word that are scored together
 
 
+def compute_weights(
+    model: Any, source: Sequence[int], target: Sequence[int]
+) -> dict[str, Float[np.ndarray, "H T S"]]:
+    """The weights of every layer; the first step of the decoder reads the begin symbol.
+
+    Args:
+        model: the translation model.
+        source: token ids, without the end symbol.
+        target: token ids, without begin and end symbol.
+    """
+    device = next(model.parameters()).device
+    source_ids, keep, target_ids, _ = (x.to(device) for x in collate_pairs([source], [target]))
+    with torch.inference_mode():
+        _, attended = model.forward_with_weights(source_ids, keep, target_ids[:, :-1])
+    return {name: each.weights[0].float().cpu().numpy() for name, each in attended.items()}
+
+
 def score_tokens(
     model: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
 ) -> Float[Tensor, "B T"]:
@@ -25,8 +42,7 @@ def score_tokens(
         targets: token ids, without begin and end symbol.
     """
     device = next(model.parameters()).device
-    pairs = [tensor.to(device) for tensor in collate_pairs(sources, targets)]
-    source, keep, target, target_keep = pairs
+    source, keep, target, target_keep = (x.to(device) for x in collate_pairs(sources, targets))
     with torch.inference_mode():
         logits = model.output(model(source, keep, target[:, :-1])).float()
     log_probs = logits.log_softmax(-1).gather(-1, target[:, 1:, None])[..., 0]

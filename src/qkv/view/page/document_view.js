@@ -1,7 +1,7 @@
 // The document view: the text of the keys, shaded by the weights of one query; only the part in view is built.
 
 import { cssColour, makeScale, textColour } from "./colours.js";
-import { element, formatWeight, rankKeys } from "./data.js";
+import { element, findRange, formatWeight, rankKeys } from "./data.js";
 import { clampRow } from "./text_view.js";
 import { update } from "./state.js";
 
@@ -18,9 +18,7 @@ export function showDocument(matrix) {
   const row = clampRow(matrix);
   const width = matrix.columns.labels.length;
   const values = matrix.values.subarray(row * width, (row + 1) * width);
-  const high = values.reduce((most, value) => Math.max(most, value), 0);
-  const low = values.reduce((least, value) => Math.min(least, value), 0);
-  const scale = makeScale(low, high);
+  const scale = makeScale(...findRange(values));
   observer?.disconnect();
   observer = new IntersectionObserver((entries) => {
     for (const entry of entries) {

@@ -23,9 +23,14 @@ export async function showImage(matrix) {
   const values = matrix.values.slice(row * width, (row + 1) * width);
   drawOverlay(element("overlay-canvas"), picture, grid, values);
   showQueries(matrix, row, picture);
-  const best = values.reduce((top, value, i) => (value > values[top] ? i : top), 0);
+  const best = findLargest(values);
   element("image-caption").textContent =
     `${matrix.rows.texts[row]}: most at cell ${matrix.columns.labels[best]} with ${formatWeight(values[best])}`;
+}
+
+/** @param {Float32Array} values @returns {number} */
+function findLargest(values) {
+  return values.reduce((top, value, i) => (value > values[top] ? i : top), 0);
 }
 
 /** @param {string} address a data: address @returns {Promise<HTMLImageElement>} */
@@ -48,8 +53,7 @@ function drawOverlay(canvas, picture, grid, values) {
   const context = prepare(canvas, picture, grid);
   const most = values.reduce((top, value) => Math.max(top, Math.abs(value)), 0) || 1;
   if (state.overlay === "one") {
-    const best = values.reduce((top, value, i) => (value > values[top] ? i : top), 0);
-    shadeAllBut(context, canvas, grid, best);
+    shadeAllBut(context, canvas, grid, findLargest(values));
     return;
   }
   context.imageSmoothingEnabled = state.overlay === "smooth";

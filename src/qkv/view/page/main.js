@@ -7,7 +7,7 @@ import { exportMatrix } from "./export.js";
 import { HeatMap } from "./heatmap.js";
 import { showImage } from "./image_view.js";
 import {
-  currentExample, currentWeights, exampleB, onChange, parseHead, restore, state, update, weightsB,
+  VIEWS, currentExample, currentWeights, exampleB, onChange, parseHead, restore, state, update, weightsB,
 } from "./state.js";
 import { showTable } from "./table.js";
 import { showText, togglePlay } from "./text_view.js";
@@ -15,7 +15,6 @@ import { showWall } from "./wall.js";
 
 /** @typedef {import("./data.js").Matrix} Matrix */
 
-const VIEWS = ["matrix", "text", "wall", "document", "image", "table"];
 const SELECTS = ["trace", "example", "layer", "head", "compare", "traceB", "layerB", "headB", "sort", "overlay", "scale", "theme"];
 const NUMBERS = new Set(["trace", "example", "traceB"]);
 
@@ -42,7 +41,7 @@ async function draw() {
   const options = { merge: state.merge, special: state.special };
   const first = await loadMatrix(currentExample(), weights, parseHead(state.head), options);
   const matrices = [first];
-  if (state.compare !== "none" && state.view === "matrix") {
+  if (state.compare !== "none" && state.view === "matrix" && weightsB()) {
     matrices.push(await loadMatrix(exampleB(), weightsB(), parseHead(state.headB), options));
   }
   if (number !== drawing) return;

@@ -8,6 +8,8 @@ import { traces } from "./data.js";
  *   headB: string, sort: string, overlay: string, scale: string, theme: string}} State
  */
 
+export const VIEWS = ["matrix", "text", "wall", "document", "image", "table"];
+
 /** @type {State} */
 const DEFAULTS = {
   view: "matrix", trace: 0, example: 0, layer: "", head: "mean", merge: false, special: true, row: -1,
@@ -69,6 +71,7 @@ function formatHash() {
 
 /** Replace choices that the traces do not have. */
 function complete() {
+  if (!VIEWS.includes(state.view)) state.view = DEFAULTS.view;
   if (!traces[state.trace]) state.trace = 0;
   if (!traces[state.traceB]) state.traceB = 0;
   if (!currentExample().weights.length) return;
@@ -78,7 +81,7 @@ function complete() {
     state.layerB = findWeights(exampleB(), state.layer) ? state.layer : chooseLayer(exampleB());
   }
   state.head = validHead(state.head, currentWeights().shape[0]);
-  state.headB = validHead(state.headB, weightsB().shape[0]);
+  state.headB = validHead(state.headB, weightsB()?.shape[0] ?? 0);
 }
 
 /** @param {string} head @param {number} count */
@@ -93,7 +96,7 @@ function validHead(head, count) {
 function chooseLayer(example) {
   const layers = example.weights.filter((weights) => weights.kind === "attention");
   const cross = layers.filter((weights) => weights.rows !== weights.columns && !weights.causal);
-  return (cross.at(-1) ?? layers.at(-1) ?? example.weights[0]).name;
+  return (cross.at(-1) ?? layers.at(-1) ?? example.weights[0])?.name ?? "";
 }
 
 /** @param {import("./data.js").Example} example @param {string} name */

@@ -8,9 +8,9 @@ const MOST_ROWS = 400;
 /** @param {import("./data.js").Matrix} matrix */
 export function showTable(matrix) {
   const count = matrix.rows.labels.length;
-  const rest = count > MOST_ROWS ? ` The first ${MOST_ROWS} of ${count} queries.` : "";
+  const note = count > MOST_ROWS ? ` The first ${MOST_ROWS} of ${count} queries.` : "";
   element("table-caption").textContent =
-    `${matrix.title}: the strongest keys (${matrix.columns.axis.name}) of every query (${matrix.rows.axis.name}).${rest}`;
+    `${matrix.title}: the strongest keys (${matrix.columns.axis.name}) of every query (${matrix.rows.axis.name}).${note}`;
   const lines = matrix.rows.texts.slice(0, MOST_ROWS).map((text, row) => {
     const line = document.createElement("tr");
     const name = document.createElement("th");

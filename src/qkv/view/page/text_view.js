@@ -19,8 +19,8 @@ export async function showText(matrix) {
   const row = clampRow(matrix);
   const scale = makeScale(matrix.low, matrix.high);
   const stage = element("text-stage");
-  const rows = makeTokens(matrix.rows, "query", (i) => update({ row: i, column: -1 }));
-  const columns = makeTokens(matrix.columns, "key", (i) => update({ column: i }));
+  const rows = makeTokens(matrix.rows, (i) => update({ row: i, column: -1 }));
+  const columns = makeTokens(matrix.columns, (i) => update({ column: i }));
   element("text-rows").replaceChildren(...rows);
   element("text-columns").replaceChildren(...columns);
   element("text-rows-name").textContent = `${matrix.rows.axis.name} (queries)`;
@@ -40,17 +40,16 @@ export function clampRow(matrix) {
 }
 
 /**
- * One button for every token.
- * @param {import("./data.js").Side} side @param {string} kind @param {(index: number) => void} onSelect
+ * One element for every token.
+ * @param {import("./data.js").Side} side @param {(index: number) => void} onSelect
  * @returns {HTMLElement[]}
  */
-function makeTokens(side, kind, onSelect) {
+function makeTokens(side, onSelect) {
   return side.texts.map((text, i) => {
     const token = document.createElement("span");
     token.className = side.opensWord[i] ? "token" : "token piece";
     token.dir = "auto";
     token.textContent = text;
-    token.dataset.kind = kind;
     token.addEventListener("pointerenter", () => onSelect(i));
     token.addEventListener("click", () => onSelect(i));
     return token;

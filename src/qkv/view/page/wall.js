@@ -1,6 +1,6 @@
 // The wall: a thumbnail of every layer and head, in order of a measure.
 
-import { colourIndex, makeScale, palette } from "./colours.js";
+import { makeScale, paintWeights } from "./colours.js";
 import { element, loadCodes, makeDecodingTable, measureNames } from "./data.js";
 import { currentExample, state, update } from "./state.js";
 
@@ -96,29 +96,14 @@ function paintThumbnail(canvas, weights, codes, head) {
       if (Math.abs(code - zero) > Math.abs(strongest[place] - zero)) strongest[place] = code;
     }
   }
-  paintCodes(canvas, strongest, [height, width], makeDecodingTable(weights, head), weights);
+  const table = makeDecodingTable(weights, head);
+  const values = Float32Array.from(strongest, (code) => table[code]);
+  const most = weights.scales[head] || 1;
+  canvas.width = width;
+  canvas.height = height;
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  context.drawImage(paintWeights(values, height, width, makeScale(weights.signed ? -most : 0, most)), 0, 0);
   const shown = SIDE / size;
   canvas.style.width = `${Math.max(columns * shown, 6)}px`;
   canvas.style.height = `${Math.max(rows * shown, 6)}px`;
-}
-
-/**
- * @param {HTMLCanvasElement} canvas @param {Uint8Array} codes @param {number[]} shape
- * @param {Float32Array} table @param {Weights} weights
- */
-function paintCodes(canvas, codes, [height, width], table, weights) {
-  canvas.width = width;
-  canvas.height = height;
-  const limit = Math.max(...table.map(Math.abs).filter((_, code) => code <= 128 + weights.levels)) || 1;
-  const most = weights.signed ? limit : table[Math.min(weights.levels, 255)] || 1;
-  const scale = makeScale(weights.signed ? -most : 0, most);
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  const image = context.createImageData(width, height);
-  codes.forEach((code, i) => {
-    const colour = colourIndex(scale, table[code]);
-    for (let channel = 0; channel < 3; channel++) image.data[4 * i + channel] = scale.bytes[colour + channel];
-    image.data[4 * i + 3] = 255;
-  });
-  context.fillStyle = palette().paper;
-  context.putImageData(image, 0, 0);
 }

@@ -62,18 +62,18 @@ def _find_words(language: Language, style: str, day: date) -> dict[str, list[int
 def _split_marked(text: str) -> list[list[int]]:
     """For every word between white space, the numbers of the marked fields of which it has a character."""
     words: list[list[int]] = []
-    field, count, is_inside, in_word = -1, 0, False, False
+    field, count, is_in_field, is_in_word = -1, 0, False, False
     for character in text:
         if character == _BEGIN:
-            field, count, is_inside = count, count + 1, True
+            field, count, is_in_field = count, count + 1, True
         elif character == _END:
-            is_inside = False
+            is_in_field = False
         elif character.isspace():
-            in_word = False
+            is_in_word = False
         else:
-            if not in_word:
+            if not is_in_word:
                 words.append([])
-                in_word = True
-            if is_inside and field not in words[-1]:
+                is_in_word = True
+            if is_in_field and field not in words[-1]:
                 words[-1].append(field)
     return words
