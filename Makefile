@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TOOLS := .venv/.tools
 
-.PHONY: demo test slow lowest check types format native clean
+.PHONY: demo test slow lowest check types site format native clean
 
 demo: $(STAMP)
 	$(BIN)/qkv demo
@@ -30,6 +30,7 @@ check: $(TOOLS)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory types
+	$(MAKE) --no-print-directory site
 
 # The types of the page's modules (JSDoc), and axe-core for the tests in Chromium; both come from npm.
 types:
@@ -38,6 +39,10 @@ types:
 	elif ! npm install --prefix tests/browser --no-package-lock --no-audit --no-fund --silent; then \
 	  echo "skipped: npm could not install typescript, so the types of the page's modules are not checked"; \
 	else tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json; fi
+
+# The documentation as pages, in site/; a broken link is an error.
+site: $(TOOLS)
+	PYTHONPATH=src $(BIN)/mkdocs build --quiet --strict
 
 format: $(TOOLS)
 	$(BIN)/ruff format .
