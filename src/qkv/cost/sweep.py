@@ -170,10 +170,7 @@ def _check_or_write_plan(sweep: Sweep, folder: Path) -> None:
     if not path.exists():
         write_json(path, plan)
         return
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{path} is damaged ({error}): choose another --out") from None
+    written = _read_json(path, "choose another --out")
     if written != plan:
         changed = [key for key in plan if written.get(key) != plan[key]]
         raise BadRun(
@@ -186,12 +183,19 @@ def _train_or_read(sweep: Sweep, trial: Trial, seed: int, folder: Path, quiet: b
     """The scores of a training: those that are written, or else of a training that starts or goes on."""
     run = folder / trial.folder / f"seed-{seed}"
     if (run / RESULT).exists():
-        return json.loads((run / RESULT).read_text(encoding="utf-8"))
+        return _read_json(run / RESULT, f"delete {run}, and the same command trains it again")
     recipe = _read_trial_recipe(sweep, trial, seed)
     result = fit(recipe, run, resume=(run / STATE).exists(), quiet=quiet)
     scores = {name: float(value) for name, value in result.scores.items()} | {"seconds": result.seconds}
     write_json(run / RESULT, scores)
     return scores
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise BadRun(f"{path} is damaged ({error}): {remedy}") from None
 
 
 def _format_mean(values: Sequence[float]) -> str:
