@@ -1,4 +1,4 @@
-"""README and two pages of docs are checked: Python runs, recipes parse, commands and options exist."""
+"""README and three pages of docs are checked: Python runs, recipes parse, commands and options exist."""
 
 import re
 import shlex
@@ -9,6 +9,9 @@ import typer
 import yaml
 
 from qkv.cli.app import app
+from qkv.cli.commands.cost import CostOptions, parse_lengths
+from qkv.cost.subject import read_subject
+from qkv.cost.workload import check_length
 from qkv.task.recipe import parse_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +21,8 @@ PYTHON = {
     page: re.findall(r"```python\n(.*?)```", text, re.S)
     for page, text in (("README.md", README), ("pictures.md", PICTURES))
 }
-PAGES = README + (ROOT / "docs" / "text.md").read_text() + PICTURES
+COSTS = (ROOT / "docs" / "costs.md").read_text()
+PAGES = README + (ROOT / "docs" / "text.md").read_text() + PICTURES + COSTS
 YAML = re.findall(r"```yaml\n(.*?)```", PAGES, re.S)
 COMMANDS = [
     part.strip()
@@ -70,6 +74,17 @@ def test_the_targets_of_make_exist() -> None:
     named = re.findall(r"(?:`|^    )make ([a-z]+)", pages, re.M)
     assert named
     assert set(named) <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("qkv cost ")])
+def test_models_can_read_the_lengths_of_the_examples(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(name: str, options: CostOptions) -> None:
+        for length in [None] if options.length is None else parse_lengths(options.length):
+            subject = read_subject(name, options.changes, length, options.batch)
+            check_length(subject.recipe.model, subject.sizes.length)
+
+    monkeypatch.setattr("qkv.cli.commands.cost.report_cost", check)
+    app(shlex.split(line)[1:], standalone_mode=False)
 
 
 def test_pictures_are_small_enough_to_load_quickly() -> None:

@@ -1,5 +1,6 @@
 """A part is one choice on one axis: a frozen value that declares its facts and builds itself."""
 
+from abc import ABCMeta
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
@@ -13,7 +14,7 @@ from qkv.strict import describe_errors
 AnyPart = TypeVar("AnyPart", bound="Part")
 
 
-class PartMeta(type):
+class PartMeta(ABCMeta):
     """Metaclass of parts: a wrong option raises the same error from Python as from a recipe."""
 
     def __call__(

@@ -52,6 +52,10 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(
     assert capsys.readouterr().out.splitlines() == first
     assert tiny.call(*COMMAND[:-1], 3, "--out", out) == 2
     assert "holds another sweep, with other seeds: choose another --out" in capsys.readouterr().err
+    damaged = out / "01-8" / "seed-1" / "result.json"
+    damaged.write_text("{")
+    assert tiny.call(*COMMAND, "--out", out) == 2
+    assert f"delete {damaged.parent}, and the same command trains it again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

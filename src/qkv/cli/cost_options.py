@@ -35,7 +35,7 @@ def cost(
 ) -> None:
     """Compute what a model costs: parameters, operations and memory, without data and without allocating it.
 
-    Example: qkv cost lm-shakespeare-rfa --length 1k,4k,16k --memory 16GB
+    Example: qkv cost lm-shakespeare-rfa --set model.max_length=16384 --length 1k,4k,16k
     """
     from qkv.cli.commands.cost import CostOptions, report_cost
 
@@ -99,7 +99,8 @@ def sweep(
 
     The same command goes on after a kill: finished trainings are kept, an interrupted one is resumed.
     """
-    from qkv.cli.commands.sweep import sweep_recipe
+    from qkv.cli.commands.sweep import print_sweep
+    from qkv.cost.sweep import Sweep, parse_variations
 
     folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
-    sweep_recipe((recipe, tuple(change or ()), tuple(vary), seeds), folder, json)
+    print_sweep(Sweep(recipe, tuple(change or ()), parse_variations(vary), seeds), folder, json)

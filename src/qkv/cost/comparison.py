@@ -84,8 +84,17 @@ def read_compared_run(name: str | Path) -> ComparedRun:
     curve = [(line["seconds"], line[monitor]) for line in validations]
     last = lines[-1]
     return ComparedRun(
-        *(str(name), recipe.task, monitor, scores, last["step"], last["seconds"], speed, unit),
-        *(cost.parameters, cost.memory.peak, curve),
+        name=str(name),
+        task=recipe.task,
+        monitor=monitor,
+        scores=scores,
+        updates=last["step"],
+        seconds=last["seconds"],
+        speed=speed,
+        unit=unit,
+        parameters=cost.parameters,
+        memory=cost.memory.peak,
+        curve=curve,
     )
 
 

@@ -109,10 +109,11 @@ def _find_state_crossover(spec: AttentionSpec) -> int | None:
     """The first length at which the cache of softmax is larger than the state of this attention."""
     if not spec.causal:
         return None
-    per_token = _measure_state(get_softmax_spec(spec), 2) - _measure_state(get_softmax_spec(spec), 1)
     if spec.kernel.forms_weights:
         reach = spec.scope.reach
         return None if reach is None else reach[0] + 1
+    softmax = get_softmax_spec(spec)
+    per_token = _measure_state(softmax, 2) - _measure_state(softmax, 1)
     return _measure_state(spec, 1) // per_token + 1
 
 

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from qkv.cost.report import format_table
 from qkv.errors import BadRecipe, BadRun
 from qkv.files import expand_home
-from qkv.task.output_files import write_text
+from qkv.task.output_files import write_json
 from qkv.task.recipe import read_recipe
 from qkv.task.training import fit
 from qkv.train import STATE
@@ -76,8 +75,24 @@ class Sweep(NamedTuple):
         return trials
 
 
+def parse_variations(texts: Sequence[str]) -> tuple[Variation, ...]:
+    """The values of all options `--vary`.
+
+    Args:
+        texts: each `KEY=A,B`; see `parse_variation`.
+
+    Raises:
+        BadRecipe: one of them cannot be used, or two name the same key.
+    """
+    variations = tuple(map(parse_variation, texts))
+    keys = [variation.key for variation in variations]
+    if len(set(keys)) < len(keys):
+        raise BadRecipe(f"two options --vary name {max(keys, key=keys.count)}: put all its values into one")
+    return variations
+
+
 def parse_variation(text: str) -> Variation:
-    """The value of `--vary`.
+    """The value of one option `--vary`.
 
     Args:
         text: `KEY=A,B`; a value may be a mapping, {name: rfa, features: 32}.
@@ -145,18 +160,6 @@ def summarise(results: Sequence[tuple[Trial, int, dict[str, float]]]) -> list[tu
     return rows
 
 
-def format_summary(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """The lines of the table.
-
-    Args:
-        rows: what `summarise` returned.
-
-    Yields:
-        The lines.
-    """
-    yield from format_table(rows)
-
-
 def _read_trial_recipe(sweep: Sweep, trial: Trial, seed: int) -> Any:
     return read_recipe(sweep.recipe, (*sweep.changes, *trial.changes, f"train.seed={seed}"))
 
@@ -165,12 +168,9 @@ def _check_or_write_plan(sweep: Sweep, folder: Path) -> None:
     plan = json.loads(json.dumps(sweep._asdict()))
     path = folder / PLAN
     if not path.exists():
-        write_text(path, json.dumps(plan, indent=2) + "\n")
+        write_json(path, plan)
         return
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{path} is damaged ({error}): choose another --out") from None
+    written = _read_json(path, "choose another --out")
     if written != plan:
         changed = [key for key in plan if written.get(key) != plan[key]]
         raise BadRun(
@@ -183,12 +183,19 @@ def _train_or_read(sweep: Sweep, trial: Trial, seed: int, folder: Path, quiet: b
     """The scores of a training: those that are written, or else of a training that starts or goes on."""
     run = folder / trial.folder / f"seed-{seed}"
     if (run / RESULT).exists():
-        return json.loads((run / RESULT).read_text(encoding="utf-8"))
+        return _read_json(run / RESULT, f"delete {run}, and the same command trains it again")
     recipe = _read_trial_recipe(sweep, trial, seed)
     result = fit(recipe, run, resume=(run / STATE).exists(), quiet=quiet)
     scores = {name: float(value) for name, value in result.scores.items()} | {"seconds": result.seconds}
-    write_text(run / RESULT, json.dumps(scores) + "\n")
+    write_json(run / RESULT, scores)
     return scores
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise BadRun(f"{path} is damaged ({error}): {remedy}") from None
 
 
 def _format_mean(values: Sequence[float]) -> str:

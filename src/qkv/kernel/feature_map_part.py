@@ -1,5 +1,6 @@
 """The base class of the parts that choose attention through a feature map."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -66,14 +67,14 @@ class FeatureMapPart(Part):
         sizes = LinearSizes(dims, self._count_features(dims), parts.causal, self.has_key_weights)
         return count_linear_operations(self, sizes, queries, keys)
 
+    @abstractmethod
     def _build_map_and_floor(self, dims: Dims, generator: torch.Generator | None) -> tuple[nn.Module, float]:
         """The feature map, and the smallest denominator (see `sums`)."""
-        raise NotImplementedError
 
     def _count_projections(self) -> int:
         """R, the number of random vectors; 0 for a map without."""
         return 0
 
+    @abstractmethod
     def _count_features(self, dims: Dims) -> int:
         """F, the number of features."""
-        raise NotImplementedError

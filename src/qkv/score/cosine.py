@@ -1,6 +1,6 @@
 """The cosine score, which ignores the lengths of vectors (content addressing of Neural Turing Machines)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -8,8 +8,8 @@ from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from qkv.part import Part
-from qkv.shapes import Dims, Key, Logits, Query
+from qkv.score.product import ProductScore
+from qkv.shapes import Key, Logits, Query
 from qkv.strict import PART
 from qkv.token_positions import TokenPositions
 
@@ -46,7 +46,7 @@ def cosine(q: Query, unit_keys: Key, strength: float) -> Logits:
 
 
 @dataclass(frozen=True, config=PART)
-class Cosine(Part):
+class Cosine(ProductScore):
     """Cosine similarity of the query and the key.
 
     Args:
@@ -64,42 +64,11 @@ class Cosine(Part):
 
     strength: PositiveFloat = 1.0
 
-    axis: ClassVar[str] = "score"
     name: ClassVar[str] = "cosine"
     formula: ClassVar[str] = "β q·k / (|q| |k|)"
     paper: ClassVar[str] = "Graves et al. 2014, eq. 5 and 6"
-    learns: ClassVar[bool] = False
-    two_widths: ClassVar[bool] = False
-    positional: ClassVar[bool] = False
     is_dot_product: ClassVar[bool] = False
     unprojected_by_default: ClassVar[bool] = True
-    has_native_scores: ClassVar[bool] = False
-    numbers_per_pair: ClassVar[int] = 1
-
-    def build(self, dims: Dims) -> Any:
-        """Build the score.
-
-        Args:
-            dims: Not used: the score has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
-
-    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
-        """Count the operations of q·k for every pair; see `Part.count_operations`.
-
-        Args:
-            dims: The number of heads, and the widths per head.
-            queries: T.
-            keys: S.
-            pairs: The pairs of a query and a key that are computed.
-
-        Returns:
-            2·H·D for each pair.
-        """
-        return 2 * dims.heads * dims.query * pairs
 
     def prepare(self, k: Key) -> Key:
         """Scale the keys to length 1.

@@ -1,11 +1,11 @@
 """Scores that multiply queries and keys."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from qkv.part import Part
-from qkv.shapes import Dims, Key, Logits, Query
+from qkv.score.product import ProductScore
+from qkv.shapes import Key, Logits, Query
 from qkv.strict import PART
 from qkv.token_positions import TokenPositions
 
@@ -36,41 +36,10 @@ def scaled_dot(q: Query, k: Key) -> Logits:
     return (q * q.shape[-1] ** -0.5) @ k.mT  # scaling first keeps half precision from overflowing
 
 
-class DotProduct(Part):
-    """Base of the dot-product scores: they have no parameters and use the keys as they are."""
+class DotProduct(ProductScore):
+    """Base of the dot-product scores, which use the keys as they are."""
 
-    axis: ClassVar[str] = "score"
-    learns: ClassVar[bool] = False
-    two_widths: ClassVar[bool] = False
-    positional: ClassVar[bool] = False
     is_dot_product: ClassVar[bool] = True
-    has_native_scores: ClassVar[bool] = False
-    numbers_per_pair: ClassVar[int] = 1
-
-    def build(self, dims: Dims) -> Any:
-        """Build the score.
-
-        Args:
-            dims: Not used: the score has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
-
-    def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
-        """Count the operations of q·k for every pair; see `Part.count_operations`.
-
-        Args:
-            dims: The number of heads, and the widths per head.
-            queries: T.
-            keys: S.
-            pairs: The pairs of a query and a key that are computed.
-
-        Returns:
-            2·H·D for each pair.
-        """
-        return 2 * dims.heads * dims.query * pairs
 
     def prepare(self, k: Key) -> Key:
         """Return the keys unchanged: nothing can be computed without the queries.

@@ -1,9 +1,10 @@
 """Writes the files of commands, texts and pictures; missing folders are created."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from PIL import Image
 
@@ -39,6 +40,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file completely, or leave what was there."""
     with open_output_file(path) as file:
         file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as an indented JSON file, completely, or leave what was there."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

@@ -1,6 +1,5 @@
 """`qkv bench`: measures attentions, prints tables, and writes JSON and a plot."""
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,10 +12,10 @@ import typer
 from qkv.bench import Cell, Comparison, Contender, Setting, describe_machine, measure, read_contenders
 from qkv.bench import plot as picture
 from qkv.bench.table import format_comparison
+from qkv.cli.output_checks import check_picture_and_json
 from qkv.errors import BadRecipe
 from qkv.progress import show_progress
-from qkv.task.output_files import check_writable, write_text
-from qkv.view.canvas import check_output
+from qkv.task.output_files import write_json
 
 MAX_DIGITS = 9  # of a number of tokens
 
@@ -40,10 +39,7 @@ class Output(NamedTuple):
 
     def check(self) -> None:
         """Raise BadData if a file cannot be written; called before the measurements."""
-        if self.plot is not None:
-            check_output(self.plot)
-        for path in filter(None, (self.json, self.plot)):
-            check_writable(path)
+        check_picture_and_json(self.plot, self.json)
 
 
 def run_bench(
@@ -68,7 +64,7 @@ def run_bench(
     for line in format_comparison(comparison, shutil.get_terminal_size((120, 24)).columns):
         print(line)
     if output.json is not None:
-        write_text(output.json, json.dumps(comparison.to_dict(), indent=2) + "\n")
+        write_json(output.json, comparison.to_dict())
     if output.plot is not None and any(cell.seconds for cell in cells):
         print(picture.draw(comparison, output.plot, output.dark))
     if not is_complete:

@@ -1,10 +1,10 @@
 """`qkv compare`: runs of one task in one table."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qkv.cli.output_checks import check_picture_and_json
 from qkv.cost.comparison import (
     check_comparable,
     find_common_quality,
@@ -16,8 +16,7 @@ from qkv.cost.comparison import (
 )
 from qkv.cost.significance import compare_on_test_data, format_test_scores
 from qkv.errors import BadRecipe
-from qkv.task.output_files import check_writable, write_text
-from qkv.view.canvas import check_output
+from qkv.task.output_files import write_json
 from qkv.view.line_chart import ChartLine, draw_lines
 
 
@@ -39,7 +38,7 @@ def compare_runs(names: Sequence[str], options: CompareOptions) -> None:
     if len(names) < 2:
         raise BadRecipe("qkv compare takes two runs or more: qkv compare RUN RUN")
     asked = None if options.reach is None else parse_quality(options.reach)
-    _check_outputs(options)
+    check_picture_and_json(options.png, options.json)
     runs = [read_compared_run(name) for name in names]
     check_comparable(runs)
     quality = find_common_quality(runs) if asked is None else asked
@@ -53,15 +52,7 @@ def compare_runs(names: Sequence[str], options: CompareOptions) -> None:
     if options.test:
         result["test"] = _print_test_scores(names, runs[0].task)
     if options.json is not None:
-        write_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-
-
-def _check_outputs(options: CompareOptions) -> None:
-    if options.png is not None:
-        check_output(options.png)
-    for path in (options.png, options.json):
-        if path is not None:
-            check_writable(path)
+        write_json(options.json, result)
 
 
 def _print_test_scores(names: Sequence[str], task: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """`qkv cost`: prints what a model costs, and writes it as JSON."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qkv.cli.output_checks import check_picture_and_json
 from qkv.cost.crossover import find_crossovers, make_softmax_config
 from qkv.cost.estimate import estimate_cost
 from qkv.cost.fitting import find_largest_sizes
@@ -13,8 +13,7 @@ from qkv.cost.report import describe_cost, describe_crossovers, format_bytes
 from qkv.cost.subject import Subject, read_subject
 from qkv.cost.workload import check_length
 from qkv.errors import BadRecipe
-from qkv.task.output_files import check_writable, write_text
-from qkv.view.canvas import check_output
+from qkv.task.output_files import write_json
 from qkv.view.line_chart import ChartLine, draw_lines
 
 MAX_DIGITS = 9
@@ -37,7 +36,9 @@ def report_cost(name: str, options: CostOptions) -> None:
     """Compute and print.  Raises QKVError before computing if an option cannot be used."""
     lengths = [None] if options.length is None else parse_lengths(options.length)
     limit = None if options.memory is None else parse_bytes(options.memory)
-    _check_outputs(options, lengths)
+    if options.png is not None and len(lengths) < 2:
+        raise BadRecipe("--png draws operations over lengths: pass two or more, as in --length 1k,4k,16k")
+    check_picture_and_json(options.png, options.json)
     subjects = [read_subject(name, options.changes, length, options.batch) for length in lengths]
     for subject in subjects:
         check_length(subject.recipe.model, subject.sizes.length)
@@ -47,17 +48,7 @@ def report_cost(name: str, options: CostOptions) -> None:
     if options.png is not None:
         _draw_operations(subjects, [cost["operations"]["training"] for cost in result["costs"]], options.png)
     if options.json is not None:
-        write_text(options.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-
-
-def _check_outputs(options: CostOptions, lengths: Sequence[int | None]) -> None:
-    if options.png is not None:
-        check_output(options.png)
-        if len(lengths) < 2:
-            raise BadRecipe("--png draws operations over lengths: pass two or more, as in --length 1k,4k,16k")
-    for path in (options.png, options.json):
-        if path is not None:
-            check_writable(path)
+        write_json(options.json, result)
 
 
 def _draw_operations(subjects: Sequence[Subject], operations: Sequence[int], path: Path) -> None:

@@ -1,11 +1,10 @@
 """`qkv evaluate`: prints the scores of a run, and writes them as JSON."""
 
-import json
 from pathlib import Path
 
 from qkv.files import expand_home
 from qkv.task.evaluation import EvaluateOptions, refuse_unused_options
-from qkv.task.output_files import check_writable, write_text
+from qkv.task.output_files import check_writable, write_json
 from qkv.task.registry import find_task
 from qkv.task.run_directory import load, read_run_recipe
 
@@ -25,4 +24,4 @@ def evaluate_run(
         print(line)
     if json_file is not None:
         result = {"run": str(run), "task": task.name, **evaluation.to_dict()}
-        write_text(json_file, json.dumps(result, indent=2) + "\n")
+        write_json(json_file, result)
