@@ -1,5 +1,6 @@
 """The options of `qkv cost`, `qkv compare` and `qkv sweep`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,15 @@ import typer
 from qkv.cli.options import JsonFile
 
 
-def cost(
+class Precision(StrEnum):
+    """The values of `--precision`."""
+
+    SINGLE = "32"
+    BFLOAT16 = "bf16"
+    HALF = "16"
+
+
+def cost(  # noqa: PLR0913, PLR0917 -- the options of the command
     subject: Annotated[
         str, typer.Argument(metavar="RECIPE|RUN", help="a recipe, a built-in one by its name, or a run")
     ],
@@ -27,6 +36,17 @@ def cost(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change the recipe, as qkv train does"),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="number format of matrix products", show_default="the recipe's; auto counts as 32"),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="also time attention against softmax over lengths, here")
+    ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="also train here for a minute on made-up data, to tell the whole time"),
+    ] = False,
     png: Annotated[
         Path | None,
         typer.Option(help="also draw the operations over --length, beside softmax (.png, .svg or .pdf)"),
@@ -39,7 +59,10 @@ def cost(
     """
     from qkv.cli.commands.cost import CostOptions, report_cost
 
-    options = CostOptions(length, batch, beam, memory, tuple(change or ()), png, json)
+    options = CostOptions(
+        *(length, batch, beam, memory, tuple(change or ()), None if precision is None else precision.value),
+        *(measure, probe, png, json),
+    )
     report_cost(subject, options)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from qkv.cost.components import RECOMPUTED
 from qkv.cost.decoding import DecodeState, measure_decode_state
 from qkv.cost.parameters import ParameterCount, count_parameters
+from qkv.cost.precision import HALF_TYPES
 from qkv.cost.step_trace import Memory, count_operations, measure_memory_of_step
 from qkv.cost.workload import Sizes, build_workload
 from qkv.model.captioner_config import RecurrentCaptionerConfig
@@ -172,7 +173,8 @@ def _list_layer_keys(config: Any) -> tuple[str, ...]:
 
 def _trace(config: Any, sizes: Sizes) -> Quantities:
     workload = build_workload(config, sizes)
-    operations, memory = count_operations(workload), measure_memory_of_step(workload)
+    operations = count_operations(workload)
+    memory = measure_memory_of_step(workload, HALF_TYPES.get(sizes.precision))
     kinds = {**operations._asdict(), "memory": memory._asdict()}
     return {(kind, name): Fraction(value) for kind, values in kinds.items() for name, value in values.items()}
 

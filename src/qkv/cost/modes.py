@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,6 +19,13 @@ aten: Any = torch.ops.aten
 
 # The output layer adds products in place, which FlopCounterMode does not know.
 FORMULAS = {**flop_registry, aten.addmm_: flop_registry[aten.addmm]}
+
+DRAWING_FUNCTIONS = frozenset(
+    [
+        *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_),
+        *(nn.init.kaiming_uniform_, nn.init.xavier_uniform_, Tensor.normal_, Tensor.uniform_),
+    ]
+)
 
 
 class KnownValues(TorchDispatchMode):
@@ -109,6 +116,20 @@ class LiveMemory(TorchDispatchMode):
         self._known[key] = weakref.ref(storage, drop)
         self.live += size
         self.peak = max(self.peak, self.live)
+
+
+class NoInitialValues(TorchFunctionMode):
+    """Leaves new weights on the meta device as they are, where drawing values takes most of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch."""
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if func in DRAWING_FUNCTIONS and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **kwargs)
 
 
 class FusedAttentionOfCPU(TorchFunctionMode):

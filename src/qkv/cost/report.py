@@ -2,9 +2,14 @@
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
 
 from qkv.cost.crossover import Crossover
 from qkv.cost.estimate import ComponentCost, Cost
+from qkv.cost.measured_crossover import MeasuredCrossover
+from qkv.cost.probe import Probe
+from qkv.cost.workload import Workload
 
 PREFIXES = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -82,6 +87,43 @@ def describe_crossovers(crossovers: Sequence[Crossover]) -> Iterator[str]:
         yield line + (f"; a smaller state of decoding from {state:,} tokens on" if state else "")
 
 
+def describe_measured_crossover(measured: MeasuredCrossover) -> str:
+    """The line that `qkv cost --measure` prints about one attention.
+
+    Args:
+        measured: where it becomes faster than softmax.
+    """
+    name, crossing, is_faster, longest = measured
+    if crossing is not None and crossing.faster_above:
+        outcome = f"faster from about {crossing.rounded:,} tokens on"
+    else:
+        outcome = f"{'faster' if is_faster else 'slower'} at every length up to {longest:,}"
+    return f"{name} against softmax over all keys, measured here: a forward pass is {outcome}"
+
+
+def describe_probe(probe: Probe, workload: Workload, recipe: Any) -> Iterator[str]:
+    """The lines that `qkv cost --probe` prints.
+
+    Args:
+        probe: what training steps took.
+        workload: the step.
+        recipe: the recipe, whose whole training is estimated.
+
+    Yields:
+        The lines.
+    """
+    threads = f" with {probe.threads} thread(s)" if probe.device == "cpu" else ""
+    speed = f"{workload.counted / probe.seconds:,.0f} {workload.unit}/s"
+    yield (
+        f"measured on this {probe.device}{threads}: {probe.seconds:.3g} s for each of {probe.steps:,} steps, "
+        f"{speed}, at most {format_bytes(probe.peak)} beyond the weights"
+    )
+    updates = recipe.train.steps
+    seconds = probe.seconds * getattr(recipe.batch, "accumulate", 1) * (updates or 1000)
+    reason = "" if updates else f"; the data say how many train.epochs={recipe.train.epochs} are"
+    yield f"{updates or 1000:,} updates take {timedelta(seconds=round(seconds))}, without validation{reason}"
+
+
 def _format_component(component: ComponentCost) -> tuple[str, ...]:
     formula = component.formula + (" + shared" if component.formula else "shared") * component.is_tied
     operations = (format_count(each) if each else "" for each in (component.forward, component.training))
@@ -99,7 +141,8 @@ def _describe_memory(cost: Cost) -> Iterator[str]:
     }
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in named.items())
     peak = f"at most {format_bytes(memory.peak)} of tensors at a time"
-    yield f"memory of a training step: {parts}; {peak}"
+    half = "" if cost.sizes.precision == "32" else f" under autocast to {cost.sizes.precision}"
+    yield f"memory of a training step{half}: {parts}; {peak}"
 
 
 def _describe_decoding(cost: Cost, beam: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qkv.cost.components import OTHERS, PROJECTIONS, RECOMPUTED, ComponentStack
 from qkv.cost.modes import FusedAttentionOfCPU, KnownValues, LiveMemory, OperationCounter
+from qkv.cost.precision import Autocast
 from qkv.cost.workload import Workload
 from qkv.tracing import use_backends_of
 
@@ -101,11 +102,12 @@ class GradientComponents:
         return tensor
 
 
-def measure_memory_of_step(workload: Workload) -> Memory:
+def measure_memory_of_step(workload: Workload, dtype: torch.dtype | None = None) -> Memory:
     """Follow the memory of a training step, as a CPU would need it.
 
     Args:
         workload: the step, on the meta device or on a CPU.
+        dtype: the half-precision format of matrix products on the meta device; None: single precision.
 
     Returns:
         The memory.
@@ -121,7 +123,7 @@ def measure_memory_of_step(workload: Workload) -> Memory:
         modes.enter_context(FusedAttentionOfCPU())
         modes.enter_context(KnownValues(workload.selected))
         modes.enter_context(memory)
-        with saved.watch():
+        with saved.watch(), Autocast(dtype):
             loss = objective(workload.batch).total
         saved.release()
         loss.backward()

@@ -44,7 +44,11 @@ class _Known(NamedTuple):
 
 
 def read_subject(
-    name: str | Path, changes: Sequence[str] = (), length: int | None = None, batch: int | None = None
+    name: str | Path,
+    changes: Sequence[str] = (),
+    length: int | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
 ) -> Subject:
     """Read a recipe or a run, without its data.
 
@@ -53,6 +57,7 @@ def read_subject(
         changes: changes of a recipe that is read, such as "model.width=256".
         length: tokens of a row; None takes those of the recipe.
         batch: rows of a step; None takes as many as the recipe's batches have.
+        precision: "32", "bf16" or "16"; None takes that of the recipe, where auto counts as 32.
 
     Returns:
         The model and its sizes.
@@ -74,7 +79,10 @@ def read_subject(
     known = _read_known_sizes(run, recipe) if is_run else _Known()
     sizes, notes = measure(recipe, known, length)
     objective: Any = recipe.objective
-    sizes = sizes._replace(smoothing=objective.smoothing)
+    precision = precision or recipe.train.precision
+    sizes = sizes._replace(
+        smoothing=objective.smoothing, precision="32" if precision == "auto" else precision
+    )
     if isinstance(recipe.objective, AttentionTerms):
         sizes = sizes._replace(terms=recipe.objective)
     notes = [*notes, *([] if is_run else _list_keys_from_data(recipe))]

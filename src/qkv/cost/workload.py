@@ -1,11 +1,12 @@
 """One training step of every kind of model: the model, its objective, and a batch of real tokens only."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from qkv.cost.modes import NoInitialValues
 from qkv.data.masking import MaskedSegment
 from qkv.data.pairs import Pairs
 from qkv.data.streams import Segment
@@ -44,6 +45,7 @@ class Sizes(NamedTuple):
         smoothing: label smoothing, which adds a product to the loss.
         predicted: the share of the tokens that a masked language model predicts.
         terms: the factors of the attention's terms, which need its weights.
+        precision: the number format of matrix products: "32", or "bf16" and "16" under autocast.
     """
 
     batch: int = 32
@@ -56,6 +58,7 @@ class Sizes(NamedTuple):
     smoothing: float = 0.0
     predicted: float = 0.15
     terms: AttentionTerms = AttentionTerms()
+    precision: Literal["32", "bf16", "16"] = "32"
 
 
 class LabelledBatch(NamedTuple):
@@ -111,7 +114,7 @@ def build_workload(config: Any, sizes: Sizes, device: str = "meta") -> Workload:
     if build is None:
         raise BadRecipe(f"qkv cost knows no training step of {type(config).__name__}")
     check_length(config, sizes.length)
-    with torch.device(device):
+    with torch.device(device), NoInitialValues():
         return build(config, sizes)
 
 

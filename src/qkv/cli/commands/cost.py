@@ -9,10 +9,19 @@ from qkv.cli.output_checks import check_picture_and_json
 from qkv.cost.crossover import find_crossovers, make_softmax_config
 from qkv.cost.estimate import estimate_cost
 from qkv.cost.fitting import find_largest_sizes
-from qkv.cost.report import describe_cost, describe_crossovers, format_bytes
+from qkv.cost.measured_crossover import measure_crossovers
+from qkv.cost.probe import PROBE_SECONDS, probe_training
+from qkv.cost.report import (
+    describe_cost,
+    describe_crossovers,
+    describe_measured_crossover,
+    describe_probe,
+    format_bytes,
+)
 from qkv.cost.subject import Subject, read_subject
-from qkv.cost.workload import check_length
+from qkv.cost.workload import build_workload, check_length
 from qkv.errors import BadRecipe
+from qkv.progress import show_progress
 from qkv.task.output_files import write_json
 from qkv.view.line_chart import ChartLine, draw_lines
 
@@ -28,6 +37,9 @@ class CostOptions(NamedTuple):
     beam: int
     memory: str | None
     changes: tuple[str, ...]
+    precision: str | None
+    measure: bool
+    probe: bool
     png: Path | None
     json: Path | None
 
@@ -39,12 +51,18 @@ def report_cost(name: str, options: CostOptions) -> None:
     if options.png is not None and len(lengths) < 2:
         raise BadRecipe("--png draws operations over lengths: pass two or more, as in --length 1k,4k,16k")
     check_picture_and_json(options.png, options.json)
-    subjects = [read_subject(name, options.changes, length, options.batch) for length in lengths]
+    subjects = [
+        read_subject(name, options.changes, length, options.batch, options.precision) for length in lengths
+    ]
     for subject in subjects:
         check_length(subject.recipe.model, subject.sizes.length)
     result = _report_steps(name, subjects, options.beam)
     if limit is not None:
         result["fits"] = {"bytes": limit, **_print_largest_sizes(subjects[0], limit)}
+    if options.measure:
+        result["measured"] = _measure_crossovers(subjects[0])
+    if options.probe:
+        result["probe"] = _probe(subjects[0])
     if options.png is not None:
         _draw_operations(subjects, [cost["operations"]["training"] for cost in result["costs"]], options.png)
     if options.json is not None:
@@ -85,6 +103,32 @@ def _report_steps(name: str, subjects: list[Subject], beam: int) -> dict[str, An
         print(line)
     result["crossovers"] = [crossover._asdict() for crossover in crossovers]
     return result
+
+
+def _measure_crossovers(subject: Subject) -> list[dict[str, Any]]:
+    """Time attention against softmax, print the lengths from which it is faster, and return them as data."""
+    with show_progress("measure") as progress:
+        crossovers = list(measure_crossovers(subject.recipe.model, lambda step: progress.update(0, step)))
+    for crossover in crossovers:
+        print(describe_measured_crossover(crossover))
+    return [
+        {**each._asdict(), "crossing": None if each.crossing is None else each.crossing._asdict()}
+        for each in crossovers
+    ]
+
+
+def _probe(subject: Subject) -> dict[str, Any]:
+    """Run training steps for a minute, print what a training would take, and return it as data."""
+    with show_progress("probe", round(PROBE_SECONDS)) as progress:
+        probe = probe_training(
+            subject.recipe.model,
+            subject.sizes,
+            PROBE_SECONDS,
+            lambda elapsed: progress.update(round(elapsed)),
+        )
+    for line in describe_probe(probe, build_workload(subject.recipe.model, subject.sizes), subject.recipe):
+        print(line)
+    return probe._asdict()
 
 
 def parse_bytes(text: str) -> int:
