@@ -1,19 +1,24 @@
 """Compares what `qkv cost` computes with real models and real steps, and keeps the result as JSON.
 
-python docs/cost_checks.py docs/costs.json
+python docs/cost_checks.py checks.json
+MALLOC_MMAP_THRESHOLD_=65536 python docs/cost_checks.py checks.json     # adds what a process takes then
+python docs/make_costs.py --checks checks.json
 """
 
 import ctypes
 import gc
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
 
 from qkv.bench.memory import measure_memory
 from qkv.cost.estimate import estimate_cost
@@ -31,6 +36,9 @@ from qkv.scope import Window
 from qkv.score import Additive, General
 from qkv.select import Sparsemax
 from qkv.spec import AttentionSpec
+
+# glibc's malloc keeps freed blocks; with a fixed threshold it gives large ones back at once.
+PROCESS = "process, blocks returned" if "MALLOC_MMAP_THRESHOLD_" in os.environ else "process"
 
 SIZES = Sizes(batch=40, length=96, source_vocab=2000, target_vocab=2000, classes=10)
 ENCODER_SPECS = (
@@ -86,8 +94,8 @@ def _list_pictures() -> Iterator[tuple[str, Any, Sizes]]:
         )
 
 
-def measure_peak(workload: Workload) -> int:
-    """Bytes of a training step with AdamW: weights, its state, and the growth of the process."""
+def measure_peaks(workload: Workload) -> dict[str, int]:
+    """Bytes of a training step with AdamW: what torch's allocator gave at most, and what the process took."""
     parameters = list(workload.model.parameters())
     optimizer = torch.optim.AdamW(parameters, fused=True)
 
@@ -97,12 +105,26 @@ def measure_peak(workload: Workload) -> int:
         optimizer.zero_grad(set_to_none=True)
 
     step()  # makes the optimizer's state, and loads code
+    allocated = measure_allocated(step)
     gc.collect()
     with suppress(OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     held = [*parameters, *workload.model.buffers()]
     state = [value for values in optimizer.state.values() for value in values.values()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in [*held, *state]) + measure_memory(step)
+    fixed = sum(tensor.numel() * tensor.element_size() for tensor in [*held, *state])
+    given = [tensor for tensor in tree_leaves(tuple(workload.batch)) if isinstance(tensor, torch.Tensor)]
+    batch = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in given}.values())
+    return {"allocated": fixed + batch + allocated, PROCESS: fixed + measure_memory(step)}
+
+
+def measure_allocated(call: Callable[[], Any]) -> int:
+    """The most bytes that torch's allocator for CPUs had given at any time of a call, beyond those before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    events: Any = record.profiler
+    changes = [event for event in events.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in changes))
 
 
 def check_config(family: str, config: Any, sizes: Sizes) -> dict[str, Any]:
@@ -125,7 +147,8 @@ def check_config(family: str, config: Any, sizes: Sizes) -> dict[str, Any]:
         "parameters": [cost.parameters, count],
         "operations": [cost.training, counter.get_total_flops()],
         "saved": [cost.memory.saved, saved],
-        "peak": [cost.memory.peak, measure_peak(real)],
+        "peak": cost.memory.peak,
+        **measure_peaks(real),
     }
 
 
@@ -133,11 +156,14 @@ def main(path: Path) -> None:
     """Check all configs, and write the results after each."""
     torch.set_num_threads(1)
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    checks = []
-    for family, config, sizes in list_families():
-        checks.append(check_config(family, config, sizes))
-        print(json.dumps(checks[-1]), flush=True)
-        path.write_text(json.dumps(checks, indent=1) + "\n")
+    written = json.loads(path.read_text()) if path.exists() else []
+    for number, (family, config, sizes) in enumerate(list_families()):
+        check = check_config(family, config, sizes)
+        if number < len(written):
+            check = {**written[number], PROCESS: check[PROCESS]}
+        written[number : number + 1] = [check]
+        print(json.dumps(check), flush=True)
+        path.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python docs/make_costs.py --compute            compute the table of published models anew (a minute)
 python docs/make_costs.py --checks FILE        take the results of docs/cost_checks.py over
+python docs/make_costs.py --crossovers FILE    take the results of docs/cost_crossovers.py over
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from costs_prose import CHECKS, CROSSOVERS, DEVICES, INTRO, MEGATRON_NOTE, SCALING
 from published_models import PUBLISHED, Published
 
 from qkv.cost.estimate import estimate_cost
@@ -18,118 +20,9 @@ HERE = Path(__file__).parent
 PAGE, DATA = HERE / "costs.md", HERE / "costs.json"
 UTILISATION = 0.3
 DAY = 86_400
+NEAR = 0.15
+MEASURED_PEAKS = ("allocated", "process, blocks returned", "process")
 LABELS = ("parameters", "operations", "saved")
-
-INTRO = """\
-# What a model costs
-
-<!-- Written by `python docs/make_costs.py`; change that script, not this page. -->
-
-`qkv cost RECIPE` (or a run) computes what a model costs before it is trained. Nothing is allocated and no
-data is read: the model is built on torch's meta device.
-
-    qkv cost demo-rfa
-    qkv cost lm-shakespeare-rfa --set model.max_length=16384 --length 1k,4k,16k
-    qkv cost multi30k-en-fr-tiny --beam 5 --memory 16GB --json cost.json
-
-It prints
-
-- **parameters** by component, each with a closed formula such as `6 × 4·(512² + 512)`. A weight that two
-  components share counts in the first one;
-- **operations** of a forward pass and of a training step by component. A multiplication and an addition are
-  two operations. They are those of the matrix products and convolutions of torch's plain operators. Pairs
-  that a causal mask hides count as well. Code beside every part of attention states the same as a formula:
-  `qkv.AttentionSpec(512, heads=8).count_operations(1000, 1000)`;
-- **memory** of a training step: weights, gradients, the two moments of Adam, the tensors that the forward
-  pass stores for the backward pass, and the largest sum at any time;
-- **memory of decoding** for each hypothesis, and what every further token adds;
-- **crossovers**: from which length on an attention has fewer operations, or a smaller decode state, than
-  softmax over all keys;
-- with `--memory 16GB`, the largest batch and the largest length whose training step fits;
-- with `--png FILE` and two or more lengths, a picture of the operations of a training step over the length,
-  beside those of the same model with softmax over all keys.
-
-## Which attention to choose
-
-- Compare operations first. Below the crossover, softmax is cheaper, and torch's fused operator does it
-  without storing weights. Above it, a feature map pays more with every further token.
-- For long generation look at the decode state: a cache grows with every token and every hypothesis, the
-  sums of a feature map do not.
-- A window costs about its width for every query. It needs no features, but it does not look further.
-- Operations are not seconds. `qkv bench sdpa rfa --lengths 512,2048,8192` measures seconds on your machine.
-- If a step does not fit, the stored tensors are usually the largest part: halve the batch and double
-  `batch.accumulate`.
-
-## Runs side by side
-
-`qkv compare RUN RUN...` puts trained runs of one task into one table: the scores on held-out data,
-parameters, updates, seconds, speed, the memory of a training step, and the seconds until the monitored score
-was as good as the best that all of them reached (or as `--reach SCORE`). Measures of attention that a
-translator's validations record (entropy, diagonality, coverage) are means over the layers. `--markdown` and
-`--json FILE` write the same, and `--png FILE` draws the learning curves.
-
-With `--test`, translators and classifiers of texts also answer the test data of their recipes, which must be
-the same. BLEU is compared by sacrebleu's paired bootstrap, accuracy by the same method: 95 % intervals, and
-the p-value of the difference to the first run.
-
-`qkv train` draws the learning curve of its run as `curve.png` where matplotlib is installed (`[plot]`): at
-the end, and at validations, once a minute at the most. A failure to draw never ends a training.
-
-`qkv sweep` trains a recipe with every combination of some values, each with several seeds, and prints mean ±
-standard deviation:
-
-    qkv sweep recall-rfa --vary model.attention.kernel=softmax,rfa,elu --seeds 3
-
-Finished trainings are kept. After a kill the same command goes on, and the table is the same.
-
-## What it leaves out
-
-- Memory is that of tensors on a CPU in float32. Autocast, the allocator's own overhead and temporary memory
-  inside an operator are not in it. A process takes more: see [below](#computed-against-measured), and leave a
-  margin when you use `--memory`.
-- `nn.LSTM` on a CPU runs in oneDNN, which stores a workspace of its own. The stored bytes here are those of
-  plain operators, and too small by that workspace.
-- With `model.clusters` every token counts as if it needed the scores of all clusters: an upper bound.
-- A recipe does not know the vocabulary and the classes before its data are read; the first lines say what
-  is assumed. A run knows them.
-
-"""
-
-SCALING = """\
-## Published models
-
-Each is a configuration of a model of this library; parameters and operations are computed. `6·N·tokens` is
-the usual estimate with all N parameters. Device-days are the exact operations divided by {utilisation:.0%}
-of what the device is stated to do in matrix products
-({devices}), next to what the papers report. These
-30 % are an assumption for all models; a published number that is larger says that the training used less.
-BERT's paper does not name the version of its TPUs; v2 is assumed here, and that is not verified.
-
-"""
-
-MEGATRON_NOTE = """
-Tokens: Transformer 25,000 target tokens a step for 100,000 and 300,000 steps, counted in sentences of 32
-tokens; BERT 1,000,000 steps of 256 rows, of 128 tokens in 90 % of the steps and of 512 in the others;
-Megatron-LM 300,000 steps of 512 × 1,024; GPT-3 300 billion. For GPT-2 and Turing-NLG no source that was
-found states tokens or training time. GPT-3's paper reports 3.14e23 operations, 6 for each parameter and
-token, without attention's products of pairs. Megatron-LM's paper reports 2.10 days on 512 devices for each
-epoch of 68,507 of its steps; all devices for all steps are computed from that. Its own measurement is
-39·10¹²/s on one V100, which it calls 30 % of the peak.
-"""
-
-DEVICES = """\
-The 125·10¹²/s of a V100 (half precision, tensor cores) and the 45·10¹²/s of a chip of TPU v2 (180·10¹²/s for
-a card of four) were compared with public tables of devices, not with the vendors' data sheets.
-"""
-
-CHECKS = """\
-Ten configurations of every family (`python docs/cost_checks.py`): parameters against those of the model,
-operations of a training step against torch's `FlopCounterMode`, and stored bytes against those of a real
-step. The last column divides the computed peak of tensors by the memory that a process took for a real step
-with AdamW: {smallest:.0f} to {largest:.0f} MB, one thread, on 2 cores of an AMD EPYC CPU that other work
-shared, 2026-11-30. The process takes {least:.1f} to {most:.1f} times as much as its tensors hold, most where
-there are convolutions; why was not examined.
-"""
 
 
 def compute_row(model: Published) -> dict[str, Any]:
@@ -163,7 +56,13 @@ def render(data: dict[str, Any]) -> str:
     """
     return (
         INTRO
-        + "\n".join([*_render_scaling(data["published"]), *_render_checks(data.get("checks", []))])
+        + "\n".join(
+            [
+                *_render_scaling(data["published"]),
+                *_render_checks(data.get("checks", [])),
+                *_render_crossovers(data.get("crossovers", [])),
+            ]
+        )
         + "\n"
     )
 
@@ -210,23 +109,49 @@ def _render_checks(checks: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not checks:
         return
     yield "## Computed against measured\n"
-    measured = [check["peak"][1] / 1e6 for check in checks]
-    factors = [check["peak"][1] / check["peak"][0] for check in checks]
-    yield CHECKS.format(smallest=min(measured), largest=max(measured), least=min(factors), most=max(factors))
+    processes = [check["process"] / check["peak"] for check in checks]
+    returned = [check["process, blocks returned"] / check["peak"] for check in checks]
+    yield CHECKS.format(
+        smallest=min(check["process"] for check in checks) / 1e6,
+        largest=max(check["process"] for check in checks) / 1e6,
+        near=sum(abs(check["peak"] / check["allocated"] - 1) <= NEAR for check in checks),
+        all=len(checks),
+        most=max(processes),
+        returned_least=min(returned),
+        returned_most=max(returned),
+    )
     yield (
         "| family | configurations | equal parameters | equal operations | equal stored bytes "
-        "| peak: computed / measured |"
+        "| peak: computed / allocated | computed / process, blocks returned | computed / process |"
     )
-    yield "|---|--:|--:|--:|--:|--:|"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     for family in dict.fromkeys(check["family"] for check in checks):
         members = [check for check in checks if check["family"] == family]
         equal = (str(sum(check[label][0] == check[label][1] for check in members)) for label in LABELS)
-        ratios = sorted(check["peak"][0] / check["peak"][1] for check in members)
-        yield f"| {family} | {len(members)} | {' | '.join(equal)} | {ratios[0]:.2f} to {ratios[-1]:.2f} |"
+        ratios = (_format_ratios(members, key) for key in MEASURED_PEAKS)
+        yield f"| {family} | {len(members)} | {' | '.join(equal)} | {' | '.join(ratios)} |"
     unequal = [check for check in checks if check["saved"][0] != check["saved"][1]]
     if unequal:
         worst = min(check["saved"][0] / check["saved"][1] for check in unequal)
         yield f"\nStored bytes differ where an LSTM runs in oneDNN; the smallest ratio is {worst:.2f}."
+
+
+def _format_ratios(checks: Sequence[dict[str, Any]], key: str) -> str:
+    ratios = sorted(check["peak"] / check[key] for check in checks)
+    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+
+
+def _render_crossovers(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not rows:
+        return
+    factors = [row["computed"] / row["measured"] for row in rows]
+    worst = max(max(factor, 1 / factor) for factor in factors)
+    yield CROSSOVERS.format(repetitions=rows[0]["repetitions"], worst=worst)
+    for row, factor in zip(rows, factors, strict=True):
+        least, most = row["range"]
+        measured = f"{row['measured']:.0f} ({least:.0f} to {most:.0f})"
+        cells = (row["kernel"], row["width"], row["heads"], row["threads"], row["computed"], measured)
+        yield f"| {' | '.join(map(str, cells))} | {factor:.2f} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -237,13 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
     parser.add_argument("--compute", action="store_true", help="compute the published models anew")
     parser.add_argument("--checks", type=Path, help="the results of docs/cost_checks.py")
+    parser.add_argument("--crossovers", type=Path, help="the results of docs/cost_crossovers.py")
     options = parser.parse_args(arguments)
     data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     if options.compute:
         data["published"] = {model.name: compute_row(model) for model in PUBLISHED}
-    if options.checks:
-        data["checks"] = json.loads(options.checks.read_text(encoding="utf-8"))
-    if options.compute or options.checks:
+    for key, path in (("checks", options.checks), ("crossovers", options.crossovers)):
+        if path:
+            data[key] = json.loads(path.read_text(encoding="utf-8"))
+    if options.compute or options.checks or options.crossovers:
         DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     text = render(data)
     if not options.check:

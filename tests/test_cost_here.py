@@ -82,9 +82,9 @@ def _fake_times(crossing: float) -> Any:
 
 @pytest.mark.parametrize(
     ("at", "found", "longest", "is_faster"),
-    [(300, 300, 1024, True), (10, None, 128, True), (10**6, None, 16384, False)],
+    [(300, 300, 2048, True), (10, None, 256, True), (10**6, None, 16384, False)],
 )
-def test_lengths_double_until_attention_is_faster_twice(
+def test_lengths_double_until_attention_is_faster_three_times(
     at: float, found: int | None, longest: int, is_faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qkv.cost.measured_crossover, "measure", _fake_times(at))

@@ -10,7 +10,7 @@ from qkv.cost.crossover import get_softmax_spec, iterate_specs
 from qkv.spec import AttentionSpec
 
 SHORTEST, LONGEST = 64, 16384
-CONFIRMATIONS = 2  # lengths in succession at which it is faster
+CONFIRMATIONS = 3  # lengths in succession at which it is faster
 
 
 class MeasuredCrossover(NamedTuple):
