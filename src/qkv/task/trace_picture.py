@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from qkv.trace import Trace
-from qkv.view import MissingGlyphs, heatmap
+from qkv.view import MissingGlyphs, document, heatmap
+from qkv.view.shaded_text import is_document
 
 
 def draw_example(
@@ -17,7 +18,7 @@ def draw_example(
     merge: bool = False,
     dark: bool = False,
 ) -> list[str]:
-    """Draw the attention of one example.
+    """Draw the attention of one example: as shaded text where one query attends to a document.
 
     Args:
         trace: the trace.
@@ -33,5 +34,8 @@ def draw_example(
     """
     with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always", MissingGlyphs)
-        heatmap(trace, path=path, example=example, layers=layers, heads=heads, merge=merge, dark=dark)
+        if is_document(trace.examples[example], layers):
+            document(trace, path=path, example=example, layers=layers, heads=heads, dark=dark)
+        else:
+            heatmap(trace, path=path, example=example, layers=layers, heads=heads, merge=merge, dark=dark)
     return [str(warning.message) for warning in messages if issubclass(warning.category, MissingGlyphs)]

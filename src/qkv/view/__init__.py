@@ -7,4 +7,5 @@ from qkv.view.heatmap import heatmap as heatmap
 from qkv.view.html_page import NamedTrace as NamedTrace
 from qkv.view.html_page import format_html as format_html
 from qkv.view.html_page import write_html as write_html
+from qkv.view.shaded_text import document as document
 from qkv.view.words import merge_words as merge_words

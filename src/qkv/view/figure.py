@@ -74,7 +74,7 @@ def _compose(page: Page, grid: Grid, sides: Sequence[str], title: str) -> None:
     scale = make_scale([panel.weights for row in grid for panel in row], page.theme)
     names = (NAME * LINE + GAP) * (bool(sides) + any(panel.rows.name for row in grid for panel in row))
     left_edges, right, text_right = compute_left_edges(page, grid, layout, names)
-    width = max(right + BETWEEN + _measure_bar(page, scale), text_right) + MARGIN
+    width = max(right + BETWEEN + measure_bar(page, scale), text_right) + MARGIN
     title_lines = _wrap_title(page, title, width - 2 * MARGIN)
     top = MARGIN + len(title_lines) * TITLE * LINE + GAP * bool(title_lines)
     bands = place_bands(page, grid, layout, sides, top)
@@ -86,7 +86,7 @@ def _compose(page: Page, grid: Grid, sides: Sequence[str], title: str) -> None:
         place = (left_edges, height - band.bottom)
         _draw_row(page, row, place, (layout, scale), band.has_labels, sides[r : r + 1])
     lowest = len(grid[-1][0].rows.labels) * layout.height
-    _draw_bar(page, right + BETWEEN, height - bands[-1].bottom, min(1.2, lowest), scale)
+    draw_bar(page, right + BETWEEN, height - bands[-1].bottom, min(1.2, lowest), scale)
 
 
 def _draw_row(
@@ -160,7 +160,16 @@ def _write_upwards(page: Page, text: str, left: float, bottom: float, height: fl
     page.write(text, left + NAME / 72, y, NAME, align, 90)
 
 
-def _draw_bar(page: Page, left: float, bottom: float, height: float, scale: Scale) -> None:
+def draw_bar(page: Page, left: float, bottom: float, height: float, scale: Scale) -> None:
+    """Draw a colour bar with its numbers, and its name above. The size of the page must be set before.
+
+    Args:
+        page: the page.
+        left: the left edge.
+        bottom: the lower edge.
+        height: of the bar alone.
+        scale: its colours.
+    """
     axes = page.axes(left, bottom, BAR, height)
     low, high = scale.limits
     shades = np.linspace(scale.highest, scale.lowest, 256)[:, None]
@@ -174,8 +183,13 @@ def _draw_bar(page: Page, left: float, bottom: float, height: float, scale: Scal
     page.write(WEIGHT, left, bottom + height + GAP + 0.4 * NAME * LINE, NAME)
 
 
-def _measure_bar(page: Page, scale: Scale) -> float:
-    """The width of the colour bar with its numbers."""
+def measure_bar(page: Page, scale: Scale) -> float:
+    """The width of the colour bar with its numbers.
+
+    Args:
+        page: the page.
+        scale: its colours.
+    """
     numbers = max(page.measure(_format_weight(end), NAME)[0] for end in (scale.lowest, scale.highest))
     return max(BAR + GAP + numbers, page.measure(WEIGHT, NAME)[0])
 

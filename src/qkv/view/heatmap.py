@@ -1,18 +1,18 @@
 """Pictures of attention weights: keys above, queries at the left, zero in the colour of the paper."""
 
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from qkv.errors import BadData, BadShape, UnknownName, did_you_mean
+from qkv.errors import BadData, BadShape
 from qkv.view.figure import draw_grid
 from qkv.view.layout import Panel
+from qkv.view.selection import check_head, select_example, select_layers
 from qkv.view.strip import make_frames
-from qkv.view.traced import ExampleLike, GridLike, TraceLike, is_occlusion, list_labels
+from qkv.view.traced import ExampleLike, GridLike, TraceLike, list_labels
 from qkv.view.words import label_tokens, merge_words
 
 PANELS_PER_ROW = 4  # where the grid is not layers x heads
@@ -63,13 +63,8 @@ def heatmap(
     Warns:
         MissingGlyphs: if no installed font has some of the characters.
     """
-    if example not in range(len(trace.examples)):
-        raise UnknownName(
-            f"there is no example {example}: the trace has {len(trace.examples)}, counted from 0; choose "
-            "one of these"
-        )
-    selected = trace.examples[example]
-    names = _select_layers(selected, layers, select_all=heads == "all")
+    selected = select_example(trace, example)
+    names = select_layers(selected, layers, select_all=heads == "all")
     panels = [_make_panels(selected, name, heads, merge) for name in names]
     has_strips = any(isinstance(selected.axes(name)[1], GridLike) for name in names)
     if heads == "all" and len(names) > 1 and not has_strips:
@@ -114,51 +109,13 @@ def draw(
     return draw_grid([[panel]], path, title=title, dark=dark)
 
 
-def _select_layers(
-    example: ExampleLike, layers: str | Sequence[str] | None, *, select_all: bool
-) -> list[str]:
-    """The names of the weights to draw, in natural order."""
-    all_names = sorted(example.weights, key=_natural_order)
-    if not all_names:
-        raise BadData(
-            "this example has no weights to draw: its trace was written without them; write the trace "
-            "again with weights"
-        )
-    if layers is None:
-        attention = [name for name in all_names if not is_occlusion(name)] or all_names
-        names = [name for name in attention if _is_cross(example, name)] or attention
-        return names if select_all else names[-1:]
-    selected = []
-    for layer in [layers] if isinstance(layers, str) else layers:
-        matches = [name for name in all_names if f"{name}.".startswith(f"{layer}.")]
-        if not matches:
-            raise UnknownName(f"there is no layer {layer!r} in this trace. {did_you_mean(layer, all_names)}")
-        selected += matches
-    return selected
-
-
-def _natural_order(name: str) -> list[tuple[int, int, str]]:
-    """A sorting key that puts "cross.2" before "cross.10"."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
-
-
-def _is_cross(example: ExampleLike, name: str) -> bool:
-    """Whether weights lie between two different axes and are not causal."""
-    axes = example.weight_axes[name]
-    return axes.rows != axes.columns and not axes.causal
-
-
 def _make_panels(example: ExampleLike, name: str, heads: int | str, merge: bool) -> list[Panel]:
     weights = example.weights[name]
     if not weights.size:
         raise BadData(
             f"{name} has no weights to draw: its shape is {weights.shape}; choose another layer or example"
         )
-    if isinstance(heads, int) and heads not in range(len(weights)):
-        raise UnknownName(
-            f"there is no head {heads} in {name}: it has {len(weights)}, counted from 0; choose one of these"
-        )
+    check_head(name, weights, heads)
     axes, keys = example.weight_axes[name], example.axes(name)[1]
     rows, columns = map(list_labels, example.axes(name))
     if merge:
