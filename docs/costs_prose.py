@@ -66,6 +66,21 @@ standard deviation:
 
 Finished trainings are kept. After a kill the same command goes on, and the table is the same.
 
+Generated phrases, three models, three seeds each, three passes over 20,000 phrases: 13 minutes on two idle
+cores of an AMD EPYC CPU (2026-11-30), with a kill after 150 seconds.
+
+    RNN='{kind: rnn, attention: {score: additive}, embedding: 128, hidden: 160, dropout: 0.1}'
+    SIZE='encoder_layers: 2, decoder_layers: 2, width: 128, heads: 4, feedforward: 256, dropout: 0.05'
+    RFA='decoder: {kernel: {name: rfa, features: 32}}, cross: {kernel: {name: rfa, features: 64}}'
+    qkv sweep demo-rnn --seeds 3 --set train.epochs=3 --set train.precision=auto \
+        --vary "model=$RNN,{kind: transformer, $SIZE},{kind: transformer, $SIZE, $RFA}"
+
+| model | nll | BLEU | exact, % | seconds |
+|---|--:|--:|--:|--:|
+| RNN, additive attention | 0.0464 ± 0.0007 | 100 ± 0 | 100 ± 0 | 96 ± 8 |
+| Transformer, softmax | 0.0752 ± 0.0009 | 94.0 ± 1.6 | 91.3 ± 1.5 | 65 ± 6 |
+| Transformer, random features | 0.1077 ± 0.0027 | 91.8 ± 3.2 | 88.3 ± 3.1 | 89 ± 15 |
+
 ## What it leaves out
 
 - Memory is that of tensors on a CPU. What malloc keeps of freed memory and temporary memory inside an

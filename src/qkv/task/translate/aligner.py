@@ -84,7 +84,7 @@ def align_pairs(
         BadRun: the model has no attention between target and source.
         BadData: a line is longer than the model can read.
     """
-    readings = _list_readings(translator, options)
+    readings = list_readings(translator, options)
     by_pair = [
         _read_links(translator, number, pair, readings, options.head)
         for number, pair in enumerate(pairs, start=1)
@@ -98,7 +98,17 @@ def align_pairs(
     return max(candidates, key=lambda each: measure(each.links))
 
 
-def _list_readings(translator: Any, options: AlignOptions) -> list[Reading]:
+def list_readings(translator: Any, options: AlignOptions) -> list[Reading]:
+    """The ways to read alignments that the options leave open.
+
+    Args:
+        translator: a loaded translator.
+        options: which weights are read.
+
+    Raises:
+        UnknownName: the model has no such layer.
+        BadRun: the model has no attention between target and source.
+    """
     places = translator.model.attention_places()
     names = [name for name, place in places.items() if place == "cross"]
     if not names:
