@@ -180,9 +180,9 @@ PICTURE_MUTANTS = (
     ),
     Mutant(
         "the cells of a CNN divide the picture evenly",
-        "task/caption/grounding.py",
-        "step * np.arange(count) + 0.5",
-        "step * (np.arange(count) + 0.5)",
+        "task/grid_axes.py",
+        "first = (0.5 - step / 2) / size",
+        "first = 0.0",
         GROUNDED,
     ),
     Mutant(

@@ -208,3 +208,25 @@ def test_names_of_weights_are_names_of_files(name):
 def test_sides_of_a_grid_are_positive_integers(sides):
     with pytest.raises(BadData, match="a grid has height and width from 1"):
         Grid(*sides)
+
+
+@pytest.mark.parametrize(
+    "area",
+    [
+        (0.0, 0.0, 0.0, 1.0),
+        (0.0, 1.0, 1.0, 0.0),
+        (0.0, 0.0, 1.0, 11.0),
+        (np.nan, 0.0, 1.0, 1.0),
+        (-1e300, 0.0, 1.0, 1.0),
+    ],
+)
+def test_the_area_of_a_grid_has_a_size_and_lies_near_the_picture(area):
+    with pytest.raises(BadData, match=r"the area of a grid is .*: give its left, top, right and bottom edge"):
+        Grid(2, 2, area=area)
+
+
+def test_the_area_of_a_grid_is_kept_in_files(tmp_path):
+    grid = Grid(2, 3, "dog.jpg", (-0.25, 0.0, 0.75, 1.0))
+    example = captioned(named_axes={"text": ("▁a", "▁dog"), "image": grid})
+    Trace((example,), "caption").save(tmp_path / "t.npz")
+    assert Trace.load(tmp_path / "t.npz").examples[0].axes("cross.0")[1] == grid

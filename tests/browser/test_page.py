@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qkv.trace import Example, Grid, Trace, WeightAxes
+from qkv.trace import Example, Trace, WeightAxes
 from qkv.view import NamedTrace, write_html
-from view_cases import INK, PAPER, grid_trace, rows, trace_of
+from view_cases import INK, PAPER, rows, trace_of
 
 MARKUP = (
     "<script>window.hacked=1</script>",
     "</script><img src=x onerror='window.hacked=1'>",
     "\"'`&amp;",
     "\u200fمرحبا\u202e",
-)
-DOT = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5E"
-    "rkJggg=="
 )
 
 
@@ -235,30 +231,6 @@ def test_tokens_with_markup_are_text(open_page, tmp_path):
     with page.expect_download():
         page.locator("#tab-matrix").click()
         page.locator("#export-svg").click()
-
-
-def test_images_have_overlays(open_page, tmp_path):
-    trace = grid_trace(grid=Grid(3, 3, "dog.jpg"))
-    page = open_page(write_trace(tmp_path, trace, {"dog.jpg": DOT}), "view=image")
-    pictures = [page.locator("#overlay-canvas").screenshot()]
-    for mode in ("cells", "one"):
-        page.locator("#overlay").select_option(mode)
-        pictures.append(page.locator("#overlay-canvas").screenshot())
-    page.locator("#image-words .token").nth(1).click()
-    pictures.append(page.locator("#overlay-canvas").screenshot())
-    assert len(set(pictures)) == 4
-    assert "dog: most at cell" in page.locator("#image-caption").inner_text()
-
-
-def test_a_query_point_is_picked_on_the_grid(open_page, tmp_path):
-    axes = {"query points": ("(0, 0)", "(1, 2)"), "cells": Grid(2, 3)}
-    weights = {"self.0": np.eye(6)[None, [0, 5]]}
-    meta = {"points": [[0, 0], [1, 2]], "height": 2, "width": 3}
-    example = Example(axes, weights, {"self.0": WeightAxes("query points", "cells")}, meta=meta)
-    page = open_page(write_trace(tmp_path, example), "view=image")
-    box = page.locator("#picker").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 5 / 6, box["y"] + box["height"] * 3 / 4)
-    assert page.locator("#image-caption").inner_text() == "(1, 2): most at cell 1,2 with 1.000"
 
 
 def test_a_long_document_is_built_where_it_is_read(open_page, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 
 from qkv.errors import BadData
 from qkv.trace.archive import Arrays, Header
-from qkv.trace.axes import Axis, Grid, WeightAxes
+from qkv.trace.axes import WHOLE, Axis, Grid, WeightAxes
 from qkv.trace.example import LOG_PROBS, Example
 from qkv.trace.fields import read_mapping, read_strings
 from qkv.trace.version1 import read_example as read_example_1
@@ -18,7 +18,7 @@ NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
 _HEADER_KEYS = ("schema", "kind", "unnormalised", "meta", "examples")
 _EXAMPLE_KEYS = ("axes", "weights", LOG_PROBS, "meta")
-_GRID_KEYS = ("height", "width", "picture")
+_GRID_KEYS = ("height", "width", "picture", "area")
 
 
 class Content(NamedTuple):
@@ -125,7 +125,8 @@ def _encode_example(example: Example) -> dict[str, Any]:
 
 def _encode_axis(axis: Axis) -> Any:
     if isinstance(axis, Grid):
-        return dict(zip(_GRID_KEYS, (axis.height, axis.width, axis.picture), strict=True))
+        fields = {"height": axis.height, "width": axis.width, "picture": axis.picture}
+        return fields if axis.area == WHOLE else fields | {"area": axis.area}
     return axis
 
 
@@ -165,14 +166,22 @@ def _read_axis(value: Any, name: str) -> Axis:
     if isinstance(value, list):
         return read_strings(value, f"the axis {name!r}")
     fields = read_mapping(value, f"the axis {name!r} is not a list of tokens and", _GRID_KEYS)
-    height, width, picture = (fields.get(key) for key in _GRID_KEYS)
+    height, width, picture, area = (fields.get(key) for key in _GRID_KEYS)
     if not isinstance(height, int) or not isinstance(width, int):
         raise BadData(f"the axis {name!r} is a grid: it needs `height` and `width` as whole numbers")
     if picture is not None and not isinstance(picture, str):
         raise BadData(
             f"the `picture` of the axis {name!r} must be a path or file name as text, not {picture!r}"
         )
-    return Grid(height, width, picture)
+    return Grid(height, width, picture, WHOLE if area is None else _read_area(area, name))
+
+
+def _read_area(value: Any, name: str) -> tuple[float, float, float, float]:
+    is_area = isinstance(value, list) and len(value) == len(WHOLE)
+    if not is_area or any(isinstance(edge, bool) or not isinstance(edge, int | float) for edge in value):
+        raise BadData(f"the `area` of the axis {name!r} must be four numbers, not {str(value)[:80]}")
+    left, top, right, bottom = map(float, value)
+    return left, top, right, bottom
 
 
 def _read_weight_axes(value: Any, name: str) -> WeightAxes:

@@ -139,7 +139,12 @@ def _describe_example(
 def _describe_axis(name: str, axis: Any, images: Mapping[str, str]) -> dict[str, Any]:
     labels = list_labels(axis)
     if isinstance(axis, GridLike):
-        grid = {"height": axis.height, "width": axis.width, "image": images.get(axis.picture or "")}
+        grid = {
+            "height": axis.height,
+            "width": axis.width,
+            "area": axis.area,
+            "image": images.get(axis.picture or ""),
+        }
         return {"name": name, "labels": list(labels), "starts": [], "special": [], "grid": grid}
     groups = group_words(labels)
     return {

@@ -32,6 +32,11 @@ class GridLike(Protocol):
         """Path or file name of the picture that the cells divide."""
         ...
 
+    @property
+    def area(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edge of all cells, as fractions of the picture."""
+        ...
+
 
 @runtime_checkable
 class WeightAxesLike(Protocol):

@@ -9,17 +9,14 @@ from jaxtyping import Float32
 
 from qkv.data.pairs import collate_target
 from qkv.data.pictures.boxes import CellCentres, make_even_centres, spread_over_boxes
-from qkv.model.vision import CNNConfig
 from qkv.task.caption.examples import CaptionedExamples, NamedObjects, stack_inputs
 from qkv.task.caption.pointing import add_counts, count_pointing
+from qkv.task.grid_axes import make_grid
 from qkv.task.texts import AnyTokenizer
 
 
 def find_cell_centres(model: Any, size: int) -> CellCentres:
-    """Where the cells of the grid of square pictures are.
-
-    A convolution of stride s with padding on both sides puts the centre of its cell i on that of pixel s·i.
-    So the cells of a CNN lie nearly half a cell above and to the left of an even division.
+    """Where the cells of the grid of square pictures are; see `make_grid`.
 
     Args:
         model: the captioner; it is left in evaluation mode.
@@ -28,11 +25,9 @@ def find_cell_centres(model: Any, size: int) -> CellCentres:
     device, encoder = next(model.parameters()).device, model.eval().encoder
     with torch.no_grad():
         grid = encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
-    if not isinstance(encoder.config, CNNConfig):
-        return make_even_centres(grid.height, grid.width)
-    step = encoder.config.reduction
-    rows, columns = ((step * np.arange(count) + 0.5) / size for count in (grid.height, grid.width))
-    return CellCentres(rows, columns)
+    left, top, right, bottom = make_grid(encoder.config, size, (grid.height, grid.width), None).area
+    even = make_even_centres(grid.height, grid.width)
+    return CellCentres(top + even.rows * (bottom - top), left + even.columns * (right - left))
 
 
 def name_objects_of_tokens(

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from qkv.decode import Hypothesis
+from qkv.task.grid_axes import make_grid
 from qkv.task.texts import AnyTokenizer
-from qkv.trace import Axis, Example, Grid, WeightAxes, stack_steps
+from qkv.trace import Axis, Example, WeightAxes, stack_steps
 
 BEGIN, END = "<s>", "</s>"
 CAPTION, SO_FAR = "caption", "caption so far"
@@ -43,13 +44,14 @@ def build_example(
     weights, weight_axes = {}, {}
     for name, returned in attended.items():
         if returned.weights is not None:
-            rows, columns = (_add_grid(axes, height, width, picture) for height, width in grids[name])
+            rows, columns = (_add_grid(axes, model, inputs, cells, picture) for cells in grids[name])
             weights[f"encoder.{name}"] = returned.weights[0].float().cpu().numpy()
             weight_axes[f"encoder.{name}"] = WeightAxes(rows, columns)
     places = model.attention_places()
     for name, steps in hypothesis.weights.items():
         is_cross = places[name] == "cross"
-        columns = _add_grid(axes, annotations.height, annotations.width, picture) if is_cross else SO_FAR
+        cells = (annotations.height, annotations.width)
+        columns = _add_grid(axes, model, inputs, cells, picture) if is_cross else SO_FAR
         weights[name] = stack_steps([step.numpy() for step in steps])
         weight_axes[name] = WeightAxes(CAPTION, columns, causal=not is_cross)
     return Example(
@@ -62,10 +64,12 @@ def build_example(
     )
 
 
-def _add_grid(axes: dict[str, Axis], height: int, width: int, picture: str | None) -> str:
+def _add_grid(
+    axes: dict[str, Axis], model: Any, inputs: Tensor, cells: tuple[int, int], picture: str | None
+) -> str:
     """The name of the axis of a grid of the picture."""
-    name = f"picture {height}×{width}"
-    axes[name] = Grid(height, width, picture)
+    name = f"picture {cells[0]}×{cells[1]}"
+    axes[name] = make_grid(model.encoder.config, inputs.shape[-1], cells, picture)
     return name
 
 

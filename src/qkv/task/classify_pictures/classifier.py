@@ -18,9 +18,10 @@ from qkv.task.classify_pictures.pictures import (
     stack_pictures,
 )
 from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
+from qkv.task.grid_axes import make_grid
 from qkv.task.picture_inputs import Picture, list_pictures, read_picture
 from qkv.task.unnormalised import find_unnormalised
-from qkv.trace import Axis, Example, Grid, Trace, WeightAxes
+from qkv.trace import Axis, Example, Trace, WeightAxes
 
 LABEL = "label"  # an axis of one position
 
@@ -140,8 +141,8 @@ class PictureClassifier:
         weight_axes = {}
         for key, weight in weights.items():
             queries, keys = classified.grids[key]
-            rows = LABEL if key == "pool" else _add_axis(axes, queries, weight.shape[1], name)
-            weight_axes[key] = WeightAxes(rows, _add_axis(axes, keys, weight.shape[2], name))
+            rows = LABEL if key == "pool" else self._add_axis(axes, queries, weight.shape[1], name)
+            weight_axes[key] = WeightAxes(rows, self._add_axis(axes, keys, weight.shape[2], name))
         return Example(
             named_axes=axes,
             weights=weights,
@@ -149,13 +150,12 @@ class PictureClassifier:
             meta={"line": number, "label": label.label, "probability": label.probability},
         )
 
-
-def _add_axis(axes: dict[str, Axis], size: Size, count: int, picture: str | None) -> str:
-    """The name of the axis of a grid; where a class token stands before the cells it is no grid."""
-    name = f"picture {size[0]}×{size[1]}"
-    grid = Grid(*size, picture)
-    if count == len(grid):
-        axes[name] = grid
-    else:
-        axes[name] = ("<class>", *(f"{i // size[1] + 1},{i % size[1] + 1}" for i in range(len(grid))))
-    return name
+    def _add_axis(self, axes: dict[str, Axis], size: Size, count: int, picture: str | None) -> str:
+        """The name of the axis of a grid; where a class token stands before the cells it is no grid."""
+        name = f"picture {size[0]}×{size[1]}"
+        grid = make_grid(self.recipe.model, self.recipe.data.size, size, picture)
+        if count == len(grid):
+            axes[name] = grid
+        else:
+            axes[name] = ("<class>", *(f"{i // size[1] + 1},{i % size[1] + 1}" for i in range(len(grid))))
+        return name

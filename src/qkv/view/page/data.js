@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{name: string, labels: string[], starts: number[], special: number[],
- *   grid: {height: number, width: number, image: string | null} | null}} Axis
+ *   grid: {height: number, width: number, area: number[], image: string | null} | null}} Axis
  * @typedef {{name: string, rows: string, columns: string, causal: boolean, shape: number[], chunk: string,
  *   scales: number[], levels: number, signed: boolean, normalised: boolean, measures: (number | null)[][],
  *   kind: string}} Weights

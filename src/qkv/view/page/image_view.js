@@ -7,7 +7,12 @@ import { currentExample, state, update } from "./state.js";
 
 /** @typedef {import("./data.js").Matrix} Matrix */
 
+/** @typedef {{height: number, width: number, area: number[]}} Cells */
+
 const SIDE = 420; // the longer side of a picture on the page
+const WHOLE = [0, 0, 1, 1];
+const SHADE = [8, 12, 20]; // of cells without weight
+const DARKEST = 200; // its opacity, of 255
 /** @type {Map<string, HTMLImageElement>} */
 const pictures = new Map();
 
@@ -47,7 +52,7 @@ async function loadPicture(address) {
 
 /**
  * @param {HTMLCanvasElement} canvas @param {HTMLImageElement | null} picture
- * @param {{height: number, width: number}} grid @param {Float32Array} values
+ * @param {Cells} grid @param {Float32Array} values
  */
 function drawOverlay(canvas, picture, grid, values) {
   const context = prepare(canvas, picture, grid);
@@ -60,7 +65,37 @@ function drawOverlay(canvas, picture, grid, values) {
   context.imageSmoothingQuality = "high";
   const layer = picture ? paintAlpha(values, grid, most)
     : paintWeights(values, grid.height, grid.width, makeScale(Math.min(0, ...values), most));
-  context.drawImage(layer, 0, 0, canvas.width, canvas.height);
+  const { left, top, width, height } = placeCells(canvas, grid);
+  context.drawImage(layer, left, top, width * grid.width, height * grid.height);
+  if (picture) shadeOutside(context, canvas, [left, top, width * grid.width, height * grid.height], DARKEST / 255);
+}
+
+/**
+ * The left and upper edge of the first cell on a canvas, and the size of a cell.
+ * @param {HTMLCanvasElement} canvas @param {Cells} grid
+ */
+function placeCells(canvas, grid) {
+  const [left, top, right, bottom] = grid.area;
+  return {
+    left: left * canvas.width,
+    top: top * canvas.height,
+    width: ((right - left) * canvas.width) / grid.width,
+    height: ((bottom - top) * canvas.height) / grid.height,
+  };
+}
+
+/**
+ * @param {CanvasRenderingContext2D} context @param {HTMLCanvasElement} canvas
+ * @param {number[]} box left, top, width and height of what stays as it is @param {number} opacity
+ */
+function shadeOutside(context, canvas, box, opacity) {
+  const [left, top] = [Math.max(box[0], 0), Math.max(box[1], 0)];
+  const [right, bottom] = [Math.min(box[0] + box[2], canvas.width), Math.min(box[1] + box[3], canvas.height)];
+  context.fillStyle = `rgba(${SHADE},${opacity})`;
+  context.beginPath();
+  context.rect(0, 0, canvas.width, canvas.height);
+  context.rect(left, top, right - left, bottom - top);
+  context.fill("evenodd");
 }
 
 /**
@@ -91,7 +126,7 @@ function paintAlpha(values, grid, most) {
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const image = context.createImageData(grid.width, grid.height);
   values.forEach((value, i) => {
-    image.data.set([8, 12, 20, Math.round(200 * (1 - Math.abs(value) / most))], 4 * i);
+    image.data.set([...SHADE, Math.round(DARKEST * (1 - Math.abs(value) / most))], 4 * i);
   });
   context.putImageData(image, 0, 0);
   return canvas;
@@ -99,16 +134,12 @@ function paintAlpha(values, grid, most) {
 
 /**
  * @param {CanvasRenderingContext2D} context @param {HTMLCanvasElement} canvas
- * @param {{height: number, width: number}} grid @param {number} cell
+ * @param {Cells} grid @param {number} cell
  */
 function shadeAllBut(context, canvas, grid, cell) {
-  const [width, height] = [canvas.width / grid.width, canvas.height / grid.height];
-  const [x, y] = [(cell % grid.width) * width, Math.floor(cell / grid.width) * height];
-  context.fillStyle = "rgba(8,12,20,0.72)";
-  context.beginPath();
-  context.rect(0, 0, canvas.width, canvas.height);
-  context.rect(x, y, width, height);
-  context.fill("evenodd");
+  const { left, top, width, height } = placeCells(canvas, grid);
+  const [x, y] = [left + (cell % grid.width) * width, top + Math.floor(cell / grid.width) * height];
+  shadeOutside(context, canvas, [x, y, width, height], 0.72);
   context.strokeStyle = palette().falling.at(-2);
   context.lineWidth = 3;
   context.strokeRect(x, y, width, height);
@@ -141,29 +172,29 @@ function showQueries(matrix, row, picture) {
 /**
  * The cells of the queries on their map: height, width, and the cell of every query.
  * @param {Matrix} matrix
- * @returns {{height: number, width: number, cells: number[]} | null}
+ * @returns {(Cells & {cells: number[]}) | null}
  */
 function findQueryMap(matrix) {
   const grid = matrix.rows.axis.grid;
   if (grid) return { ...grid, cells: matrix.rows.labels.map((_, i) => i) };
   const { points, map } = currentExample();
   if (!points || !map || matrix.rows.axis.name !== "query points") return null;
-  return { height: map[0], width: map[1], cells: points.map(([y, x]) => y * map[1] + x) };
+  return { height: map[0], width: map[1], area: WHOLE, cells: points.map(([y, x]) => y * map[1] + x) };
 }
 
 /**
  * @param {HTMLCanvasElement} canvas @param {HTMLImageElement | null} picture
- * @param {{height: number, width: number, cells: number[]}} map @param {number} row
+ * @param {Cells & {cells: number[]}} map @param {number} row
  */
 function drawPicker(canvas, picture, map, row) {
   const context = prepare(canvas, picture, map);
   const theme = palette();
-  const [width, height] = [canvas.width / map.width, canvas.height / map.height];
+  const { left, top, width, height } = placeCells(canvas, map);
   const isEveryCell = map.cells.length === map.width * map.height;
   context.strokeStyle = theme.frame;
   context.lineWidth = 0.5;
   for (const [i, cell] of map.cells.entries()) {
-    const [x, y] = [(cell % map.width) * width, Math.floor(cell / map.width) * height];
+    const [x, y] = [left + (cell % map.width) * width, top + Math.floor(cell / map.width) * height];
     if (!isEveryCell || width > 6) context.strokeRect(x, y, width, height);
     if (i === row) {
       context.fillStyle = theme.falling.at(-2);
@@ -174,9 +205,10 @@ function drawPicker(canvas, picture, map, row) {
   }
   canvas.onpointermove = canvas.onclick = (event) => {
     const box = canvas.getBoundingClientRect();
-    const x = Math.floor(((event.clientX - box.left) / box.width) * map.width);
-    const y = Math.floor(((event.clientY - box.top) / box.height) * map.height);
-    const index = map.cells.indexOf(y * map.width + x);
+    const x = Math.floor((((event.clientX - box.left) / box.width) * canvas.width - left) / width);
+    const y = Math.floor((((event.clientY - box.top) / box.height) * canvas.height - top) / height);
+    const isInside = x >= 0 && x < map.width && y >= 0 && y < map.height;
+    const index = isInside ? map.cells.indexOf(y * map.width + x) : -1;
     if (index >= 0) update({ row: index });
   };
 }
