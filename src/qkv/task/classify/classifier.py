@@ -1,6 +1,6 @@
 """A trained classifier: texts in, labels and probabilities out, with scores and traces."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 from qkv.data.batching import iterate_by_length
 from qkv.errors import BadData
+from qkv.task.attention_measures import measure_examples
 from qkv.task.classify.documents import Document, Text, check_text_count, parse_texts, read_test_documents
 from qkv.task.classify.encoding import Encoded, describe_limits, encode_documents, make_dataset
 from qkv.task.classify.recipe import ClassificationRecipe, LabelledData
@@ -15,6 +16,8 @@ from qkv.task.classify.traces import LABEL, QUERY, TracedWeights, list_weights, 
 from qkv.task.texts import AnyTokenizer
 from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Example, Trace
+
+LONGEST_MEASURED = 1024  # tokens of a text whose weights are measured while training
 
 
 class Label(NamedTuple):
@@ -145,6 +148,21 @@ class TextClassifier:
         examples = tuple(example for example, _ in traced)
         return Trace(examples, "classification", unnormalised=tuple(sorted(unnormalised)))
 
+    def trace_short(self, encoded: Encoded, count: int) -> Iterator[Example]:
+        """The attention on the first texts that have at most 1,024 tokens, or windows of them.
+
+        Args:
+            encoded: encoded texts.
+            count: on so many.
+
+        Yields:
+            Their examples; none for a model without attention.
+        """
+        lengths = [max(len(column[row]) for column in encoded.texts) for row in range(len(encoded.labels))]
+        short = [row for row, length in enumerate(lengths) if length <= LONGEST_MEASURED]
+        if self.model.attention_layers():
+            yield from (self._trace_document(encoded, row)[0] for row in short[:count])
+
     @torch.inference_mode()
     def _compute_log_probs(
         self, encoded: Encoded, on_progress: Callable[[int], None] = lambda count: None
@@ -197,18 +215,19 @@ def make_label(log_probs: np.ndarray, classes: Sequence[str], *, is_cut: bool = 
 
 
 def make_validator(
-    evaluate: Callable[[Any], dict[str, float]], held_out: Any
+    evaluate: Callable[[Any], dict[str, float]], held_out: Any, trace: Callable[[], Iterable[Example]]
 ) -> Callable[[], dict[str, float]]:
     """The validation of a classifier in training: its accuracy and nll on held-out examples.
 
     Args:
         evaluate: computes the scores of labelled examples.
         held_out: the examples.
+        trace: the attention on some of them, which is measured.
     """
 
     def validate() -> dict[str, float]:
         scores = evaluate(held_out)
-        return {name: scores[name] for name in ("accuracy", "nll")}
+        return {name: scores[name] for name in ("accuracy", "nll")} | measure_examples(trace())
 
     return validate
 

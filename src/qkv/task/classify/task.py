@@ -139,7 +139,9 @@ class Classify(Task, AnswersTestData):
             for line in _describe_bounded(name, encoded, recipe):
                 report.print_line(line)
         runner = TextClassifier(recipe, parsed.tokenizer, parsed.classes, model)
-        validate = make_validator(runner.evaluate, data.valid)
+        validate = make_validator(
+            runner.evaluate, data.valid, lambda: runner.trace_short(valid, recipe.validation.attention)
+        )
         return Training(
             Classification(model, recipe.objective.smoothing), batches, validate, recipe.validation.monitor
         )

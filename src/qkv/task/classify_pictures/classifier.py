@@ -109,6 +109,15 @@ class PictureClassifier:
         examples = tuple(self._make_example(picture, number) for number, picture in enumerate(several, 1))
         return Trace(examples, "classification", unnormalised=find_unnormalised(self.model))
 
+    def list_examples(self, pictures: Iterable[Picture]) -> Iterator[Example]:
+        """The attention on pictures, one by one; nothing for a model without attention.
+
+        Args:
+            pictures: what `classify` takes.
+        """
+        if self.model.attention_layers():
+            yield from (self._make_example(picture, number) for number, picture in enumerate(pictures, 1))
+
     def _compute_log_probs(self, pictures: Sequence[Picture]) -> Iterator[np.ndarray]:
         """log-probabilities [C] of every picture; the files are read batch by batch."""
         size = self.recipe.batch.pictures

@@ -116,7 +116,12 @@ class ClassifyPictures(Task):
             f"{size:,} parameters; {plan.steps(0):,} updates an epoch"
         )
         runner = PictureClassifier(recipe, parsed.classes, model)
-        validate = make_validator(runner.evaluate, data.valid)
+        measured = data.valid.rows[: recipe.validation.attention].tolist()
+        validate = make_validator(
+            runner.evaluate,
+            data.valid,
+            lambda: runner.list_examples(map(data.valid.pixels.__getitem__, measured)),
+        )
         objective = Classification(model, recipe.objective.smoothing, unit="pictures")
         batches = AugmentedPlan(plan, recipe.augment, recipe.train.seed)
         return Training(objective, batches, validate, recipe.validation.monitor)

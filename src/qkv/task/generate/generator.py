@@ -1,6 +1,7 @@
 """A trained language model: prompts in, continuations out, with scores of text and traces."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -143,7 +144,7 @@ class Generator:
         """
         if not self.model.attention_layers():
             raise BadData(f"this model has no attention: its mixer is {self.recipe.model.mixer}")
-        examples = [self._make_example(text, number) for number, text in enumerate(_as_list(texts), start=1)]
+        examples = [self._trace_text(text, number) for number, text in enumerate(_as_list(texts), start=1)]
         if not examples:
             raise BadData("there is no text to trace")
         unnormalised = find_unnormalised(self.model)
@@ -173,8 +174,7 @@ class Generator:
         except ValidationError as error:
             raise BadRecipe(describe_errors(error, SampleConfig)) from None
 
-    @torch.inference_mode()
-    def _make_example(self, text: str, number: int) -> Example:
+    def _trace_text(self, text: str, number: int) -> Example:
         ids = encode_prompt(text, self.tokenizer)
         if len(ids) < 2:
             raise BadData(f"text {number} is empty, so there is nothing to trace: pass a text with content")
@@ -183,7 +183,16 @@ class Generator:
                 f"text {number} has {len(ids):,} tokens, but the model reads at most {self.context:,}: "
                 "shorten it"
             )
-        tokens = torch.tensor([ids], device=next(self.model.parameters()).device)
+        return replace(self.trace_tokens(ids), meta={"line": number, "text": text})
+
+    @torch.inference_mode()
+    def trace_tokens(self, ids: Sequence[int]) -> Example:
+        """Where every layer attends while the model reads token ids, and how likely each is.
+
+        Args:
+            ids: at least two, and no more than the model can read.
+        """
+        tokens = torch.tensor([list(ids)], device=next(self.model.parameters()).device)
         hidden, attended = self.model.forward_with_weights(tokens)
         log_probs = self.model.output(hidden).float().log_softmax(-1)[0, :-1]
         log_probs = log_probs.gather(1, tokens[0, 1:, None])[:, 0]
@@ -199,7 +208,6 @@ class Generator:
             weight_axes={name: WeightAxes("predicted", "read", causal=True) for name in weights},
             log_probs=log_probs.cpu().numpy(),
             log_probs_axis="predicted",
-            meta={"line": number, "text": text},
         )
 
 

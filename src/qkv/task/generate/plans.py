@@ -20,12 +20,14 @@ class DataPlan(NamedTuple):
         sizes: how much there is to train on and held out, in words.
         scored: what is scored, in words.
         score: the held-out scores of a model.
+        list_segments: the token ids of the first so many held-out segments.
     """
 
     batches: Batches
     sizes: str
     scored: str
     score: Callable[[Any], dict[str, float]]
+    list_segments: Callable[[int], list[list[int]]]
 
 
 def plan_text(recipe: LanguageRecipe, texts: Texts, tokenizer: AnyTokenizer) -> DataPlan:
@@ -41,6 +43,10 @@ def plan_text(recipe: LanguageRecipe, texts: Texts, tokenizer: AnyTokenizer) -> 
         sizes,
         f"{len(valid.ids):,} tokens, {windows}",
         lambda model: score_text(model, valid, tokenizer, windows),
+        lambda count: [
+            valid.ids[start : start + recipe.batch.length].tolist()
+            for start in range(0, min(count * recipe.batch.length, len(valid.ids)), recipe.batch.length)
+        ],
     )
 
 
@@ -54,4 +60,5 @@ def plan_examples(recipe: LanguageRecipe, sets: ExampleSets, tokenizer: AnyToken
         f"{len(train):,} examples to train on, {len(valid):,} held out, none of which is trained on",
         f"the answers of {count:,} examples",
         lambda model: score_examples(model, (valid[i] for i in range(count))),
+        lambda segments: [valid[i].inputs.tolist() for i in range(min(segments, len(valid)))],
     )

@@ -76,12 +76,15 @@ class ScoringConfig(Strict):
         stride: tokens that a sliding window moves by; null: half a segment.
         tokens: most held-out tokens that are scored while training; 0: all.
         samples: how many continuations are printed at every validation.
+        attention: held-out segments on which entropy, diagonality and coverage of every attention are
+            measured at every validation; 0: none.
     """
 
     mode: Mode | None = None
     stride: PositiveInt | None = None
     tokens: int = Field(default=0, ge=0)
     samples: int = Field(default=0, ge=0)
+    attention: int = Field(default=0, ge=0)
 
 
 class LanguageRecipe(Recipe):

@@ -10,6 +10,7 @@ from torch import nn
 from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress, show_progress
+from qkv.task.attention_measures import measure_examples
 from qkv.task.base import Task, Training
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.generate.examples import (
@@ -186,11 +187,13 @@ def refuse_growing_state(recipe: LanguageRecipe) -> None:
 def _make_validator(
     plan: DataPlan, model: LanguageModel, tokenizer: AnyTokenizer, recipe: LanguageRecipe, report: Progress
 ) -> Callable[[], dict[str, float]]:
+    generator = Generator(recipe, tokenizer, model)
+    segments = plan.list_segments(recipe.validation.attention) if model.attention_layers() else []
+
     def validate() -> dict[str, float]:
         scores = plan.score(model)
         for _ in range(recipe.validation.samples):
-            text = Generator(recipe, tokenizer, model).generate("", length=200)
-            report.print_line(f"    {text}")
-        return scores
+            report.print_line(f"    {generator.generate('', length=200)}")
+        return scores | measure_examples(generator.trace_tokens(ids) for ids in segments if len(ids) > 1)
 
     return validate
