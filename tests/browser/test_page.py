@@ -227,10 +227,24 @@ def test_tokens_with_markup_are_text(open_page, tmp_path):
         page.wait_for_timeout(50)
     assert page.evaluate("window.hacked") is None
     page.locator("#tab-text").click()
-    assert page.locator("#text-rows .token").first.inner_text() == "<script>window.hacked=1</sc…"
+    assert page.locator("#text-rows .token").first.inner_text() == MARKUP[0]
     with page.expect_download():
         page.locator("#tab-matrix").click()
         page.locator("#export-svg").click()
+
+
+def test_sentences_are_cut_beside_a_matrix_only(open_page, tmp_path):
+    sentences = tuple(f"{n} is a sentence of more letters than a label has" for n in range(4))
+    axes = {"label": ("good",), "sentences": sentences}
+    example = Example(axes, {"pool": rows(1, 1, 4)}, {"pool": WeightAxes("label", "sentences")})
+    page = open_page(write_trace(tmp_path, example), "view=document")
+    assert page.locator("#document-text span").all_inner_texts() == list(sentences)
+    page.locator("#tab-matrix").click()
+    with page.expect_download() as download:
+        page.locator("#export-svg").click()
+    picture = Path(download.value.path()).read_text()
+    assert "0 is a sentence of more let…" in picture
+    assert sentences[0] not in picture
 
 
 def test_a_long_document_is_built_where_it_is_read(open_page, tmp_path):

@@ -19,6 +19,7 @@ from qkv.view.traced import OCCLUSION, ExampleLike, GridLike, TraceLike, is_occl
 from qkv.view.words import SPECIAL, format_token, group_words
 
 MAX_WEIGHTS = 50_000_000
+LONGEST_TEXT = 1000  # characters of a token, which may be a sentence
 _ACCENTS = {"light": "#b04a00", "dark": "#ffb066"}
 _TITLE_TOKENS = 12
 
@@ -149,7 +150,7 @@ def _describe_axis(name: str, axis: Any, images: Mapping[str, str]) -> dict[str,
     groups = group_words(labels)
     return {
         "name": name,
-        "labels": [format_token(token) for token in labels],
+        "labels": [format_token(token, LONGEST_TEXT) for token in labels],
         "starts": [group[0] for group in groups] if len(groups) < len(labels) else [],
         "special": [position for position, token in enumerate(labels) if token in SPECIAL],
         "grid": None,

@@ -48,10 +48,14 @@ def label_tokens(tokens: Sequence[str], name: str = "") -> Side:
     return Side(tuple(labels), name, tuple(group[0] for group in groups))
 
 
-def format_token(token: str) -> str:
+def format_token(token: str, longest: int = LONGEST) -> str:
     """The label of a token, without its word mark.
 
     Special tokens become words, control characters become visible, and long tokens are cut.
+
+    Args:
+        token: as the model reads it.
+        longest: most characters of a label.
 
     >>> format_token("▁Haus"), format_token("</s>"), format_token("▁")
     ('Haus', '⟨end⟩', '␣')
@@ -62,7 +66,7 @@ def format_token(token: str) -> str:
     text = "".join(c if c.isprintable() or c in "\u200c\u200d" else "␣" for c in text)
     if not text.strip():
         return "␣"
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def group_words(tokens: Sequence[str]) -> list[list[int]]:

@@ -14,6 +14,8 @@
  *   weights: Weights}} Matrix
  */
 
+const LONGEST_LABEL = 28; // letters of a label beside a matrix; other views show the whole text
+
 const payload = JSON.parse(/** @type {string} */ (element("qkv-data").textContent));
 
 /** @type {Trace[]} */
@@ -96,6 +98,12 @@ export function decode(weights, codes, head) {
   return values;
 }
 
+/** @param {string} text @returns {string} */
+function shorten(text) {
+  const letters = [...text];
+  return letters.length > LONGEST_LABEL ? `${letters.slice(0, LONGEST_LABEL - 1).join("")}…` : text;
+}
+
 /**
  * The side of a matrix along an axis: tokens, or words, with or without special tokens.
  * @param {Axis} axis @param {{merge: boolean, special: boolean}} options
@@ -126,7 +134,7 @@ export function makeSide(axis, options) {
   const hasPieces = opensWord.includes(false);
   const labels = texts.map((text, i) => {
     const isMarked = hasPieces && opensWord[i] && text !== "␣" && !axis.special.includes(groups[i][0]);
-    return (isMarked ? "␣" : "") + text;
+    return (isMarked ? "␣" : "") + shorten(text);
   });
   return { labels, texts, groups, opensWord, axis };
 }
