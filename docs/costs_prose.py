@@ -6,7 +6,8 @@ INTRO = """\
 <!-- Written by `python docs/make_costs.py`; change that script or costs_prose.py, not this page. -->
 
 `qkv cost RECIPE` (or a run) computes what a model costs before it is trained. Nothing is allocated and no
-data is read: the model is built on torch's meta device.
+data is read: the model is built on torch's meta device. A model of GPT-3's size, 96 layers of 12,288, takes
+4.8 seconds and 422 MB (two idle cores of an AMD EPYC CPU, 2026-11-30).
 
     qkv cost demo-rfa
     qkv cost lm-shakespeare-rfa --set model.max_length=16384 --length 1k,4k,16k
