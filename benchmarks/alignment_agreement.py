@@ -46,8 +46,7 @@ class Cells(NamedTuple):
 
 def train_model_2(pairs: Sequence[Pair]) -> list[Links]:
     """The links (source word, target word) of the most likely alignment of every pair."""
-    source_ids, target_ids = ({} for _ in range(2))
-    cells = _list_cells(pairs, source_ids, target_ids)
+    cells = _list_cells(pairs)
     count = int(cells.pair.max()) + 1
     types = np.zeros(count, np.int64)
     types[cells.pair] = cells.source_type
@@ -60,8 +59,10 @@ def train_model_2(pairs: Sequence[Pair]) -> list[Links]:
     return list(_read_links(pairs, table[cells.pair] * cells.prior))
 
 
-def _list_cells(pairs: Sequence[Pair], source_ids: dict[str, int], target_ids: dict[str, int]) -> Cells:
+def _list_cells(pairs: Sequence[Pair]) -> Cells:
     """The first column of every sentence pair is the word that stands for none."""
+    source_ids: dict[str, int] = {}
+    target_ids: dict[str, int] = {}
     sources, targets, words, priors, first = [], [], [], [], 0
     for source, target in pairs:
         ids = [0, *(source_ids.setdefault(_normalise(word), len(source_ids) + 1) for word in source.split())]
@@ -104,10 +105,7 @@ def combine_directions(pairs: Sequence[Pair]) -> list[Gold]:
         frozenset((i, j) for j, i in links)
         for links in train_model_2([(target, source) for source, target in pairs])
     ]
-    return [
-        Gold(one & other, symmetrise(one, other) | (one & other))
-        for one, other in zip(forward, backward, strict=True)
-    ]
+    return [Gold(one & other, symmetrise(one, other)) for one, other in zip(forward, backward, strict=True)]
 
 
 def link_diagonal(pair: Pair) -> Links:

@@ -28,7 +28,8 @@ It prints
   softmax over all keys;
 - with `--precision bf16`, the memory under autocast, whatever the recipe says;
 - with `--measure`, from which length on an attention is faster than softmax on this machine;
-- with `--probe`, the speed of a minute of training on made-up data, and how long the whole training takes;
+- with `--probe`, the speed of a minute of training on made-up data, with the device, threads and precision of
+  the recipe, and how long the whole training takes;
 - with `--memory 16GB`, the largest batch and the largest length whose training step fits;
 - with `--png FILE` and two or more lengths, a picture of the operations of a training step over the length,
   beside those of the same model with softmax over all keys.

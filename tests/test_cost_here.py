@@ -12,11 +12,13 @@ import torch
 import qkv.cost.measured_crossover
 import qkv.cost.probe
 import tiny
+from qkv.bench import Crossing
 from qkv.bench.results import Cell
 from qkv.cost.estimate import estimate_cost
-from qkv.cost.measured_crossover import measure_crossovers
+from qkv.cost.measured_crossover import MeasuredCrossover, measure_crossovers
 from qkv.cost.modes import FusedAttentionOfCPU, KnownValues
 from qkv.cost.probe import probe_training
+from qkv.cost.report import describe_measured_crossover
 from qkv.cost.step_trace import SavedTensors
 from qkv.cost.workload import Sizes, build_workload
 from qkv.kernel import RFA, Elu, Softmax
@@ -25,6 +27,7 @@ from qkv.model.encoder import EncoderConfig
 from qkv.model.language import LanguageModelConfig
 from qkv.model.transformer import TransformerConfig
 from qkv.model.vision_classifier import CNNClassifierConfig
+from qkv.score import Location
 from qkv.select import Sparsemax
 from qkv.spec import AttentionSpec
 
@@ -60,12 +63,12 @@ def test_stored_bytes_under_autocast_are_those_of_a_real_step(config: Any, toler
 @pytest.mark.parametrize("config", [LanguageModelConfig(width=8, layers=1), CNNClassifierConfig(widths=(8,))])
 def test_a_probe_trains_and_stops_in_time(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     elapsed = []
-    probe = probe_training(config, SIZES._replace(precision="bf16"), 0.0, elapsed.append)
+    probe = probe_training(config, SIZES._replace(precision="bf16"), "cpu", 0.0, elapsed.append)
     assert probe.steps == len(elapsed) == 1
     assert 0 < probe.seconds <= elapsed[0] * 1.01
     assert probe.peak >= 0
     monkeypatch.setattr(qkv.cost.probe, "MOST_STEPS", 3)
-    assert probe_training(config, SIZES, 1e9).steps == 3
+    assert probe_training(config, SIZES, "cpu", 1e9).steps == 3
 
 
 def _fake_times(crossing: float) -> Any:
@@ -96,6 +99,27 @@ def test_lengths_double_until_attention_is_faster_three_times(
     assert not list(measure_crossovers(LanguageModelConfig(width=16), lambda step: None))
 
 
+@pytest.mark.parametrize(
+    ("measured", "outcome"),
+    [
+        ((Crossing(298.0, True), True, 2048), "faster from about 300 tokens on"),
+        ((Crossing(298.0, False), False, 2048), "faster only below about 300 tokens"),
+        ((None, True, 256), "faster at every length up to 256"),
+        ((None, False, 16384), "slower at every length up to 16,384"),
+        ((None, False, 0), "not measured, because it reads so few tokens"),
+    ],
+)
+def test_every_outcome_of_a_measurement_is_told(measured: Any, outcome: str) -> None:
+    line = describe_measured_crossover(MeasuredCrossover("model.decoder", *measured))
+    assert line.endswith(f"a forward pass is {outcome}")
+
+
+def test_attention_that_reads_few_keys_is_not_measured() -> None:
+    spec = AttentionSpec(causal=True, score=Location(length=16))
+    [measured] = measure_crossovers(LanguageModelConfig(width=16, attention=spec), lambda step: None)
+    assert (measured.crossing, measured.longest) == (None, 0)
+
+
 def test_the_command_prints_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,4 +137,5 @@ def test_the_command_prints_what_it_measured(
     result = json.loads((tmp_path / "cost.json").read_text())
     assert result["measured"][0]["crossing"]["faster_above"]
     assert result["probe"]["steps"] == 1
+    assert result["probe"]["precision"] == "bf16"
     assert result["costs"][0]["sizes"]["precision"] == "bf16"

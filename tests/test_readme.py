@@ -13,6 +13,7 @@ from qkv.cli.commands.cost import CostOptions, parse_lengths
 from qkv.cost.subject import read_subject
 from qkv.cost.workload import check_length
 from qkv.task.recipe import parse_recipe
+from qkv.task.registry import TASKS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,7 +58,7 @@ def test_python_blocks_run_one_after_the_other(
 def test_recipes_parse(block: str) -> None:
     raw = yaml.safe_load(block)
     raw.setdefault("data", {"phrases": {}})
-    parse_recipe(raw, "the page")
+    assert parse_recipe(raw, "the page").task in TASKS
 
 
 @pytest.mark.parametrize("line", COMMANDS)

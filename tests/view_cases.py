@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from qkv.trace import Example, Grid, Trace, WeightAxes
+from qkv.view import NamedTrace, write_html
 from tiny import translation_example
 
 SOURCE = ("▁the", "▁tall", "▁house", "s", "</s>")
@@ -38,3 +39,9 @@ def grid_trace(queries=("▁a", "▁dog"), grid=None, heads=2):
     }
     pairs = {"cross.0": WeightAxes("text", "image"), "self.0": WeightAxes("text", "text")}
     return Trace((Example(axes, weights, pairs),), "caption")
+
+
+def write_trace(folder, example, images=None):
+    """The page of one example."""
+    trace = example if isinstance(example, Trace) else Trace((example,), "any")
+    return write_html([NamedTrace("t", trace)], folder / "p.html", images)

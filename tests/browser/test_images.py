@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from qkv.trace import Example, Grid, Trace, WeightAxes
-from qkv.view import NamedTrace, write_html
-from view_cases import grid_trace
+from qkv.trace import Example, Grid, WeightAxes
+from view_cases import grid_trace, write_trace
 
 DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5E"
@@ -22,12 +21,6 @@ fractions => {
   });
 }
 """
-
-
-def write_trace(folder, example, images=None):
-    """The page of one example."""
-    trace = example if isinstance(example, Trace) else Trace((example,), "any")
-    return write_html([NamedTrace("t", trace)], folder / "p.html", images)
 
 
 def test_images_have_overlays(open_page, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from qkv.trace import Example, Trace, WeightAxes
 from qkv.view import NamedTrace, write_html
-from view_cases import INK, PAPER, rows, trace_of
+from view_cases import INK, PAPER, rows, trace_of, write_trace
 
 MARKUP = (
     "<script>window.hacked=1</script>",
@@ -19,12 +19,6 @@ MARKUP = (
     "\"'`&amp;",
     "\u200fمرحبا\u202e",
 )
-
-
-def write_trace(folder, example, images=None):
-    """The page of one example."""
-    trace = example if isinstance(example, Trace) else Trace((example,), "any")
-    return write_html([NamedTrace("t", trace)], folder / "p.html", images)
 
 
 def with_occlusion(trace):

@@ -60,8 +60,16 @@ def cost(  # noqa: PLR0913, PLR0917 -- the options of the command
     from qkv.cli.commands.cost import CostOptions, report_cost
 
     options = CostOptions(
-        *(length, batch, beam, memory, tuple(change or ()), None if precision is None else precision.value),
-        *(measure, probe, png, json),
+        length=length,
+        batch=batch,
+        beam=beam,
+        memory=memory,
+        changes=tuple(change or ()),
+        precision=None if precision is None else precision.value,
+        measure=measure,
+        probe=probe,
+        png=png,
+        json=json,
     )
     report_cost(subject, options)
 

@@ -42,9 +42,22 @@ def find_crossovers(config: Any) -> list[Crossover]:
     """
     return [
         Crossover(name, _find_operations_crossover(spec), _find_state_crossover(spec))
-        for name, spec in iterate_specs(config)
-        if spec.project and get_softmax_spec(spec) != spec
+        for name, spec in iterate_alternatives(config)
     ]
+
+
+def iterate_alternatives(config: Any) -> Iterator[tuple[str, AttentionSpec]]:
+    """The attentions with projections that are not softmax over all keys already.
+
+    Args:
+        config: the config of the model.
+
+    Yields:
+        The key of the recipe and the spec.
+    """
+    for name, spec in iterate_specs(config):
+        if spec.project and get_softmax_spec(spec) != spec:
+            yield name, spec
 
 
 def iterate_specs(config: Any) -> Iterator[tuple[str, AttentionSpec]]:

@@ -39,6 +39,7 @@ class Probe(NamedTuple):
 def probe_training(
     config: Any,
     sizes: Sizes,
+    device: str = "cpu",
     seconds: float = PROBE_SECONDS,
     report: Callable[[float], None] = lambda elapsed: None,
 ) -> Probe:
@@ -47,6 +48,7 @@ def probe_training(
     Args:
         config: the config of a model: any section `model` of a recipe.
         sizes: the sizes of a step, and its precision.
+        device: "cpu", "cuda" or "mps".
         seconds: how long; two steps run before.
         report: is called after every step with the seconds until then.
 
@@ -56,7 +58,6 @@ def probe_training(
     Raises:
         BadRecipe: the length is more than the model can read.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     workload = build_workload(config, sizes, device)
     workload = workload._replace(batch=_draw_tokens(workload.batch, sizes))
     step = _make_step(workload, HALF_TYPES.get(sizes.precision), device)

@@ -94,8 +94,11 @@ def describe_measured_crossover(measured: MeasuredCrossover) -> str:
         measured: where it becomes faster than softmax.
     """
     name, crossing, is_faster, longest = measured
-    if crossing is not None and crossing.faster_above:
-        outcome = f"faster from about {crossing.rounded:,} tokens on"
+    if longest == 0:
+        outcome = "not measured, because it reads so few tokens"
+    elif crossing is not None:
+        side = "from about {} tokens on" if crossing.faster_above else "only below about {} tokens"
+        outcome = "faster " + side.format(f"{crossing.rounded:,}")
     else:
         outcome = f"{'faster' if is_faster else 'slower'} at every length up to {longest:,}"
     return f"{name} against softmax over all keys, measured here: a forward pass is {outcome}"

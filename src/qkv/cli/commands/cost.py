@@ -23,6 +23,7 @@ from qkv.cost.workload import build_workload, check_length
 from qkv.errors import BadRecipe
 from qkv.progress import show_progress
 from qkv.task.output_files import write_json
+from qkv.train.devices import choose_device, choose_fabric_precision, limit_cpu_threads
 from qkv.view.line_chart import ChartLine, draw_lines
 
 MAX_DIGITS = 9
@@ -62,7 +63,7 @@ def report_cost(name: str, options: CostOptions) -> None:
     if options.measure:
         result["measured"] = _measure_crossovers(subjects[0])
     if options.probe:
-        result["probe"] = _probe(subjects[0])
+        result["probe"] = _probe(subjects[0], options.precision)
     if options.png is not None:
         _draw_operations(subjects, [cost["operations"]["training"] for cost in result["costs"]], options.png)
     if options.json is not None:
@@ -117,18 +118,19 @@ def _measure_crossovers(subject: Subject) -> list[dict[str, Any]]:
     ]
 
 
-def _probe(subject: Subject) -> dict[str, Any]:
-    """Run training steps for a minute, print what a training would take, and return it as data."""
-    with show_progress("probe", round(PROBE_SECONDS)) as progress:
+def _probe(subject: Subject, precision: str | None) -> dict[str, Any]:
+    """Train for a minute as the recipe would here, print what all of it would take, and return it as data."""
+    config, device = subject.recipe.train, choose_device(subject.recipe.train.device)
+    chosen = choose_fabric_precision(precision or config.precision, device).split("-")[0]
+    sizes = subject.sizes._replace(precision=chosen)
+    with show_progress("probe", round(PROBE_SECONDS)) as progress, limit_cpu_threads(config.threads):
         probe = probe_training(
-            subject.recipe.model,
-            subject.sizes,
-            PROBE_SECONDS,
+            *(subject.recipe.model, sizes, device, PROBE_SECONDS),
             lambda elapsed: progress.update(round(elapsed)),
         )
     for line in describe_probe(probe, build_workload(subject.recipe.model, subject.sizes), subject.recipe):
         print(line)
-    return probe._asdict()
+    return {**probe._asdict(), "precision": chosen}
 
 
 def parse_bytes(text: str) -> int:

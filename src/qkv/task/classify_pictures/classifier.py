@@ -106,8 +106,9 @@ class PictureClassifier:
             raise BadData(
                 "this model has no attention to trace: train one with model.attention or an attention pool"
             )
-        examples = tuple(self._make_example(picture, number) for number, picture in enumerate(several, 1))
-        return Trace(examples, "classification", unnormalised=find_unnormalised(self.model))
+        return Trace(
+            tuple(self.list_examples(several)), "classification", unnormalised=find_unnormalised(self.model)
+        )
 
     def list_examples(self, pictures: Iterable[Picture]) -> Iterator[Example]:
         """The attention on pictures, one by one; nothing for a model without attention.
