@@ -66,7 +66,8 @@ standard deviation:
 
     qkv sweep recall-rfa --vary model.attention.kernel=softmax,rfa,elu --seeds 3
 
-Finished trainings are kept. After a kill the same command goes on, and the table is the same.
+`--processes 2` trains two at the same time, each with its share of the CPU threads. Finished trainings are
+kept. After Ctrl-C or a kill the same command goes on, and the table is the same.
 
 Generated phrases, three models, three seeds each, three passes over 20,000 phrases: 13 minutes on two idle
 cores of an AMD EPYC CPU (2026-11-30), with a kill after 150 seconds.

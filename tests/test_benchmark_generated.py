@@ -35,7 +35,7 @@ def test_recall_measures_what_is_missing_and_reports_all(
     assert (tmp_path / "recall.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("pairs", [4, 100])
+@pytest.mark.parametrize("pairs", [4, 64])
 def test_recall_trains_a_recipe_with_other_pairs(pairs: int) -> None:
     recipe = recall.build_recipe(recall.Cell("rfa-gate", pairs), 5)
     assert recipe.data.recall.pairs == pairs
@@ -43,14 +43,23 @@ def test_recall_trains_a_recipe_with_other_pairs(pairs: int) -> None:
     assert recipe.train.steps == 5
 
 
-def test_a_cell_is_trained_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_is_trained_from_the_one_with_fewer_pairs_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def build_recipe(cell: Any, updates: int | None) -> Any:
-        changes = ["data.recall={pairs: 2, keys: 4, values: 4, train: 50, valid: 5, test: 5}"]
-        return recall.read_recipe("recall-softmax", [*changes, f"train.steps={updates}", "model.width=8"])
+        sizes = f"{{pairs: {cell.pairs}, keys: 4, values: 4, train: 50, valid: 5, test: 5}}"
+        changes = [f"data.recall={sizes}", f"train.steps={updates}", "model.width=8"]
+        return recall.read_recipe("recall-softmax", changes)
 
     monkeypatch.setattr(recall, "build_recipe", build_recipe)
-    row = recall.measure(recall.Cell("softmax", 2), tmp_path, 2)
-    assert (row["updates"], row["pairs"]) == (2, 2)
+    cells = [recall.Cell("softmax", pairs) for pairs in (2, 3, 4)]
+    assert recall.find_initial_run(cells[0], tmp_path) is None
+    recall.run_cells(cells, tmp_path, 2, None)
+    runs = [tmp_path / "runs" / cell.name for cell in cells]
+    assert recall.find_initial_run(cells[2], tmp_path) == runs[1]
+    assert [(run / "initial.json").exists() for run in runs] == [False, True, True]
+    row = json.loads((tmp_path / "results" / "recall-softmax-4.json").read_text())
+    assert (row["updates"], row["pairs"]) == (2, 4)
     assert 0 <= row["accuracy"] <= 1
 
 
@@ -79,7 +88,7 @@ def test_listops_reports_accuracy_speed_memory_and_the_majority(
     [
         (recall, ["--attention", "softmacks"], "there is no 'softmacks'; known: softmax, rfa"),
         (recall, ["--pairs", "4,x"], "--pairs takes whole numbers"),
-        (recall, ["--pairs", "0"], "must be at least 1"),
+        (recall, ["--pairs", "0"], "--pairs takes numbers from 1 to 64"),
         (listops, ["--attention", "favor"], "there is no 'favor'; known: softmax, rfa"),
         (captioning, ["--models", "none"], "--models: there is no 'none'; known: soft, hard"),
         (captioning, ["--updates", "x"], "--updates: must be at least 1, got x"),

@@ -1,5 +1,6 @@
 """`qkv sweep`: every combination and seed is trained once, also after a kill."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,19 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(
     assert f"delete {damaged.parent}, and the same command trains it again" in capsys.readouterr().err
 
 
+def test_several_processes_train_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = []
+    for processes in (1, 2):
+        result = tmp_path / f"{processes}.json"
+        options = ("--set", "train.threads=1", "--processes", processes, "--json", result)
+        assert tiny.call(*COMMAND, *options, "--out", tmp_path / f"sweep-{processes}") == 0
+        results.append(json.loads(result.read_text()))
+    for row in itertools.chain(*results):
+        assert row["scores"].pop("seconds") > 0
+    assert results[0] == results[1]
+    assert "4 of 4" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
@@ -86,3 +100,21 @@ def test_a_value_may_be_a_mapping() -> None:
     assert variation == ("model.decoder.kernel", ("{features: 8, name: rfa}", "elu"))
     trials = sweeping.Sweep("demo-rfa", (), (variation,), 1).trials
     assert [trial.folder for trial in trials] == ["01-features-8-name-rfa", "02-elu"]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (
+            "{kind: rnn, hidden: 8},{kind: transformer, width: 8},"
+            "{kind: transformer, width: 8, decoder: {kernel: rfa}}",
+            ["model.kind=rnn", "model.kind=transformer", "model.kind=transformer, model.decoder.kernel=rfa"],
+        ),
+        ("{a: true},{a: 'True'},{}", ["model.a=true", "model.a='True'", "no model.a"]),
+        ("{a: {b: 1}},{a: 1}", ["model.a.b=1", "no model.a.b"]),
+        ("8,{a: 1}", ["model=8", "model={a: 1}"]),
+    ],
+)
+def test_labels_of_mappings_name_the_keys_that_tell_them_apart(values: str, labels: list[str]) -> None:
+    variation = sweeping.parse_variation(f"model={values}")
+    assert [trial.label for trial in sweeping.Sweep("demo-rnn", (), (variation,), 1).trials] == labels

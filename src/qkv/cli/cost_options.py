@@ -122,6 +122,9 @@ def sweep(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change the recipe of all trainings"),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="trainings at the same time, each with its share of the CPU threads")
+    ] = 1,
     json: JsonFile = None,
 ) -> None:
     """Train a recipe with every combination of some values, and print mean ± standard deviation.
@@ -134,4 +137,4 @@ def sweep(
     from qkv.cost.sweep import Sweep, parse_variations
 
     folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
-    print_sweep(Sweep(recipe, tuple(change or ()), parse_variations(vary), seeds), folder, json)
+    print_sweep(Sweep(recipe, tuple(change or ()), parse_variations(vary), seeds), folder, processes, json)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from qkv.cost.sweep_labels import label_values, write_yaml
+from qkv.cost.worker_processes import run_in_processes
 from qkv.errors import BadRecipe, BadRun
 from qkv.files import expand_home
 from qkv.task.output_files import write_json
@@ -67,11 +67,13 @@ class Sweep(NamedTuple):
     def trials(self) -> list[Trial]:
         """All combinations."""
         keys = [variation.key for variation in self.variations]
+        labels = [label_values(variation.key, variation.values) for variation in self.variations]
+        values = itertools.product(*(variation.values for variation in self.variations))
         trials = []
-        for values in itertools.product(*(variation.values for variation in self.variations)):
-            changes = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-            slug = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(values)).strip("-")[:40]
-            trials.append(Trial(", ".join(changes), f"{len(trials) + 1:02}-{slug}".rstrip("-"), changes))
+        for number, (texts, each) in enumerate(zip(itertools.product(*labels), values, strict=True), 1):
+            changes = tuple(f"{key}={value}" for key, value in zip(keys, each, strict=True))
+            slug = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(each)).strip("-")[:40]
+            trials.append(Trial(", ".join(texts), f"{number:02}-{slug}".rstrip("-"), changes))
         return trials
 
 
@@ -108,16 +110,16 @@ def parse_variation(text: str) -> Variation:
         parsed = load_yaml(f"values: [{values}]")["values"]
     except ValueError as error:
         raise BadRecipe(f"{problem}: the values are not YAML ({error})") from None
-    written = tuple(
-        yaml.safe_dump(value, default_flow_style=True, width=10**6).split("\n")[0] for value in parsed
-    )
+    written = tuple(map(write_yaml, parsed))
     if len(set(written)) < 2 or len(set(written)) < len(written):
         raise BadRecipe(f"{problem}: give two different values or more")
     return Variation(key.strip(), written)
 
 
-def run_sweep(sweep: Sweep, out: Path, quiet: bool = False) -> Iterator[tuple[Trial, int, dict[str, float]]]:
-    """Train every combination with every seed, one after the other.
+def run_sweep(
+    sweep: Sweep, out: Path, quiet: bool = False, processes: int = 1
+) -> Iterator[tuple[Trial, int, dict[str, float]]]:
+    """Train every combination with every seed.
 
     Trainings that are finished in the folder are not repeated; one that was interrupted goes on.
 
@@ -125,6 +127,8 @@ def run_sweep(sweep: Sweep, out: Path, quiet: bool = False) -> Iterator[tuple[Tr
         sweep: what is trained.
         out: the folder of the sweep.
         quiet: print no progress.
+        processes: how many trainings run at the same time, each in a process of its own with its share of the
+            CPU threads; 1 trains in this process.
 
     Yields:
         The combination, the seed and the scores, as each training ends.
@@ -138,8 +142,14 @@ def run_sweep(sweep: Sweep, out: Path, quiet: bool = False) -> Iterator[tuple[Tr
     for trial in sweep.trials:
         _read_trial_recipe(sweep, trial, 1)
     _check_or_write_plan(sweep, folder)
-    for seed, trial in itertools.product(range(1, sweep.seeds + 1), sweep.trials):
-        yield trial, seed, _train_or_read(sweep, trial, seed, folder, quiet)
+    trainings = [(trial, seed) for seed in range(1, sweep.seeds + 1) for trial in sweep.trials]
+    arguments = [(sweep, trial, seed, folder, quiet) for trial, seed in trainings]
+    if processes == 1:
+        ended = ((index, _train_or_read(*each)) for index, each in enumerate(arguments))
+    else:
+        ended = run_in_processes(_train_or_read, arguments, processes)
+    for index, scores in ended:
+        yield *trainings[index], scores
 
 
 def summarise(results: Sequence[tuple[Trial, int, dict[str, float]]]) -> list[tuple[str, ...]]:

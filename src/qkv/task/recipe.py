@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,10 @@ from qkv.yaml_input import load_yaml, read_yaml_text
 
 def list_builtin_recipes() -> dict[str, str]:
     """Name -> first line of the description of every recipe that ships with the package."""
-    folder = files("qkv") / "recipes"
     recipes = {}
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".yaml"):
-            raw = load_yaml(entry.read_text(encoding="utf-8"))
-            recipes[entry.name.removesuffix(".yaml")] = str(raw.get("description", "")).partition("\n")[0]
+    for name, file in _find_builtin_files().items():
+        raw = load_yaml(file.read_text(encoding="utf-8"))
+        recipes[name] = str(raw.get("description", "")).partition("\n")[0]
     return recipes
 
 
@@ -34,10 +33,10 @@ def read_builtin_text(name: str) -> str:
     Raises:
         BadRecipe: there is no such recipe; the message offers the nearest name.
     """
-    recipes = list_builtin_recipes()
+    recipes = _find_builtin_files()
     if name not in recipes:
         raise BadRecipe(f"no built-in recipe {name!r}. {did_you_mean(name, recipes)}")
-    return (files("qkv") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    return recipes[name].read_text(encoding="utf-8")
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Any:
@@ -99,10 +98,16 @@ def _read_text(name: str | Path) -> tuple[str, str]:
             ) from None
         except ValueError as error:
             raise BadRecipe(f"cannot read the recipe {path}: {error}") from None
-    recipes = list_builtin_recipes()
+    recipes = _find_builtin_files()
     if str(name) not in recipes:
         raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), recipes)}")
-    return read_builtin_text(str(name)), f"recipe {name}"
+    return recipes[str(name)].read_text(encoding="utf-8"), f"recipe {name}"
+
+
+def _find_builtin_files() -> dict[str, Traversable]:
+    """Name -> file of every recipe that ships with the package."""
+    entries = sorted((files("qkv") / "recipes").iterdir(), key=lambda entry: entry.name)
+    return {entry.name.removesuffix(".yaml"): entry for entry in entries if entry.name.endswith(".yaml")}
 
 
 def _apply_change(raw: dict[str, Any], change: str) -> None:

@@ -26,7 +26,7 @@ class PhraseData(Strict):
         size: total number of phrases, held-out ones included.
         dev: phrases held out for choosing a model.
         test: phrases held out for measuring it.
-        kinds: names from KINDS; all of them when empty.
+        kinds: kinds of phrases, such as dates, measures or money; all of them when empty.
         seed: the same seed gives the same phrases, on every machine with the same version of Babel.
     """
 
