@@ -9,11 +9,11 @@ import pytest
 
 import qkv
 from qkv.task.attention_measures import average_measures, measure_examples
-from qkv.task.recipe import parse_recipe
+from qkv.task.recipe import parse_recipe, read_recipe
 from qkv.trace import Example, WeightAxes
 from qkv.train import METRICS
 from qkv.view.measures import Measures
-from tiny_text import classify_recipe, language_recipe
+from tiny_text import classify_recipe, fill_recipe, language_recipe
 
 ONCE = {"steps": 4, "validate_every": 2}
 SENTENCES = {"kind": "hierarchical", "max_sentences": 4, "max_sentence_length": 6}
@@ -76,6 +76,43 @@ def test_classifiers_of_pictures_have_no_diagonality(tmp_path: Path) -> None:
         run = tmp_path / str(len(keys))
         first, _ = read_measures(parse_recipe(raw, "the recipe"), run)
         assert first.keys() == keys
+
+
+@pytest.mark.parametrize("count", [1, 2, 10**6])
+def test_masked_language_models(count: int, tmp_path: Path) -> None:
+    recipe = fill_recipe(tmp_path, train=ONCE, validation={"attention": count})
+    first, second = read_measures(recipe, tmp_path / "run")
+    assert first.keys() == second.keys() == list_keys("layer.0")
+    assert 0 < first["attention.layer.0.entropy"] < np.log(recipe.batch.length)
+    assert first != second
+
+
+CNN = "{kind: cnn, widths: [4, 8], groups: 2}"
+PATCHES = "{kind: patches, patch: 4, layers: 1, width: 8, heads: 2, feedforward: 16}"
+SIZES = "layers: 1, width: 8, heads: 2, feedforward: 8"
+
+
+@pytest.mark.parametrize(
+    ("model", "on_grid", "over_words"),
+    [
+        (f"{{kind: rnn, encoder: {CNN}, embedding: 8, hidden: 12}}", ("cross.0",), ()),
+        (f"{{kind: rnn, encoder: {CNN}, embedding: 8, hidden: 12, attention: null}}", (), ()),
+        (
+            f"{{kind: transformer, encoder: {PATCHES}, {SIZES}}}",
+            ("encoder.layer.0", "cross.0"),
+            ("decoder.0",),
+        ),
+    ],
+)
+def test_captioners(
+    model: str, on_grid: tuple[str, ...], over_words: tuple[str, ...], tmp_path: Path
+) -> None:
+    changes = ["data={shapes: {size: 16, train: 40, valid: 10, test: 12}}", "batch={pictures: 8}"]
+    changes += [f"model={model}", f"train={ONCE}", "validation={attention: 3, decode: 0}"]
+    first, second = read_measures(read_recipe("caption-shapes-soft", changes), tmp_path / "run")
+    assert first.keys() == second.keys()
+    assert first != second or not first
+    assert first.keys() == list_keys(*on_grid, names=("entropy", "coverage")) | list_keys(*over_words)
 
 
 def test_nothing_is_measured_by_default(tmp_path: Path) -> None:

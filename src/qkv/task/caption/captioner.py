@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qkv.decode import Hypothesis, SearchConfig, search
 from qkv.errors import BadData
+from qkv.task.attention_measures import measure_examples
 from qkv.task.caption.examples import CaptionedExamples, read_test_examples, stack_inputs
 from qkv.task.caption.grounding import measure_pointing
 from qkv.task.caption.inputs import Input, list_inputs, name_input, read_input
@@ -21,6 +22,7 @@ from qkv.task.unnormalised import find_unnormalised
 from qkv.trace import Trace
 
 OnProgress = Callable[[int], None]
+GREEDY = SearchConfig(beam=1, length_penalty=0.0)
 
 
 class Captioned(NamedTuple):
@@ -201,6 +203,21 @@ class Captioner:
             captions += [self.tokenizer.decode(best[0].tokens) for best in results]
             on_progress(len(captions))
         return captions
+
+    def measure_attention(self, examples: CaptionedExamples) -> dict[str, float]:
+        """Measures of every attention while pictures are captioned greedily; see `measure_examples`.
+
+        Args:
+            examples: the pictures.
+        """
+        if not len(examples) or not self.model.attention_layers():
+            return {}
+        inputs = [stack_inputs([examples.get_pixels(place)]) for place in range(len(examples))]
+        found = (self.search(each, GREEDY, capture=True)[0][0] for each in inputs)
+        return measure_examples(
+            build_example(self.model, self.tokenizer, each, hypothesis, None, number)
+            for number, (each, hypothesis) in enumerate(zip(inputs, found, strict=True), 1)
+        )
 
     def build_search_config(self, beam: int | None = None, n: int = 1) -> SearchConfig:
         """The recipe's search with another beam width and number of captions.

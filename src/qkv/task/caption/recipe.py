@@ -123,11 +123,14 @@ class CaptionValidation(Strict):
         monitor: the score that decides which weights are best.
         decode: held-out pictures that are captioned greedily, for BLEU, CIDEr-D and exact match; 0 is none.
         samples: how many of these captions are printed.
+        attention: held-out pictures on which entropy and coverage of every attention are measured at every
+            validation, as the model captions them greedily; 0: none.
     """
 
     monitor: Literal["nll", "bleu4", "cider", "exact"] = "nll"
     decode: int = Field(default=200, ge=0)
     samples: int = Field(default=2, ge=0)
+    attention: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _can_be_monitored(self) -> "CaptionValidation":

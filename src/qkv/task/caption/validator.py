@@ -6,15 +6,12 @@ from typing import Any
 from torch import nn
 
 from qkv.data.batching import iterate_by_length
-from qkv.decode import SearchConfig
 from qkv.progress import Progress
 from qkv.task.caption.batches import encode_captions, make_dataset
-from qkv.task.caption.captioner import Captioner
+from qkv.task.caption.captioner import GREEDY, Captioner
 from qkv.task.caption.examples import CaptionedExamples
 from qkv.task.caption.grounding import measure_pointing
 from qkv.task.caption.metrics import score_captions
-
-GREEDY = SearchConfig(beam=1, length_penalty=0.0)
 
 
 class Validator:
@@ -41,16 +38,17 @@ class Validator:
             report.print_line(f"held-out: {note}")
         self.dataset = make_dataset(examples, captions)
         self.decoded = examples.select(range(min(recipe.validation.decode, len(examples))))
+        self.traced = examples.select(range(min(recipe.validation.attention, len(examples))))
         self.objective, self.captioner, self.report = objective, captioner, report
 
     def __call__(self) -> dict[str, float]:
         """The scores of the model with its present weights."""
         scores = self._compute_likelihood()
-        if not len(self.decoded):
-            return scores
-        if not math.isfinite(scores["nll"]):  # there is no best continuation to search for
-            return {**scores, **dict.fromkeys(("bleu4", "cider", "exact"), math.nan)}
-        return {**scores, **self._score_captions()}
+        is_finite = math.isfinite(scores["nll"])  # otherwise there is no best continuation to search for
+        if len(self.decoded):
+            captions = dict.fromkeys(("bleu4", "cider", "exact"), math.nan)
+            scores |= self._score_captions() if is_finite else captions
+        return scores | self.captioner.measure_attention(self.traced) if is_finite else scores
 
     def _compute_likelihood(self) -> dict[str, float]:
         total, count = {"nll": 0.0, "accuracy": 0.0}, 0

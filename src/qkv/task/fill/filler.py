@@ -111,11 +111,20 @@ class Filler:
         if not several:
             raise BadData("there is no text to trace")
         unnormalised = find_unnormalised(self.model)
-        examples = tuple(self._make_example(text, number) for number, text in enumerate(several, start=1))
+        examples = tuple(
+            self.trace_tokens(self._encode(text), {"line": number, "text": text})
+            for number, text in enumerate(several, start=1)
+        )
         return Trace(examples, "masked language model", unnormalised=unnormalised)
 
-    def _make_example(self, text: str, number: int) -> Example:
-        ids = self._encode(text)
+    @torch.inference_mode()
+    def trace_tokens(self, ids: Sequence[int], meta: dict[str, Any] | None = None) -> Example:
+        """Where every layer attends in a text.
+
+        Args:
+            ids: its tokens.
+            meta: what else the example says.
+        """
         tokens = torch.tensor([ids], device=next(self.model.parameters()).device)
         _, attended = self.model.forward_with_weights(tokens, torch.ones_like(tokens, dtype=torch.bool))
         weights = {
@@ -127,7 +136,7 @@ class Filler:
             named_axes={"text": tuple(self._format_pieces(ids))},
             weights=weights,
             weight_axes={name: WeightAxes("text", "text") for name in weights},
-            meta={"line": number, "text": text},
+            meta=meta or {},
         )
 
     @torch.inference_mode()

@@ -26,6 +26,17 @@ class MaskingConfig(Strict):
     smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
+class FillValidation(Strict):
+    """What else is measured on held-out text while training.
+
+    Args:
+        attention: held-out segments on which entropy, diagonality and coverage of every attention are
+            measured at every validation, nothing hidden; 0: none.
+    """
+
+    attention: int = Field(default=0, ge=0)
+
+
 class FillRecipe(Recipe):
     """Everything that training a masked language model needs.  Every key has a default but `data`.
 
@@ -38,6 +49,7 @@ class FillRecipe(Recipe):
         model: the encoder.
         train: how the model is trained.
         objective: which tokens are hidden, and what is minimised.
+        validation: what else is measured on held-out text.
     """
 
     task: Literal["fill"] = "fill"
@@ -47,6 +59,7 @@ class FillRecipe(Recipe):
     model: EncoderConfig = EncoderConfig()
     train: TrainConfig = TrainConfig(epochs=EPOCHS)
     objective: MaskingConfig = MaskingConfig()
+    validation: FillValidation = FillValidation()
 
     @model_validator(mode="after")
     def _fits(self) -> "FillRecipe":

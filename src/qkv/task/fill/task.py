@@ -10,6 +10,7 @@ from torch import nn
 from qkv.data.streams import StreamPlan
 from qkv.model.encoder import MaskedLanguageModel
 from qkv.progress import Progress, show_progress
+from qkv.task.attention_measures import measure_examples
 from qkv.task.base import Task, Training
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill.filler import Filler, masked_plan, score_masked
@@ -85,8 +86,16 @@ class Fill(Task):
             f"{batches.steps(0):,} updates an epoch; {recipe.objective.rate:.0%} of the tokens are hidden"
         )
 
+        runner, held_out = Filler(recipe, parsed, model), encode_text(data.valid, parsed).ids
+        end, length = (
+            min(recipe.validation.attention * recipe.batch.length, len(held_out)),
+            recipe.batch.length,
+        )
+        segments = [held_out[start : min(start + length, end)].tolist() for start in range(0, end, length)]
+
         def validate() -> dict[str, float]:
-            return score_masked(recipe, parsed, model, data.valid)
+            scores = score_masked(recipe, parsed, model, data.valid)
+            return scores | measure_examples(runner.trace_tokens(ids) for ids in segments if len(ids) > 1)
 
         return Training(MaskedLanguageModeling(model, recipe.objective.smoothing), batches, validate, "nll")
 
