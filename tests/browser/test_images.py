@@ -36,6 +36,15 @@ def test_images_have_overlays(open_page, tmp_path):
     assert "dog: most at cell" in page.locator("#image-caption").inner_text()
 
 
+def test_a_page_of_pictures_opens_with_them(open_page, tmp_path):
+    trace = grid_trace(grid=Grid(3, 3, "dog.jpg"))
+    page = open_page(write_trace(tmp_path, trace, {"dog.jpg": DOT}))
+    assert page.locator("#overlay-canvas").is_visible()
+    page.locator("#tab-matrix").click()
+    page.reload()
+    assert page.locator("#map").is_visible()
+
+
 def test_cells_are_drawn_where_they_are(open_page, tmp_path):
     grid = Grid(2, 2, "dog.jpg", (-0.25, -0.25, 0.75, 0.75))
     example = Example({"text": ("a",), "cells": grid}, {"cross.0": np.eye(4)[None, 3:]}, CROSS)

@@ -227,12 +227,17 @@ def test_tokens_with_markup_are_text(open_page, tmp_path):
         page.locator("#export-svg").click()
 
 
-def test_sentences_are_cut_beside_a_matrix_only(open_page, tmp_path):
+def test_sentences_are_cut_beside_a_matrix_and_in_lists(open_page, tmp_path):
     sentences = tuple(f"{n} is a sentence of more letters than a label has" for n in range(4))
     axes = {"label": ("good",), "sentences": sentences}
     example = Example(axes, {"pool": rows(1, 1, 4)}, {"pool": WeightAxes("label", "sentences")})
     page = open_page(write_trace(tmp_path, example), "view=document")
     assert page.locator("#document-text span").all_inner_texts() == list(sentences)
+    assert (
+        page.locator("#document-strongest button")
+        .first.inner_text()
+        .startswith("0 is a sentence of more let… (0)")
+    )
     page.locator("#tab-matrix").click()
     with page.expect_download() as download:
         page.locator("#export-svg").click()
@@ -248,7 +253,7 @@ def test_a_long_document_is_built_where_it_is_read(open_page, tmp_path):
     weights[0, 0, 4321] += 0.5
     axes = {"class": ("good",), "words": words}
     example = Example(axes, {"pool": weights}, {"pool": WeightAxes("class", "words")})
-    page = open_page(write_trace(tmp_path, example), "view=document")
+    page = open_page(write_trace(tmp_path, example))
     assert 0 < page.locator("#document-text span").count() < 3000
     assert page.locator("#document-strongest button").first.inner_text() == "word4321 (4321): 0.498"
     page.locator("#document-strongest button").first.click()

@@ -69,7 +69,8 @@ function listStrongest(matrix, row, blocks) {
     const button = document.createElement("button");
     button.type = "button";
     button.dir = "auto";
-    button.textContent = `${matrix.columns.texts[column]} (${column}): ${formatWeight(value)}`;
+    button.textContent = `${matrix.columns.labels[column]} (${column}): ${formatWeight(value)}`;
+    button.title = matrix.columns.texts[column];
     button.addEventListener("click", () => {
       blocks[Math.floor(column / CHUNK)].scrollIntoView({ block: "center" });
       update({ column });

@@ -9,10 +9,11 @@ import { traces } from "./data.js";
  */
 
 export const VIEWS = ["matrix", "text", "wall", "document", "image", "table"];
+const LONG = 1000; // tokens; more do not fit beside a matrix
 
 /** @type {State} */
 const DEFAULTS = {
-  view: "matrix", trace: 0, example: 0, layer: "", head: "mean", merge: false, special: true, row: -1,
+  view: chooseView(), trace: 0, example: 0, layer: "", head: "mean", merge: false, special: true, row: -1,
   column: -1, compare: "none", traceB: Math.min(1, traces.length - 1), layerB: "", headB: "mean",
   sort: "layer", overlay: "smooth", scale: "largest", theme: "auto",
 };
@@ -97,6 +98,16 @@ function chooseLayer(example) {
   const layers = example.weights.filter((weights) => weights.kind === "attention");
   const cross = layers.filter((weights) => weights.rows !== weights.columns && !weights.causal);
   return (cross.at(-1) ?? layers.at(-1) ?? example.weights[0])?.name ?? "";
+}
+
+/** The view that the page opens with: pictures and long texts are no matrices that one can read. */
+function chooseView() {
+  const example = traces[0]?.examples[0];
+  const weights = example && findWeights(example, chooseLayer(example));
+  if (!weights) return "matrix";
+  const keys = example.axes[weights.columns];
+  if (keys.grid?.image) return "image";
+  return keys.labels.length > LONG ? "document" : "matrix";
 }
 
 /** @param {import("./data.js").Example} example @param {string} name */
