@@ -1,4 +1,4 @@
-"""README and three pages of docs are checked: Python runs, recipes parse, commands and options exist."""
+"""README and four pages of docs are checked: Python runs, recipes parse, commands and options exist."""
 
 import re
 import shlex
@@ -23,7 +23,8 @@ PYTHON = {
     for page, text in (("README.md", README), ("pictures.md", PICTURES))
 }
 COSTS = (ROOT / "docs" / "costs.md").read_text()
-PAGES = README + (ROOT / "docs" / "text.md").read_text() + PICTURES + COSTS
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("translation.md", "text.md"))
+PAGES = README + TEXT + PICTURES + COSTS
 YAML = re.findall(r"```yaml\n(.*?)```", PAGES, re.S)
 COMMANDS = [
     part.strip()
@@ -35,7 +36,7 @@ COMMANDS = [
 
 def test_there_is_something_to_check() -> None:
     assert all(PYTHON.values())
-    assert len(YAML) == 9
+    assert len(YAML) == 10
     assert len(COMMANDS) >= 6
 
 
@@ -59,6 +60,11 @@ def test_recipes_parse(block: str) -> None:
     raw = yaml.safe_load(block)
     raw.setdefault("data", {"phrases": {}})
     assert parse_recipe(raw, "the page").task in TASKS
+
+
+@pytest.mark.parametrize("model", re.findall(r"\| `(\{.*\})` \|", TEXT))
+def test_models_in_tables_parse(model: str) -> None:
+    parse_recipe({"data": {"phrases": {}}, "model": yaml.safe_load(model)}, "the page")
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -17,7 +17,7 @@ class RNNConfig(Strict):
     """Sizes and parts of a recurrent translation model.
 
     Args:
-        kind: "rnn".
+        kind: the value that selects this model.
         attention: The attention to the source; None is the encoder–decoder of 2014 with one fixed context.
             The model sets its widths.  A score for two widths (additive, general, location) has no
             projections, nor have dot and cosine where state and annotations have one width; everything else

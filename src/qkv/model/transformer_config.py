@@ -16,7 +16,7 @@ class TransformerConfig(Strict):
     """Sizes and parts of a Transformer encoder–decoder.
 
     Args:
-        kind: "transformer".
+        kind: the value that selects this model.
         encoder_layers: Layers of the encoder.
         decoder_layers: Layers of the decoder.
         width: M, the width of the residual stream.
