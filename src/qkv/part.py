@@ -77,6 +77,17 @@ class Part(metaclass=PartMeta):
     predicts_positions: ClassVar[bool] = False
     example_options: ClassVar[Mapping[str, Any]] = {}
 
+    def build(self, dims: Dims) -> Any:
+        """Build what computes the part.
+
+        Args:
+            dims: The number of heads, and the widths per head.
+
+        Returns:
+            A module, if the part has parameters or buffers; the part itself, the default, if it has none.
+        """
+        return self
+
     def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
         """Count the operations of this part's matrix products for one sequence, two for each multiplication.
 

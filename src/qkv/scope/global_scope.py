@@ -1,11 +1,11 @@
 """The global scope: every key."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.shapes import Dims, Query
+from qkv.shapes import Query
 from qkv.strict import PART
 from qkv.token_positions import TokenPositions
 
@@ -35,17 +35,6 @@ class Global(Part):
     reweights: ClassVar[bool] = False
     supports_causal: ClassVar[bool] = True
     reach: ClassVar[tuple[int, int] | None] = None
-
-    def build(self, dims: Dims) -> Any:
-        """Build the scope.
-
-        Args:
-            dims: Not used: the scope has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
 
     def __call__(self, q: Query, positions: TokenPositions | None = None) -> tuple[None, None]:
         """Return no mask and no change of the weights.

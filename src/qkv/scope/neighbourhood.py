@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.shapes import Allow, Dims, Query
+from qkv.shapes import Allow, Query
 from qkv.strict import PART
 from qkv.token_positions import TokenPositions
 
@@ -80,17 +80,6 @@ class Neighbourhood(Part):
     def grid(self) -> tuple[int, int, int]:
         """Height, width and radius."""
         return self.height, self.width, self.radius
-
-    def build(self, dims: Dims) -> Any:
-        """Build the scope.
-
-        Args:
-            dims: Not used: the scope has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
 
     def __call__(self, q: Query, positions: TokenPositions) -> tuple[Allow, None]:
         """Compute the mask of the square around every query.

@@ -1,13 +1,13 @@
 """The window scope: the keys around the position of the query."""
 
 from dataclasses import KW_ONLY
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from qkv.part import Part
-from qkv.shapes import Allow, Dims, Query
+from qkv.shapes import Allow, Query
 from qkv.strict import PART
 from qkv.token_positions import TokenPositions
 
@@ -71,17 +71,6 @@ class Window(Part):
         """How many positions the window reaches back and ahead."""
         left = self.half_width if self.left is None else self.left
         return left, self.half_width if self.right is None else self.right
-
-    def build(self, dims: Dims) -> Any:
-        """Build the scope.
-
-        Args:
-            dims: Not used: the scope has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
 
     def __call__(self, q: Query, positions: TokenPositions) -> tuple[Allow, None]:
         """Compute the mask of the window.

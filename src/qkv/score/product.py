@@ -1,6 +1,6 @@
 """The base class of the scores that multiply queries with keys and have no parameters."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from qkv.part import Part
 from qkv.shapes import Dims
@@ -15,17 +15,6 @@ class ProductScore(Part):
     positional: ClassVar[bool] = False
     has_native_scores: ClassVar[bool] = False
     numbers_per_pair: ClassVar[int] = 1
-
-    def build(self, dims: Dims) -> Any:
-        """Build the score.
-
-        Args:
-            dims: Not used: the score has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
 
     def count_operations(self, dims: Dims, queries: int, keys: int, pairs: int) -> int:
         """Count the operations of q·k for every pair; see `Part.count_operations`.

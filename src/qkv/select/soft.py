@@ -1,13 +1,13 @@
 """Soft selection: the softmax of the scores."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv.part import Part
-from qkv.shapes import Allow, Dims, Logits, Weights
+from qkv.shapes import Allow, Logits, Weights
 from qkv.strict import PART
 
 
@@ -63,17 +63,6 @@ class Soft(Part):
     samples: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = True
     gives_log_prob: ClassVar[bool] = False
-
-    def build(self, dims: Dims) -> Any:
-        """Build the selection.
-
-        Args:
-            dims: Not used: the selection has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
 
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
         """Compute the weights.

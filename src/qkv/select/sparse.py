@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from qkv.part import Part
-from qkv.shapes import Allow, Dims, Logits, Weights
+from qkv.shapes import Allow, Logits, Weights
 from qkv.strict import PART
 from qkv.tracing import is_transformed
 
@@ -192,17 +192,6 @@ class Sparsemax(Part):
     is_softmax: ClassVar[bool] = False
     gives_log_prob: ClassVar[bool] = False
 
-    def build(self, dims: Dims) -> Any:
-        """Build the selection.
-
-        Args:
-            dims: Not used: the selection has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
-
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
         """Compute the weights.
 
@@ -242,17 +231,6 @@ class Entmax(Part):
     samples: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = False
     gives_log_prob: ClassVar[bool] = False
-
-    def build(self, dims: Dims) -> Any:
-        """Build the selection.
-
-        Args:
-            dims: Not used: the selection has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
 
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
         """Compute the weights.

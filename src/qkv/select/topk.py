@@ -1,6 +1,6 @@
 """Top-k selection: the softmax of the k highest scores, and no weight for the other keys."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -10,7 +10,7 @@ from torch import Tensor
 from qkv import masks
 from qkv.part import Part
 from qkv.select.soft import softmax
-from qkv.shapes import Allow, Dims, Logits, Weights
+from qkv.shapes import Allow, Logits, Weights
 from qkv.strict import PART
 
 
@@ -61,17 +61,6 @@ class TopK(Part):
     samples: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = False
     gives_log_prob: ClassVar[bool] = False
-
-    def build(self, dims: Dims) -> Any:
-        """Build the selection.
-
-        Args:
-            dims: Not used: the selection has no parameters.
-
-        Returns:
-            The part itself.
-        """
-        return self
 
     def __call__(self, logits: Logits, allow: Allow | None) -> tuple[Weights, Tensor | None]:
         """Compute the weights.
