@@ -210,6 +210,8 @@ def test_calls_and_axes_have_names():
             "no attention 'atention'. Did you mean",
         ),
         (lambda: qkv.capture(build(), heads=[2]), UnknownName, "attention has no head 2: it has 2"),
+        (lambda: qkv.capture(build(), layers=[]), BadData, "layers is empty: name a layer, or leave it out"),
+        (lambda: qkv.capture(build(), heads=[]), BadData, "heads takes a list of numbers, such as"),
         (lambda: qkv.capture(build(), pool=0), BadData, "pool must be a positive whole number, got 0"),
         (lambda: qkv.capture(build()).trace(["a"]), BadData, "nothing was captured: call the model inside"),
     ],

@@ -8,6 +8,8 @@ import pytest
 
 import qkv
 import tiny
+from qkv.errors import BadData
+from qkv.trace import Trace
 from tiny import Refused
 from tiny_text import classify_recipe, fill_recipe, language_recipe
 
@@ -46,6 +48,20 @@ def test_prompts_from_a_file_and_a_trace(runs: Any, tmp_path: Path, capsys: Any)
     assert [text[:4] for text in texts] == ["ann ", "bob "]
     assert tiny.call("view", tmp_path / "t.npz", "--png", tmp_path / "p.png") == 0
     assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_a_text_that_outgrows_the_model_is_traced_at_its_end(runs: Any, tmp_path: Path, capsys: Any) -> None:
+    trace = tmp_path / "t.npz"
+    options = ("--prompt", "ann ", "--length", 80, "--seed", 3, "--trace", trace, "--quiet")
+    assert tiny.call("generate", runs["lm"], *options) == 0
+    out, err = capsys.readouterr()
+    assert "text 1 without its first 21 tokens: the model reads at most 64" in err
+    example = Trace.load(trace).examples[0]
+    assert example.weights["layer.0"].shape == (2, 63, 63)
+    predicted: Any = example.named_axes["predicted"]
+    assert "".join(predicted).replace("▁", " ") == out[:-1][-63:]
+    with pytest.raises(BadData, match="text 1 has 85 tokens, but the model reads at most 64: shorten it"):
+        qkv.load(runs["lm"]).trace(out[:-1])
 
 
 def test_fill_prints_words_with_probabilities(runs: Any, tmp_path: Path, capsys: Any) -> None:

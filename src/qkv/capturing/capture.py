@@ -1,6 +1,6 @@
 """`qkv.capture`: a context in which the attention layers of any model record their weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -116,7 +116,8 @@ def capture(
 
     Raises:
         UnknownName: The model has no such layer or head.
-        BadData: The model has no layer of this library, or `pool` or `max_bytes` is not positive.
+        BadData: The model has no layer of this library, `layers` or `heads` is empty, or `pool` or
+            `max_bytes` is not positive.
         TooLarge: Inside the context, a call needs more than `max_bytes`.
 
     Example:
@@ -135,7 +136,7 @@ def capture(
     attentions = _find_layers(model)
     storage = Storage(max_bytes, pool)
     names = _select_names(attentions, layers)
-    selected_heads = None if heads is None else tuple(heads)
+    selected_heads = None if heads is None else _read_heads(heads)
     for name in names:
         _check_heads(name, attentions[name], selected_heads)
     return Capture([Recorder(name, attentions[name], selected_heads, storage) for name in names], pool)
@@ -160,10 +161,18 @@ def _select_names(attentions: Mapping[str, Any], layers: str | Sequence[str] | N
     if layers is None:
         return list(attentions)
     prefixes = [layers] if isinstance(layers, str) else list(layers)
+    if not prefixes:
+        raise BadData("layers is empty: name a layer, or leave it out to capture all")
     for layer in prefixes:
         if not any(f"{name}.".startswith(f"{layer}.") for name in attentions):
             raise UnknownName(f"the model has no attention {layer!r}. {did_you_mean(layer, attentions)}")
     return [name for name in attentions if any(f"{name}.".startswith(f"{layer}.") for layer in prefixes)]
+
+
+def _read_heads(heads: Any) -> tuple[int, ...]:
+    if not isinstance(heads, Iterable) or not (selected := tuple(heads)):
+        raise BadData(f"heads takes a list of numbers, such as [0, 1], got {heads!r}; leave it out for all")
+    return selected
 
 
 def _check_heads(name: str, layer: Any, heads: tuple[int, ...] | None) -> None:

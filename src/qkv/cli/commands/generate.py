@@ -1,5 +1,6 @@
 """`qkv generate`: continuations of prompts, from the command line or from a file."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,17 @@ def generate_text(  # noqa: PLR0913 -- one for each option
         else:
             written = _write_all(generator, texts, stop, out, quiet, options)
     if trace is not None:
-        generator.trace(written).save(trace)
+        _save_trace(generator, written, trace)
+
+
+def _save_trace(generator: Generator, texts: list[str], path: Path) -> None:
+    """Trace what was written; a text may have become longer than the model can read at once."""
+    trace = generator.trace(texts, cut=True)
+    for example in trace.examples:
+        if count := example.meta.get("left out"):
+            note = f"{path}: text {example.meta['line']} without its first {count:,} tokens"
+            print(f"{note}: the model reads at most {generator.context:,}", file=sys.stderr)
+    trace.save(path)
 
 
 def fill_text(

@@ -136,15 +136,21 @@ class Generator:
         text = encode_text(lines, self.tokenizer)
         return score_text(self.model, text, self.tokenizer, windows, on_progress)
 
-    def trace(self, texts: str | Iterable[str]) -> Trace:
+    def trace(self, texts: str | Iterable[str], *, cut: bool = False) -> Trace:
         """Where every layer attends while the model reads each text, and how likely each token is.
 
+        Args:
+            texts: a text, or several.
+            cut: of a text that is longer than the model can read, trace its end; "left out" in the example's
+                `meta` counts the other tokens.  Otherwise such a text is refused.
+
         Raises:
-            BadData: there is no text, or the model has no attention.
+            BadData: there is no text, one is empty or too long, or the model has no attention.
         """
         if not self.model.attention_layers():
             raise BadData(f"this model has no attention: its mixer is {self.recipe.model.mixer}")
-        examples = [self._trace_text(text, number) for number, text in enumerate(_as_list(texts), start=1)]
+        several = enumerate(_as_list(texts), start=1)
+        examples = [self._trace_text(text, number, cut) for number, text in several]
         if not examples:
             raise BadData("there is no text to trace")
         unnormalised = find_unnormalised(self.model)
@@ -174,16 +180,18 @@ class Generator:
         except ValidationError as error:
             raise BadRecipe(describe_errors(error, SampleConfig)) from None
 
-    def _trace_text(self, text: str, number: int) -> Example:
+    def _trace_text(self, text: str, number: int, cut: bool) -> Example:
         ids = encode_prompt(text, self.tokenizer)
         if len(ids) < 2:
             raise BadData(f"text {number} is empty, so there is nothing to trace: pass a text with content")
-        if self.context is not None and len(ids) > self.context:
+        excess = 0 if self.context is None else max(len(ids) - self.context, 0)
+        if excess and not cut:
             raise BadData(
                 f"text {number} has {len(ids):,} tokens, but the model reads at most {self.context:,}: "
                 "shorten it"
             )
-        return replace(self.trace_tokens(ids), meta={"line": number, "text": text})
+        left_out = {"left out": excess} if excess else {}
+        return replace(self.trace_tokens(ids[excess:]), meta={"line": number, "text": text, **left_out})
 
     @torch.inference_mode()
     def trace_tokens(self, ids: Sequence[int]) -> Example:
