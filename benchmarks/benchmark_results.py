@@ -75,7 +75,7 @@ def draw_lines(curves: Mapping[str, Sequence[tuple[float, float]]], picture: Pat
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, points in curves.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
     ticks = sorted({point[0] for points in curves.values() for point in points})
@@ -83,6 +83,6 @@ def draw_lines(curves: Mapping[str, Sequence[tuple[float, float]]], picture: Pat
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set(xlabel=x, ylabel=y, ylim=(0, 102))
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(picture, dpi=120)
     plt.close(figure)
