@@ -58,7 +58,11 @@ def test_results_come_with_the_index_of_their_call() -> None:
 def test_the_error_of_a_call_is_raised_and_the_other_calls_are_told_to_stop(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="no text"):
         list(run_in_processes(fail, [(str(tmp_path), name) for name in "abcdef"], 2))
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "a saved"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names in (
+        {"a", "a saved"},
+        {"a", "a saved", "c", "c saved"},
+    )  # c may begin before b's error is seen
 
 
 def test_a_killed_process_is_told() -> None:

@@ -36,7 +36,7 @@ class Autocast(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.dtype = dtype
-        self._weights: dict[int, Tensor] = {}
+        self._weights: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -65,9 +65,9 @@ class Autocast(TorchFunctionMode):
             return x
         if not (x.is_leaf and x.requires_grad):
             return x.to(dtype)
-        if id(x) not in self._weights:  # a weight is cast once for all its uses
-            self._weights[id(x)] = x.to(dtype)
-        return self._weights[id(x)]
+        if id(x) not in self._weights:  # a weight is cast once; held too, because ids of freed tensors recur
+            self._weights[id(x)] = (x, x.to(dtype))
+        return self._weights[id(x)][1]
 
 
 def _is_floating(x: Any) -> bool:
