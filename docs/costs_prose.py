@@ -75,7 +75,7 @@ cores of an AMD EPYC CPU (2026-11-30), with a kill after 150 seconds.
     RNN='{kind: rnn, attention: {score: additive}, embedding: 128, hidden: 160, dropout: 0.1}'
     SIZE='encoder_layers: 2, decoder_layers: 2, width: 128, heads: 4, feedforward: 256, dropout: 0.05'
     RFA='decoder: {kernel: {name: rfa, features: 32}}, cross: {kernel: {name: rfa, features: 64}}'
-    qkv sweep demo-rnn --seeds 3 --set train.epochs=3 --set train.precision=auto \
+    qkv sweep demo-rnn --seeds 3 --set train.epochs=3 --set train.precision=auto \\
         --vary "model=$RNN,{kind: transformer, $SIZE},{kind: transformer, $SIZE, $RFA}"
 
 | model | nll | BLEU | exact, % | seconds |

@@ -79,7 +79,7 @@ def _is_in(key: RecipeKey, keys: Sequence[RecipeKey]) -> bool:
 
 def _select_own(keys: Sequence[RecipeKey], common: Sequence[RecipeKey]) -> list[RecipeKey]:
     """The keys of a task that are not common to all, without sections of which nothing is left."""
-    own = [key for key in keys if not _is_in(key, common)]
+    own = [key._replace(default=_quote(key.default)) for key in keys if not _is_in(key, common)]
     filled = {key.name.partition(".")[0] for key in own if "." in key.name}
     return [key for key in own if "." in key.name or key.type != "section" or key.name in filled]
 
@@ -137,8 +137,7 @@ def _list_sections(keys: Sequence[RecipeKey]) -> Iterator[str]:
 
 def _format_row(key: RecipeKey) -> str:
     kind = f" (kind: {key.kind})" if key.kind else ""
-    default = key.default if "`" in key.default else _quote(key.default)
-    cells = [f"`{key.name}`{kind}", key.type, default, _capitalise(key.meaning)]
+    cells = [f"`{key.name}`{kind}", key.type, key.default, _capitalise(key.meaning)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import qkv.cost.measured_crossover
 import qkv.cost.probe
@@ -17,6 +18,7 @@ from qkv.bench.results import Cell
 from qkv.cost.estimate import estimate_cost
 from qkv.cost.measured_crossover import MeasuredCrossover, measure_crossovers
 from qkv.cost.modes import FusedAttentionOfCPU, KnownValues
+from qkv.cost.precision import Autocast
 from qkv.cost.probe import probe_training
 from qkv.cost.report import describe_measured_crossover
 from qkv.cost.step_trace import SavedTensors
@@ -58,6 +60,16 @@ def test_stored_bytes_under_autocast_are_those_of_a_real_step(config: Any, toler
     single = estimate_cost(config, SIZES).memory
     assert computed.saved < 0.9 * single.saved
     assert computed.weights == single.weights
+
+
+def test_a_cast_belongs_to_its_weight_although_ids_of_freed_weights_recur() -> None:
+    cast = Autocast(torch.bfloat16)
+    for size in range(1, 50):
+        weight = nn.Parameter(torch.empty(size, 2, device="meta"))
+        with cast:
+            product = nn.functional.linear(torch.empty(3, 2, device="meta"), weight)
+        assert product.shape == (3, size)
+        del weight
 
 
 @pytest.mark.parametrize("config", [LanguageModelConfig(width=8, layers=1), CNNClassifierConfig(widths=(8,))])

@@ -64,7 +64,8 @@ def test_recipes_parse(block: str) -> None:
 
 @pytest.mark.parametrize("model", re.findall(r"\| `(\{.*\})` \|", TEXT))
 def test_models_in_tables_parse(model: str) -> None:
-    parse_recipe({"data": {"phrases": {}}, "model": yaml.safe_load(model)}, "the page")
+    recipe = parse_recipe({"data": {"phrases": {}}, "model": yaml.safe_load(model)}, "the page")
+    assert recipe.task == "translate"
 
 
 @pytest.mark.parametrize("line", COMMANDS)

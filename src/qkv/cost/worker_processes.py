@@ -46,8 +46,8 @@ def run_in_processes(
                 yield calls[call], call.result()
         except BrokenProcessPool:
             raise BadRun(
-                "one of the processes was killed, perhaps for want of memory: the same command goes on, "
-                "and with fewer --processes it takes less memory"
+                "one of the processes was killed, perhaps because memory ran out: the same command goes "
+                "on, and takes less memory with fewer --processes"
             ) from None
         except BaseException:
             for child in multiprocessing.active_children():
@@ -60,9 +60,7 @@ def _start_process(threads: int) -> None:
     """Prepare a process: Ctrl-C in the terminal reaches only its parent, which tells it when to stop."""
     if os.name == "posix":
         os.setsid()
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # a process that ends as it waits for work blocks the others
+    signal.signal(signal.SIGTERM, _remember_to_stop)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -28,6 +28,17 @@ def average_measures(heads: Iterable[tuple[str, Measures]]) -> dict[str, float]:
     return {name: float(np.mean(each)) for name, each in values.items()}
 
 
+def list_segments(ids: np.ndarray, length: int, count: int) -> list[list[int]]:
+    """The first segments of a text.
+
+    Args:
+        ids: the token ids of the text.
+        length: tokens of a segment; the last one may be shorter.
+        count: how many segments, at most.
+    """
+    return [ids[start : start + length].tolist() for start in range(0, len(ids), length)[:count]]
+
+
 def measure_examples(examples: Iterable[Example]) -> dict[str, float]:
     """The means over the heads of some examples of a trace; see `average_measures`.
 

@@ -19,7 +19,7 @@ from qkv.task.picture_inputs import Picture
 from qkv.task.search_options import change_search_config
 from qkv.task.texts import AnyTokenizer
 from qkv.task.unnormalised import find_unnormalised
-from qkv.trace import Trace
+from qkv.trace import Example, Trace
 
 OnProgress = Callable[[int], None]
 GREEDY = SearchConfig(beam=1, length_penalty=0.0)
@@ -210,14 +210,9 @@ class Captioner:
         Args:
             examples: the pictures.
         """
-        if not len(examples) or not self.model.attention_layers():
+        if not self.model.attention_layers():
             return {}
-        inputs = [stack_inputs([examples.get_pixels(place)]) for place in range(len(examples))]
-        found = (self.search(each, GREEDY, capture=True)[0][0] for each in inputs)
-        return measure_examples(
-            build_example(self.model, self.tokenizer, each, hypothesis, None, number)
-            for number, (each, hypothesis) in enumerate(zip(inputs, found, strict=True), 1)
-        )
+        return measure_examples(self._trace_greedily(examples, place) for place in range(len(examples)))
 
     def build_search_config(self, beam: int | None = None, n: int = 1) -> SearchConfig:
         """The recipe's search with another beam width and number of captions.
@@ -230,6 +225,11 @@ class Captioner:
             BadRecipe: the beam is narrower than n, or not positive.
         """
         return change_search_config(self.recipe.decode, beam, n)
+
+    def _trace_greedily(self, examples: CaptionedExamples, place: int) -> Example:
+        inputs = stack_inputs([examples.get_pixels(place)])
+        [[caption]] = self.search(inputs, GREEDY, capture=True)
+        return build_example(self.model, self.tokenizer, inputs, caption, None, place + 1)
 
     def _search_all(
         self,

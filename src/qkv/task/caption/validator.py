@@ -13,6 +13,8 @@ from qkv.task.caption.examples import CaptionedExamples
 from qkv.task.caption.grounding import measure_pointing
 from qkv.task.caption.metrics import score_captions
 
+CAPTION_SCORES = ("bleu4", "cider", "exact")
+
 
 class Validator:
     """Computes nll and accuracy of the held-out captions, and scores of captions that are decoded greedily.
@@ -44,11 +46,10 @@ class Validator:
     def __call__(self) -> dict[str, float]:
         """The scores of the model with its present weights."""
         scores = self._compute_likelihood()
-        is_finite = math.isfinite(scores["nll"])  # otherwise there is no best continuation to search for
-        if len(self.decoded):
-            captions = dict.fromkeys(("bleu4", "cider", "exact"), math.nan)
-            scores |= self._score_captions() if is_finite else captions
-        return scores | self.captioner.measure_attention(self.traced) if is_finite else scores
+        if not math.isfinite(scores["nll"]):  # there is no best continuation to search for
+            names = CAPTION_SCORES if len(self.decoded) else ()
+            return scores | dict.fromkeys(names, math.nan)
+        return scores | self._score_captions() | self.captioner.measure_attention(self.traced)
 
     def _compute_likelihood(self) -> dict[str, float]:
         total, count = {"nll": 0.0, "accuracy": 0.0}, 0
@@ -62,13 +63,15 @@ class Validator:
 
     def _score_captions(self) -> dict[str, float]:
         captioner, examples = self.captioner, self.decoded
+        if not len(examples):
+            return {}
         captions = captioner.caption_examples(examples, GREEDY)
         references = [examples.get_captions(place) for place in range(len(examples))]
         samples = captioner.recipe.validation.samples
         for text, right in list(zip(captions, references, strict=True))[:samples]:
             self.report.print_line(f"    {text}\n  = {right[0]}")
         scores: dict[str, Any] = score_captions(captions, references).scores
-        selected = {name: scores[name] for name in ("bleu4", "cider", "exact")}
+        selected = {name: scores[name] for name in CAPTION_SCORES}
         if examples.drawn is None:
             return selected
         pointing = measure_pointing(

@@ -10,7 +10,7 @@ from torch import nn
 from qkv.data.streams import StreamPlan
 from qkv.model.encoder import MaskedLanguageModel
 from qkv.progress import Progress, show_progress
-from qkv.task.attention_measures import measure_examples
+from qkv.task.attention_measures import list_segments, measure_examples
 from qkv.task.base import Task, Training
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill.filler import Filler, masked_plan, score_masked
@@ -87,11 +87,7 @@ class Fill(Task):
         )
 
         runner, held_out = Filler(recipe, parsed, model), encode_text(data.valid, parsed).ids
-        end, length = (
-            min(recipe.validation.attention * recipe.batch.length, len(held_out)),
-            recipe.batch.length,
-        )
-        segments = [held_out[start : min(start + length, end)].tolist() for start in range(0, end, length)]
+        segments = list_segments(held_out, recipe.batch.length, recipe.validation.attention)
 
         def validate() -> dict[str, float]:
             scores = score_masked(recipe, parsed, model, data.valid)

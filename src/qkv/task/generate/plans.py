@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from qkv.data.examples import ExamplePlan
 from qkv.data.streams import StreamPlan
+from qkv.task.attention_measures import list_segments
 from qkv.task.generate.examples import EncodedExamples, ExampleSets, score_examples
 from qkv.task.generate.recipe import LanguageRecipe
 from qkv.task.generate.scoring import choose_windows, score_text
@@ -43,10 +44,7 @@ def plan_text(recipe: LanguageRecipe, texts: Texts, tokenizer: AnyTokenizer) -> 
         sizes,
         f"{len(valid.ids):,} tokens, {windows}",
         lambda model: score_text(model, valid, tokenizer, windows),
-        lambda count: [
-            valid.ids[start : start + recipe.batch.length].tolist()
-            for start in range(0, min(count * recipe.batch.length, len(valid.ids)), recipe.batch.length)
-        ],
+        lambda count: list_segments(valid.ids, recipe.batch.length, count),
     )
 
 
