@@ -28,7 +28,7 @@ PAGES = README + TEXT + PICTURES + COSTS
 YAML = re.findall(r"```yaml\n(.*?)```", PAGES, re.S)
 COMMANDS = [
     part.strip()
-    for line in re.findall(r"^    (.*)$", PAGES, re.M)
+    for line in re.findall(r"^    (.*)$", re.sub(r" \\\n +", " ", PAGES), re.M)  # a continued line is one
     for part in re.split(r"&&|\|| {3,}#.*$", line)
     if part.strip().startswith("qkv ")
 ]
