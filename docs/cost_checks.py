@@ -1,6 +1,6 @@
 """Compares what `qkv cost` computes with real models and real steps, and keeps the result as JSON.
 
-python docs/cost_checks.py checks.json
+python docs/cost_checks.py checks.json [FAMILY ...]                     # all families, or only these
 MALLOC_MMAP_THRESHOLD_=65536 python docs/cost_checks.py checks.json     # adds what a process takes then
 python docs/make_costs.py --checks checks.json
 """
@@ -10,7 +10,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, product
 from pathlib import Path
@@ -27,10 +27,13 @@ from qkv.kernel import RFA, Elu, Favor, Softmax
 from qkv.model.captioner_config import RecurrentCaptionerConfig, TransformerCaptionerConfig
 from qkv.model.classifier import ClassifierConfig
 from qkv.model.encoder import EncoderConfig
+from qkv.model.gan import GANConfig
+from qkv.model.hierarchical import HierarchicalConfig
 from qkv.model.language import LanguageModelConfig
+from qkv.model.patches import PatchConfig
 from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
-from qkv.model.vision import CNNConfig
+from qkv.model.vision import CNNConfig, MapAttentionConfig
 from qkv.model.vision_classifier import CNNClassifierConfig, PatchClassifierConfig
 from qkv.scope import Window
 from qkv.score import Additive, General
@@ -61,6 +64,8 @@ def list_families() -> Iterator[tuple[str, Any, Sizes]]:
             yield "masked", EncoderConfig(width=width, layers=2, attention=spec), SIZES
             config = ClassifierConfig(width=width, layers=2, attention=spec, pool="attention")
             yield "classifier", config, SIZES
+        yield from _list_hierarchical(width)
+        yield from _list_other_mixers(width)
     for width, score in product((96, 160), (Additive(), General(), None)):
         spec = None if score is None else AttentionSpec(score=score)
         yield "rnn", RNNConfig(attention=spec, embedding=width, hidden=width), SHORT
@@ -78,11 +83,40 @@ def _list_decoders(width: int, kernel: Any) -> Iterator[tuple[str, Any, Sizes]]:
     yield "language", LanguageModelConfig(width=width, layers=2, attention=decoder), SIZES
 
 
+def _list_hierarchical(width: int) -> Iterator[tuple[str, Any, Sizes]]:
+    for layers in (1, 2):
+        yield "hierarchical", HierarchicalConfig(width=width, layers=layers, max_sentence_length=24), SIZES
+    for spec in ENCODER_SPECS[:3]:
+        config = HierarchicalConfig(
+            encoder="attention", width=width, layers=2, attention=spec, max_sentence_length=24
+        )
+        yield "hierarchical", config, SIZES
+
+
+def _list_other_mixers(width: int) -> Iterator[tuple[str, Any, Sizes]]:
+    for layers in (1, 2):
+        yield "language, recurrent", LanguageModelConfig(width=width, layers=layers, mixer="gru"), SHORT
+        yield "language, recurrent", LanguageModelConfig(width=width, layers=layers, mixer="lstm"), SHORT
+    plain: dict[str, Any] = {"width": width, "layers": 2, "feedforward": 0}
+    yield "language, recurrent", LanguageModelConfig(**plain, mixer="gru"), SHORT
+    for layers in (1, 2, 3, 4):
+        config = LanguageModelConfig(width=width, layers=layers, mixer="convolution")
+        yield "language, convolution", config, SIZES
+    yield "language, convolution", LanguageModelConfig(**plain, mixer="convolution"), SIZES
+
+
 def _list_pictures() -> Iterator[tuple[str, Any, Sizes]]:
     for width, blocks in ((16, 1), (16, 2), (32, 1), (32, 2), (48, 1)):
         yield "pictures", CNNClassifierConfig(widths=(width, width), blocks=blocks), PICTURES
     for width, patch in ((64, 4), (128, 4), (192, 4), (128, 8), (192, 8)):
         yield "pictures", PatchClassifierConfig(width=width, layers=2, patch=patch), PICTURES
+    for width in (16, 24, 32, 40, 48):
+        yield "masked pictures", CNNConfig(widths=(width, width), blocks=1), PICTURES
+        yield "masked pictures", PatchConfig(width=4 * width, layers=2), PICTURES
+        for kernel in (Softmax(), RFA(32)):
+            attention = MapAttentionConfig(after=3, form="sagan", attention=AttentionSpec(kernel=kernel))
+            widths = (2 * width, 2 * width, width, width)
+            yield "adversarial", GANConfig(widths=widths, attention=attention), PICTURES
     encoder = CNNConfig(widths=(16, 32), blocks=1)
     for width in (64, 96, 128, 160, 192):
         recurrent = RecurrentCaptionerConfig(encoder=encoder, embedding=width, hidden=width)
@@ -98,11 +132,13 @@ def measure_peaks(workload: Workload) -> dict[str, int]:
     """Bytes of a training step with AdamW: what torch's allocator gave at most, and what the process took."""
     parameters = list(workload.model.parameters())
     optimizer = torch.optim.AdamW(parameters, fused=True)
+    workload.objective.train()
 
     def step() -> None:
-        workload.objective.train()(workload.batch).total.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for turn in workload.turns:
+            workload.compute_loss(turn).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     step()  # makes the optimizer's state, and loads code
     allocated = measure_allocated(step)
@@ -135,8 +171,10 @@ def check_config(family: str, config: Any, sizes: Sizes) -> dict[str, Any]:
 
     cost = estimate_cost(config, sizes)
     workload = build_workload(config, sizes)
+    workload.objective.train()
     with KnownValues(workload.selected), make_counter() as counter:
-        workload.objective.train()(workload.batch).total.backward()
+        for turn in workload.turns:
+            workload.compute_loss(turn).backward()
     torch.manual_seed(0)
     real = build_workload(config, sizes, "cpu")
     saved = measure_memory_of_step(real).saved
@@ -152,19 +190,24 @@ def check_config(family: str, config: Any, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def main(path: Path) -> None:
-    """Check all configs, and write the results after each."""
+def main(path: Path, families: Sequence[str]) -> None:
+    """Check all configs of some families, or of all, and write the results after each."""
     torch.set_num_threads(1)
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     written = json.loads(path.read_text()) if path.exists() else []
-    for number, (family, config, sizes) in enumerate(list_families()):
+    numbers = {(check["family"], json.dumps(check["config"])): n for n, check in enumerate(written)}
+    for family, config, sizes in list_families():
+        if families and family not in families:
+            continue
         check = check_config(family, config, sizes)
-        if number < len(written):
-            check = {**written[number], PROCESS: check[PROCESS]}
-        written[number : number + 1] = [check]
+        number = numbers.get((family, json.dumps(check["config"])))
+        if number is None:
+            written.append(check)
+        else:
+            written[number] = {**written[number], PROCESS: check[PROCESS]}
         print(json.dumps(check), flush=True)
         path.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

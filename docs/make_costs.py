@@ -21,6 +21,7 @@ PAGE, DATA = HERE / "costs.md", HERE / "costs.json"
 UTILISATION = 0.3
 DAY = 86_400
 NEAR = 0.15
+AIM = 1.5  # the largest factor between a computed and a measured crossover
 MEASURED_PEAKS = ("allocated", "process, blocks returned", "process")
 LABELS = ("parameters", "operations", "saved")
 
@@ -146,7 +147,15 @@ def _render_crossovers(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         return
     factors = [row["computed"] / row["measured"] for row in rows]
     worst = max(max(factor, 1 / factor) for factor in factors)
-    yield CROSSOVERS.format(repetitions=rows[0]["repetitions"], worst=worst)
+    is_near = [max(factor, 1 / factor) <= AIM for factor in factors]
+    missed = dict.fromkeys(row["kernel"] for row, near in zip(rows, is_near, strict=True) if not near)
+    yield CROSSOVERS.format(
+        repetitions=rows[0]["repetitions"],
+        worst=worst,
+        near=sum(is_near),
+        all=len(rows),
+        missed=", ".join(f"`{kernel}`" for kernel in missed),
+    )
     for row, factor in zip(rows, factors, strict=True):
         least, most = row["range"]
         measured = f"{row['measured']:.0f} ({least:.0f} to {most:.0f})"

@@ -42,7 +42,19 @@ REFERENCE = {
             "qkv.model.vision",
         ],
     ),
-    "traces": ("Traces", [], ["qkv.trace"]),
+    "traces": (
+        "Traces and their pictures",
+        ["capture"],
+        ["qkv.trace", "qkv.view.html_page", "qkv.view.heatmap", "qkv.view.shaded_text"],
+    ),
+    "costs": (
+        "Costs and speed",
+        [],
+        [
+            *("qkv.cost.estimate", "qkv.cost.workload", "qkv.cost.crossover"),
+            *("qkv.bench.specs", "qkv.bench.timing", "qkv.bench.memory"),
+        ],
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """The task `generate`: training, exact resume, scores in every mode, continuations and traces."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 import qkv
+import tiny
 from qkv.errors import QKVError
 from qkv.model.language import LanguageModel, LanguageModelConfig
 from qkv.symbols import UNK
-from qkv.task.generate.scoring import Total, Windows, compute_scores, score_ids
+from qkv.task.generate.scoring import Total, choose_windows, compute_scores, score_ids
+from qkv.task.generate.windows import Windows
 from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
 from qkv.task.texts import VocabularyConfig, decode_text, encode_prompt, encode_text, learn_tokenizer
 from qkv.trace import Trace
@@ -145,6 +148,32 @@ def test_a_state_that_grows_is_not_carried(tmp_path: Path) -> None:
     recipe = language_recipe(tmp_path, batch={"carry": True}, model={"positions": "sinusoidal"})
     with pytest.raises(QKVError, match=r"grows with the text.*batch.carry=false"):
         qkv.fit(recipe, tmp_path / "run", quiet=True)
+
+
+def test_a_text_is_not_carried_beyond_the_learned_positions(tmp_path: Path) -> None:
+    recipe = language_recipe(tmp_path, model={"attention": {"kernel": "elu"}})
+    with pytest.raises(QKVError, match=r"mode carry needs more positions than model.max_length=64 holds"):
+        choose_windows(recipe, "carry")
+
+
+@pytest.mark.parametrize(
+    ("carry", "scored"),
+    [
+        (False, "separate segments of 16 tokens"),
+        (True, "state carried over the whole text, read 16 tokens at a time"),
+    ],
+)
+def test_what_is_scored_stands_beside_the_scores(
+    carry: bool, scored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = language_recipe(tmp_path, batch={"carry": carry}, model={"mixer": "gru"})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    run = tmp_path / "run"
+    command = ("train", tmp_path / "recipe.yaml", "--out", run, "--quiet", "--set", "train.steps=2")
+    assert tiny.call(*command) == 0
+    assert f"({scored})" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {line.get("scored") for line in lines if line["kind"] == "validation"} == {scored}
 
 
 def test_attention_that_samples_does_not_carry_a_state(tmp_path: Path) -> None:

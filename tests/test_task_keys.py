@@ -1,5 +1,6 @@
 """The keys of recipes as `qkv keys` lists them: every one has a meaning, a type and a default."""
 
+from dataclasses import fields
 from typing import Literal
 
 import pytest
@@ -7,6 +8,9 @@ from pydantic import BaseModel, Field
 
 import tiny
 from qkv.errors import UnknownName
+from qkv.rules import AXES
+from qkv.spec import AttentionSpec
+from qkv.task.attention_keys import list_attention_keys
 from qkv.task.recipe_keys import RecipeKey, list_recipe_keys, read_meanings, select_keys
 from qkv.task.registry import TASKS
 from qkv.task.translate.recipe import TranslationRecipe
@@ -102,6 +106,20 @@ def test_a_section_or_one_key() -> None:
     assert [key.name for key in select_keys(keys, "train.lr")] == ["train.lr"]
     with pytest.raises(UnknownName, match=r"no recipe of .* 'trian'. Did you mean 'train'"):
         select_keys(keys, "trian")
+
+
+def test_keys_inside_an_attention(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("keys", "model.decoder.kernel") == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"model.decoder.kernel = softmax   {' | '.join(AXES['kernel'])}"
+    assert tiny.call("keys", "model.decoder") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "model.decoder.causal = true   true | false" in lines
+    assert "model.decoder = {causal: true}   attention (kind: transformer)" in lines
+    assert tiny.call("keys", "model.decoder.kernle") == 2
+    assert "Did you mean 'model.decoder.kernel'?" in capsys.readouterr().err
+    names = {key.name.rpartition(".")[2] for key in list_attention_keys("model.attention")}
+    assert names | {"d_model", "d_memory"} == {field.name for field in fields(AttentionSpec)}
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

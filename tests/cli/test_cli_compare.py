@@ -29,10 +29,12 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     real = comparison.read_subject
     monkeypatch.setattr(comparison, "read_subject", lambda run: real(run / "recipe.yaml"))
 
-    def make(name: str, scores: list[float], speed: float = 1000.0, seconds: float = 10.0) -> Path:
+    def make(
+        name: str, scores: list[float], speed: float = 1000.0, seconds: float = 10.0, recipe: str = RECIPE
+    ) -> Path:
         run = tmp_path / name
         run.mkdir()
-        (run / "recipe.yaml").write_text(parse_recipe(load_yaml(RECIPE), "test").to_yaml())
+        (run / "recipe.yaml").write_text(parse_recipe(load_yaml(recipe), "test").to_yaml())
         lines = [{"kind": "train", "step": 1, "epoch": 0, "tokens_per_second": speed, "seconds": 1.0}]
         for number, score in enumerate(scores, 1):
             is_best = score == min(scores[:number])
@@ -69,6 +71,25 @@ def test_runs_stand_in_one_table(
     assert lines[1].startswith("|---|--:|")
     assert lines[2].endswith("| never |")
     assert lines[3].endswith("| 10 |")
+
+
+def test_scores_that_cannot_be_compared_are_told(
+    make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    softmax = make_run("softmax", [3.0])
+    linear = RECIPE.replace("max_length: 16}", "positions: none, attention: {kernel: elu}}")
+    carried = make_run("carried", [2.0], recipe=linear.replace("length: 8}", "length: 8, carry: true}"))
+    other = make_run("other", [2.0], recipe=RECIPE.replace("{kind: byte}", "{kind: char}"))
+    out = tmp_path / "comparison.json"
+    assert tiny.call("compare", softmax, carried, "--json", out) == 0
+    line = (
+        f"not the same: held-out text: separate segments of 8 tokens in {softmax}; state carried over the "
+        f"whole text, read 8 tokens at a time in {carried}"
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert json.loads(out.read_text())["differences"] == [line]
+    assert tiny.call("compare", softmax, other) == 0
+    assert f'not the same: tokens.kind: "byte" in {softmax}; "char" in {other}' in capsys.readouterr().out
 
 
 def test_mistakes_end_in_one_line(

@@ -30,7 +30,7 @@ def test_it_prints_components_memory_and_crossovers(
     assert any(line.startswith("layers: attention projections") and "4·(16² + 16)" in line for line in lines)
     assert any("model.attention against softmax over all keys" in line for line in lines)
     assert any(line.endswith("with a beam of 3") for line in lines)
-    assert sum("in 28.6 MiB" in line for line in lines) == 2
+    assert sum("in 30MB" in line for line in lines) == 2
     result = json.loads(out.read_text())
     first, second = result["costs"]
     assert first["parameters"] == sum(each["parameters"] for each in first["components"])
@@ -110,3 +110,13 @@ def test_mistakes_end_in_one_line(
     assert out == ""
     assert len(err.splitlines()) == 1
     assert message.lower() in err.lower()
+
+
+@pytest.mark.parametrize("recipe", ["gan-shapes", "mim-cifar-cnn"])
+def test_pictures_without_labels_have_a_cost(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("cost", recipe, "--batch", 1, "--memory", "5MB") == 0
+    out = capsys.readouterr().out
+    assert "one step: 1 pictures\n" in out
+    assert "in 5MB: a training step of " in out
+    assert tiny.call("cost", recipe, "--length", 12) == 2
+    assert "this model reads pictures" in capsys.readouterr().err

@@ -51,12 +51,46 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(
     monkeypatch.setattr(sweeping, "fit", None)  # nothing is trained again
     assert tiny.call(*COMMAND, "--out", out) == 0
     assert capsys.readouterr().out.splitlines() == first
-    assert tiny.call(*COMMAND[:-1], 3, "--out", out) == 2
-    assert "holds another sweep, with other seeds: choose another --out" in capsys.readouterr().err
+    assert tiny.call(*COMMAND, "--set", "train.lr=1", "--out", out) == 2
+    assert "holds another sweep, with other changes: choose another --out" in capsys.readouterr().err
     damaged = out / "01-8" / "seed-1" / "result.json"
     damaged.write_text("{")
     assert tiny.call(*COMMAND, "--out", out) == 2
     assert f"delete {damaged.parent}, and the same command trains it again" in capsys.readouterr().err
+
+
+def test_more_seeds_add_trainings_to_those_that_are_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(recipe: Any, run: Path, **options: Any) -> Any:
+        trained.append(f"{run.parent.name}/{run.name}")
+        return fit(recipe, run, **options)
+
+    monkeypatch.setattr(sweeping, "fit", train)
+    for seeds, new in ((1, 1), (2, 2), (1, None)):
+        trained.clear()
+        assert tiny.call(*COMMAND[:-1], seeds, "--out", tmp_path) == 0
+        assert trained == ([] if new is None else [f"01-8/seed-{new}", f"02-12/seed-{new}"])
+        assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[-2:]] == [str(seeds)] * 2
+    assert json.loads((tmp_path / "sweep.json").read_text())["seeds"] == 2
+
+
+def test_a_recipe_that_was_changed_is_another_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = tmp_path / "mine.yaml", tmp_path / "sweep"
+    text = (
+        "data: {phrases: {source: en, target: fr, size: 300, dev: 20, test: 0}}\n"
+        "model: {kind: rnn, embedding: 8}\ntrain: {steps: 1}\n"
+    )
+    command = ("sweep", recipe, "--vary", "model.hidden=8,12", "--out", out)
+    recipe.write_text(text)
+    assert tiny.call(*command) == 0
+    recipe.write_text(text.replace("embedding: 8", "embedding: 9"))
+    assert tiny.call(*command) == 2
+    assert f"{recipe} was changed after the sweep in {out} began" in capsys.readouterr().err
 
 
 def test_several_processes_train_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +115,7 @@ def test_several_processes_train_the_same(tmp_path: Path, capsys: pytest.Capture
         (("model.hidden={a",), "the values are not YAML"),
         (("model.hiden=8,9",), "Did you mean"),
         (("model.hidden=8,-1",), "model.hidden"),
+        (("train.seed=1,2",), "pass --seeds 3 for the seeds 1, 2 and 3"),
         (("model.hidden=8,9", "model.hidden=10,11"), "two options --vary name model.hidden"),
     ],
 )

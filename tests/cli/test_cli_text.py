@@ -114,7 +114,7 @@ def test_evaluate_says_how_the_text_was_read(runs: Any, capsys: Any) -> None:
         ("mlm", ("generate", "--fill", "a"), "there is no [MASK]"),
         ("lm", ("generate", "--prompt", "a" * 100), "prompt 1 has 101 tokens"),
         ("lm", ("evaluate", "--mode", "slidng"), "Did you mean 'sliding'"),
-        ("lm", ("evaluate", "--mode", "carry"), "mode carry needs more positions"),
+        ("lm", ("evaluate", "--mode", "carry"), "that of softmax attention over all keys grows"),
         ("labels", ("evaluate", "--mode", "sliding"), "--mode has no meaning"),
     ],
 )

@@ -109,9 +109,11 @@ def train(
     if not is_first_process():
         return
     draw_curve_if_possible(expand_home(run))
+    trained = read_run_recipe(expand_home(run))
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
-    print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}")
-    print(f"next: {find_task(read_run_recipe(expand_home(run)).task).suggest_commands(run)}")
+    scored = f" ({trained.scoring})" if trained.scoring else ""
+    print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}{scored}")
+    print(f"next: {find_task(trained.task).suggest_commands(run)}")
 
 
 @app.command()

@@ -114,7 +114,8 @@ def _name_single_component(stack: str, words: list[str], module: nn.Module) -> s
         return EMBEDDINGS.get(words[-1], f"{words[-1].replace('_', ' ')} embedding")
     if isinstance(module, nn.Linear):
         return f"{stack}{OUTPUT if words[-1] == 'output' else words[-1].replace('_', ' ')}"
-    kind = KINDS.get(type(module), "")
+    # a layer with a spectral norm has a class of its own, derived from that of the layer
+    kind = next((KINDS[each] for each in type(module).__mro__ if each in KINDS), "")
     return f"{stack}{kind}" if kind else ""
 
 

@@ -78,16 +78,17 @@ def probe_training(
 
 
 def _make_step(workload: Workload, dtype: torch.dtype | None, device: str) -> Callable[[], None]:
-    objective = workload.objective.train()
+    workload.objective.train()
     parameters = [weight for weight in workload.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
 
     def step() -> None:
-        with nullcontext() if dtype is None else torch.autocast(device, dtype):
-            loss = objective(workload.batch).total
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for turn in workload.turns:
+            with nullcontext() if dtype is None else torch.autocast(device, dtype):
+                loss = workload.compute_loss(turn)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if device == "cuda":
             torch.cuda.synchronize()
 

@@ -61,7 +61,8 @@ def describe_cost(cost: Cost, beam: int) -> Iterator[str]:
         The lines.
     """
     sizes = cost.sizes
-    yield f"one step: {sizes.batch:,} × {sizes.length:,}, {cost.counted:,} {cost.unit}"
+    rows_of = "" if sizes.length == 1 else f"{sizes.batch:,} × {sizes.length:,}, "
+    yield f"one step: {rows_of}{cost.counted:,} {cost.unit}"
     rows = [("component", "parameters", "forward", "training", "formula of the parameters")]
     rows += [_format_component(component) for component in cost.components]
     rows.append(("all", f"{cost.parameters:,}", format_count(cost.forward), format_count(cost.training), ""))

@@ -33,7 +33,8 @@ class Memory(NamedTuple):
         weights: parameters and buffers.
         gradients: of the parameters.
         optimizer: the two moments of Adam.
-        saved: the tensors that the forward pass stores for the backward pass, weights excluded.
+        saved: the tensors that the forward pass stores for the backward pass, weights excluded; with several
+            passes, those of the one that stores most.
         peak: the largest sum of all of these and of temporary tensors at any time of the step.
     """
 
@@ -57,17 +58,20 @@ def count_operations(workload: Workload) -> Operations:
     """
     stack, objective = ComponentStack(workload.model), workload.objective
     forward = OperationCounter(stack.get)
+    objective.eval()
     with torch.no_grad(), KnownValues(workload.selected), forward:
-        objective.eval()(workload.batch)
+        for turn in workload.turns:
+            workload.compute_loss(turn)
     in_forward, running = OperationCounter(stack.get), GradientComponents(stack.get)
     in_backward = OperationCounter(running.get)
     objective.train()
     with KnownValues(workload.selected):
-        with in_forward, running.watch():
-            loss = objective(workload.batch).total
-        with in_backward:
-            loss.backward()
-    _clear_gradients(workload.model)
+        for turn in workload.turns:
+            with in_forward, running.watch():
+                loss = workload.compute_loss(turn)
+            with in_backward:
+                loss.backward()
+            _clear_gradients(workload.model)
     return Operations(dict(forward.operations), dict(in_forward.operations + in_backward.operations))
 
 
@@ -112,10 +116,11 @@ def measure_memory_of_step(workload: Workload, dtype: torch.dtype | None = None)
     Returns:
         The memory.
     """
-    model, objective = workload.model, workload.objective.train()
+    model = workload.model
+    workload.objective.train()
     weights = _sum_bytes([*model.parameters(), *model.buffers()])
     gradients = _sum_bytes([weight for weight in model.parameters() if weight.requires_grad])
-    saved = SavedTensors([*model.parameters(), *model.buffers()])
+    most_saved = 0
     memory = LiveMemory()
     memory.add(tuple(workload.batch))
     with ExitStack() as modes:
@@ -123,14 +128,17 @@ def measure_memory_of_step(workload: Workload, dtype: torch.dtype | None = None)
         modes.enter_context(FusedAttentionOfCPU())
         modes.enter_context(KnownValues(workload.selected))
         modes.enter_context(memory)
-        with saved.watch(), Autocast(dtype):
-            loss = objective(workload.batch).total
-        saved.release()
-        loss.backward()
-        del loss
-    _clear_gradients(model)
+        for turn in workload.turns:
+            saved = SavedTensors([*model.parameters(), *model.buffers()])
+            with saved.watch(), Autocast(dtype):
+                loss = workload.compute_loss(turn)
+            saved.release()
+            most_saved = max(most_saved, saved.bytes)
+            loss.backward()
+            del loss
+            _clear_gradients(model)
     optimizer = 2 * gradients
-    return Memory(weights, gradients, optimizer, saved.bytes, weights + optimizer + memory.peak)
+    return Memory(weights, gradients, optimizer, most_saved, weights + optimizer + memory.peak)
 
 
 class SavedTensors:

@@ -34,6 +34,11 @@ class Subject(NamedTuple):
     sizes: Sizes
     notes: tuple[str, ...] = ()
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the rows of a step have tokens, and so a length."""
+        return not self.recipe.task.endswith("-pictures")
+
 
 class _Known(NamedTuple):
     """What the files of a run know; all None for a recipe."""
@@ -78,10 +83,10 @@ def read_subject(
         )
     known = _read_known_sizes(run, recipe) if is_run else _Known()
     sizes, notes = measure(recipe, known, length)
-    objective: Any = recipe.objective
     precision = precision or recipe.train.precision
     sizes = sizes._replace(
-        smoothing=objective.smoothing, precision="32" if precision == "auto" else precision
+        smoothing=getattr(recipe.objective, "smoothing", 0.0),
+        precision="32" if precision == "auto" else precision,
     )
     if isinstance(recipe.objective, AttentionTerms):
         sizes = sizes._replace(terms=recipe.objective)
@@ -133,9 +138,13 @@ def _measure_documents(recipe: Any, known: _Known, length: int | None) -> Measur
 def _measure_pictures(recipe: Any, known: _Known, length: int | None) -> Measured:
     if length is not None:
         raise BadRecipe("--length counts tokens, and this model reads pictures: set data.pictures.size")
+    return Sizes(recipe.batch.pictures, 1, picture=recipe.data.size), []
+
+
+def _measure_labelled_pictures(recipe: Any, known: _Known, length: int | None) -> Measured:
+    sizes, _ = _measure_pictures(recipe, known, length)
     notes = [] if known.classes else [f"{CLASSES} classes, until the data are read"]
-    sizes = Sizes(recipe.batch.pictures, 1, classes=known.classes or CLASSES, picture=recipe.data.size)
-    return sizes, notes
+    return sizes._replace(classes=known.classes or CLASSES), notes
 
 
 def _measure_captions(recipe: Any, known: _Known, length: int | None) -> Measured:
@@ -152,7 +161,9 @@ _MEASURES: dict[str, Callable[[Any, _Known, int | None], Measured]] = {
     "generate": _measure_stream,
     "fill": _measure_stream,
     "classify": _measure_documents,
-    "classify-pictures": _measure_pictures,
+    "classify-pictures": _measure_labelled_pictures,
+    "fill-pictures": _measure_pictures,
+    "generate-pictures": _measure_pictures,
     "caption": _measure_captions,
 }
 

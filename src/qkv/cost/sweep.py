@@ -5,7 +5,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from qkv.train import STATE
 from qkv.yaml_input import load_yaml
 
 PLAN, RESULT = "sweep.json", "result.json"
+SEED = "train.seed"
 
 
 class Variation(NamedTuple):
@@ -134,14 +135,14 @@ def run_sweep(
         The combination, the seed and the scores, as each training ends.
 
     Raises:
-        BadRecipe: a combination is no legal recipe; this is found before the first training.
-        BadRun: the folder holds another sweep.
+        BadRecipe: a combination is no legal recipe, or sets the seed; found before the first training.
+        BadRun: the folder holds another sweep, or one of the recipe as it was before a change.
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
     folder = expand_home(out)
-    for trial in sweep.trials:
-        _read_trial_recipe(sweep, trial, 1)
-    _check_or_write_plan(sweep, folder)
+    _check_seed(sweep)
+    recipes = {trial.folder: _read_trial_recipe(sweep, trial, 1) for trial in sweep.trials}
+    _check_or_write_plan(sweep, recipes, folder)
     trainings = [(trial, seed) for seed in range(1, sweep.seeds + 1) for trial in sweep.trials]
     arguments = [(sweep, trial, seed, folder, quiet) for trial, seed in trainings]
     if processes == 1:
@@ -174,19 +175,34 @@ def _read_trial_recipe(sweep: Sweep, trial: Trial, seed: int) -> Any:
     return read_recipe(sweep.recipe, (*sweep.changes, *trial.changes, f"train.seed={seed}"))
 
 
-def _check_or_write_plan(sweep: Sweep, folder: Path) -> None:
-    plan = json.loads(json.dumps(sweep._asdict()))
-    path = folder / PLAN
-    if not path.exists():
-        write_json(path, plan)
-        return
-    written = _read_json(path, "choose another --out")
-    if written != plan:
-        changed = [key for key in plan if written.get(key) != plan[key]]
-        raise BadRun(
-            f"{folder} holds another sweep, with other {', '.join(changed)}: choose another --out, or repeat "
-            "its command to go on"
+def _check_seed(sweep: Sweep) -> None:
+    keys = [variation.key for variation in sweep.variations]
+    if SEED in [*keys, *(change.partition("=")[0].strip() for change in sweep.changes)]:
+        raise BadRecipe(
+            f"a sweep sets {SEED} itself: leave it out, and pass --seeds 3 for the seeds 1, 2 and 3"
         )
+
+
+def _check_or_write_plan(sweep: Sweep, recipes: Mapping[str, Any], folder: Path) -> None:
+    """Check that the folder holds this sweep, perhaps with another number of seeds, or write its plan."""
+    dumped = {name: recipe.model_dump(mode="json") for name, recipe in recipes.items()}
+    plan = json.loads(json.dumps({**sweep._asdict(), "recipes": dumped}))
+    path = folder / PLAN
+    if path.exists():
+        written = _read_json(path, "choose another --out")
+        changed = [key for key in plan if key != "seeds" and written.get(key) != plan[key]]
+        if changed == ["recipes"]:
+            raise BadRun(
+                f"{sweep.recipe} was changed after the sweep in {folder} began: choose another --out"
+            )
+        if changed:
+            changed = [key for key in changed if key != "recipes"]
+            raise BadRun(
+                f"{folder} holds another sweep, with other {', '.join(changed)}: choose another --out, or "
+                "repeat its command to go on"
+            )
+        plan["seeds"] = max(plan["seeds"], written["seeds"])
+    write_json(path, plan)
 
 
 def _train_or_read(sweep: Sweep, trial: Trial, seed: int, folder: Path, quiet: bool) -> dict[str, float]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qkv.cost.modes import NoInitialValues
 from qkv.data.masking import MaskedSegment
 from qkv.data.pairs import Pairs
+from qkv.data.pictures import HiddenBatch, NoiseBatch
 from qkv.data.streams import Segment
 from qkv.errors import BadRecipe
 from qkv.model.captioner import build_captioner
@@ -16,16 +17,22 @@ from qkv.model.captioner_config import RecurrentCaptionerConfig, TransformerCapt
 from qkv.model.captioner_encoder import GridConfig
 from qkv.model.classifier import Classifier, ClassifierConfig
 from qkv.model.encoder import EncoderConfig, MaskedLanguageModel
+from qkv.model.gan import GAN, GANConfig
 from qkv.model.hierarchical import HierarchicalClassifier, HierarchicalConfig
 from qkv.model.language import LanguageModel, LanguageModelConfig
+from qkv.model.masked_pictures import MaskedPictureModel, compute_cell_grid
+from qkv.model.patches import PatchConfig
 from qkv.model.seq2seq import RNNConfig, RNNTranslator
 from qkv.model.transformer import Transformer, TransformerConfig
+from qkv.model.vision import CNNConfig
 from qkv.model.vision_classifier import CNNClassifierConfig, PatchClassifierConfig, VisionClassifier
 from qkv.train import AttentionTerms, Objective
+from qkv.train.objective.adversarial import DISCRIMINATOR, GENERATOR, Adversarial
 from qkv.train.objective.captioning import Captioning
 from qkv.train.objective.classification import Classification
 from qkv.train.objective.language import LanguageModeling
 from qkv.train.objective.masked import MaskedLanguageModeling
+from qkv.train.objective.reconstruction import Reconstruction
 from qkv.train.objective.translation import Translation
 
 GRID_SIDE = 14  # cells of a grid of annotation vectors that another model computed, in each direction
@@ -86,6 +93,8 @@ class Workload(NamedTuple):
         counted: what the step counts (tokens, documents, pictures), as throughputs are stated.
         unit: the name of that, in the plural.
         selected: how many rows a mask of the batch selects; None: all.
+        turns: the further arguments of the objective in each pass: networks that are trained against each
+            other take turns.
     """
 
     model: nn.Module
@@ -94,6 +103,15 @@ class Workload(NamedTuple):
     counted: int
     unit: str
     selected: int | None = None
+    turns: tuple[tuple[str, ...], ...] = ((),)
+
+    def compute_loss(self, turn: tuple[str, ...] = ()) -> Tensor:
+        """The loss of one pass, summed over what is counted.
+
+        Args:
+            turn: one of `turns`.
+        """
+        return self.objective(self.batch, *turn).total
 
 
 def build_workload(config: Any, sizes: Sizes, device: str = "meta") -> Workload:
@@ -128,7 +146,7 @@ def check_length(config: Any, length: int) -> None:
     Raises:
         BadRecipe: it cannot.
     """
-    if isinstance(config, CNNClassifierConfig):
+    if isinstance(config, _WITHOUT_LENGTH):
         return
     limits = config.length_limits
     is_text = not isinstance(config, _PICTURE_KINDS)
@@ -185,16 +203,28 @@ def _classify(config: ClassifierConfig | HierarchicalConfig, sizes: Sizes) -> Wo
 
 def _classify_pictures(config: CNNClassifierConfig | PatchClassifierConfig, sizes: Sizes) -> Workload:
     model = VisionClassifier(config, sizes.classes)
-    pictures = torch.zeros(sizes.batch, 3, sizes.picture, sizes.picture, dtype=torch.uint8)
-    batch = LabelledBatch((pictures,), torch.zeros(sizes.batch, dtype=torch.int64))
+    batch = LabelledBatch((_make_pictures(sizes),), torch.zeros(sizes.batch, dtype=torch.int64))
     objective = Classification(model, sizes.smoothing, unit="pictures")
     return Workload(model, objective, batch, sizes.batch, "pictures")
 
 
+def _fill_pictures(config: CNNConfig | PatchConfig, sizes: Sizes) -> Workload:
+    model = MaskedPictureModel(config)
+    hidden = torch.ones(sizes.batch, *compute_cell_grid(sizes.picture, config), dtype=torch.bool)
+    batch = HiddenBatch(_make_pictures(sizes), hidden)
+    return Workload(model, Reconstruction(model), batch, sizes.batch, "pictures")
+
+
+def _generate_pictures(config: GANConfig, sizes: Sizes) -> Workload:
+    model = GAN(config)
+    batch = NoiseBatch(_make_pictures(sizes), torch.zeros(sizes.batch, 2, config.noise))
+    turns = ((DISCRIMINATOR,), (GENERATOR,))
+    return Workload(model, Adversarial(model), batch, sizes.batch, "pictures", turns=turns)
+
+
 def _caption(config: RecurrentCaptionerConfig | TransformerCaptionerConfig, sizes: Sizes) -> Workload:
     model = build_captioner(config, sizes.target_vocab)
-    side = sizes.picture
-    pictures = torch.zeros(sizes.batch, 3, side, side, dtype=torch.uint8)
+    pictures = _make_pictures(sizes)
     if isinstance(config.encoder, GridConfig):
         pictures = torch.zeros(sizes.batch, GRID_SIDE, GRID_SIDE, config.encoder.width)
     batch = CaptionBatch(pictures, *_make_tokens(sizes, 1))
@@ -208,13 +238,17 @@ def _make_tokens(sizes: Sizes, extra: int = 0) -> tuple[Tensor, Tensor]:
     return torch.ones(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.bool)
 
 
+def _make_pictures(sizes: Sizes) -> Tensor:
+    return torch.zeros(sizes.batch, 3, sizes.picture, sizes.picture, dtype=torch.uint8)
+
+
 def _choose_first(keep: Tensor, count: int) -> Tensor:
     """A mask like `keep`, True at the first `count` positions of every row."""
     return (torch.arange(keep.shape[1]) < count).expand(keep.shape).clone()
 
 
+_WITHOUT_LENGTH = (CNNClassifierConfig, CNNConfig, PatchConfig, GANConfig)
 _PICTURE_KINDS = (
-    CNNClassifierConfig,
     PatchClassifierConfig,
     RecurrentCaptionerConfig,
     TransformerCaptionerConfig,
@@ -228,6 +262,9 @@ _BUILDERS: dict[type, Callable[[Any, Sizes], Workload]] = {
     HierarchicalConfig: _classify,
     CNNClassifierConfig: _classify_pictures,
     PatchClassifierConfig: _classify_pictures,
+    CNNConfig: _fill_pictures,
+    PatchConfig: _fill_pictures,
+    GANConfig: _generate_pictures,
     RecurrentCaptionerConfig: _caption,
     TransformerCaptionerConfig: _caption,
 }

@@ -59,10 +59,12 @@ def drop_unreachable_keys(state: ExactState, reach: tuple[int, int] | None) -> E
     Returns:
         The state, perhaps with fewer keys.
     """
-    if reach is None or state.return_weights or is_transformed() or not can_read(state.values.entries):
+    if reach is None or state.return_weights or is_transformed():
         return state
     count = reach[0] + 1  # the position of a padded query is that of the last real key
     if state.keep is not None:
+        if not can_read(state.keep):
+            return state
         is_reached = state.keep.flip(1).cumsum(1) <= count
         count = int(is_reached.sum(1).max())
         state = state._replace(keep=state.keep[:, max(state.keep.shape[1] - count, 0) :])

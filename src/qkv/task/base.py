@@ -55,6 +55,11 @@ class Recipe(Strict):
         train = build({**value, "epochs": EPOCHS})
         return TrainConfig.model_construct(_fields_set=set(value), **dict(train))
 
+    @property
+    def scoring(self) -> str:
+        """How held-out data are read for their scores, where recipes of the task differ in that; else ""."""
+        return ""
+
     def to_yaml(self) -> str:
         """The complete recipe, defaults included, as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -122,9 +127,7 @@ class Task(ABC):
     def compute_fingerprint(self, data: Any) -> dict[str, dict[str, Any]]:
         """What resuming compares: part of the data -> {"lines": their number, "digest": of their content}.
 
-        Where the parts hold something else than lines, "unit" names it in the plural.
-
-        The names of the parts begin with "train." or "valid.".
+        Names of parts begin with "train." or "valid."; "unit" names what is counted, where it is not lines.
 
         Args:
             data: what `read_data` returns.
@@ -208,7 +211,7 @@ class Task(ABC):
             initial: a run of this task, or of one of `initial_tasks`.
 
         Returns:
-            Prefixes of names; the empty one, the default, stands for all weights.
+            Prefixes of names; by default the empty one, for all weights.
         """
         return ("",)
 

@@ -12,6 +12,8 @@ from qkv.errors import UnknownName, did_you_mean
 from qkv.spec import AttentionSpec
 
 ENTRY = re.compile(r"    (\w+): (.*)")
+CONSTANTS = {"None": "null", "True": "true", "False": "false"}
+CONSTANT = re.compile(r"\b(None|True|False)\b")
 FROM_DATA = "(from the data)"
 TYPE_NAMES = {"integer": "integer", "number": "number", "string": "text", "null": "null"}
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -70,12 +72,16 @@ def read_meanings(model: type[BaseModel]) -> dict[str, str]:
     meanings: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, BaseModel):
-            meanings |= _parse_args_block(inspect.cleandoc(base.__doc__ or ""))
+            meanings |= parse_args_block(inspect.cleandoc(base.__doc__ or ""))
     return meanings
 
 
-def _parse_args_block(docstring: str) -> dict[str, str]:
-    """Name -> text of every entry of the block; continuation lines are joined."""
+def parse_args_block(docstring: str) -> dict[str, str]:
+    """Name -> text of every entry of an `Args:` block, with constants as YAML writes them.
+
+    Args:
+        docstring: the docstring, without its indentation.
+    """
     entries: dict[str, str] = {}
     name = ""
     for line in docstring.partition("\nArgs:\n")[2].splitlines():
@@ -86,7 +92,7 @@ def _parse_args_block(docstring: str) -> dict[str, str]:
             entries[name] = match[2]
         else:
             entries[name] += f" {line.strip()}"
-    return entries
+    return {name: CONSTANT.sub(lambda match: CONSTANTS[match[0]], text) for name, text in entries.items()}
 
 
 def _list_keys(

@@ -170,7 +170,8 @@ def _prepare(run: Path, recipe: Recipe, start: _Start, quiet: bool) -> _Prepared
         files = {**contents, RECIPE: recipe.to_yaml().encode()}
         if record is not None:
             origin[ORIGIN_KEY], files[RECORD] = record._asdict(), record.format_json()
-        directory = RunDirectory(run, files, origin, build_label(task, recipe, contents))
+        score_notes = {"scored": recipe.scoring} if recipe.scoring else {}
+        directory = RunDirectory(run, files, origin, build_label(task, recipe, contents), score_notes)
         return _Prepared(recipe, directory, training)
 
 

@@ -167,7 +167,7 @@ class TrainingLoop:
         scores = self.validation.validate_and_keep_if_best(self.loop_state, self.config, interrupt)
         if scores is not None:
             is_best = self.loop_state.validations_without_improvement == 0
-            self._write_metrics_and_events("validation", {**scores, "best": is_best})
+            self._write_metrics_and_events("validation", {**scores, **self.run.score_notes, "best": is_best})
             note = " (best so far)" if is_best else ""
             report.print_line(f"update {self.loop_state.step}: {format_scores(scores)}{note}")
             self.saved_at = -math.inf  # the weights of a validation took long enough to be worth saving
@@ -195,7 +195,8 @@ class TrainingLoop:
         if scores is None:
             return None
         average_score = get_monitored_score(scores, self.validation.monitor)
-        self._write_metrics_and_events("average", {**scores, "best": loop_state.kept_score == average_score})
+        is_kept = loop_state.kept_score == average_score
+        self._write_metrics_and_events("average", {**scores, **self.run.score_notes, "best": is_kept})
         best = loop_state.best_score
         report.print_line(f"mean of the last weights: {format_scores(scores)}; best single one: {best}")
         return average_score

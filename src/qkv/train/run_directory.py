@@ -16,12 +16,14 @@ class RunDirectory(NamedTuple):
         files: name -> content of the files that stand beside the weights, such as a vocabulary.
         origin: plain values that say what the training was started from; its state keeps them.
         label: plain values that say what the weights belong to; their file keeps them.
+        score_notes: plain values that every line of held-out scores in the metrics has too.
     """
 
     path: Path
     files: Mapping[str, bytes] = EMPTY
     origin: Mapping[str, Any] = EMPTY
     label: Mapping[str, Any] = EMPTY
+    score_notes: Mapping[str, Any] = EMPTY
 
     def find_missing_or_outdated_files(self) -> dict[str, bytes]:
         """Those of the files that are missing on disk, or have another content there."""

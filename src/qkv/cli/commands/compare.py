@@ -10,6 +10,7 @@ from qkv.cost.comparison import (
     find_common_quality,
     find_seconds_to_quality,
     format_comparison,
+    list_differences,
     make_rows,
     parse_quality,
     read_compared_run,
@@ -44,8 +45,16 @@ def compare_runs(names: Sequence[str], options: CompareOptions) -> None:
     quality = find_common_quality(runs) if asked is None else asked
     for line in format_comparison(make_rows(runs, quality), options.markdown):
         print(line)
+    differences = list(list_differences(runs))
+    for line in differences:
+        print(line)
     results = [{**run._asdict(), "seconds_to_quality": find_seconds_to_quality(run, quality)} for run in runs]
-    result: dict[str, Any] = {"monitor": runs[0].monitor, "quality": quality, "runs": results}
+    result: dict[str, Any] = {
+        "monitor": runs[0].monitor,
+        "quality": quality,
+        "runs": results,
+        "differences": differences,
+    }
     if options.png is not None:
         lines = [ChartLine(run.name, run.curve) for run in runs]
         draw_lines(options.png, lines, "seconds of training", f"held-out {runs[0].monitor}")

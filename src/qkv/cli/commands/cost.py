@@ -16,7 +16,6 @@ from qkv.cost.report import (
     describe_crossovers,
     describe_measured_crossover,
     describe_probe,
-    format_bytes,
 )
 from qkv.cost.subject import Subject, read_subject
 from qkv.cost.workload import build_workload, check_length
@@ -48,7 +47,7 @@ class CostOptions(NamedTuple):
 def report_cost(name: str, options: CostOptions) -> None:
     """Compute and print.  Raises QKVError before computing if an option cannot be used."""
     lengths = [None] if options.length is None else parse_lengths(options.length)
-    limit = None if options.memory is None else parse_bytes(options.memory)
+    limit = 0 if options.memory is None else parse_bytes(options.memory)
     if options.png is not None and len(lengths) < 2:
         raise BadRecipe("--png draws operations over lengths: pass two or more, as in --length 1k,4k,16k")
     check_picture_and_json(options.png, options.json)
@@ -58,8 +57,8 @@ def report_cost(name: str, options: CostOptions) -> None:
     for subject in subjects:
         check_length(subject.recipe.model, subject.sizes.length)
     result = _report_steps(name, subjects, options.beam)
-    if limit is not None:
-        result["fits"] = {"bytes": limit, **_print_largest_sizes(subjects[0], limit)}
+    if options.memory is not None:
+        result["fits"] = {"bytes": limit, **_print_largest_sizes(subjects[0], options.memory, limit)}
     if options.measure:
         result["measured"] = _measure_crossovers(subjects[0])
     if options.probe:
@@ -89,7 +88,8 @@ def _pair(lengths: Sequence[int], operations: Sequence[int]) -> list[tuple[float
 def _report_steps(name: str, subjects: list[Subject], beam: int) -> dict[str, Any]:
     """Print the cost of a step of every length, and where its attention pays; returns the same as data."""
     first = subjects[0]
-    print(f"{name}: task {first.recipe.task}, model {first.recipe.model.kind}")
+    kind = getattr(first.recipe.model, "kind", "gan")
+    print(f"{name}: task {first.recipe.task}, model {kind}")
     for note in first.notes:
         print(f"  assumed: {note}")
     result = _to_dict(first)
@@ -171,16 +171,20 @@ def _iterate_lengths(text: str) -> Iterator[int]:
         yield int(match[1]) * MULTIPLES[match[2]]
 
 
-def _print_largest_sizes(subject: Subject, limit: int) -> dict[str, int | None]:
+def _print_largest_sizes(subject: Subject, memory: str, limit: int) -> dict[str, int | None]:
     """Print and return the largest batch, and the largest length, whose training step fits."""
-    reads_text, sizes = subject.recipe.task != "classify-pictures", subject.sizes
+    reads_text, sizes = subject.reads_text, subject.sizes
     fit = find_largest_sizes(subject.recipe.model, sizes, limit, reads_text)
     at_length = f" of {sizes.length:,} tokens" if reads_text else ""
     print("what fits, counting tensors only: leave a margin for the allocator and temporary memory")
-    print(f"in {format_bytes(limit)}: a training step of {fit.batch:,} rows{at_length} fits")
+    print(f"in {memory}: a training step of {_count_rows(fit.batch)}{at_length} fits")
     if reads_text:
-        print(f"in {format_bytes(limit)}: {sizes.batch:,} rows of {fit.length:,} tokens fit")
+        print(f"in {memory}: {_count_rows(sizes.batch)} of {fit.length:,} tokens fit")
     return fit._asdict()
+
+
+def _count_rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def _to_dict(subject: Subject) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 
+from qkv.task.attention_keys import list_attention_keys
 from qkv.task.recipe_keys import RecipeKey, list_recipe_keys, select_keys
 from qkv.task.registry import DEFAULT_TASK, TASKS, find_task
 
@@ -15,7 +16,7 @@ def list_keys(section: str | None, task: str | None) -> None:
     """Print every key, or those of a section.  Raises a QKVError if there is no such task, section or key."""
     recipe_task = find_task(task or DEFAULT_TASK)
     keys = list_recipe_keys(recipe_task.recipe, recipe_task.keys_from_data)
-    selected = keys if section is None else select_keys(keys, section)
+    selected = keys if section is None else _select_keys(keys, section)
     width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
     if section is None:
         print(f"keys of a recipe with task: {recipe_task.name} (tasks: {', '.join(TASKS)})\n")
@@ -24,7 +25,16 @@ def list_keys(section: str | None, task: str | None) -> None:
             print(line)
     if section is None:
         print("\nOne section: qkv keys train    Set a key: qkv train RECIPE --set train.epochs=3")
-        print("What an attention is made of: qkv parts")
+        print("Inside an attention: qkv keys model.encoder    What it can be made of: qkv parts")
+
+
+def _select_keys(keys: list[RecipeKey], section: str) -> list[RecipeKey]:
+    """The keys of a section, those inside an attention included."""
+    for name, *_, default, _ in [key for key in keys if key.type.startswith("attention")]:
+        if section == name or section.startswith(f"{name}."):
+            inside = list_attention_keys(name, "causal: true" in default)
+            return [*select_keys(keys, name), *inside] if section == name else select_keys(inside, section)
+    return select_keys(keys, section)
 
 
 def format_key(key: RecipeKey, width: int) -> Iterator[str]:

@@ -13,11 +13,10 @@ from qkv.decode.sample import SampleConfig
 from qkv.model.language import LanguageModelConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
+from qkv.task.generate.windows import Mode, Windows
 from qkv.task.texts import TextConfig, VocabularyConfig
 from qkv.task.transfer import TransferConfig
 from qkv.train import AttentionTerms, TrainConfig
-
-Mode = Literal["segments", "sliding", "carry"]
 
 
 class LanguageData(TextConfig):
@@ -119,6 +118,17 @@ class LanguageRecipe(Recipe):
     def scoring_mode(self) -> Mode:
         """The mode of scoring, where the recipe leaves it to the training too."""
         return self.validation.mode or ("carry" if self.batch.carry else "segments")
+
+    @property
+    def windows(self) -> Windows:
+        """How text is read for its scores, where nothing else is asked for."""
+        segment = self.batch.length
+        return Windows(self.scoring_mode, segment, self.validation.stride or max(1, segment // 2))
+
+    @property
+    def scoring(self) -> str:
+        """How held-out text is read; generated examples are read whole."""
+        return "" if self.data.examples else str(self.windows)
 
     @model_validator(mode="after")
     def _clusters_fit(self) -> "LanguageRecipe":

@@ -11,33 +11,13 @@ from torch import Tensor
 
 from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.symbols import UNK
-from qkv.task.generate.recipe import LanguageRecipe, Mode
+from qkv.task.generate.recipe import LanguageRecipe
+from qkv.task.generate.windows import Mode, Windows
 from qkv.task.texts import AnyTokenizer, EncodedText, start_token
 from qkv.train.objective.output_layer import sum_output_cross_entropy
 
 MODES = get_args(Mode)
 POSITIONS_AT_ONCE = 16_384
-
-
-class Windows(NamedTuple):
-    """What a mode reads: segments of the text, and how many of their last tokens count.
-
-    Args:
-        mode: "segments", "sliding" or "carry".
-        segment: tokens that are read at once.
-        stride: tokens that a sliding window moves by.
-    """
-
-    mode: Mode
-    segment: int
-    stride: int
-
-    def __str__(self) -> str:
-        if self.mode == "carry":
-            return f"state carried over the whole text, read {self.segment} tokens at a time"
-        if self.mode == "sliding":
-            return f"sliding window of {self.segment} tokens, stride {self.stride}"
-        return f"separate segments of {self.segment} tokens"
 
 
 class Total(NamedTuple):
@@ -53,19 +33,31 @@ def choose_windows(recipe: LanguageRecipe, mode: str | None = None, stride: int 
 
     Raises:
         UnknownName: there is no such mode.
-        BadData: the stride is longer than a segment, or the model holds fewer positions than the text has.
+        BadData: the stride is longer than a segment, the state of the model grows with the text, or the model
+            holds fewer positions than the text has.
     """
     if mode is not None and mode not in MODES:
         raise UnknownName(f"no scoring mode {mode!r}. {did_you_mean(mode, MODES)}")
-    segment = recipe.batch.length
-    stride = stride or recipe.validation.stride or max(1, segment // 2)
-    if stride > segment:
-        raise BadData(f"the stride of a sliding window is at most its length, {segment}, got {stride}")
-    read_mode: Any = mode or recipe.scoring_mode
-    if read_mode == "carry" and recipe.model.length_limits.target is not None:
-        limit = recipe.model.length_limits.target
+    windows = recipe.windows
+    read_mode: Any = mode or windows.mode
+    windows = windows._replace(mode=read_mode, stride=stride or windows.stride)
+    if windows.stride > windows.segment:
+        raise BadData(
+            f"the stride of a sliding window is at most its length, {windows.segment}, got {windows.stride}"
+        )
+    if read_mode == "carry":
+        _check_carry(recipe)
+    return windows
+
+
+def _check_carry(recipe: LanguageRecipe) -> None:
+    if not recipe.model.has_bounded_state:
+        raise BadData(
+            "mode carry keeps one state over the whole text, and that of softmax attention over all keys "
+            "grows with it: use mode sliding or segments"
+        )
+    if (limit := recipe.model.length_limits.target) is not None:
         raise BadData(f"mode carry needs more positions than {limit.key}={limit.positions} holds")
-    return Windows(read_mode, segment, stride)
 
 
 @torch.inference_mode()
