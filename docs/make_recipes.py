@@ -35,8 +35,8 @@ Defaults that read *(from the data)* are chosen when a training starts, by the s
 machine. `qkv train` prints each of them with its reason.
 
 The values of an attention are described by `qkv parts` and in [mechanisms](mechanisms.md); the recipes of a
-task, with what they reached, on the pages [translation](translation.md),
-[language models](language.md), [classifiers](classify.md), [captions](captions.md) and [pictures](pictures.md).
+task, with what they reached, are on the pages [translation](translation.md), [language models](language.md),
+[classifiers](classify.md), [captions](captions.md) and [pictures](pictures.md).
 """
 COMMON = """\
 ## Keys of every recipe

@@ -75,7 +75,8 @@ def _build_layer(spec: Any) -> Any:
 
 def _build_page(trace: Any) -> str:
     view = import_module("qkv.view")
-    return view.format_html([view.NamedTrace(trace.kind, trace)])
+    images, _ = view.embed_pictures(trace)
+    return view.format_html([view.NamedTrace(trace.kind, trace)], images)
 
 
 layer_builder.build_layer = _build_layer

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Pillow knows more formats; some of them start other programs, such as Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 ANIMATED, CMYK = "animated", "CMYK"
+BAND_PIXELS = 2**20  # that are converted to RGB together
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -44,7 +45,8 @@ def decode_picture(content: bytes, size: int) -> Decoded:
     """Decode a file: turn it as its EXIF data says, resize its shorter side, and crop its centre.
 
     Transparent pixels become white, and 16-bit grey values are scaled to 8 bits.  A JPEG file is decoded at a
-    reduced size, and Pillow's limit on the number of pixels holds, so that memory is bounded.
+    reduced size.  Pillow's limit on the number of pixels bounds the memory of others: their own pixels, and
+    those in RGB.
 
     Args:
         content: the bytes of the file.
@@ -77,12 +79,24 @@ def _decode_image(image: Image.Image, size: int) -> Decoded:
     traits = (*([ANIMATED] if is_animated else []), *([CMYK] if image.mode == "CMYK" else []))
     if image.mode == "F":
         return Decoded(None, "pixels are floating-point numbers of unknown range")
-    rgb = _convert_to_rgb(ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)
+    rgb = _convert_to_rgb(image)
     square = ImageOps.fit(rgb, (size, size), method=Image.Resampling.LANCZOS)
     return Decoded(np.asarray(square), "", traits)
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in red, green and blue, converted band by band, because large pictures fill the memory."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    rgb, rows = Image.new("RGB", image.size), max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_convert_band(band), (0, top))
+    return rgb
+
+
+def _convert_band(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,52 @@ def test_a_long_document_is_built_where_it_is_read(open_page, tmp_path):
     assert page.locator("#document-strongest button").first.inner_text() == "word4321 (4321): 0.498"
     page.locator("#document-strongest button").first.click()
     page.wait_for_selector("#document-text span:text-is('word4321')")
+
+
+def test_the_query_of_a_document_is_chosen_with_a_slider_or_in_the_text(open_page, tmp_path):
+    count = 1200
+    words = tuple(f"▁word{n}" for n in range(count))
+    weights = np.tril(np.ones((1, count, count)))
+    weights[0, np.arange(count), np.arange(count) // 2] += 2 * np.arange(count)
+    weights /= weights.sum(-1, keepdims=True)
+    axes = WeightAxes("words", "words", causal=True)
+    example = Example({"words": words}, {"self.0": weights}, {"self.0": axes})
+    page = open_page(write_trace(tmp_path, example))
+    step, strongest = page.locator("#document-step-text"), page.locator("#document-strongest button").first
+    assert step.inner_text() == "1200 of 1200: word1199"  # the last query sees most
+    assert strongest.inner_text().startswith("word599 (599)")
+    page.locator("#document-step").fill("800")
+    assert step.inner_text() == "801 of 1200: word800"
+    assert strongest.inner_text().startswith("word400 (400)")
+    page.locator("#document-text span:text-is('word20')").click()
+    assert step.inner_text() == "21 of 1200: word20"
+    assert strongest.inner_text().startswith("word10 (10)")
+    assert page.locator("#document-text .selected").all_inner_texts() == ["word20"]
+    assert "row=20" in page.evaluate("location.hash")
+    page.locator("#document-step").press("ArrowRight")
+    assert step.inner_text() == "22 of 1200: word21"
+
+
+def test_the_text_view_leaves_long_texts_to_the_document_view(open_page, tmp_path):
+    words = tuple(f"▁word{n}" for n in range(4000))
+    axes = {"class": ("good",), "words": words}
+    example = Example(axes, {"pool": rows(1, 1, 4000)}, {"pool": WeightAxes("class", "words")})
+    page = open_page(write_trace(tmp_path, example), "view=text")
+    assert page.locator("#text-long").is_visible()
+    assert not page.locator("#text-stage").is_visible()
+    assert page.locator("#text-columns span").count() == 0
+
+
+def test_small_numbers_have_one_kind_of_minus_sign(open_page, tmp_path):
+    weights = {"cross.0": np.array([[[0.5, 8.3e-4, -8.3e-4]]])}
+    example = Example(
+        {"target": ("▁a",), "source": ("▁x", "▁y", "▁z")},
+        weights,
+        {"cross.0": WeightAxes("target", "source")},
+    )
+    trace = NamedTrace("small", Trace((example,), "translation", ("cross.0",)))
+    page = open_page(write_html([trace], tmp_path / "page.html"), "row=0&column=2")
+    assert re.search(r": −\d\.\de−4$", page.locator("#readout").inner_text())
 
 
 def test_a_notebook_shows_the_page_in_a_frame(open_page, tmp_path):

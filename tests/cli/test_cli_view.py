@@ -38,7 +38,9 @@ def test_view_draws_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     example = Example(axes, weights, {"cross.0": WeightAxes("text", "image")})
     Trace((example,), "caption").save(tmp_path / "t.npz")
     assert tiny.call("view", tmp_path / "t.npz") == 0
-    assert capsys.readouterr().out == f"{tmp_path / 't.png'}\n"
+    said, written = capsys.readouterr().out.splitlines()
+    assert said == "dog.jpg is not in the picture: there is no such file beside the trace or in this folder"
+    assert written == str(tmp_path / "t.png")
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 
 

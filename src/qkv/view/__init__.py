@@ -1,6 +1,7 @@
 """Pictures of traces. This folder needs numpy, and matplotlib only when something is drawn."""
 
 from qkv.view.embedding import embed_picture as embed_picture
+from qkv.view.embedding import embed_pictures as embed_pictures
 from qkv.view.fonts import MissingGlyphs as MissingGlyphs
 from qkv.view.heatmap import draw as draw
 from qkv.view.heatmap import heatmap as heatmap

@@ -107,7 +107,7 @@ def _check_size(traces: Sequence[NamedTrace]) -> None:
         size, name, key = max(sizes)
         raise BadData(
             f"a page shows up to {MAX_WEIGHTS:,} weights, got {total:,} (the most in {key} of {name}: "
-            f"{size:,}): choose --example or --layers, or capture with pool="
+            f"{size:,}): show fewer examples or layers (qkv view --example, --layers), or capture with pool="
         )
 
 

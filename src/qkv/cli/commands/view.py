@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple, cast
 
 from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.task.trace_picture import draw_example
-from qkv.trace import Example, Grid, Trace
-from qkv.view import NamedTrace, embed_picture, write_html
+from qkv.trace import Example, Trace
+from qkv.view import NamedTrace, embed_pictures, write_html
 
 MAX_DIGITS = 9
 
@@ -51,8 +51,9 @@ def _draw(file: Path, options: ViewOptions) -> None:
     _check_example(file, trace, example)
     heads = _parse_heads(options.heads)
     for picture in options.pictures or [file.with_suffix(".png")]:
+        folders = [file.parent, Path()]
         for line in draw_example(
-            trace, picture, example - 1, options.layers, heads, options.merge, options.dark
+            trace, picture, example - 1, options.layers, heads, options.merge, options.dark, folders
         ):
             print(line)
         print(picture)
@@ -64,13 +65,14 @@ def _write_page(files: Sequence[Path], output: Path, options: ViewOptions) -> No
             f"--output writes a page, got {output.name!r}: name it .html, or use --png, --svg, --pdf"
         )
     traces = [_select(file, options) for file in files]
-    images = {}
+    images: dict[str, str] = {}
     for file, trace in zip(files, traces, strict=True):
-        for grid in _list_grids(trace):
-            address, problem = embed_picture(grid, [file.parent, Path()])
-            if address:
-                images[str(grid.picture)] = address
-            print(f"{grid.picture}: {f'not in the page: {problem}' if problem else 'is in the page'}")
+        found, problems = embed_pictures(trace, [file.parent, Path()])
+        images |= found
+        for picture in found:
+            print(f"{picture}: is in the page")
+        for picture, problem in problems.items():
+            print(f"{picture}: not in the page: {problem}")
     write_html([NamedTrace(*pair) for pair in zip(_name(files), traces, strict=True)], output, images)
     print(output)
 
@@ -101,17 +103,6 @@ def _keep_layers(file: Path, example: Example, layers: str) -> Example:
         weights={name: example.weights[name] for name in names},
         weight_axes={name: example.weight_axes[name] for name in names},
     )
-
-
-def _list_grids(trace: Trace) -> list[Grid]:
-    """The grids with a picture, each picture once."""
-    grids = [
-        axis
-        for example in trace.examples
-        for axis in example.named_axes.values()
-        if isinstance(axis, Grid) and axis.picture is not None
-    ]
-    return list({grid.picture: grid for grid in grids}.values())
 
 
 def _check_example(file: Path, trace: Trace, example: int) -> None:

@@ -222,5 +222,5 @@ export function rankKeys(matrix, row, count) {
 export function formatWeight(value) {
   const size = Math.abs(value);
   const text = size === 0 ? "0" : size < 0.001 ? value.toExponential(1) : value.toFixed(3);
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }

@@ -120,7 +120,8 @@ function showReadout() {
   });
   const prefix = texts.length > 1 ? ["A: ", "B: "] : [""];
   const text = texts.map((line, i) => (line ? prefix[i] + line : "")).filter(Boolean).join(" · ");
-  element("readout").textContent = text || "Point at a cell, or use the arrow keys, to read a weight.";
+  const hint = state.view === "document" ? "Point at a word to read its weight." : "Point at a cell, or use the arrow keys, to read a weight.";
+  element("readout").textContent = text || hint;
 }
 
 function showControls() {
@@ -197,7 +198,9 @@ function listen() {
   for (const view of VIEWS) element(`tab-${view}`).addEventListener("click", () => update({ view }));
   element("tabs").addEventListener("keydown", moveTab);
   for (const map of maps) map.canvas.addEventListener("keydown", (event) => moveCell(event, map));
-  element("step").addEventListener("input", () => update({ row: Number(element("step").value), column: -1 }));
+  for (const id of ["step", "document-step"]) {
+    element(id).addEventListener("input", () => update({ row: Number(element(id).value), column: -1 }));
+  }
   element("play").addEventListener("click", togglePlay);
   element("zoom-in").addEventListener("click", () => maps.forEach((map) => map.zoomBy(1.6)));
   element("zoom-out").addEventListener("click", () => maps.forEach((map) => map.zoomBy(1 / 1.6)));

@@ -8,6 +8,7 @@ import { currentExample, state, update } from "./state.js";
 
 const MOST_LINES = 24;
 const LINES_BELOW = 150; // tokens: longer sequences are only shaded
+const MOST_TOKENS = 3000; // longer ones are left to the document view
 /** @type {number | undefined} */
 let player;
 
@@ -17,8 +18,12 @@ let player;
 export async function showText(matrix) {
   const isOneText = matrix.rows.axis === matrix.columns.axis && matrix.rows.axis.grid === null;
   const row = clampRow(matrix);
-  const scale = makeScale(matrix.low, matrix.high);
   const stage = element("text-stage");
+  const isLong = matrix.rows.labels.length + matrix.columns.labels.length > MOST_TOKENS;
+  for (const id of ["text-stage", "text-steps"]) element(id).hidden = isLong;
+  element("text-long").hidden = !isLong;
+  if (isLong) return;
+  const scale = makeScale(matrix.low, matrix.high);
   const rows = makeTokens(matrix.rows, (i) => update({ row: i, column: -1 }));
   const columns = makeTokens(matrix.columns, (i) => update({ column: i }));
   element("text-rows").replaceChildren(...rows);
@@ -111,13 +116,18 @@ function setSlider(matrix, row) {
   const slider = element("step");
   slider.max = String(matrix.rows.labels.length - 1);
   slider.value = String(row);
+  element("step-text").textContent = describeStep(matrix, row);
+  slider.setAttribute("aria-valuetext", element("step-text").textContent);
+}
+
+/** The number and the text of a query, with its probability where the trace has it. @param {Matrix} matrix @param {number} row */
+export function describeStep(matrix, row) {
   const example = currentExample();
   const probabilities = example.logProbsAxis === matrix.weights.rows ? example.logProbs : null;
   const group = matrix.rows.groups[row] ?? [];
   const sum = probabilities ? group.reduce((total, i) => total + probabilities[i], 0) : null;
   const probability = sum === null ? "" : `, log p ${formatWeight(sum)}`;
-  element("step-text").textContent = `${row + 1} of ${matrix.rows.labels.length}: ${matrix.rows.texts[row]}${probability}`;
-  slider.setAttribute("aria-valuetext", element("step-text").textContent);
+  return `${row + 1} of ${matrix.rows.labels.length}: ${matrix.rows.texts[row]}${probability}`;
 }
 
 /** Play or stop the steps. */
