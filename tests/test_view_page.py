@@ -135,7 +135,9 @@ def test_traces_without_weights_and_too_large_ones_are_refused(monkeypatch):
     with pytest.raises(BadData, match=r"t0\.npz has no weights to show"):
         page_of(empty)
     monkeypatch.setattr("qkv.view.html_page.MAX_WEIGHTS", 100)
-    with pytest.raises(BadData, match=r"up to 100 weights, got .* show fewer examples or layers .*, or capture"):
+    with pytest.raises(
+        BadData, match=r"up to 100 weights, got .* show fewer examples or layers .*, or capture"
+    ):
         page_of(trace_of())
 
 

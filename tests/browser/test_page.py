@@ -203,9 +203,16 @@ def test_exports_are_files(page_file, open_page, tmp_path):
         assert download.value.suggested_filename == f"cross.0-head-0.{kind}"
         download.value.save_as(tmp_path / f"x.{kind}")
     with Image.open(tmp_path / "x.png") as picture:
-        assert picture.size[0] % 2 == picture.size[1] % 2 == 0
-        assert min(picture.size) >= 2 * (5 * 16 + 24)
-    assert (tmp_path / "x.svg").read_text().count("<rect") == 26
+        pixels, size = np.array(picture.convert("RGB")).astype(int), picture.size
+    drawing = (tmp_path / "x.svg").read_text()
+    assert size == tuple(2 * int(re.search(rf'{side}="(\d+)"', drawing)[1]) for side in ("width", "height"))
+    assert drawing.count("<rect") == 26
+    corner = 2 * np.array([float(re.findall(rf' {axis}="([\d.]+)"', drawing)[1]) for axis in ("y", "x")])
+    dark = [
+        [pixels[tuple((corner + 32 * np.array([r, c]) + 16).astype(int))].sum() < 300 for c in range(5)]
+        for r in range(5)
+    ]
+    assert dark == np.eye(5, dtype=bool).tolist()
     table = list(csv.reader(io.StringIO((tmp_path / "x.csv").read_text())))
     assert table[0] == ["", "the", "tall", "house", "s", "⟨end⟩"]
     assert [line[1:] for line in table[1:]] == np.eye(5, dtype=int).astype(str).tolist()

@@ -94,6 +94,7 @@ def train(
     from qkv.task.run_directory import is_first_process, read_run_recipe
     from qkv.task.training import fit
     from qkv.train import STATE
+    from qkv.train.loop_state import format_scores
 
     run = out or Path("runs") / Path(recipe).stem
     changes = change or []
@@ -110,9 +111,10 @@ def train(
         return
     draw_curve_if_possible(expand_home(run))
     trained = read_run_recipe(expand_home(run))
-    best = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
     scored = f" ({trained.scoring})" if trained.scoring else ""
-    print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {best}{scored}")
+    print(
+        f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {format_scores(result.scores)}{scored}"
+    )
     print(f"next: {find_task(trained.task).suggest_commands(run)}")
 
 

@@ -205,7 +205,7 @@ def make_rows(runs: Sequence[ComparedRun], quality: float) -> list[tuple[str, ..
     Returns:
         Rows of text.
     """
-    runs = [run._replace(scores=_average_over_layers(run.scores)) for run in runs]
+    runs = [run._replace(scores=average_over_layers(run.scores)) for run in runs]
     names = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     names.sort(key=lambda name: name != runs[0].monitor)
     head = ("run", *names, "parameters", "updates", "seconds", f"{runs[0].unit}/s", "memory")
@@ -259,8 +259,12 @@ def _flatten(value: Any, name: str) -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value, ensure_ascii=False)
 
 
-def _average_over_layers(scores: Mapping[str, float]) -> dict[str, float]:
-    """The scores, with the mean over all layers in place of each measure of the attention of a layer."""
+def average_over_layers(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores, with the mean over all layers in place of each measure of the attention of a layer.
+
+    Args:
+        scores: the scores of a validation by name.
+    """
     averaged = {name: value for name, value in scores.items() if not name.startswith(ATTENTION)}
     measures: dict[str, list[float]] = {}
     for name, value in scores.items():

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qkv.cost.comparison import average_over_layers
 from qkv.cost.sweep_labels import label_values, write_yaml
 from qkv.cost.worker_processes import run_in_processes
 from qkv.errors import BadRecipe, BadRun
@@ -212,7 +213,8 @@ def _train_or_read(sweep: Sweep, trial: Trial, seed: int, folder: Path, quiet: b
         return _read_json(run / RESULT, f"delete {run}, and the same command trains it again")
     recipe = _read_trial_recipe(sweep, trial, seed)
     result = fit(recipe, run, resume=(run / STATE).exists(), quiet=quiet)
-    scores = {name: float(value) for name, value in result.scores.items()} | {"seconds": result.seconds}
+    averaged = average_over_layers({name: float(value) for name, value in result.scores.items()})
+    scores = averaged | {"seconds": result.seconds}
     write_json(run / RESULT, scores)
     return scores
 

@@ -132,7 +132,9 @@ def get_monitored_score(scores: Scores, monitor: str) -> float:
 def format_scores(scores: Scores) -> str:
     """The scores as a text such as "bleu 12.34, loss 2.5".
 
+    Measures of every layer, whose names have a dot, stand in metrics.jsonl alone.
+
     Args:
         scores: all scores of a validation.
     """
-    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if "." not in name)
