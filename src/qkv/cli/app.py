@@ -111,10 +111,8 @@ def train(
         return
     draw_curve_if_possible(expand_home(run))
     trained = read_run_recipe(expand_home(run))
-    scored = f" ({trained.scoring})" if trained.scoring else ""
-    print(
-        f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {format_scores(result.scores)}{scored}"
-    )
+    scores = format_scores(result.scores) + (f" ({trained.scoring})" if trained.scoring else "")
+    print(f"trained {result.steps:,} updates in {result.seconds:,.0f} s; held-out: {scores}")
     print(f"next: {find_task(trained.task).suggest_commands(run)}")
 
 
