@@ -71,6 +71,13 @@ CONFIGS: dict[str, Any] = {
         convolution_layers=1,
         attention=AttentionSpec(causal=True, kernel=Favor(8)),
     ),
+    "language mixed": LanguageModelConfig(
+        layers=4,
+        width=16,
+        feedforward=24,
+        attention=AttentionSpec(causal=True, kernel=Elu()),
+        attention_by_layer={2: AttentionSpec(causal=True, scope=Window(3))},
+    ),
     "language gru": LanguageModelConfig(layers=1, width=8, feedforward=0, mixer="gru", tied=False),
     "masked": EncoderConfig(layers=1, width=16, feedforward=24, attention=AttentionSpec(select=Sparsemax())),
     "classifier": ClassifierConfig(layers=1, width=16, feedforward=24, pool="attention"),

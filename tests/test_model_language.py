@@ -29,6 +29,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "convolution_layers": 1,
         "attention": {"kernel": {"name": "rfa", "features": 16}},
     },
+    "a window, then rfa": {
+        "attention": {"kernel": {"name": "rfa", "features": 16}},
+        "attention_by_layer": {0: {"scope": {"name": "window", "half_width": 3}}},
+    },
     "gru": {"mixer": "gru"},
     "lstm": {"mixer": "lstm", "feedforward": 0},
     "separable convolution": {"mixer": "convolution", "activation": "swiglu", "norm": "rms"},
@@ -46,6 +50,37 @@ def build(name: str, **options: Any) -> LanguageModel:
 
 def tokens(rows: int = 2, length: int = N) -> Tensor:
     return torch.randint(0, V, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_single_layers_have_an_attention_of_their_own() -> None:
+    layers = build("a window, then rfa", layers=3).attention_layers()
+    assert [layer.spec.kernel.name for layer in layers.values()] == ["softmax", "rfa", "rfa"]
+    assert [layer.spec.scope.name for layer in layers.values()] == ["window", "global", "global"]
+    assert {layer.spec.heads for layer in layers.values()} == {2}
+    assert LanguageModelConfig(**MODELS["a window, then rfa"]).has_bounded_state
+    growing = {"attention": {"kernel": "elu"}, "attention_by_layer": {1: {}}}
+    assert not LanguageModelConfig(**growing).has_bounded_state
+    assert LanguageModelConfig.model_validate_json(
+        LanguageModelConfig(**growing).model_dump_json()
+    ) == LanguageModelConfig(**growing)
+    location = {"score": {"name": "location", "length": 9}}
+    limit = LanguageModelConfig(attention_by_layer={1: location}).length_limits.target
+    assert limit == (9, "model.attention_by_layer.1.score.length")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 2, "attention_by_layer": {2: {}}}, r"has the layer 2, .* with attention are 0 to 1"),
+        ({"layers": 2, "convolution_layers": 1, "attention_by_layer": {0: {}}}, r"layer 0, .* are 1 to 1"),
+        ({"mixer": "gru", "attention_by_layer": {0: {}}}, r"has the layer 0, .* with attention are none"),
+        ({"attention_by_layer": {0: {"causal": False}}}, r"attention_by_layer.0: causal must be True"),
+        ({"attention_by_layer": {0: {"heads": 3}}}, "heads=3"),
+    ],
+)
+def test_attentions_of_layers_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValidationError, QKVError), match=message):
+        LanguageModelConfig(**options)
 
 
 @every_model

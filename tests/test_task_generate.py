@@ -270,3 +270,11 @@ def test_bad_input_is_refused_with_its_reason(run: Any, tmp_path: Path) -> None:
     recipe = parse_recipe({"task": "generate", "data": {"train": str(tmp_path / "empty.txt")}}, "it")
     with pytest.raises(QKVError, match="there is no text"):
         qkv.fit(recipe, tmp_path / "x", quiet=True)
+
+
+def test_a_run_keeps_the_attention_of_single_layers(tmp_path: Path) -> None:
+    model = {"layers": 2, "attention": {"kernel": "elu"}, "attention_by_layer": {1: {}}}
+    recipe = language_recipe(tmp_path, model=model, train={"steps": 3, "validate_every": 3})
+    qkv.fit(recipe, tmp_path / "run", quiet=True)
+    layers = qkv.load(tmp_path / "run").model.attention_layers()
+    assert [layer.spec.kernel.name for layer in layers.values()] == ["elu", "softmax"]

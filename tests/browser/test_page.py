@@ -205,7 +205,7 @@ def test_exports_are_files(page_file, open_page, tmp_path):
     with Image.open(tmp_path / "x.png") as picture:
         pixels, size = np.array(picture.convert("RGB")).astype(int), picture.size
     drawing = (tmp_path / "x.svg").read_text()
-    assert size == tuple(2 * int(re.search(rf'{side}="(\d+)"', drawing)[1]) for side in ("width", "height"))
+    assert size == tuple(2 * int(re.findall(rf'{side}="(\d+)"', drawing)[0]) for side in ("width", "height"))
     assert drawing.count("<rect") == 26
     corner = 2 * np.array([float(re.findall(rf' {axis}="([\d.]+)"', drawing)[1]) for axis in ("y", "x")])
     dark = [

@@ -8,6 +8,7 @@ import torch
 
 from qkv.bench.calls import state_bytes
 from qkv.kernel import Softmax
+from qkv.model.layer_attention import complete_spec_of_layer
 from qkv.scope import Global
 from qkv.score import ScaledDot
 from qkv.select import Soft
@@ -75,8 +76,10 @@ def iterate_specs(config: Any) -> Iterator[tuple[str, AttentionSpec]]:
                 yield f"model.{key}", config.complete_spec(key)
         if isinstance(getattr(config, "attention", None), AttentionSpec):
             yield "model.attention", config.complete_spec()
-    elif isinstance(getattr(config, "spec", None), AttentionSpec) and _uses_attention(config):
-        yield "model.attention", config.spec
+    elif hasattr(config, "attention_by_layer") and _uses_attention(config):
+        yield "model.attention", complete_spec_of_layer(config)
+        for layer in config.attention_by_layer:
+            yield f"model.attention_by_layer.{layer}", complete_spec_of_layer(config, layer)
 
 
 def get_softmax_spec(spec: AttentionSpec) -> AttentionSpec:
@@ -100,9 +103,13 @@ def make_softmax_config(config: Any) -> Any:
     Returns:
         The config; the same one where nothing changes.
     """
-    keys = [name.removeprefix("model.") for name, spec in iterate_specs(config) if spec.project]
-    specs = {key: getattr(config, key) for key in keys}
-    changes = {key: softmax for key, spec in specs.items() if (softmax := get_softmax_spec(spec)) != spec}
+    names = [name.removeprefix("model.") for name, spec in iterate_specs(config) if spec.project]
+    specs = {key: getattr(config, key) for key in names if "." not in key}
+    changes: dict[str, Any] = {
+        key: softmax for key, spec in specs.items() if (softmax := get_softmax_spec(spec)) != spec
+    }
+    if by_layer := getattr(config, "attention_by_layer", {}):
+        changes["attention_by_layer"] = {layer: get_softmax_spec(spec) for layer, spec in by_layer.items()}
     return config.model_copy(update=changes) if changes else config
 
 

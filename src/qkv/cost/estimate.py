@@ -163,6 +163,8 @@ def is_recurrent(config: Any) -> bool:
 
 def _list_layer_keys(config: Any) -> tuple[str, ...]:
     """The keys of numbers of layers that are all alike."""
+    if getattr(config, "attention_by_layer", {}):
+        return ()
     if isinstance(config, TransformerConfig):
         return ("encoder_layers", "decoder_layers")
     if isinstance(config, LanguageModelConfig):

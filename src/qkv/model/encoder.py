@@ -1,12 +1,11 @@
 """A bidirectional encoder: the body of masked language models and of classifiers."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from qkv import masks
@@ -15,7 +14,13 @@ from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
 from qkv.model.dropout import dropout
 from qkv.model.feedforward import Activation, FeedForwardNet, Normalisation, make_norm
-from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
+from qkv.model.layer_attention import (
+    check_layer_numbers,
+    complete_spec_of_layer,
+    find_key_limit,
+    list_specs,
+)
+from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit
 from qkv.model.positions import LearnedPositions, Sinusoids
 from qkv.model.spec_fields import SpecField
 from qkv.model.weight_tying import WeightTyingModule
@@ -44,6 +49,7 @@ class EncoderConfig(Strict):
         positions: sinusoidal or learned.
         max_length: size of the table of learned positions.
         attention: the self-attention of every layer.
+        attention_by_layer: layers with a self-attention of their own, by their number from 0.
     """
 
     kind: Literal["encoder"] = "encoder"
@@ -57,30 +63,21 @@ class EncoderConfig(Strict):
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_length: PositiveInt = 512
     attention: SpecField = AttentionSpec()
-
-    @property
-    def spec(self) -> AttentionSpec:
-        """The attention of every layer with this model's width and, where it names none, its heads."""
-        return replace(self.attention, d_model=self.width, heads=self.attention.heads or self.heads)
+    attention_by_layer: dict[NonNegativeInt, SpecField] = Field(default={})
 
     @property
     def length_limits(self) -> LengthLimits:
         """How many tokens the model can read; None where there is no limit."""
-        return LengthLimits(source=self.find_limit("model.attention"))
-
-    def find_limit(self, section: str) -> LengthLimit | None:
-        """How many positions the encoder can read; None where there is no limit.
-
-        Args:
-            section: the section of the recipe that holds the attention.
-        """
         table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
-        return find_smallest_limit(table, get_key_limit(self.attention, section))
+        return LengthLimits(source=find_smallest_limit(table, find_key_limit(self)))
 
     @model_validator(mode="after")
     def _has_legal_attention(self) -> "EncoderConfig":
-        check_encoder_attention(self.attention, "attention")
-        _ = self.spec
+        for key, spec in list_specs(self).items():
+            check_encoder_attention(spec, key)
+        check_layer_numbers(self, range(self.layers))
+        for layer in range(self.layers):
+            complete_spec_of_layer(self, layer)
         return self
 
 
@@ -101,12 +98,14 @@ class EncoderLayer(nn.Module):
 
     Args:
         config: the encoder's config.
+        layer: the number of this layer, from 0.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.norm, self.attention = make_norm(config.norm, config.width), config.spec.build()
+        self.norm = make_norm(config.norm, config.width)
+        self.attention = complete_spec_of_layer(config, layer).build()
         self.feedforward_norm = make_norm(config.norm, config.width)
         self.feedforward = FeedForwardNet(config.width, config.feedforward, config.activation, config.dropout)
 
@@ -142,7 +141,7 @@ class Encoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(vocab, config.width)
         self.positions = make_positions(config)
-        self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.layers: Any = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config.norm, config.width)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
 

@@ -24,7 +24,8 @@ from qkv.model.encoder import (
     make_positions,
 )
 from qkv.model.feedforward import make_norm
-from qkv.model.length_limits import LengthLimits
+from qkv.model.layer_attention import complete_spec_of_layer
+from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.pooling import AttentionPool
 from qkv.model.spec_fields import OptionalSpecField
 from qkv.shapes import Attended
@@ -71,6 +72,11 @@ class HierarchicalConfig(EncoderConfig):
 
     @model_validator(mode="after")
     def _has_legal_attention(self) -> "HierarchicalConfig":
+        if self.attention_by_layer:
+            raise BadRecipe(
+                "attention_by_layer: a hierarchical classifier has one attention for each level: leave it "
+                "out, and set attention and sentence_attention"
+            )
         if self.encoder == "gru":
             if self.width % 2:
                 raise BadRecipe(f"width={self.width} must be even: the GRU of each direction has half of it")
@@ -80,8 +86,9 @@ class HierarchicalConfig(EncoderConfig):
             (self.sentence_level, "max_sentences", "sentence_attention"),
         ):
             check_encoder_attention(config.attention, key)
-            _ = config.spec
-            limit = config.find_limit(f"model.{key}")
+            _ = complete_spec_of_layer(config)
+            table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
+            limit = find_smallest_limit(table, get_key_limit(config.attention, f"model.{key}"))
             if limit is not None and getattr(self, bound) > limit.positions:
                 raise BadRecipe(
                     f"model.{bound}={getattr(self, bound)} is more than {limit.key}={limit.positions} holds: "
@@ -128,7 +135,7 @@ class AttentionEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.dropout, self.positions = config.dropout, make_positions(config)
-        self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.layers: Any = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config.norm, config.width)
 
     def forward(self, x: Hidden, keep: Real, capture: bool = False) -> tuple[Hidden, dict[str, Attended]]:

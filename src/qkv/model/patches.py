@@ -60,7 +60,7 @@ class PatchEncoder(nn.Module):
         self.embedding = nn.Linear(3 * config.patch**2, config.width)
         self.class_token = nn.Parameter(torch.empty(config.width)) if has_class_token else None
         self.positions = make_positions(config)
-        self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.layers: Any = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config.norm, config.width)
         self._initialise_class_token()
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -136,6 +136,8 @@ def _describe_field(schema: dict[str, Any], annotation: Any) -> str:
         return "attention"
     if AttentionSpec in get_args(annotation):
         return "attention or null"
+    if get_origin(annotation) is dict and AttentionSpec in get_args(get_args(annotation)[1]):
+        return "mapping from numbers of layers to attentions"
     return _describe_type(schema)
 
 
