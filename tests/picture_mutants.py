@@ -62,7 +62,7 @@ PICTURE_MUTANTS = (
     Mutant(
         "a picture is not turned as its EXIF data says",
         "picture_decoding.py",
-        "ImageOps.exif_transpose(image)",
+        "ImageOps.exif_transpose(image, in_place=True)",
         "image",
         PICTURES,
     ),

@@ -47,7 +47,7 @@ def test_costs_know_every_attention() -> None:
 
 
 def test_layers_that_do_not_exist_are_refused() -> None:
-    with pytest.raises((ValueError, QKVError), match="has the layer 3, .* with attention are 0 to 2"):
+    with pytest.raises((ValueError, QKVError), match=r"has the layer 3, .* with attention are 0 to 2"):
         EncoderConfig(layers=3, attention_by_layer={3: AttentionSpec()})
     with pytest.raises((ValueError, QKVError), match=r"attention_by_layer\.0: causal must be False"):
         EncoderConfig(layers=3, attention_by_layer={0: AttentionSpec(causal=True)})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from qkv.cost.estimate import estimate_cost
 from qkv.cost.report import format_bytes, format_table
+from qkv.cost.score_settings import list_settings
 from qkv.cost.subject import read_subject
 from qkv.errors import BadRecipe, BadRun
 from qkv.files import expand_home
@@ -18,12 +19,6 @@ from qkv.train.checkpoint import METRICS
 from qkv.train.loop_state import LOWER_IS_BETTER
 
 ATTENTION = "attention."
-WITHOUT_EFFECT_ON_SCORES = frozenset(
-    [
-        *("validation.monitor", "validation.attention", "validation.samples"),
-        *("validation.mode", "validation.stride", "data.pictures.cache"),
-    ]
-)
 POSITION_KEYS = frozenset({"kind", "step", "epoch", "seconds", "best"})
 
 
@@ -103,7 +98,7 @@ def read_compared_run(name: str | Path) -> ComparedRun:
         parameters=cost.parameters,
         memory=cost.memory.peak,
         curve=curve,
-        settings=_list_settings(recipe),
+        settings=list_settings(recipe),
     )
 
 
@@ -128,24 +123,6 @@ def check_comparable(runs: Sequence[ComparedRun]) -> None:
                 f"{first.name} monitors {first.monitor!r} and {run.name} {run.monitor!r}: compare runs with "
                 "one validation.monitor"
             )
-
-
-def list_differences(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """What makes the held-out scores of the runs incomparable, or may: other data, tokens or scoring.
-
-    Args:
-        runs: the runs.
-
-    Yields:
-        A line for each setting that differs, with its value in every run.
-    """
-    for key in dict.fromkeys(key for run in runs for key in run.settings):
-        names: dict[str, list[str]] = {}
-        for run in runs:
-            names.setdefault(run.settings.get(key, "not set"), []).append(run.name)
-        if len(names) > 1:
-            each = "; ".join(f"{value} in {', '.join(of_value)}" for value, of_value in names.items())
-            yield f"not the same: {key}: {each}"
 
 
 def find_common_quality(runs: Sequence[ComparedRun]) -> float:
@@ -239,24 +216,6 @@ def format_comparison(rows: Sequence[tuple[str, ...]], markdown: bool) -> Iterat
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
         if number == 0:
             yield f"|---|{'--:|' * (len(row) - 1)}"
-
-
-def _list_settings(recipe: Any) -> dict[str, str]:
-    """What the held-out scores of a run depend on, beside its model and its training."""
-    sections = recipe.model_dump(mode="json", include={"data", "tokens", "validation"})
-    settings = {
-        key: value for section, values in sections.items() for key, value in _flatten(values, section)
-    }
-    settings = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT_ON_SCORES}
-    return settings | ({"held-out text": recipe.scoring} if recipe.scoring else {})
-
-
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}")
-    else:
-        yield name, json.dumps(value, ensure_ascii=False)
 
 
 def average_over_layers(scores: Mapping[str, float]) -> dict[str, float]:

@@ -10,11 +10,11 @@ from qkv.cost.comparison import (
     find_common_quality,
     find_seconds_to_quality,
     format_comparison,
-    list_differences,
     make_rows,
     parse_quality,
     read_compared_run,
 )
+from qkv.cost.score_settings import list_differences
 from qkv.cost.significance import compare_on_test_data, format_test_scores
 from qkv.errors import BadRecipe
 from qkv.task.output_files import write_json
@@ -45,7 +45,7 @@ def compare_runs(names: Sequence[str], options: CompareOptions) -> None:
     quality = find_common_quality(runs) if asked is None else asked
     for line in format_comparison(make_rows(runs, quality), options.markdown):
         print(line)
-    differences = list(list_differences(runs))
+    differences = list(list_differences({run.name: run.settings for run in runs}))
     for line in differences:
         print(line)
     results = [{**run._asdict(), "seconds_to_quality": find_seconds_to_quality(run, quality)} for run in runs]
