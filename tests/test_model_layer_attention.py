@@ -1,5 +1,7 @@
 """Encoders in which single layers have another attention; test_model_language.py has language models."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from qkv.model.patches import PatchConfig, PatchEncoder
 from qkv.scope import Window
 from qkv.spec import AttentionSpec
 
-MIXED = {"layers": 3, "width": 16, "attention_by_layer": {1: AttentionSpec(kernel=Elu())}}
+MIXED: dict[str, Any] = {"layers": 3, "width": 16, "attention_by_layer": {1: AttentionSpec(kernel=Elu())}}
 
 
 def test_an_encoder_builds_the_attention_of_every_layer() -> None:
