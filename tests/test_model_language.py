@@ -64,7 +64,7 @@ def test_single_layers_have_an_attention_of_their_own() -> None:
         LanguageModelConfig(**growing).model_dump_json()
     ) == LanguageModelConfig(**growing)
     location = {"score": {"name": "location", "length": 9}}
-    limit = LanguageModelConfig(**{"attention_by_layer": {1: location}}).length_limits.target
+    limit = LanguageModelConfig.model_validate({"attention_by_layer": {1: location}}).length_limits.target
     assert limit == (9, "model.attention_by_layer.1.score.length")
 
 

@@ -249,6 +249,22 @@ def test_a_label_that_training_does_not_have(source: str, run: Path, tmp_path: P
     assert tiny.call("evaluate", run, "--data", other) == 2
 
 
+def test_files_that_are_no_pictures_are_left_out_and_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(encode(noise(1, (9, 14), 60)))
+    (tmp_path / "empty.png").write_bytes(b"")
+    files = [tmp_path / name for name in ("empty.png", "a.png", "missing.png")]
+    assert tiny.call("classify", run, *files, "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert [line.split("\t")[-1] for line in out.splitlines()] == [str(tmp_path / "a.png")]
+    assert "qkv: skipped 2 pictures: " in err
+    assert "empty.png (0 bytes)" in err
+    assert "missing.png (cannot be read: No such file or directory)" in err
+    assert tiny.call("classify", run, files[0], files[2], "--quiet") == 2
+    assert "none of 2 pictures can be used" in capsys.readouterr().err
+
+
 def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, level in zip(paths, (60, 200), strict=True):

@@ -51,6 +51,10 @@ def test_a_label_is_that_of_the_mean_over_the_windows(run: Any) -> None:
     label = run.classify(text)
     assert label.probabilities["1"] == pytest.approx(sum(alone) / 2, abs=1e-6)
     assert not label.is_cut
+    assert label.pieces == 2
+    labels = run.classify(["", "0123456789" * 3, "0123456789bob", "bob"])
+    assert [each.is_unknown for each in labels] == [True, True, False, False]
+    assert [each.pieces for each in labels] == [1, 3, 2, 1]
     assert run.classify([text, "bob"])[0].probabilities == pytest.approx(label.probabilities)
     assert run.evaluate([Document((text,), "1")])["nll"] == pytest.approx(-np.log(sum(alone) / 2), abs=1e-6)
 

@@ -1,6 +1,7 @@
 """Where a command writes its output."""
 
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,13 @@ def open_output(path: Path | None) -> Any:
     if sys.__stdout__ is None:
         raise BadData("stdout is closed, and the output would be lost: name a file with --output")
     return nullcontext(sys.stdout)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Write lines about the input to stderr, where they are not taken for output.
+
+    Args:
+        notes: the lines.
+    """
+    for note in notes:
+        print(f"qkv: {note}", file=sys.stderr, flush=True)

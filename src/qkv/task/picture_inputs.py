@@ -1,14 +1,16 @@
 """Pictures that a user passes to a trained model: paths of files, or pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from qkv.data.lines import expand_path
+from qkv.data.pictures.config import PictureConfig
+from qkv.data.pictures.outcome import Outcome
 from qkv.errors import BadData
-from qkv.picture_decoding import decode_picture
+from qkv.picture_decoding import Decoded, decode_picture
 
 Picture = str | Path | np.ndarray
 
@@ -45,3 +47,31 @@ def read_picture(picture: Picture, size: int) -> UInt8[np.ndarray, "S S 3"]:
     if decoded.pixels is None:
         raise BadData(f"{path} cannot be used: {decoded.problem}; pass a picture")
     return decoded.pixels
+
+
+def select_usable(files: Sequence[Path], size: int) -> tuple[list[Path], list[str]]:
+    """The files of a command that are pictures; the others are left out and named.
+
+    Args:
+        files: the files.
+        size: the side of the pictures of the model in pixels.
+
+    Returns:
+        The files that are left, and lines about what was left out or converted.
+
+    Raises:
+        BadData: none is left.
+    """
+    if len(files) == 1:
+        read_picture(files[0], size)
+    outcome = Outcome(Path("the input"), PictureConfig(size=size, unusable="skip"), {})
+    usable = [file for file in files if outcome.add(str(file), _decode(expand_path(file), size))]
+    outcome.refuse()
+    return usable, outcome.describe()
+
+
+def _decode(path: Path, size: int) -> Decoded:
+    try:
+        return decode_picture(path.read_bytes(), size)
+    except OSError as error:
+        return Decoded(None, f"cannot be read: {error.strerror}")

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from qkv.cli.input_lines import limit_traced_lines
-from qkv.cli.output_stream import open_output
+from qkv.cli.output_stream import open_output, print_notes
 from qkv.progress import show_progress
 from qkv.task.caption.captioner import Captioned
 from qkv.task.caption.inputs import name_input
 from qkv.task.caption.strips import draw_strips
+from qkv.task.picture_inputs import select_usable
 from qkv.task.run_directory import load_for_command
 
 MAX_TRACED = 20
@@ -29,6 +30,9 @@ def caption_pictures(  # noqa: PLR0913 -- one for each option
 ) -> None:
     """Caption every picture, and write the captions, the trace and the film strips."""
     captioner = load_for_command("caption", run, device)
+    if not captioner.reads_grids:
+        pictures, notes = select_usable(pictures, captioner.recipe.data.size)
+        print_notes(notes)
     needs_weights = trace is not None or png is not None
     if needs_weights:
         limit_traced_lines(pictures, MAX_TRACED, "pictures", "--png" if trace is None else "--trace")

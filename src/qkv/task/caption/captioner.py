@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qkv.decode import Hypothesis, SearchConfig, search
 from qkv.errors import BadData
+from qkv.model.captioner_encoder import GridConfig
 from qkv.task.attention_measures import measure_examples
 from qkv.task.caption.examples import CaptionedExamples, read_test_examples, stack_inputs
 from qkv.task.caption.grounding import measure_pointing
@@ -54,6 +55,11 @@ class Captioner:
 
     def __init__(self, recipe: CaptionRecipe, tokenizer: AnyTokenizer, model: Any) -> None:
         self.recipe, self.tokenizer, self.model = recipe, tokenizer, model
+
+    @property
+    def reads_grids(self) -> bool:
+        """Whether its inputs are grids of vectors that another model computed."""
+        return isinstance(self.recipe.model.encoder, GridConfig)
 
     def caption(self, pictures: Picture | Iterable[Picture], *, beam: int | None = None) -> str | list[str]:
         """The caption of a picture, or of every picture.

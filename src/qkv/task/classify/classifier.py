@@ -28,12 +28,17 @@ class Label(NamedTuple):
         probability: its probability.
         probabilities: class -> probability.
         is_cut: whether the text is longer than the recipe says, so that its end was not read.
+        pieces: in how many pieces it was read (data.long_texts: windows).
+        is_unknown: whether the text is empty or the vocabulary knows none of its tokens, so that the label
+            says nothing about it.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     is_cut: bool = False
+    pieces: int = 1
+    is_unknown: bool = False
 
 
 class TextClassifier:
@@ -93,9 +98,14 @@ class TextClassifier:
             BadData: a text is a pair where the classifier reads single texts, or the other way round.
         """
         encoded = self._encode([texts] if isinstance(texts, str) else list(texts))
-        cut = set(encoded.cut)
+        cut, unknown = set(encoded.cut), encoded.find_unknown()
+        pieces = None if encoded.documents is None else np.bincount(encoded.documents).tolist()
         labels = [
-            make_label(row, self.classes, is_cut=number in cut)
+            make_label(row, self.classes)._replace(
+                is_cut=number in cut,
+                pieces=1 if pieces is None else pieces[number - 1],
+                is_unknown=number in unknown,
+            )
             for number, row in enumerate(self._compute_log_probs(encoded), start=1)
         ]
         return labels[0] if isinstance(texts, str) else labels
@@ -201,17 +211,16 @@ class TextClassifier:
         return example, traced
 
 
-def make_label(log_probs: np.ndarray, classes: Sequence[str], *, is_cut: bool = False) -> Label:
+def make_label(log_probs: np.ndarray, classes: Sequence[str]) -> Label:
     """The most probable class, with the probabilities of all.
 
     Args:
         log_probs: [C].
         classes: the names of the C classes.
-        is_cut: whether only the beginning of the text was read.
     """
     probabilities = dict(zip(classes, np.exp(log_probs).tolist(), strict=True))
     best = max(probabilities, key=probabilities.__getitem__)
-    return Label(best, probabilities[best], probabilities, is_cut)
+    return Label(best, probabilities[best], probabilities)
 
 
 def make_validator(

@@ -12,10 +12,12 @@ from qkv.data.batching import Dataset, Ragged
 from qkv.data.sentences import split_sentences
 from qkv.errors import BadData
 from qkv.model.hierarchical import HierarchicalConfig
-from qkv.symbols import BOS, PAD
+from qkv.symbols import BOS, PAD, UNK
 from qkv.task.classify.documents import Document
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.texts import AnyTokenizer
+
+WITHOUT_MEANING = frozenset((PAD, BOS, UNK))
 
 
 class LabelledBatch(NamedTuple):
@@ -71,6 +73,17 @@ class Encoded(NamedTuple):
         starts = np.flatnonzero(np.diff(self.documents, prepend=-1))
         sums = np.logaddexp.reduceat(log_probs, starts, axis=0)
         return sums - np.log(np.bincount(self.documents))[:, None]
+
+    def find_unknown(self) -> set[int]:
+        """Numbers of the documents, from 1, of which the vocabulary knows no token: empty ones among them."""
+        rows = range(len(self.labels))
+        documents = rows if self.documents is None else self.documents.tolist()
+        known = {
+            document
+            for document, row in zip(documents, rows, strict=True)
+            if any(token not in WITHOUT_MEANING for column in self.texts for token in column[row])
+        }
+        return {document + 1 for document in documents if document not in known}
 
     def select(self, number: int) -> "Encoded":
         """One document alone, counted from 0."""
