@@ -62,6 +62,9 @@ def _describe_each(
             yield f"'{key}' is required"
         elif problem["type"] == "union_tag_not_found":
             yield f"'{key}' needs the key {problem.get('ctx', {})['discriminator']}, which says what it is"
+        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+            # a check of a whole section, whose message names the keys
+            yield f"{key}: {_format_message(problem)}" if path else _format_message(problem)
         else:
             expected.setdefault((key, _shorten(repr(problem["input"]))), []).append(_format_message(problem))
     for (key, value), messages in expected.items():
