@@ -53,6 +53,23 @@ def test_another_attention_is_named(folder: Path, tmp_path: Path, capsys: pytest
     assert "differs  model.attention.kernel.name: 'softmax' there, 'elu' here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("feedforward", "is_told"), [(16, False), (400, True)])
+def test_a_start_from_almost_nothing_is_told(
+    feedforward: int, is_told: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (
+        "--out",
+        tmp_path / "run",
+        "--from",
+        folder / "lm",
+        "--set",
+        f"model.feedforward={feedforward}",
+    )
+    assert tiny.call("train", folder / "lm.yaml", *options) == 0
+    line = "% of the values of this model are new, so that it starts almost from nothing"
+    assert (line in capsys.readouterr().err) == is_told
+
+
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [

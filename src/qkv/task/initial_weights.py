@@ -26,6 +26,7 @@ from qkv.train.common_weights import CommonWeights, copy_common_weights
 RECORD = "initial.json"
 ORIGIN_KEY = "initial"
 MOST_UNKNOWN = 0.5
+MOSTLY_NEW = 0.5  # the share of new values above which a start from another run is told to be none
 
 
 class InitialRecord(NamedTuple):
@@ -210,6 +211,11 @@ def copy_initial_weights(
     report.print_line(f"weights from {initial.path}, a run of the task {initial.recipe.task!r}:")
     for line in (*common.format_lines(), *(f"differs  {each}" for each in differences)):
         report.print_line(f"    {line}")
+    if common.share_of_new > MOSTLY_NEW:
+        report.print_line(
+            f"    {common.share_of_new:.0%} of the values of this model are new, so that it starts almost "
+            "from nothing: give both models the same sizes, or leave out --from"
+        )
     return _make_record(initial, common)
 
 

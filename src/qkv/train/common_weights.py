@@ -27,6 +27,12 @@ class CommonWeights(NamedTuple):
     new: dict[str, int]
     unused: dict[str, int]
 
+    @property
+    def share_of_new(self) -> float:
+        """The share of the values of the model, resized tables aside, that keep their initial values."""
+        new, loaded = sum(self.new.values()), sum(self.loaded.values())
+        return new / max(new + loaded, 1)
+
     def format_lines(self) -> Iterator[str]:
         """One line for every kind of tensor, with counts and shortened names."""
         for kind in ("loaded", "new", "unused"):
