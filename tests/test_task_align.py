@@ -1,5 +1,6 @@
 """Word alignments: links as text, combined directions, error rates, and what is read from the attention."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_aligns_a_trained_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tiny.trained()
+def test_the_command_aligns_a_trained_run(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = tiny.trained(), tmp_path / "other"
+    shutil.copytree(run, other)
     command = ("align", run, "--source", files / "s", "--target", files / "t", "--gold", files / "gold")
     capsys.readouterr()
-    assert tiny.call(*command, "--reverse", run) == 0
+    assert tiny.call(*command, "--reverse", run) == 2
+    assert "--reverse takes a run from target to source" in capsys.readouterr().err
+    assert tiny.call(*command, "--reverse", other) == 0
     output = capsys.readouterr()
     assert output.out.splitlines()[1] == "0-0"
     assert "alignment error rate" in output.err

@@ -38,6 +38,8 @@ class AlignFiles(NamedTuple):
 
 def align_files(run: Path, files: AlignFiles, options: AlignOptions, tune: int, device: str) -> None:
     """Align all pairs, write the links, and print the error rate if there are gold links."""
+    if files.reverse is not None and files.reverse.resolve() == run.resolve():
+        raise BadData(f"--reverse takes a run from target to source, got {run} itself: name another one")
     translator = load_for_command("translate", run, device)
     pairs, gold = _read_pairs(translator, files)
     if tune and (gold is None or tune >= len(pairs)):
