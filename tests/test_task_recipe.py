@@ -96,6 +96,7 @@ def test_a_model_without_a_kind_is_of_the_default_kind(tmp_path: Path) -> None:
     [
         ({**DATA, "modle": {}}, "unknown key 'modle'. Did you mean 'model'"),
         ({"data": {"trian": {}}}, "unknown key 'data.trian'. Did you mean 'train'"),
+        ({**DATA, "lr": 0.1}, "unknown key 'lr'. Did you mean 'train.lr'"),
         ({"data": {"train": {"sorce": "a"}}}, "unknown key 'data.train.sorce'. Did you mean 'source'"),
         ({**DATA, "train": {"epocs": 1}}, "unknown key 'train.epocs'. Did you mean 'epochs'"),
         (with_model(widht=8), "unknown key 'model.widht'. Did you mean 'width'"),

@@ -55,9 +55,7 @@ def _describe_each(
         path = _drop_union_tags(model, (*(by_position.get(step, step) for step in first), *later))
         key = ".".join(map(str, path)) or "value"
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = _sibling_keys(model, problem["loc"]) if model else []
-            hint = f". {did_you_mean(str(path[-1]), known)}" if known else ""
-            yield f"unknown key '{_shorten(key)}'{hint}"
+            yield f"unknown key '{_shorten(key)}'{_suggest_key(model, problem['loc'], path)}"
         elif problem["type"] == "missing":
             yield f"'{key}' is required"
         elif problem["type"] == "union_tag_not_found":
@@ -69,6 +67,20 @@ def _describe_each(
             expected.setdefault((key, _shorten(repr(problem["input"]))), []).append(_format_message(problem))
     for (key, value), messages in expected.items():
         yield f"'{key}' is {value}: {', or '.join(messages)}"
+
+
+def _suggest_key(
+    model: type[BaseModel] | None, location: Sequence[str | int], path: Sequence[str | int]
+) -> str:
+    """A sentence with the nearest key: one of the same section, or the same name inside another one."""
+    known = _sibling_keys(model, location) if model else []
+    if model is None or not known:
+        return ""
+    sections = model.model_fields if len(path) == 1 else ()
+    inside = [
+        name for name in sections if any(path[0] in s.model_fields for s in _sections_at([model], name))
+    ]
+    return f". Did you mean '{inside[0]}.{path[0]}'?" if inside else f". {did_you_mean(str(path[-1]), known)}"
 
 
 def _format_message(problem: Any) -> str:

@@ -86,12 +86,12 @@ def test_a_run_has_the_vocabulary_of_its_tokenizer(
     [
         (
             ("recall-rfa", "--length", "1x"),
-            "tokens like 512 or 1k,4k,16k, got '1x'",
+            "tokens like 512 or 1k,4k,16k, up to 1024m, got '1x'",
         ),
-        (("recall-rfa", "--length", "0"), "tokens like 512 or 1k,4k,16k, got '0'"),
+        (("recall-rfa", "--length", "0"), "tokens like 512 or 1k,4k,16k, up to 1024m, got '0'"),
         (
             ("recall-rfa", "--length", "8,,9"),
-            "tokens like 512 or 1k,4k,16k, got ''",
+            "tokens like 512 or 1k,4k,16k, up to 1024m, got ''",
         ),
         (("recall-rfa", "--length", "1" * 30), "--length takes numbers of tokens"),
         (("recall-rfa", "--memory", "plenty"), "--memory takes a size like 16GB or 512MiB, got 'plenty'"),

@@ -25,7 +25,8 @@ from qkv.task.output_files import write_json
 from qkv.train.devices import choose_device, choose_fabric_precision, limit_cpu_threads
 from qkv.view.line_chart import ChartLine, draw_lines
 
-MAX_DIGITS = 9
+MAX_DIGITS = 10
+MAX_LENGTH = 2**30
 MULTIPLES = {"": 1, "k": 1024, "m": 1024**2}
 
 
@@ -164,11 +165,13 @@ def parse_lengths(text: str) -> list[int]:
 def _iterate_lengths(text: str) -> Iterator[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]+)([km]?)\s*", part.lower())
-        if match is None or len(match[1]) > MAX_DIGITS or int(match[1]) < 1:
+        length = 0 if match is None or len(match[1]) > MAX_DIGITS else int(match[1]) * MULTIPLES[match[2]]
+        if not 1 <= length <= MAX_LENGTH:
             raise BadRecipe(
-                f"--length takes numbers of tokens like 512 or 1k,4k,16k, got {part.strip()[:40]!r}"
+                "--length takes numbers of tokens like 512 or 1k,4k,16k, up to 1024m, got "
+                f"{part.strip()[:40]!r}"
             )
-        yield int(match[1]) * MULTIPLES[match[2]]
+        yield length
 
 
 def _print_largest_sizes(subject: Subject, memory: str, limit: int) -> dict[str, int | None]:
