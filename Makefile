@@ -56,6 +56,7 @@ native:
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "qkv needs Python 3.11 or newer; say PYTHON=/path/to/python3.11 make ..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing qkv, torch and matplotlib into .venv: more than 1 GB on disk, several minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot]'
 	touch $@
 

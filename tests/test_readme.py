@@ -40,7 +40,7 @@ COMMANDS = [
 
 def test_there_is_something_to_check() -> None:
     assert sum(map(len, PYTHON.values())) >= 9
-    assert len(YAML) == 11
+    assert len(YAML) == 12
     assert len(COMMANDS) >= 6
 
 

@@ -105,6 +105,16 @@ def test_greedy_sampling_takes_the_best_token_and_its_log_probability() -> None:
         text.append(each.token)
 
 
+def test_forbidden_tokens_are_not_emitted() -> None:
+    model = model_of()
+    greedy = ids(continue_all(model, [[7, 1]], length=40, temperature=0))[0]
+    for temperature in (0, 5.0):
+        options = {"length": 40, "temperature": temperature, "forbidden": (greedy[0], 1, 2)}
+        emitted = set(ids(continue_all(model, [[7, 1]], **options))[0])
+        assert emitted
+        assert not emitted & {greedy[0], 1, 2}
+
+
 def test_finished_rows_leave_the_batch() -> None:
     model = model_of()
 

@@ -133,6 +133,24 @@ def test_keeps_the_best_and_stops_when_nothing_improves(tmp_path):
         assert torch.equal(value, validated_weights[1][name])
 
 
+def test_of_equal_scores_the_later_weights_are_kept_but_patience_goes_on(tmp_path):
+    validated_weights, scores = [], iter([0.25, 0.5, 0.5, 0.25])
+    objective = toy()
+
+    def validate():
+        validated_weights.append(copy_weights_to_cpu(objective.model))
+        return {"accuracy": next(scores)}
+
+    config = config_of(steps=1000, validate_every=3, patience=2)
+    result = fit(
+        objective, ToyBatches(), config, run=tmp_path, validate=validate, monitor="accuracy", quiet=True
+    )
+    assert (result.stopped, result.steps, result.best) == ("patience", 12, 0.5)
+    assert [line["best"] for line in lines_of(tmp_path, "validation")] == [True, True, True, False]
+    for name, value in saved_weights(tmp_path).items():
+        assert torch.equal(value, validated_weights[2][name])
+
+
 def test_scores_other_than_losses_are_better_when_higher(tmp_path):
     scores = iter([0.5, 0.7, 0.6, 0.6])
     result = fit(

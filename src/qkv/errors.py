@@ -14,6 +14,8 @@ QKVError
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 30  # names that a message lists beside the nearest one
+
 
 class QKVError(Exception):
     """Base of every error that a change of the user's input can fix.
@@ -60,7 +62,7 @@ class BadRun(QKVError, ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Write a sentence that lists the known names, and the nearest one first.
+    """Write a sentence with the nearest name, and the known ones unless they are many.
 
     Args:
         name: The unknown name.
@@ -76,4 +78,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     matches = difflib.get_close_matches(name, names, n=1)
     hint = f"Did you mean {matches[0]!r}? " if matches else ""
-    return f"{hint}Known: {', '.join(names)}"
+    return hint.rstrip() if matches and len(names) > MOST_LISTED else f"{hint}Known: {', '.join(names)}"

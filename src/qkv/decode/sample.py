@@ -85,7 +85,7 @@ def next_token_probabilities(logits: Float[Tensor, "B V"], config: SampleConfig)
 
 
 @torch.inference_mode()
-def sample(
+def sample(  # noqa: PLR0913 -- one for each choice
     model: Stepper,
     prompts: Sequence[Sequence[int]],
     config: SampleConfig,
@@ -95,6 +95,7 @@ def sample(
     is_finished: Callable[[int, int], bool] = lambda row, token: False,
     first_row: int = 0,
     capture: bool = False,
+    forbidden: Sequence[int] = (),
 ) -> Iterator[Emitted]:
     """Continue every prompt; yields a token of every unfinished row in turn.
 
@@ -108,6 +109,7 @@ def sample(
         is_finished: whether a row ends with this token; called with the row and every emitted token.
         first_row: added to the row number that seeds a row's generator, so that batches differ.
         capture: return the attention weights of every step.
+        forbidden: tokens that are never emitted, such as the one for unknown words.
 
     Yields:
         The emitted tokens, in the order of the rows within a step.
@@ -125,7 +127,7 @@ def sample(
             rows.first = end - 1 - context // 2
             state, unread = model.start(batch=len(rows.alive), capture=capture), rows.tokens(rows.first, end)
         step = read_tokens(model, unread.to(device), state, capture=capture)
-        emitted, stays = rows.advance(step, end, config, is_finished)
+        emitted, stays = rows.advance(step, end, config, is_finished, forbidden)
         yield from emitted
         rows.keep(stays)
         kept = torch.tensor(stays).nonzero()[:, 0].to(device)
@@ -162,14 +164,21 @@ class _Rows:
         self.dropped = position
 
     def advance(
-        self, step: Step, position: int, config: SampleConfig, is_finished: Callable[[int, int], bool]
+        self,
+        step: Step,
+        position: int,
+        config: SampleConfig,
+        is_finished: Callable[[int, int], bool],
+        forbidden: Sequence[int],
     ) -> tuple[list[Emitted], list[bool]]:
         """Add a token to every row that has none at this position; returns them and which rows go on."""
         logits = step.logits.cpu()
         if not logits.isfinite().all():
             raise BadRun("the model's scores are not numbers: its training diverged; use an earlier run")
         draws = torch.tensor([self._draw_number(row, position) for row in self.alive])
-        chosen = _draw(next_token_probabilities(logits, config), draws)
+        allowed = logits.clone()
+        allowed[:, list(forbidden)] = -torch.inf
+        chosen = _draw(next_token_probabilities(allowed, config), draws)
         log_probs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
         emitted, stays = [], []
         for i, (row, token) in enumerate(zip(self.alive, chosen.tolist(), strict=True)):

@@ -100,7 +100,10 @@ def _read_text(name: str | Path) -> tuple[str, str]:
             raise BadRecipe(f"cannot read the recipe {path}: {error}") from None
     recipes = _find_builtin_files()
     if str(name) not in recipes:
-        raise BadRecipe(f"no recipe {str(name)!r}, as a file or built in. {did_you_mean(str(name), recipes)}")
+        raise BadRecipe(
+            f"no recipe {str(name)!r}, as a file or built in (`qkv recipes` lists these). "
+            f"{did_you_mean(str(name), recipes)}"
+        )
     return recipes[str(name)].read_text(encoding="utf-8"), f"recipe {name}"
 
 

@@ -166,7 +166,7 @@ class TrainingLoop:
         self.updater.strategy.copy_weights_from_sharded_copy_if_any()
         scores = self.validation.validate_and_keep_if_best(self.loop_state, self.config, interrupt)
         if scores is not None:
-            is_best = self.loop_state.validations_without_improvement == 0
+            is_best = self.loop_state.kept_scores is scores
             self._write_metrics_and_events("validation", {**scores, **self.run.score_notes, "best": is_best})
             note = " (best so far)" if is_best else ""
             report.print_line(f"update {self.loop_state.step}: {format_scores(scores)}{note}")

@@ -82,7 +82,9 @@ class Validation:
             return None
         score = self._get_monitored_score_or_nan_if_not_finite(scores)
         loop_state.record_validation_and_update_best(score, self.higher_is_better)
-        if is_better(score, loop_state.kept_score, self.higher_is_better):
+        # of equal scores, as accuracy has early in a training, the later ones have been trained longer
+        is_worse = is_better(loop_state.kept_score, score, self.higher_is_better)
+        if math.isfinite(score) and not is_worse:
             self._record_best_scores_and_copy_weights(loop_state, scores, score)
         if config.average and self.fabric.is_global_zero:
             self.recent_weights = [*self.recent_weights, copy_weights_to_cpu(self.objective)][

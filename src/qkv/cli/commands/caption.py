@@ -47,11 +47,18 @@ def caption_pictures(  # noqa: PLR0913 -- one for each option
         if png is not None:
             draw_strips(captioner, answers, png)
         with open_output(output) as out:
-            _write(out, answers, n_best)
+            empty = _write(out, answers, n_best)
+    if empty:
+        print_notes([f"{empty:,} captions are empty: the model wrote its end symbol at once"])
+    print_notes(f"wrote {path}" for path in (trace, png) if path is not None and not quiet)
 
 
-def _write(out: Any, answers: Iterable[list[Captioned]], n_best: int) -> None:
+def _write(out: Any, answers: Iterable[list[Captioned]], n_best: int) -> int:
+    """Write the captions; returns how many of the best ones are empty."""
+    empty = 0
     for best in answers:
+        empty += not best[0].text
         for one in best[:n_best]:
             score = f"\t{one.score:.4f}" if n_best > 1 else ""
             out.write(f"{one.text}{score}\t{name_input(one.picture)}\n")
+    return empty

@@ -8,6 +8,7 @@ from typing import Any
 from qkv.cli.input_lines import limit_traced_lines, read_input_lines
 from qkv.cli.output_stream import open_output, print_notes
 from qkv.data.lines import LONGEST_DOCUMENT
+from qkv.data.pictures.sources import SUFFIXES
 from qkv.errors import BadData
 from qkv.progress import show_progress
 from qkv.task.picture_inputs import select_usable
@@ -72,6 +73,8 @@ def _read_inputs(classifier: Any, run: Path, files: Sequence[Path]) -> tuple[lis
     if len(files) > 1:
         raise BadData(f"{run} labels the lines of one file, got {len(files):,} files: join them")
     file = files[0] if files else None
+    if file is not None and file.suffix.lower() in SUFFIXES:
+        raise BadData(f"{file} is a picture by its name, and {run} labels lines of text: name a text file")
     lines = read_input_lines(file, longest=LONGEST_DOCUMENT)
     texts = classifier.parse_lines(lines, "stdin" if file is None else str(file))
     return texts, [""] * len(texts), "lines"

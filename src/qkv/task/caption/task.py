@@ -42,6 +42,7 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
+from qkv.task.wording import describe_epoch
 from qkv.train.objective.captioning import Captioning
 
 TOKENIZER = "tokenizer.json"
@@ -132,7 +133,7 @@ class Caption(Task):
         size = sum(parameter.numel() for parameter in model.parameters())
         report.print_line(
             f"{_describe_pictures(recipe, data, parsed)}; {len(captions.ids):,} captions; vocabulary "
-            f"{parsed.tokenizer.size:,}; {size:,} parameters; {plan.steps(0):,} updates an epoch"
+            f"{parsed.tokenizer.size:,}; {size:,} parameters; {describe_epoch(plan.steps(0))}"
         )
         objective = Captioning(model, recipe.objective.smoothing, recipe.objective)
         centres = find_cell_centres(model, recipe.data.size) if recipe.objective.supervise > 0 else None

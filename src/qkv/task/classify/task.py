@@ -36,6 +36,7 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
+from qkv.task.wording import describe_epoch
 from qkv.train.objective.classification import Classification
 
 TOKENIZER, LABELS = "tokenizer.json", "labels.json"
@@ -133,7 +134,7 @@ class Classify(Task, AnswersTestData):
         report.print_line(
             f"{len(data.train):,} documents to train on, {len(data.valid):,} held out; "
             f"{len(parsed.classes):,} classes; vocabulary {parsed.tokenizer.size:,}; {size:,} parameters; "
-            f"{batches.steps(0):,} updates an epoch"
+            f"{describe_epoch(batches.steps(0))}"
         )
         for name, encoded in (("training", train), ("held-out", valid)):
             for line in _describe_bounded(name, encoded, recipe):

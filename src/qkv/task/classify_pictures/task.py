@@ -33,6 +33,7 @@ from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.initial_run import InitialRun
+from qkv.task.wording import describe_epoch
 from qkv.train.objective.classification import Classification
 
 LABELS = "labels.json"
@@ -113,7 +114,7 @@ class ClassifyPictures(Task):
         report.print_line(
             f"{len(data.train):,} pictures of {side} × {side} pixels to train on (mean {mean:.3f}, standard "
             f"deviation {sd:.3f}), {len(data.valid):,} held out; {len(parsed.classes):,} classes; "
-            f"{size:,} parameters; {plan.steps(0):,} updates an epoch"
+            f"{size:,} parameters; {describe_epoch(plan.steps(0))}"
         )
         runner = PictureClassifier(recipe, parsed.classes, model)
         measured = data.valid.rows[: recipe.validation.attention].tolist()

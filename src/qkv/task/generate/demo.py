@@ -9,6 +9,7 @@ from qkv.task.recipe import read_recipe
 from qkv.task.run_directory import load
 from qkv.task.trace_picture import draw_example
 from qkv.task.training import fit
+from qkv.task.wording import name_command
 from qkv.train import STATE
 
 RECIPE = "demo-characters"
@@ -39,7 +40,7 @@ def run_demo(out: Path, language: str, changes: Sequence[str] = ()) -> None:
     print(f"\nunseen phrases: {nll:.3f} nats per character, {bits:.3f} bits per byte")
     for line in _draw_trace(generator, max(lines, key=len), out):
         print(line)
-    print(f"\ntry:  qkv generate {run} --prompt '{lines[0][:3]}' --seed 1")
+    print(f"\ntry:  {name_command()} generate {run} --prompt '{lines[0][:3]}' --seed 1")
 
 
 def _show_sample(generator: Any) -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from qkv.decode.sample import SampleConfig, sample
 from qkv.errors import BadData, BadRecipe
 from qkv.strict import describe_errors
+from qkv.symbols import BOS, PAD, UNK
 from qkv.task.generate.examples import (
     EncodedExamples,
     make_example_sets,
@@ -90,6 +91,7 @@ class Generator:
                 context=self.context,
                 is_finished=lambda row, token, writers=writers: writers[row].add(token),
                 first_row=first,
+                forbidden=(PAD, UNK, BOS),
             )
             for each in emitted:
                 text = writers[each.row].take()

@@ -150,6 +150,13 @@ class LanguageRecipe(Recipe):
     def _positions_reach(self) -> "LanguageRecipe":
         limit = self.model.length_limits.target
         carries = self.batch.carry or self.validation.mode == "carry"
+        if carries and not self.model.has_bounded_state:
+            keys = "batch.carry=false" if self.batch.carry else "validation.mode to segments or sliding"
+            raise ValueError(
+                "the state of softmax attention over all keys grows with the text and is not carried: set "
+                f"{keys}, or choose a feature map such as kernel: {{name: rfa}}, a window as scope, or "
+                "mixer: gru, lstm or convolution"
+            )
         if limit is not None and (carries or self.batch.length > limit.positions):
             needed = "carrying the state needs" if carries else f"batch.length={self.batch.length} needs"
             raise ValueError(

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from qkv.errors import BadRecipe
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress, show_progress
 from qkv.task.attention_measures import measure_examples
@@ -41,6 +40,7 @@ from qkv.task.texts import (
     tokenizer_to_json,
 )
 from qkv.task.transfer import build_transfer
+from qkv.task.wording import describe_epoch
 from qkv.train.objective.language import LanguageModeling
 from qkv.train.objective.transfer import read_language_batch
 from qkv.train.planning import count_planned_updates
@@ -101,7 +101,6 @@ class Generate(Task):
         self, recipe: LanguageRecipe, data: Texts | ExampleSets, parsed: AnyTokenizer, report: Progress
     ) -> Training:
         """Wire the training; reports the sizes of the data and the model, and what is scored."""
-        refuse_growing_state(recipe)
         is_text = not isinstance(data, ExampleSets)
         plan = plan_text(recipe, data, parsed) if is_text else plan_examples(recipe, data, parsed)
         torch.manual_seed(recipe.train.seed)
@@ -109,7 +108,7 @@ class Generate(Task):
         size = sum(parameter.numel() for parameter in model.parameters())
         report.print_line(
             f"{plan.sizes}; vocabulary {parsed.size:,}; {size:,} parameters; "
-            f"{plan.batches.steps(0):,} updates an epoch"
+            f"{describe_epoch(plan.batches.steps(0))}"
         )
         updates = count_planned_updates(plan.batches, recipe.train)
         if is_text and updates < FEW_UPDATES:
@@ -172,16 +171,6 @@ class Generate(Task):
 
 
 GENERATE = Generate()
-
-
-def refuse_growing_state(recipe: LanguageRecipe) -> None:
-    """Raise BadRecipe where a state is carried that grows with the text."""
-    if recipe.batch.carry and not recipe.model.has_bounded_state:
-        raise BadRecipe(
-            "batch.carry: the state of softmax attention over all keys grows with the text: set "
-            "batch.carry=false, or choose a feature map such as kernel: {name: rfa}, a window as scope, or "
-            "mixer: gru, lstm or convolution"
-        )
 
 
 def _make_validator(

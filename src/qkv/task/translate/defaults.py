@@ -166,10 +166,11 @@ def _choose_vocabulary(recipe: TranslationRecipe, size: DataSize, machine: Machi
     if recipe.tokens.kind == "bpe":
         small = min(3500, size.characters // 5_000 * 100)
         vocab = min(8000, max(1000, small, 2 * size.alphabet, size.characters // 25_000 * 100))
-        reason = "one entry for 50 up to 3,500, then for 250, and at least two for a letter"
-        yield Default(
-            "tokens.vocab", vocab, f"{size.characters:,} characters, {size.alphabet:,} letters: {reason}"
+        reason = (
+            f"{size.characters:,} characters of text: one entry for every 50 up to 3,500 entries, then for "
+            f"every 250; from 1,000 to 8,000, and at least two for each of the {size.alphabet:,} letters"
         )
+        yield Default("tokens.vocab", vocab, reason)
 
 
 def _choose_model(recipe: TranslationRecipe, size: DataSize, machine: Machine) -> Iterator[Default]:

@@ -9,6 +9,7 @@ from qkv.task.run_directory import load
 from qkv.task.side_by_side import train_side_by_side
 from qkv.task.trace_picture import draw_example
 from qkv.task.translate.pairs import read_test_pairs
+from qkv.task.wording import name_command
 from qkv.trace import Trace
 
 RUNS = {
@@ -43,7 +44,7 @@ def run_demo(out: Path, source: str, target: str, changes: Sequence[str] = ()) -
         print(f"{name:<10} {report.scores['exact']:>10.1f} % {report.scores['bleu']:>8.1f}")
     first = next(iter(RUNS))
     print(reports[first].comparison)
-    print(f"\ntry:  echo 'July 4, 2031' | qkv translate {out / first}")
+    print(f"\ntry:  echo 'July 4, 2031' | {name_command()} translate {out / first}")
 
 
 def _show_examples(translator: Any, trace_file: Path, picture: Path) -> None:

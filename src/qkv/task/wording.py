@@ -1,0 +1,22 @@
+"""Words of messages that several tasks print."""
+
+import shutil
+import sys
+
+
+def describe_epoch(updates: int) -> str:
+    """How many updates an epoch has.
+
+    Args:
+        updates: the number.
+
+    Example:
+        >>> describe_epoch(1), describe_epoch(1200)
+        ('1 update an epoch', '1,200 updates an epoch')
+    """
+    return f"{updates:,} update{'s' * (updates != 1)} an epoch"
+
+
+def name_command() -> str:
+    """How a user calls `qkv` in this shell: by its path where the environment is not activated."""
+    return "qkv" if shutil.which("qkv") else sys.argv[0]
