@@ -97,6 +97,7 @@ def test_a_model_without_a_kind_is_of_the_default_kind(tmp_path: Path) -> None:
         ({**DATA, "modle": {}}, "unknown key 'modle'. Did you mean 'model'"),
         ({"data": {"trian": {}}}, "unknown key 'data.trian'. Did you mean 'train'"),
         ({**DATA, "lr": 0.1}, "unknown key 'lr'. Did you mean 'train.lr'"),
+        (with_model(norm="pots"), "'model.norm' is 'pots': .* Did you mean 'post'"),
         ({"data": {"train": {"sorce": "a"}}}, "unknown key 'data.train.sorce'. Did you mean 'source'"),
         ({**DATA, "train": {"epocs": 1}}, "unknown key 'train.epocs'. Did you mean 'epochs'"),
         (with_model(widht=8), "unknown key 'model.widht'. Did you mean 'width'"),
@@ -178,7 +179,7 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, said: str) -> 
 
 def test_recipes_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(
-        BadRecipe, match=r"no recipe 'demo-rn', as a file or built in. Did you mean 'demo-rnn'"
+        BadRecipe, match=r"no recipe 'demo-rn', as a file or built in .*\. Did you mean 'demo-rnn'"
     ):
         read_recipe("demo-rn")
     with pytest.raises(BadRecipe, match=r"cannot read the recipe .*none.yaml: No such file"):

@@ -1,5 +1,7 @@
 """Base of specs, recipes and their sections: pydantic models that refuse unknown keys."""
 
+import difflib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, get_args
 
@@ -87,7 +89,11 @@ def _format_message(problem: Any) -> str:
     if problem["type"] == "union_tag_invalid":
         choices = problem["ctx"]
         return f"{choices['discriminator']} should be one of {choices['expected_tags']}"
-    return problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "literal_error":
+        nearest = difflib.get_close_matches(str(problem["input"]), re.findall(r"'([^']+)'", message), n=1)
+        message += f". Did you mean '{nearest[0]}'?" if nearest else ""
+    return message
 
 
 def _drop_union_tags(model: type[BaseModel] | None, path: Sequence[str | int]) -> tuple[str | int, ...]:
