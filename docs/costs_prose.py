@@ -75,9 +75,9 @@ With `--test`, translators and classifiers of texts also answer the test data of
 the same. BLEU is compared by sacrebleu's paired bootstrap, accuracy by the same method: 95 % intervals, and
 the p-value of the difference to the first run.
 
-`qkv train` draws the learning curve of its run as `curve.png` where matplotlib is installed (`[plot]`) and there
-are two validations or more: at the end, and at validations, once a minute at the most. A failure to draw never
-ends a training.
+`qkv train` draws the learning curve of its run as `curve.png` where matplotlib is installed (`[plot]`) and
+there are two validations or more: at the end, and at validations, once a minute at the most. A failure to
+draw never ends a training.
 
 `qkv sweep` trains a recipe with every combination of some values, each with several seeds, and prints mean ±
 standard deviation:
