@@ -22,6 +22,7 @@ from tiny_pictures import (
     caption_files,
     caption_recipe,
     caption_shapes_recipe,
+    check_bad_files_are_left_out,
     encode,
     gan_recipe,
     noise,
@@ -161,17 +162,7 @@ def test_other_captions_and_another_decoding_are_not_resumed(tmp_path: Path) -> 
 def test_files_that_are_no_pictures_are_left_out_and_named(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a.png").write_bytes(encode(noise(1, (9, 14), 60)))
-    (tmp_path / "empty.png").write_bytes(b"")
-    files = [tmp_path / name for name in ("empty.png", "a.png", "missing.png")]
-    assert tiny.call("caption", run, *files, "--quiet") == 0
-    out, err = capsys.readouterr()
-    assert [line.split("\t")[-1] for line in out.splitlines()] == [str(tmp_path / "a.png")]
-    assert "qkv: skipped 2 pictures: " in err
-    assert "empty.png (0 bytes)" in err
-    assert "missing.png (cannot be read: No such file or directory)" in err
-    assert tiny.call("caption", run, files[0], files[2], "--quiet") == 2
-    assert "none of 2 pictures can be used" in capsys.readouterr().err
+    check_bad_files_are_left_out("caption", run, tmp_path, capsys)
 
 
 def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,15 @@ import tiny
 from picture_trainings import check_resumed_weights, fit, load_weights
 from qkv.errors import QKVError
 from qkv.task.recipe import parse_recipe
-from tiny_pictures import TRAIN, class_files, encode, noise, write_folder, write_zip
+from tiny_pictures import (
+    TRAIN,
+    check_bad_files_are_left_out,
+    class_files,
+    encode,
+    noise,
+    write_folder,
+    write_zip,
+)
 from tiny_text import classify_recipe, merged
 
 CNN = {"kind": "cnn", "widths": [8, 8], "groups": 4}
@@ -252,17 +260,7 @@ def test_a_label_that_training_does_not_have(source: str, run: Path, tmp_path: P
 def test_files_that_are_no_pictures_are_left_out_and_named(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a.png").write_bytes(encode(noise(1, (9, 14), 60)))
-    (tmp_path / "empty.png").write_bytes(b"")
-    files = [tmp_path / name for name in ("empty.png", "a.png", "missing.png")]
-    assert tiny.call("classify", run, *files, "--quiet") == 0
-    out, err = capsys.readouterr()
-    assert [line.split("\t")[-1] for line in out.splitlines()] == [str(tmp_path / "a.png")]
-    assert "qkv: skipped 2 pictures: " in err
-    assert "empty.png (0 bytes)" in err
-    assert "missing.png (cannot be read: No such file or directory)" in err
-    assert tiny.call("classify", run, files[0], files[2], "--quiet") == 2
-    assert "none of 2 pictures can be used" in capsys.readouterr().err
+    check_bad_files_are_left_out("classify", run, tmp_path, capsys)
 
 
 def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+import tiny
 from qkv.task.recipe import parse_recipe
 from tiny_text import merged
 
@@ -167,3 +169,20 @@ def gan_recipe(folder: Path, **sections: Any) -> Any:
         "validation": {"samples": 4},
     }
     return parse_recipe(merged(raw, sections), "the recipe")
+
+
+def check_bad_files_are_left_out(
+    command: str, run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command reads the pictures among its files, and names the other files; without a picture it fails."""
+    (folder / "a.png").write_bytes(encode(noise(1, (9, 14), 60)))
+    (folder / "empty.png").write_bytes(b"")
+    files = [folder / name for name in ("empty.png", "a.png", "missing.png")]
+    assert tiny.call(command, run, *files, "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert [line.split("\t")[-1] for line in out.splitlines()] == [str(folder / "a.png")]
+    assert "qkv: skipped 2 pictures: " in err
+    assert "empty.png (0 bytes)" in err
+    assert "missing.png (cannot be read: No such file or directory)" in err
+    assert tiny.call(command, run, files[0], files[2], "--quiet") == 2
+    assert "none of 2 pictures can be used" in capsys.readouterr().err

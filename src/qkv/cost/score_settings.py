@@ -7,7 +7,7 @@ from typing import Any
 WITHOUT_EFFECT_ON_SCORES = frozenset(
     [
         *("validation.monitor", "validation.attention", "validation.samples"),
-        *("validation.mode", "validation.stride", "data.pictures.cache"),
+        *("validation.mode", "validation.stride", "data.pictures.cache", "data.pictures.workers"),
     ]
 )
 

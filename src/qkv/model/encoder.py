@@ -76,7 +76,7 @@ class EncoderConfig(Strict):
         for key, spec in list_specs(self).items():
             check_encoder_attention(spec, key)
         check_layer_numbers(self, range(self.layers))
-        for layer in range(self.layers):
+        for layer in (None, *self.attention_by_layer):
             complete_spec_of_layer(self, layer)
         return self
 

@@ -91,7 +91,7 @@ class LanguageModelConfig(Strict):
                 raise BadRecipe(f"{key}: causal must be True in a language model. Leave it out")
         check_layer_numbers(self, filter(self.has_attention, range(self.layers)))
         if self.mixer == "attention":
-            for layer in range(self.layers):
+            for layer in (None, *self.attention_by_layer):
                 complete_spec_of_layer(self, layer)
         if self.convolution_layers and (self.mixer != "attention" or self.convolution_layers >= self.layers):
             raise BadRecipe(

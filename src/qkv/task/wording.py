@@ -19,4 +19,6 @@ def describe_epoch(updates: int) -> str:
 
 def name_command() -> str:
     """How a user calls `qkv` in this shell: by its path where the environment is not activated."""
-    return "qkv" if shutil.which("qkv") else sys.argv[0]
+    if shutil.which("qkv"):
+        return "qkv"
+    return f"{sys.executable} -m qkv" if sys.argv[0].endswith("__main__.py") else sys.argv[0]

@@ -89,8 +89,8 @@ def _pair(lengths: Sequence[int], operations: Sequence[int]) -> list[tuple[float
 def _report_steps(name: str, subjects: list[Subject], beam: int) -> dict[str, Any]:
     """Print the cost of a step of every length, and where its attention pays; returns the same as data."""
     first = subjects[0]
-    kind = getattr(first.recipe.model, "kind", "gan")
-    print(f"{name}: task {first.recipe.task}, model {kind}")
+    kind = getattr(first.recipe.model, "kind", None)  # a task with one kind of model names none
+    print(f"{name}: task {first.recipe.task}" + (f", model {kind}" if kind else ""))
     for note in first.notes:
         print(f"  assumed: {note}")
     result = _to_dict(first)

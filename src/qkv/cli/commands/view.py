@@ -67,9 +67,9 @@ def _write_page(files: Sequence[Path], output: Path, options: ViewOptions) -> No
     traces = [_select(file, options) for file in files]
     images: dict[str, str] = {}
     for file, trace in zip(files, traces, strict=True):
-        found, problems = embed_pictures(trace, [file.parent, Path()])
-        images |= found
-        for picture in found:
+        addresses, problems = embed_pictures(trace, [file.parent, Path()])
+        images |= addresses
+        for picture in addresses:
             print(f"{picture}: is in the page")
         for picture, problem in problems.items():
             print(f"{picture}: not in the page: {problem}")

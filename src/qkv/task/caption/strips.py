@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from qkv.errors import BadData
-from qkv.model.captioner_encoder import GridConfig
 from qkv.task.caption.grounding import find_cell_centres
 from qkv.task.caption.inputs import name_input, read_input
 from qkv.view.film import Film, draw_films
@@ -28,7 +27,7 @@ def draw_strips(captioner: Any, answers: Iterable[list[Any]], path: Path, *, dar
         QKVError: without matplotlib.
     """
     model, recipe = captioner.model, captioner.recipe
-    if isinstance(recipe.model.encoder, GridConfig):
+    if captioner.reads_grids:
         raise BadData("this model reads grids, and there is no picture to draw: use --trace")
     names = [name for name, place in model.attention_places().items() if place == "cross"]
     if not names:
