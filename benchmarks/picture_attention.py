@@ -49,7 +49,7 @@ NETWORKS = {
 def list_model_changes(row: str) -> list[str]:
     """The changes of the recipe that make the network of a row."""
     widths, attention = NETWORKS[row]
-    return [f"model.widths={widths}", "model.groups=4", f"model.attention={attention}"]
+    return [f"model.widths={widths}", "model.groups=4", f"model.self_attention={attention}"]
 
 
 def measure(

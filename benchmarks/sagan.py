@@ -4,8 +4,9 @@
 
 For each kind of pictures a classifier is trained first (classify-shapes, classify-cifar-cnn), whose features
 the Fréchet distance compares.  Then `gan-shapes` and `gan-cifar` are trained with every seed, as they are and
-with `model.attention=null`.  The last weights are scored, on the held-out pictures of the seed; "real" is the
-distance of as many training pictures.  Lower is better, and only distances of the same data are comparable.
+with `model.self_attention=null`.  The last weights are scored, on the held-out pictures of the seed; "real"
+is the distance of as many training pictures.  Lower is better, and only distances of the same data are
+comparable.
 
 A run that exists is not trained again, and one that was stopped goes on.  `--budget 0.01` makes a hundredth
 of the updates, to see that everything works.  Minutes are CPU time, of one thread.
@@ -30,7 +31,7 @@ from qkv.task.recipe import read_recipe
 from qkv.task.registry import find_task
 
 CLASSIFIERS = {"shapes": "classify-shapes", "cifar": "classify-cifar-cnn"}
-ATTENTIONS: dict[str, list[str]] = {"off": ["model.attention=null"], "sagan": []}
+ATTENTIONS: dict[str, list[str]] = {"off": ["model.self_attention=null"], "sagan": []}
 
 
 def list_budget_changes(recipe: str, budget: float) -> list[str]:

@@ -33,7 +33,7 @@ from qkv.model.language import LanguageModelConfig
 from qkv.model.patches import PatchConfig
 from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
-from qkv.model.vision import CNNConfig, MapAttentionConfig
+from qkv.model.vision import CNNConfig, SelfAttention2dConfig
 from qkv.model.vision_classifier import CNNClassifierConfig, PatchClassifierConfig
 from qkv.scope import Window
 from qkv.score import Additive, General
@@ -114,9 +114,9 @@ def _list_pictures() -> Iterator[tuple[str, Any, Sizes]]:
         yield "masked pictures", CNNConfig(widths=(width, width), blocks=1), PICTURES
         yield "masked pictures", PatchConfig(width=4 * width, layers=2), PICTURES
         for kernel in (Softmax(), RFA(32)):
-            attention = MapAttentionConfig(after=3, form="sagan", attention=AttentionSpec(kernel=kernel))
+            attention = SelfAttention2dConfig(after=3, form="sagan", attention=AttentionSpec(kernel=kernel))
             widths = (2 * width, 2 * width, width, width)
-            yield "adversarial", GANConfig(widths=widths, attention=attention), PICTURES
+            yield "adversarial", GANConfig(widths=widths, self_attention=attention), PICTURES
     encoder = CNNConfig(widths=(16, 32), blocks=1)
     for width in (64, 96, 128, 160, 192):
         recurrent = RecurrentCaptionerConfig(encoder=encoder, embedding=width, hidden=width)

@@ -87,7 +87,7 @@ def test_case_and_punctuation_do_not_count_but_words_do() -> None:
 @pytest.mark.parametrize(
     ("captions", "references", "message"),
     [
-        (["a"], [], "1 captions and the references of 0 pictures"),
+        (["a"], [], "1 caption and the references of 0 pictures"),
         ([], [], "0 captions"),
         (["a", "b"], [["a"], []], "picture 2 has no reference"),
         (["a"], [["..."]], "picture 1 has no reference"),

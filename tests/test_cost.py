@@ -25,7 +25,7 @@ from qkv.model.language import LanguageModelConfig
 from qkv.model.patches import PatchConfig
 from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
-from qkv.model.vision import CNNConfig, MapAttentionConfig
+from qkv.model.vision import CNNConfig, SelfAttention2dConfig
 from qkv.model.vision_classifier import CNNClassifierConfig, PatchClassifierConfig
 from qkv.scope import Window
 from qkv.score import Additive, General
@@ -53,6 +53,14 @@ CONFIGS: dict[str, Any] = {
         positions="learned",
         decoder=AttentionSpec(causal=True, kernel=RFA(8, gate=True)),
         cross=AttentionSpec(kernel=Elu()),
+    ),
+    "transformer mixed": TransformerConfig(
+        encoder_layers=1,
+        decoder_layers=2,
+        width=16,
+        feedforward=24,
+        decoder_by_layer={1: AttentionSpec(causal=True, kernel=Elu())},
+        cross_by_layer={0: AttentionSpec(scope=Window(3))},
     ),
     "rnn": RNNConfig(embedding=8, hidden=12),
     "rnn luong": RNNConfig(
@@ -87,7 +95,7 @@ CONFIGS: dict[str, Any] = {
     "hidden cells, cnn": TINY_CNN,
     "hidden cells, patches": PatchConfig(layers=1, width=16, feedforward=24),
     "gan": GANConfig(
-        noise=8, widths=(16, 8, 8), groups=4, attention=MapAttentionConfig(after=2, form="sagan")
+        noise=8, widths=(16, 8, 8), groups=4, self_attention=SelfAttention2dConfig(after=2, form="sagan")
     ),
     "language lstm": LanguageModelConfig(layers=1, width=16, feedforward=24, mixer="lstm"),
     "language conv": LanguageModelConfig(layers=2, width=16, feedforward=24, mixer="convolution"),

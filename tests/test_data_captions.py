@@ -74,14 +74,16 @@ def test_a_coco_file_is_one_long_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.txt", ROWS, "set captions.format to jsonl, tsv, csv or coco"),
+        ("c.txt", ROWS, "set `format` beside it in the recipe to jsonl, tsv, csv or coco"),
         ("c.jsonl", "", "has no captions"),
         ("c.jsonl", "a dog\n", "line 1: .* is not JSON"),
         (
             "c.jsonl",
             '{"image": "a.jpg"}\n',
-            "line 1: expected the name of a picture and a caption, got 'a.jpg'",
+            "line 1: no 'captions', only 'image': set `caption_key` beside the file",
         ),
+        ("c.jsonl", '{"captions": ["a"]}\n', "line 1: no 'image', only 'captions': set `picture_key`"),
+        ("c.jsonl", "{}\n", "line 1: no 'image', only an empty object"),
         ("c.jsonl", '{"image": 3, "captions": ["a"]}\n', "got 3 and 'a'"),
         ("c.jsonl", '{"image": "a", "captions": ["a", " "]}\n', "got 'a' and ' '"),
         ("c.jsonl", '{"image": "a", "captions": []}\n', r"got 'a' and \[\]"),
@@ -122,8 +124,8 @@ def test_what_has_no_partner_is_named_counted_refused_or_skipped() -> None:
     captions = {**EXPECTED, **{f"z{i}.jpg": ["a"] for i in range(5)}}
     pictures = ["a.jpg", "x/b.jpg", "c.jpg"]
     missing = "captions of 5 pictures that are missing: z0.jpg, z1.jpg, z2.jpg and 2 more"
-    without = "1 pictures without a caption: c.jpg"
-    with pytest.raises(BadData, match=f"{missing}; {without}; .*captions.unmatched: skip"):
+    without = "1 picture without a caption: c.jpg"
+    with pytest.raises(BadData, match=f"{missing}; {without}; .*`unmatched: skip` beside it"):
         match_captions(captions, pictures, CaptionConfig(file="c.jsonl"))
     skip = CaptionConfig(file="c.jsonl", unmatched="skip")
     matched = match_captions(captions, pictures, skip)

@@ -103,8 +103,8 @@ def test_cmyk_and_animations_are_converted_and_named(tmp_path: Path) -> None:
     pictures = load(write_zip(tmp_path / "a.zip", files))
     assert pictures.pixels[2, 4, 4].tolist() == pytest.approx([255, 0, 0], abs=4)
     assert pictures.pixels[3, 4, 4].tolist() == [255, 0, 0]
-    assert "1 pictures are animated, the first frame taken: d.gif" in pictures.notes
-    assert "1 pictures are CMYK, converted to RGB: c.jpg" in pictures.notes
+    assert "1 picture is animated, the first frame taken: d.gif" in pictures.notes
+    assert "1 picture is CMYK, converted to RGB: c.jpg" in pictures.notes
     assert load(tmp_path / "a.zip", unusual="skip").names == ["a.png", "b.png"]
     with pytest.raises(
         BadData, match=r"2 of 4 pictures are animated or CMYK: d.gif \(animated\), c.jpg \(CMYK\)"
@@ -143,7 +143,7 @@ def test_bad_pictures_are_named_refused_or_skipped(name: str, tmp_path: Path) ->
         load(folder)
     pictures = load(folder, unusable="skip")
     assert pictures.names == ["a.png", "b.png"]
-    assert any(note.startswith(f"skipped 1 pictures: {name} (") for note in pictures.notes)
+    assert any(note.startswith(f"skipped 1 picture: {name} (") for note in pictures.notes)
 
 
 def test_many_bad_pictures_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_the_cache_is_used_until_something_changes(tmp_path: Path, monkeypatch: 
         second = load(folder, **cache)
     np.testing.assert_array_equal(first.pixels, second.pixels)
     assert second.names == first.names
-    assert second.notes == [f"{folder}: 2 pictures, decoded before", "skipped 1 pictures: c.png (0 bytes)"]
+    assert second.notes == [f"{folder}: 2 pictures, decoded before", "skipped 1 picture: c.png (0 bytes)"]
     (tmp_path / "x/b.png").write_bytes(encode(noise(3)))
     assert not np.array_equal(load(folder, **cache).pixels, first.pixels)
     assert load(folder, **cache, size=9).pixels.shape == (2, 9, 9, 3)

@@ -202,7 +202,7 @@ def test_cleaning_counts_what_it_drops():
 
 
 def test_cleaning_tells_only_the_reasons_there_are():
-    assert str(find_usable_pairs([[5]], [[6]], 1)[1]) == "dropped 0 of 1 pairs"
+    assert str(find_usable_pairs([[5]], [[6]], 1)[1]) == "dropped 0 of 1 pair"
     assert str(find_usable_pairs([[5]] * 1234, [[6]] * 1233 + [[6, 6]], 1)[1]) == (
         "dropped 1 of 1,234 pairs: 1 longer than 1 tokens (first: line 1234)"
     )

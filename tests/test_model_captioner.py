@@ -51,13 +51,14 @@ CASES: dict[str, dict[str, Any]] = {
     "gru, tied": recurrent({"score": "additive"}, cell="gru", tie=True),
     "cnn": recurrent({"score": "additive"}, CNN),
     "cnn with attention": recurrent(
-        {"score": "additive"}, {**CNN, "attention": {"after": 1, "form": "sagan"}}
+        {"score": "additive"}, {**CNN, "self_attention": {"after": 1, "form": "sagan"}}
     ),
     "patches": recurrent({"score": "additive"}, PATCHES),
     "transformer": transformer(),
     "transformer, cnn": transformer(CNN, layers=1),
     "transformer, patches, post": transformer(PATCHES, norm="post", positions="learned", tie=False),
     "transformer, rfa": transformer(cross=RFA, decoder=RFA),
+    "transformer, by layer": transformer(cross_by_layer={1: RFA}, decoder_by_layer={0: RFA}, layers=2),
     "transformer, additive": transformer(cross={"score": "additive", "heads": 1}, layers=1),
 }
 every_case = pytest.mark.parametrize("name", CASES)

@@ -23,10 +23,10 @@ TINY: dict[str, Any] = {"noise": 4, "widths": (8, 8, 4), "groups": 4}
 @pytest.mark.parametrize("after", [1, 2, 3])
 @pytest.mark.parametrize("form", ["sagan", "plain"])
 def test_attention_stands_on_the_same_side_in_both_networks(after: int, form: str) -> None:
-    config = GANConfig(**TINY, attention={"after": after, "form": form})  # pyright: ignore[reportArgumentType]
+    config = GANConfig(**TINY, self_attention={"after": after, "form": form})  # pyright: ignore[reportArgumentType]
     model, sides = GAN(config), []
     for network in model.children():
-        attention: Any = network.attention
+        attention: Any = network.self_attention
         attention.register_forward_hook(lambda _, inputs, __: sides.append(tuple(inputs[0].shape[1:])))
     pictures = model.generator(torch.randn(2, 4))
     assert pictures.shape == (2, 3, 16, 16)
@@ -38,12 +38,12 @@ def test_attention_stands_on_the_same_side_in_both_networks(after: int, form: st
 
 
 def test_sagans_attention_starts_as_the_identity() -> None:
-    config = GANConfig(**TINY, attention={"after": 2, "form": "sagan"})  # pyright: ignore[reportArgumentType]
+    config = GANConfig(**TINY, self_attention={"after": 2, "form": "sagan"})  # pyright: ignore[reportArgumentType]
     torch.manual_seed(0)
     generator = Generator(config).eval()
     noise = torch.randn(2, 4)
     expected = generator(noise)
-    generator.attention = torch.nn.Identity()
+    generator.self_attention = torch.nn.Identity()
     assert torch.equal(generator(noise), expected)
 
 
@@ -60,7 +60,7 @@ def test_every_layer_of_the_discriminator_has_norm_one() -> None:
 
 def test_the_hinge_loss_of_each_turn() -> None:
     torch.manual_seed(0)
-    objective = Adversarial(GAN(GANConfig(**TINY, attention=None))).eval()  # no power iterations
+    objective = Adversarial(GAN(GANConfig(**TINY, self_attention=None))).eval()  # no power iterations
     pictures = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     noise = torch.randn(3, 2, 4)
     batch = NoiseBatch(pictures, noise)
@@ -73,10 +73,13 @@ def test_the_hinge_loss_of_each_turn() -> None:
     assert loss.total.item() == pytest.approx(expected, rel=1e-5)
     loss.total.backward()
     assert all(parameter.grad is None for parameter in model.generator.parameters())
+    model.discriminator.zero_grad()
     loss = objective(batch, GENERATOR)
     assert loss.total.item() == pytest.approx(-sum(second), rel=1e-5)
     loss.total.backward()
     assert all(parameter.grad is not None for parameter in model.generator.parameters())
+    assert all(parameter.grad is None for parameter in model.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in model.discriminator.parameters())
 
 
 def test_black_and_white() -> None:
@@ -88,7 +91,7 @@ def test_black_and_white() -> None:
     ("changes", "message"),
     [
         ({"groups": 3}, "groups=3 do not divide the width 8"),
-        ({"attention": {"after": 4}}, "attention.after=4, but there are 3 maps"),
+        ({"self_attention": {"after": 4}}, "self_attention.after=4, but there are 3 maps"),
     ],
 )
 def test_sizes_that_do_not_fit(changes: dict[str, Any], message: str) -> None:

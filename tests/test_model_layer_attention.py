@@ -1,4 +1,4 @@
-"""Encoders in which single layers have another attention; test_model_language.py has language models."""
+"""Models in which single layers have another attention; test_model_language.py has language models."""
 
 from typing import Any
 
@@ -8,9 +8,11 @@ import torch
 from qkv.cost.crossover import find_crossovers, make_softmax_config
 from qkv.errors import QKVError
 from qkv.kernel import Elu, Softmax
+from qkv.model.captioner_config import TransformerCaptionerConfig
 from qkv.model.encoder import Encoder, EncoderConfig
 from qkv.model.hierarchical import HierarchicalConfig
 from qkv.model.patches import PatchConfig, PatchEncoder
+from qkv.model.transformer import Transformer, TransformerConfig
 from qkv.scope import Window
 from qkv.spec import AttentionSpec
 
@@ -46,6 +48,33 @@ def test_costs_know_every_attention() -> None:
     assert [crossover.name for crossover in find_crossovers(config)] == ["model.attention_by_layer.1"]
     softmax = make_softmax_config(config)
     assert softmax.attention_by_layer[1].kernel == Softmax()
+
+
+def test_a_transformer_builds_the_attention_of_every_layer_of_every_place() -> None:
+    own: dict[str, Any] = {
+        "encoder_by_layer": {0: AttentionSpec(kernel=Elu())},
+        "decoder_by_layer": {1: AttentionSpec(causal=True, kernel=Elu())},
+        "cross_by_layer": {1: AttentionSpec(scope=Window(1))},
+    }
+    sizes: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "width": 16, "feedforward": 8}
+    config = TransformerConfig(**sizes, **own)
+    specs = {name: layer.spec for name, layer in Transformer(config, 9, 9).attention_layers().items()}
+    kernels = {name: type(spec.kernel) for name, spec in specs.items()}
+    assert [name for name, kernel in kernels.items() if kernel is Elu] == ["encoder.0", "decoder.1"]
+    assert [name for name, spec in specs.items() if spec.scope == Window(1)] == ["cross.1"]
+    names = [crossover.name for crossover in find_crossovers(config)]
+    assert names == ["model.encoder_by_layer.0", "model.decoder_by_layer.1", "model.cross_by_layer.1"]
+    softmax = make_softmax_config(config)
+    assert set(Transformer(softmax, 9, 9).attention_layers()) == set(specs)
+    assert find_crossovers(softmax) == []
+
+
+def test_limits_of_single_layers_count() -> None:
+    location: Any = {0: {"score": {"name": "location", "length": 9}}}
+    limits = TransformerConfig(cross_by_layer=location).length_limits
+    assert limits.source == (9, "model.cross_by_layer.0.score.length")
+    captioner = TransformerCaptionerConfig(cross_by_layer=location)
+    assert captioner.length_limits.source == (9, "model.cross_by_layer.0.score.length")
 
 
 def test_layers_that_do_not_exist_are_refused() -> None:

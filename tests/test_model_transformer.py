@@ -27,6 +27,12 @@ PLACES: dict[str, dict[str, Any]] = {
     "local-p": {"cross": {"score": "general", "scope": {"name": "predictive", "half_width": 2}}},
     "hard": {"cross": {"select": {"name": "hard", "estimator": "gumbel"}}, "decoder": {"select": "entmax"}},
     "one head": {"cross": {"score": "additive", "heads": 1}},
+    "by layer": {
+        "encoder_by_layer": {0: {"kernel": "elu"}},
+        "decoder_by_layer": {1: {"kernel": {"name": "rfa", "gate": True}}},
+        "cross": {"kernel": "elu"},
+        "cross_by_layer": {0: {"select": "sparsemax"}},
+    },
 }
 with_every_place = pytest.mark.parametrize("places", PLACES.values(), ids=PLACES.keys())
 
@@ -114,6 +120,9 @@ def test_config_round_trips() -> None:
         ({"decoder": {"scope": "predictive"}}, "scope and causal clash"),
         ({"cross": {"heads": 3}, "width": 128}, "cannot be split into heads=3"),
         ({"heads": 3, "width": 128}, "cannot be split into heads=3"),
+        ({"encoder_by_layer": {4: {}}}, "encoder_by_layer has the layer 4, .* are 0 to 3"),
+        ({"decoder_by_layer": {0: {"causal": False}}}, "decoder_by_layer.0: causal must be True"),
+        ({"cross_by_layer": {0: {"d_memory": 64}}}, "cross_by_layer.0: .* follow from width"),
     ],
 )
 def test_mistakes_in_the_config_are_explained(options: dict[str, Any], message: str) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from qkv.errors import BadShape
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.model.patches import PatchConfig, PatchEncoder, split_patches
-from qkv.model.vision import CNN, CNNConfig, MapAttentionConfig, PixelNormalisation
+from qkv.model.vision import CNN, CNNConfig, PixelNormalisation, SelfAttention2dConfig
 from qkv.model.vision_classifier import CNNClassifierConfig, PatchClassifierConfig, VisionClassifier
 
 SMALL = {"layers": 1, "width": 16, "heads": 2, "feedforward": 16, "patch": 4, "dropout": 0.0}
-LINEAR = MapAttentionConfig.model_validate({"after": 2, "heads": 2, "attention": {"kernel": "elu"}})
+LINEAR = SelfAttention2dConfig.model_validate({"after": 2, "heads": 2, "attention": {"kernel": "elu"}})
 CONFIGS: list[Any] = [
     CNNClassifierConfig(widths=(8, 16), groups=4),
     CNNClassifierConfig(widths=(8, 16), groups=4, blocks=2, stride=2, pool="attention"),
@@ -21,7 +21,7 @@ CONFIGS: list[Any] = [
         {
             "widths": (8, 16),
             "groups": 4,
-            "attention": {"after": 2, "heads": 2, "attention": {"kernel": "elu"}},
+            "self_attention": {"after": 2, "heads": 2, "attention": {"kernel": "elu"}},
         }
     ),
     PatchClassifierConfig(**SMALL),
@@ -159,9 +159,9 @@ def test_the_module_of_sagan_starts_as_the_identity() -> None:
     torch.manual_seed(0)
     plain = CNN(CNNConfig(widths=(8, 16), groups=4))
     config = CNNConfig.model_validate(
-        {"widths": (8, 16), "groups": 4, "attention": {"after": 1, "form": "sagan"}}
+        {"widths": (8, 16), "groups": 4, "self_attention": {"after": 1, "form": "sagan"}}
     )
     network = CNN(config)
     network.load_state_dict(plain.state_dict(), strict=False)
     torch.testing.assert_close(network(pictures()).vectors, plain(pictures()).vectors)
-    assert network.layer_groups()[1] == [network.stages[0], network.attention]
+    assert network.layer_groups()[1] == [network.stages[0], network.self_attention]

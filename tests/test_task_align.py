@@ -163,7 +163,7 @@ def test_the_command_aligns_a_trained_run(
     ("options", "message"),
     [
         (("--source", "s"), "--source and --target belong together"),
-        (("--source", "s", "--target", "t", "--gold", "short"), "short has 1 lines for 2 pairs"),
+        (("--source", "s", "--target", "t", "--gold", "short"), "short has 1 line for 2 pairs"),
         (("--source", "s", "--target", "t", "--tune", 1), "--tune 1 chooses the layer"),
         ((), "the run must be trained on generated phrases"),
     ],

@@ -209,7 +209,7 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
 def test_a_captioner_starts_from_the_encoder_of_a_classifier_or_from_a_captioner(tmp_path: Path) -> None:
     encoder = {"kind": "cnn", "widths": [4, 8], "groups": 2}
     classifier = picture_recipe(
-        tmp_path, model={**encoder, "attention": None, "pool": "mean"}, train={"steps": 2}
+        tmp_path, model={**encoder, "self_attention": None, "pool": "mean"}, train={"steps": 2}
     )
     fit(classifier, tmp_path / "classifier")
     few = {"steps": 1, "lr": 1e-9}

@@ -122,7 +122,7 @@ def test_a_trace_lies_on_the_grid(run: Path, source: str, tmp_path: Path) -> Non
         fit(recipe_for(source, model={**PATCHES, "pool": pool}, train={"steps": 1}), tmp_path / pool)
         example = qkv.load(tmp_path / pool).trace(path).examples[0]
         assert example.weights["layer.0"].shape == (2, length, length)
-    sagan = {"attention": {"after": 1, "form": "sagan"}}
+    sagan = {"self_attention": {"after": 1, "form": "sagan"}}
     fit(recipe_for(source, model=sagan, train={"steps": 1}), tmp_path / "sagan")
     example = qkv.load(tmp_path / "sagan").trace(path).examples[0]
     assert example.weights["map"].shape == (1, 64, 16)
@@ -135,7 +135,7 @@ def test_a_trace_lies_on_the_grid(run: Path, source: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "model",
     [
-        {"attention": {"after": 1, "form": "sagan"}},
+        {"self_attention": {"after": 1, "form": "sagan"}},
         {"norm": "batch", "dropout": 0.1},
         {**PATCHES, "dropout": 0.1},
     ],
@@ -215,8 +215,11 @@ def test_weights_of_other_classes_start_a_training(run: Path, tmp_path: Path) ->
         ),
         ({"model": {**PATCHES, "max_length": 4, "pool": "first"}}, "5 patches need more positions"),
         ({"model": {"widths": [8] * 5}}, "pictures of 8 pixels are smaller than 16"),
-        ({"model": {"attention": {"after": 3}}}, "attention.after=3, but there are 2 stages"),
-        ({"model": {"attention": {"attention": {"causal": True}}}}, "causal must be False in an encoder"),
+        ({"model": {"self_attention": {"after": 3}}}, "self_attention.after=3, but there are 2 stages"),
+        (
+            {"model": {"self_attention": {"attention": {"causal": True}}}},
+            "causal must be False in an encoder",
+        ),
         ({"model": {"widths": [6]}}, "groups=4 do not divide the width 6"),
         ({"data": {"picturse": {}}}, "Did you mean 'pictures'"),
         ({"augment": {"crop": -1}}, "'augment.crop' is -1"),
@@ -237,7 +240,7 @@ def test_flips_would_exchange_left_and_right() -> None:
     [
         (
             {"a.png": encode(noise(0)), "x/b.png": encode(noise(1))},
-            "1 pictures are in no folder, the first is a.png",
+            "1 picture is in no folder, the first is a.png",
         ),
         ({f"x/{i}.png": encode(noise(i)) for i in range(20)}, "every training picture has the label 'x'"),
         ({f"{i % 2}/{i}.png": encode(noise(i)) for i in range(4)}, "4 pictures are too few to hold any out"),

@@ -92,11 +92,11 @@ def test_training_with_gru_says_what_it_cut(tmp_path: Path, capsys: Any) -> None
     )
     qkv.fit(recipe, tmp_path / "run")
     printed = capsys.readouterr().err
-    assert "documents (100%) are cut after 20 tokens or 1 sentences" in printed
-    assert "have more than 3 tokens" not in printed  # nothing of them is read
+    assert "documents (100%) cut after 20 tokens or 1 sentence" in printed
+    assert "with more than 3 tokens" not in printed  # nothing of them is read
     recipe = classify_recipe(tmp_path, model={**SENTENCES, "max_sentence_length": 3}, train={"steps": 3})
     qkv.fit(recipe, tmp_path / "split")
-    assert "sentences of training documents have more than 3 tokens and are split" in capsys.readouterr().err
+    assert "sentences of training documents with more than 3 tokens split" in capsys.readouterr().err
 
 
 def test_a_trace_has_the_words_of_each_sentence_and_the_sentences(run: Path, tmp_path: Path) -> None:

@@ -175,8 +175,9 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     for arguments, message in (
         (("--fill", picture), "writes a picture, got --output None: name a .png file with --output"),
         (("--fill", tmp_path / "b.png", "-o", sheet), "b.png: cannot be read"),
-        (("--fill", picture, "-o", sheet, "--trace", "a.npz"), "leave out --trace"),
-        (("--prompt", "a"), "fills pictures: use `qkv generate"),
+        (("--fill", picture, "-o", sheet, "--trace", "a.npz"), "--trace has no meaning for"),
+        (("--prompt", "a"), "which fills pictures: leave it out"),
+        ((), "fills pictures: use `qkv generate"),
     ):
         assert tiny.call("generate", run, *arguments) == 2
         captured = capsys.readouterr()

@@ -71,7 +71,7 @@ def test_training_moves_the_samples_towards_the_pictures(tmp_path: Path) -> None
     recipe = gan_recipe(
         tmp_path,
         data={"train": {"pictures": write_folder(tmp_path / "red", files)}},
-        model={"attention": None},
+        model={"self_attention": None},
         train={"steps": 60, "validate_every": 60, "lr": 0.004},
     )
     fit(recipe, tmp_path / "run")
@@ -111,7 +111,10 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     for arguments, message in (
         ((), "writes a picture, got --output None: name a .png file"),
         (("--output", tmp_path / "a.txt"), "name a .png file with --output"),
-        (("--prompt", "a cat", "--output", sheet), "generates pictures from noise: leave out the prompt"),
+        (
+            ("--prompt", "a cat", "--output", sheet),
+            "which generates pictures from noise: leave it out",
+        ),
         (("--fill", "a.png", "--output", sheet), "generates pictures"),
     ):
         assert tiny.call("generate", run, *arguments) == 2
@@ -162,7 +165,9 @@ def test_updates_are_the_same_for_any_number_of_processes(tmp_path: Path) -> Non
 
 
 def test_without_attention_or_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = gan_recipe(tmp_path, model={"attention": None}, train={"steps": 2}, validation={"samples": 0})
+    recipe = gan_recipe(
+        tmp_path, model={"self_attention": None}, train={"steps": 2}, validation={"samples": 0}
+    )
     assert fit(recipe, tmp_path / "run").scores == {"updates": 2}
     assert not (tmp_path / "run" / "samples").exists()
     with pytest.raises(QKVError, match="this generator has no attention to trace"):
@@ -176,7 +181,7 @@ def test_without_attention_or_features(tmp_path: Path, capsys: pytest.CaptureFix
     ("sections", "message"),
     [
         ({"data": {"pictures": {"size": 16}}}, "makes pictures of 8 pixels, but those of the data have 16"),
-        ({"model": {"attention": {"after": 3}}}, "attention.after=3, but there are 2 maps"),
+        ({"model": {"self_attention": {"after": 3}}}, "self_attention.after=3, but there are 2 maps"),
         ({"objective": {"rate_ratio": 0}}, "'objective.rate_ratio' is 0: Input should be greater than 0"),
         ({"model": {"width": [8]}}, "Did you mean 'widths'"),
     ],

@@ -2,12 +2,14 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from qkv.errors import BadData, BadRecipe, QKVError
+from qkv.progress import NoProgress
 from qkv.train import engine, fit, load_weights
 from qkv.train.loop_state import LoopState, is_better
 from qkv.train.metrics import MetricSums
@@ -275,3 +277,19 @@ def test_a_score_that_validation_does_not_give(tmp_path):
             monitor="blue",
             quiet=True,
         )
+
+
+def test_progress_shows_the_latest_mean_of_the_metrics(tmp_path, monkeypatch):
+    notes = []
+
+    class Recorder(NoProgress):
+        def update(self, completed, note=""):
+            notes.append(note)
+
+    monkeypatch.setattr("qkv.train.training.show_progress", lambda *_, **__: nullcontext(Recorder()))
+    fit(toy(), ToyBatches(), config_of(steps=9, log_every=4), run=tmp_path, quiet=True)
+    losses = [f"loss {line['loss']:.4g}, " for line in lines_of(tmp_path, "train")]
+    assert not notes[2].startswith("loss")
+    assert [note.startswith(losses[0]) for note in notes[3:7]] == [True] * 4
+    assert notes[8].startswith(losses[1])
+    assert notes[8].endswith(" tokens/s")

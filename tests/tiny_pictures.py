@@ -68,7 +68,7 @@ def picture_recipe(folder: Path, **sections: Any) -> Any:
         },
         "augment": {"crop": 1, "flip": True},
         "batch": {"pictures": 5},
-        "model": {"widths": [4, 8], "groups": 2, "pool": "attention", "attention": {"form": "sagan"}},
+        "model": {"widths": [4, 8], "groups": 2, "pool": "attention", "self_attention": {"form": "sagan"}},
         "train": TRAIN,
     }
     return parse_recipe(merged(raw, sections), "the recipe")
@@ -164,7 +164,7 @@ def gan_recipe(folder: Path, **sections: Any) -> Any:
         },
         "augment": {"flip": True},
         "batch": {"pictures": 5},
-        "model": {"noise": 4, "widths": [8, 8], "groups": 4, "attention": {"after": 2, "form": "sagan"}},
+        "model": {"noise": 4, "widths": [8, 8], "groups": 4, "self_attention": {"after": 2, "form": "sagan"}},
         "train": {**TRAIN, "lr": 0.002, "betas": [0.0, 0.9]},
         "validation": {"samples": 4},
     }

@@ -45,8 +45,13 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
     trace: Annotated[
         Path | None, typer.Option(help="also write the attention of every layer, for `qkv view`")
     ] = None,
-    n_best: Annotated[int, typer.Option("--n-best", min=1, help="--fill: words shown for a blank")] = 5,
-    count: Annotated[int, typer.Option(min=1, max=10_000, help="pictures to generate, on one sheet")] = 64,
+    n_best: Annotated[
+        int | None, typer.Option("--n-best", min=1, help="--fill: words shown for a blank", show_default="5")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="pictures to generate, on one sheet", show_default="64"),
+    ] = None,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
@@ -60,17 +65,28 @@ def generate(  # noqa: PLR0913, PLR0917 -- one for each option
 
     qkv generate runs/gan --count 64 --output samples.png
 
-    The last two write a picture, so that they need --output; what continues a text has no meaning for them.
+    The last two write a picture, so that they need --output. An option that has no meaning for the run is
+    refused.
     """
-    from qkv.cli.commands.generate import fill_text, generate_text
+    from qkv.cli.commands.generate import GenerateOptions
+    from qkv.cli.commands.generate import generate as generate_with_run
 
-    if fill is not None:
-        fill_text(run, fill, n_best, output, trace, device=device)
-        return
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "length": length, "seed": seed}
-    generate_text(
-        run, prompt or [], file, output, trace, stop or [], quiet, device=device, count=count, **options
+    options = GenerateOptions(
+        file=file,
+        prompt=tuple(prompt or ()),
+        fill=fill,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        length=length,
+        seed=seed,
+        stop=tuple(stop or ()),
+        n_best=n_best,
+        count=count,
+        output=output,
+        trace=trace,
     )
+    generate_with_run(run, options, quiet, device=device)
 
 
 def classify(

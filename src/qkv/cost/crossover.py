@@ -8,7 +8,8 @@ import torch
 
 from qkv.bench.calls import state_bytes
 from qkv.kernel import Softmax
-from qkv.model.layer_attention import complete_spec_of_layer
+from qkv.model.layer_attention import complete_spec_of_layer, get_specs_by_layer
+from qkv.model.spec_fields import PLACES
 from qkv.scope import Global
 from qkv.score import ScaledDot
 from qkv.select import Soft
@@ -71,14 +72,16 @@ def iterate_specs(config: Any) -> Iterator[tuple[str, AttentionSpec]]:
         The key of the recipe and the spec.
     """
     if hasattr(config, "complete_spec"):
-        for key in ("encoder", "decoder", "cross"):
-            if isinstance(getattr(config, key, None), AttentionSpec):
-                yield f"model.{key}", config.complete_spec(key)
+        for place in PLACES:
+            if isinstance(getattr(config, place, None), AttentionSpec):
+                yield f"model.{place}", config.complete_spec(place)
+                for layer in get_specs_by_layer(config, place):
+                    yield f"model.{place}_by_layer.{layer}", config.complete_spec(place, layer)
         if isinstance(getattr(config, "attention", None), AttentionSpec):
             yield "model.attention", config.complete_spec()
     elif hasattr(config, "attention_by_layer") and _uses_attention(config):
         yield "model.attention", complete_spec_of_layer(config)
-        for layer in config.attention_by_layer:
+        for layer in get_specs_by_layer(config):
             yield f"model.attention_by_layer.{layer}", complete_spec_of_layer(config, layer)
 
 
@@ -108,8 +111,9 @@ def make_softmax_config(config: Any) -> Any:
     changes: dict[str, Any] = {
         key: softmax for key, spec in specs.items() if (softmax := get_softmax_spec(spec)) != spec
     }
-    if by_layer := getattr(config, "attention_by_layer", {}):
-        changes["attention_by_layer"] = {layer: get_softmax_spec(spec) for layer, spec in by_layer.items()}
+    for place in ("attention", *PLACES):
+        if by_layer := get_specs_by_layer(config, place):
+            changes[f"{place}_by_layer"] = {n: get_softmax_spec(spec) for n, spec in by_layer.items()}
     return config.model_copy(update=changes) if changes else config
 
 

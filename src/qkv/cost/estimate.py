@@ -15,7 +15,9 @@ from qkv.model.captioner_config import RecurrentCaptionerConfig
 from qkv.model.encoder import EncoderConfig
 from qkv.model.hierarchical import HierarchicalConfig
 from qkv.model.language import LanguageModelConfig
+from qkv.model.layer_attention import get_specs_by_layer
 from qkv.model.seq2seq import RNNConfig
+from qkv.model.spec_fields import PLACES
 from qkv.model.transformer import TransformerConfig
 
 # Deeper stacks of equal layers are traced with few layers, and longer sequences of a recurrence with few
@@ -163,7 +165,7 @@ def is_recurrent(config: Any) -> bool:
 
 def _list_layer_keys(config: Any) -> tuple[str, ...]:
     """The keys of numbers of layers that are all alike."""
-    if getattr(config, "attention_by_layer", {}):
+    if any(get_specs_by_layer(config, place) for place in ("attention", *PLACES)):
         return ()
     if isinstance(config, TransformerConfig):
         return ("encoder_layers", "decoder_layers")

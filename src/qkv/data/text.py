@@ -10,6 +10,7 @@ from pydantic import model_validator
 from qkv.data.lines import read_lines, read_marked_lines
 from qkv.errors import BadData
 from qkv.strict import Strict
+from qkv.wording import plural
 
 _FORMATS = {".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
@@ -182,7 +183,7 @@ class DroppedPairs(NamedTuple):
         reasons = [f"{self.empty:,} with an empty side"] if self.empty else []
         reasons += [f"{self.long:,} longer than {self.max_length:,} tokens"] if self.long else []
         details = f": {', '.join(reasons)} (first: line {self.first})" if reasons else ""
-        return f"dropped {self.empty + self.long:,} of {self.total:,} pairs{details}"
+        return f"dropped {self.empty + self.long:,} of {plural(self.total, 'pair')}{details}"
 
 
 def find_usable_pairs(

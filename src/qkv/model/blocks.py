@@ -189,6 +189,23 @@ class DecoderBlock(nn.Module):
         return _apply_feed_forward(self, x), (self_state, cross_state), (attended.weights, cross.weights)
 
 
+def build_decoder(config: Any, layers: int) -> nn.ModuleList:
+    """The blocks of a decoder.
+
+    Args:
+        config: The config of the model: `complete_spec(place, layer)`, feedforward, dropout and norm.
+        layers: The number of blocks.
+
+    Returns:
+        The blocks, a `DecoderBlock` each.
+    """
+    sizes = config.feedforward, config.dropout, config.norm == "pre"
+    return nn.ModuleList(
+        DecoderBlock(config.complete_spec("decoder", layer), config.complete_spec("cross", layer), *sizes)
+        for layer in range(layers)
+    )
+
+
 def apply_decoder(
     blocks: Iterable[Any], x: Hidden, memory: Memory, keep: Tensor | None, capture: bool = False
 ) -> tuple[Hidden, dict[str, Attended]]:

@@ -3,10 +3,16 @@
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from qkv.errors import BadRecipe
 from qkv.model.captioner_encoder import PictureEncoderConfig, find_cell_limit, get_annotation_width
+from qkv.model.layer_attention import (
+    check_specs_of_decoder,
+    complete_spec_of_layer,
+    find_key_limit,
+    list_specs,
+)
 from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
 from qkv.model.seq2seq_config import check_decoder_attention, complete_decoder_spec
 from qkv.model.spec_fields import CausalSpecField, OptionalSpecField, SpecField
@@ -78,6 +84,8 @@ class TransformerCaptionerConfig(Strict):
         tie: whether the output layer shares its weight with the word vectors.
         decoder: the causal self-attention.
         cross: the attention to the grid of annotation vectors.
+        decoder_by_layer: layers with a causal self-attention of their own, by their number from 0.
+        cross_by_layer: layers with an attention to the grid of their own.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -93,36 +101,32 @@ class TransformerCaptionerConfig(Strict):
     tie: bool = True
     decoder: CausalSpecField = AttentionSpec(causal=True)
     cross: SpecField = AttentionSpec()
+    decoder_by_layer: dict[NonNegativeInt, CausalSpecField] = Field(default={})
+    cross_by_layer: dict[NonNegativeInt, SpecField] = Field(default={})
 
     @property
     def length_limits(self) -> LengthLimits:
         """The largest number of cells of a grid, and the longest caption."""
         table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
-        cells = find_smallest_limit(find_cell_limit(self.encoder), get_key_limit(self.cross, "model.cross"))
-        return LengthLimits(cells, find_smallest_limit(table, get_key_limit(self.decoder, "model.decoder")))
+        cells = find_smallest_limit(find_cell_limit(self.encoder), find_key_limit(self, "cross"))
+        return LengthLimits(cells, find_smallest_limit(table, find_key_limit(self, "decoder")))
 
-    def complete_spec(self, place: Literal["decoder", "cross"]) -> AttentionSpec:
+    def complete_spec(self, place: Literal["decoder", "cross"], layer: int | None = None) -> AttentionSpec:
         """The spec of an attention with the widths and, where it sets none, the heads of this model.
 
         Args:
             place: which attention.
+            layer: the number of the layer, from 0; None is for layers without an attention of their own.
         """
-        spec: AttentionSpec = getattr(self, place)
-        memory = get_annotation_width(self.encoder) if place == "cross" else None
-        return replace(spec, d_model=self.width, d_memory=memory, heads=spec.heads or self.heads)
+        spec = complete_spec_of_layer(self, layer, place)
+        return replace(spec, d_memory=get_annotation_width(self.encoder)) if place == "cross" else spec
 
     @model_validator(mode="after")
     def _has_legal_attention(self) -> "TransformerCaptionerConfig":
         for place in ("decoder", "cross"):
-            spec: AttentionSpec = getattr(self, place)
-            if spec.d_model is not None or spec.d_memory is not None:
-                raise BadRecipe(
-                    f"{place}: d_model and d_memory follow from width: leave them out and set width"
-                )
-            if spec.causal != (place == "decoder"):
-                raise BadRecipe(f"{place}: causal must be {place == 'decoder'} there. Leave it out")
-            _check_scope(spec, place)
-            self.complete_spec(place)
+            check_specs_of_decoder(self, self.layers, place)
+            for key, spec in list_specs(self, place).items():
+                _check_scope(spec, key)
         return self
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from qkv.errors import BadRecipe
-from qkv.model.vision import MapAttentionConfig, Pictures
+from qkv.model.vision import Pictures, SelfAttention2dConfig
 from qkv.strict import Strict
 
 FIRST_SIDE = 4  # cells of the generator's first map
@@ -26,13 +26,13 @@ class GANConfig(Strict):
         widths: channels of the maps from 4 × 4 cells on; each has twice the side of the one before, and the
             last one the side of the pictures.
         groups: groups of channels of the generator's GroupNorm; every width is a multiple.
-        attention: self-attention over the map with the number `after`, from 1, in both networks; null: none.
+        self_attention: over the map with the number `after`, from 1, in both networks; null: none.
     """
 
     noise: PositiveInt = 64
     widths: tuple[PositiveInt, ...] = Field(default=(96, 64, 48, 24), min_length=2, max_length=8)
     groups: PositiveInt = 8
-    attention: MapAttentionConfig | None = MapAttentionConfig(after=3, form="sagan")
+    self_attention: SelfAttention2dConfig | None = SelfAttention2dConfig(after=3, form="sagan")
 
     @property
     def size(self) -> int:
@@ -44,9 +44,10 @@ class GANConfig(Strict):
         uneven = [width for width in self.widths if width % self.groups]
         if uneven:
             raise BadRecipe(f"groups={self.groups} do not divide the width {uneven[0]}: use a divisor")
-        if self.attention is not None and self.attention.after > len(self.widths):
+        place = self.self_attention
+        if place is not None and place.after > len(self.widths):
             raise BadRecipe(
-                f"attention.after={self.attention.after}, but there are {len(self.widths)} maps: use one of "
+                f"self_attention.after={place.after}, but there are {len(self.widths)} maps: use one of "
                 "their numbers, from 1"
             )
         return self
@@ -95,8 +96,8 @@ class Generator(nn.Module):
         self.norm = nn.GroupNorm(config.groups, first)
         pairs = pairwise(config.widths)
         self.stages: Any = nn.ModuleList(GeneratorStage(*pair, config.groups) for pair in pairs)
-        place = config.attention
-        self.attention: Any = None if place is None else place.build(config.widths[place.after - 1])
+        place = config.self_attention
+        self.self_attention: Any = None if place is None else place.build(config.widths[place.after - 1])
         self.output = nn.Conv2d(config.widths[-1], 3, 3, padding=1)
 
     def forward(self, noise: Float[Tensor, "B Z"]) -> Float[Tensor, "B 3 S S"]:
@@ -108,8 +109,8 @@ class Generator(nn.Module):
         x = self._start(noise)
         for number, stage in enumerate((nn.Identity(), *self.stages), start=1):
             x = stage(x)
-            if self.config.attention is not None and self.config.attention.after == number:
-                x = self.attention(x)
+            if self.config.self_attention is not None and self.config.self_attention.after == number:
+                x = self.self_attention(x)
         return self.output(x).tanh()
 
     def compute_attention_input(self, noise: Float[Tensor, "B Z"]) -> Map:
@@ -118,9 +119,9 @@ class Generator(nn.Module):
         Args:
             noise: [B,noise].
         """
-        assert self.config.attention is not None
+        assert self.config.self_attention is not None
         x = self._start(noise)
-        for stage in self.stages[: self.config.attention.after - 1]:
+        for stage in self.stages[: self.config.self_attention.after - 1]:
             x = stage(x)
         return x
 
@@ -150,8 +151,8 @@ class Discriminator(nn.Module):
         self.stages: Any = nn.ModuleList(
             parametrizations.spectral_norm(nn.Conv2d(*pair, 4, stride=2, padding=1)) for pair in pairs
         )
-        place = config.attention
-        self.attention: Any = None if place is None else place.build(config.widths[place.after - 1])
+        place = config.self_attention
+        self.self_attention: Any = None if place is None else place.build(config.widths[place.after - 1])
         self.output = parametrizations.spectral_norm(nn.Linear(widths[-1], 1))
 
     def forward(self, pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B"]:
@@ -160,11 +161,11 @@ class Discriminator(nn.Module):
         Args:
             pictures: [B,3,S,S], where -1 is black and 1 is white.
         """
-        x, place = self.input(pictures), self.config.attention
+        x, place = self.input(pictures), self.config.self_attention
         for number, stage in enumerate((nn.Identity(), *self.stages)):
             x = nn.functional.leaky_relu(stage(x), SLOPE)
             if place is not None and place.after == len(self.config.widths) - number:
-                x = self.attention(x)
+                x = self.self_attention(x)
         return self.output(x.sum((2, 3)))[:, 0]
 
 

@@ -1,7 +1,7 @@
 """An `AttentionSpec` as a field of a recipe: a mapping in YAML, validated with the messages of the spec."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer, PlainValidator
 
@@ -9,6 +9,7 @@ from qkv.errors import BadRecipe
 from qkv.spec import AttentionSpec
 
 Place = Literal["encoder", "decoder", "cross"]  # of an attention in an encoder–decoder
+PLACES: tuple[Place, ...] = get_args(Place)
 
 
 def parse_spec(value: Any) -> Any:

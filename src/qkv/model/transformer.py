@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from qkv import masks
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
 from qkv.layer import Attention
-from qkv.model.blocks import DecoderBlock, EncoderBlock, apply_decoder, step_decoder
+from qkv.model.blocks import EncoderBlock, apply_decoder, build_decoder, step_decoder
 from qkv.model.dropout import dropout
 from qkv.model.length_limits import LengthLimits
 from qkv.model.positions import LearnedPositions, Sinusoids
@@ -52,14 +52,10 @@ class Transformer(WeightTyingModule):
         self.target = self.source if config.embeddings == "shared" else _build_embedding(target_vocab, width)
         self.positions = _build_positions(config)
         self.encoder: Any = nn.ModuleList(
-            EncoderBlock(config.complete_spec("encoder"), config.feedforward, config.dropout, pre)
-            for _ in range(config.encoder_layers)
+            EncoderBlock(config.complete_spec("encoder", layer), config.feedforward, config.dropout, pre)
+            for layer in range(config.encoder_layers)
         )
-        self_spec, cross_spec = config.complete_spec("decoder"), config.complete_spec("cross")
-        self.decoder: Any = nn.ModuleList(
-            DecoderBlock(self_spec, cross_spec, config.feedforward, config.dropout, pre)
-            for _ in range(config.decoder_layers)
-        )
+        self.decoder: Any = build_decoder(config, config.decoder_layers)
         self.encoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
         self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
         self.output = nn.Linear(width, target_vocab, bias=False)

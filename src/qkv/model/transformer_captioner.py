@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from qkv.kernel.masking import promote_to_float32
 from qkv.kernel.reset_parameters import reset_parameters_of_nearest_descendants
-from qkv.model.blocks import DecoderBlock, apply_decoder, step_decoder
+from qkv.model.blocks import apply_decoder, build_decoder, step_decoder
 from qkv.model.captioner_config import TransformerCaptionerConfig
 from qkv.model.captioner_encoder import add_encoder_prefix, build_picture_encoder
 from qkv.model.dropout import dropout
@@ -50,7 +50,6 @@ class TransformerCaptioner(WeightTyingModule):
     ) -> None:
         super().__init__()
         self.config = config
-        is_pre = config.norm == "pre"
         self.encoder: Any = build_picture_encoder(config.encoder, mean, sd)
         self.annotation_norm = nn.LayerNorm(self.encoder.width)
         self.words = nn.Embedding(vocab, config.width)
@@ -59,11 +58,8 @@ class TransformerCaptioner(WeightTyingModule):
             if config.positions == "learned"
             else Sinusoids(config.width)
         )
-        specs = config.complete_spec("decoder"), config.complete_spec("cross")
-        self.decoder: Any = nn.ModuleList(
-            DecoderBlock(*specs, config.feedforward, config.dropout, is_pre) for _ in range(config.layers)
-        )
-        self.decoder_norm = nn.LayerNorm(config.width) if is_pre else nn.Identity()
+        self.decoder: Any = build_decoder(config, config.layers)
+        self.decoder_norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.output = nn.Linear(config.width, vocab)
         self._initialise_tables()
         self.tie_weights()

@@ -1,12 +1,11 @@
 """Sizes and parts of a Transformer, as a section of a recipe."""
 
-from dataclasses import replace
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from qkv.errors import BadRecipe
-from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit, get_key_limit
+from qkv.model.layer_attention import check_specs_of_decoder, complete_spec_of_layer, find_key_limit
+from qkv.model.length_limits import LengthLimit, LengthLimits, find_smallest_limit
 from qkv.model.spec_fields import CausalSpecField, Place, SpecField
 from qkv.spec import AttentionSpec
 from qkv.strict import Strict
@@ -31,6 +30,9 @@ class TransformerConfig(Strict):
         encoder: The encoder's self-attention.
         decoder: The decoder's causal self-attention.
         cross: The decoder's attention to the source.
+        encoder_by_layer: Layers of the encoder with a self-attention of their own, by their number from 0.
+        decoder_by_layer: Layers of the decoder with a self-attention of their own.
+        cross_by_layer: Layers of the decoder with an attention to the source of their own.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -47,37 +49,32 @@ class TransformerConfig(Strict):
     encoder: SpecField = AttentionSpec()
     decoder: CausalSpecField = AttentionSpec(causal=True)
     cross: SpecField = AttentionSpec()
+    encoder_by_layer: dict[NonNegativeInt, SpecField] = Field(default={})
+    decoder_by_layer: dict[NonNegativeInt, CausalSpecField] = Field(default={})
+    cross_by_layer: dict[NonNegativeInt, SpecField] = Field(default={})
 
     @property
     def length_limits(self) -> LengthLimits:
         """The longest source and target."""
         table = LengthLimit(self.max_length, "model.max_length") if self.positions == "learned" else None
-        encoder, decoder, cross = (
-            get_key_limit(getattr(self, name), f"model.{name}") for name in ("encoder", "decoder", "cross")
-        )
+        encoder, decoder, cross = (find_key_limit(self, place) for place in ("encoder", "decoder", "cross"))
         return LengthLimits(find_smallest_limit(table, encoder, cross), find_smallest_limit(table, decoder))
 
-    def complete_spec(self, place: Place) -> AttentionSpec:
+    def complete_spec(self, place: Place, layer: int | None = None) -> AttentionSpec:
         """Complete the spec of an attention with the width, and where it sets none the heads, of this model.
 
         Args:
             place: "encoder", "decoder" or "cross".
+            layer: The number of the layer, from 0; None is for layers without an attention of their own.
 
         Returns:
             The spec.
         """
-        spec: AttentionSpec = getattr(self, place)
-        return replace(spec, d_model=self.width, heads=spec.heads or self.heads)
+        return complete_spec_of_layer(self, layer, place)
 
     @model_validator(mode="after")
     def _fits(self) -> "TransformerConfig":
-        for name in ("encoder", "decoder", "cross"):
-            spec: AttentionSpec = getattr(self, name)
-            if spec.d_model is not None or spec.d_memory is not None:
-                raise BadRecipe(
-                    f"{name}: d_model and d_memory follow from width: leave them out and set width"
-                )
-            if spec.causal != (name == "decoder"):
-                raise BadRecipe(f"{name}: causal must be {name == 'decoder'} there. Leave it out")
-            self.complete_spec(name)
+        check_specs_of_decoder(self, self.encoder_layers, "encoder")
+        check_specs_of_decoder(self, self.decoder_layers, "decoder")
+        check_specs_of_decoder(self, self.decoder_layers, "cross")
         return self

@@ -53,7 +53,7 @@ class EncodedPictures(NamedTuple):
     grids: dict[str, tuple[Size, Size]]
 
 
-class MapAttentionConfig(Strict):
+class SelfAttention2dConfig(Strict):
     """Self-attention over the map of a stage of a convolutional network; see `SelfAttention2d`.
 
     Args:
@@ -72,8 +72,8 @@ class MapAttentionConfig(Strict):
     attention: SpecField = AttentionSpec()
 
     @model_validator(mode="after")
-    def _has_legal_attention(self) -> "MapAttentionConfig":
-        check_encoder_attention(self.attention, "attention.attention")
+    def _has_legal_attention(self) -> "SelfAttention2dConfig":
+        check_encoder_attention(self.attention, "self_attention.attention")
         return self
 
     def build(self, channels: int) -> SelfAttention2d:
@@ -99,7 +99,7 @@ class CNNConfig(Strict):
         groups: groups of channels of GroupNorm; every width is a multiple.
         coordinates: whether the first convolution also reads the row and the column of every pixel, so that a
             cell knows where it is (CoordConv, Liu et al. 2018).
-        attention: self-attention between two stages, or after the last one; null: none.
+        self_attention: between two stages, or after the last one; null: none.
     """
 
     kind: Literal["cnn"] = "cnn"
@@ -109,7 +109,7 @@ class CNNConfig(Strict):
     norm: Norm = "group"
     groups: PositiveInt = 8
     coordinates: bool = False
-    attention: MapAttentionConfig | None = None
+    self_attention: SelfAttention2dConfig | None = None
 
     @property
     def reduction(self) -> int:
@@ -121,9 +121,10 @@ class CNNConfig(Strict):
         uneven = [width for width in self.widths if width % self.groups]
         if self.norm == "group" and uneven:
             raise BadRecipe(f"groups={self.groups} do not divide the width {uneven[0]}: use a divisor")
-        if self.attention is not None and self.attention.after > len(self.widths):
+        place = self.self_attention
+        if place is not None and place.after > len(self.widths):
             raise BadRecipe(
-                f"attention.after={self.attention.after}, but there are {len(self.widths)} stages: use "
+                f"self_attention.after={place.after}, but there are {len(self.widths)} stages: use "
                 "one of their numbers, from 1"
             )
         return self
@@ -244,8 +245,8 @@ class CNN(nn.Module):
                     *(ResidualBlock(w, outputs, s, config) for w, s in zip(widths, strides, strict=True))
                 )
             )
-        place = config.attention
-        self.attention = None if place is None else place.build(config.widths[place.after - 1])
+        place = config.self_attention
+        self.self_attention = None if place is None else place.build(config.widths[place.after - 1])
 
     def forward(self, pictures: Pictures) -> Annotations:
         """The grid of annotation vectors of pictures [B,3,H,W]."""
@@ -257,13 +258,13 @@ class CNN(nn.Module):
 
     def attention_layers(self) -> dict[str, Any]:
         """Every attention by the name of its weights: "map"."""
-        return {} if self.attention is None else {"map": self.attention}
+        return {} if self.self_attention is None else {"map": self.self_attention}
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """The stem, then the stages in their order; see `Objective.layer_groups`."""
         groups: list[list[nn.Module]] = [[self.stem, self.stem_norm], *([stage] for stage in self.stages)]
-        if self.attention is not None:
-            groups[self.config.attention.after].append(self.attention)
+        if self.self_attention is not None:
+            groups[self.config.self_attention.after].append(self.self_attention)
         return groups
 
     def _encode(self, pictures: Pictures, capture: bool) -> EncodedPictures:
@@ -274,15 +275,15 @@ class CNN(nn.Module):
         grids: dict[str, tuple[Size, Size]] = {}
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x)
-            if self.attention is None or self.config.attention.after != number:
+            if self.self_attention is None or self.config.self_attention.after != number:
                 continue
             if capture:
-                attended["map"] = self.attention.attend(x)
+                attended["map"] = self.self_attention.attend(x)
                 cells = (x.shape[2], x.shape[3])
-                grids["map"] = cells, self.attention.key_grid(*cells)
+                grids["map"] = cells, self.self_attention.key_grid(*cells)
                 x = attended["map"].out
             else:
-                x = self.attention(x)
+                x = self.self_attention(x)
         annotations = Annotations(x.flatten(2).transpose(1, 2), x.shape[2], x.shape[3])
         return EncodedPictures(annotations, attended, grids)
 

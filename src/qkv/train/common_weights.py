@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qkv.train.weights import collect_distinct_tensors, group_names_by_tensor
+from qkv.wording import plural
 
 SHOWN_NAMES = 4
 
@@ -42,10 +43,10 @@ class CommonWeights(NamedTuple):
                 if sizes
                 else ""
             )
-            yield f"{kind:<8} {len(sizes):,} tensors{parameters}"
+            yield f"{kind:<8} {plural(len(sizes), 'tensor')}{parameters}"
             if kind == "loaded" and self.resized:
                 tables = (f"{name} ({old:,} → {new:,} rows)" for name, (old, new) in self.resized.items())
-                yield f"resized  {len(self.resized):,} tables: {', '.join(tables)}"
+                yield f"resized  {plural(len(self.resized), 'table')}: {', '.join(tables)}"
 
 
 def copy_common_weights(

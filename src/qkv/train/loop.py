@@ -59,7 +59,7 @@ class TrainingLoop:
         self.updater, self.batches, self.validation = updater, batches, validation
         self.config, self.fabric, self.run = updater.config, updater.fabric, validation.run
         self.loop_state, self.metric_sums = LoopState(), metrics.MetricSums()
-        self.unit = updater.objective.unit
+        self.unit, self.latest_means = updater.objective.unit, ""
         self.metrics_file: metrics.MetricsFile | None = None
         self.event_file: EventFile | None = None
 
@@ -144,7 +144,7 @@ class TrainingLoop:
             self.loop_state.advance_one_update(self.batches.steps(self.loop_state.epoch))
             if self.loop_state.step % self.config.log_every == 0:
                 self._write_means_and_reset_sums()
-            report.update(self.loop_state.step, f"{self.updater.speed:,.0f} {self.unit}/s")
+            report.update(self.loop_state.step, f"{self.latest_means}{self.updater.speed:,.0f} {self.unit}/s")
 
     def close(self) -> None:
         """Close the files that are written during the training."""
@@ -226,6 +226,8 @@ class TrainingLoop:
         self.metric_sums = metrics.MetricSums()
         if self.metrics_file is not None:
             means = metrics.compute_means_perplexity_and_speed(totals, self.unit)
+            shown = {name: means[name] for name in self.updater.objective.progress_metrics}
+            self.latest_means = f"{format_scores(shown)}, "
             rates = {"lr": self.updater.learning_rate, "gradient_norm": self.updater.gradient_norm}
             self._write_metrics_and_events("train", {**means, **rates})
 

@@ -14,6 +14,7 @@ from qkv.task.run_directory import load_for_command
 from qkv.task.translate.aligner import AlignOptions, align_pairs
 from qkv.task.translate.links import Gold, Links, format_links, read_gold, score_links, symmetrise
 from qkv.task.translate.translator import Translator
+from qkv.wording import plural
 
 Pair = tuple[str, str]
 
@@ -73,7 +74,10 @@ def _read_pairs(translator: Translator, files: AlignFiles) -> tuple[list[Pair], 
         return pairs, None
     lines = list(read_lines(files.gold))
     if len(lines) != len(pairs):
-        raise BadData(f"{files.gold} has {len(lines)} lines for {len(pairs)} pairs: write one for each pair")
+        raise BadData(
+            f"{files.gold} has {plural(len(lines), 'line')} for "
+            f"{plural(len(pairs), 'pair')}: write one for each pair"
+        )
     return pairs, [read_gold(line, f"{files.gold}, line {n}") for n, line in enumerate(lines, start=1)]
 
 

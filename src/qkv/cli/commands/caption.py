@@ -12,6 +12,7 @@ from qkv.task.caption.inputs import name_input
 from qkv.task.caption.strips import draw_strips
 from qkv.task.picture_inputs import select_usable
 from qkv.task.run_directory import load_for_command
+from qkv.wording import plural
 
 MAX_TRACED = 20
 
@@ -49,7 +50,8 @@ def caption_pictures(  # noqa: PLR0913 -- one for each option
         with open_output(output) as out:
             empty = _write(out, answers, n_best)
     if empty:
-        print_notes([f"{empty:,} captions are empty: the model wrote its end symbol at once"])
+        number = plural(empty, "caption is", "captions are")
+        print_notes([f"{number} empty: the model wrote its end symbol at once"])
     print_notes(f"wrote {path}" for path in (trace, png) if path is not None and not quiet)
 
 

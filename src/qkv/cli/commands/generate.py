@@ -1,8 +1,9 @@
-"""`qkv generate`: continuations of prompts, from the command line or from a file."""
+"""`qkv generate`: continues texts, fills blanks of texts and pictures, and generates pictures."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qkv.cli.commands.generate_pictures import fill_picture, generate_samples
 from qkv.cli.input_lines import limit_traced_lines, read_input_lines
@@ -16,49 +17,84 @@ from qkv.task.generate_pictures.generator import PictureGenerator
 from qkv.task.run_directory import load_for_command
 
 MAX_TRACED = 20
+SAMPLING = ("temperature", "top_k", "top_p", "length", "seed")
 
 
-def generate_text(  # noqa: PLR0913 -- one for each option
-    run: Path,
-    prompts: list[str],
-    file: Path | None,
-    output: Path | None,
-    trace: Path | None,
-    stop: list[str],
-    quiet: bool,
-    *,
-    device: str = "cpu",
-    count: int = 64,
-    **options: Any,
-) -> None:
+class GenerateOptions(NamedTuple):
+    """The options of `qkv generate`, as its help explains them; None or nothing where one is not given."""
+
+    file: Path | None = None
+    prompt: tuple[str, ...] = ()
+    fill: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    length: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n_best: int | None = None
+    count: int | None = None
+    output: Path | None = None
+    trace: Path | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The names of the options that are given."""
+        return [name for name, value in self._asdict().items() if value not in (None, ())]
+
+
+class Action(NamedTuple):
+    """What the command does with a kind of run.
+
+    Args:
+        verb: what such a run does, for messages.
+        options: the options that have a meaning for it.
+        write: called with the loaded run, its directory, the options, and whether to be quiet.
+        needs_fill: how `--fill` is written where the run does nothing without it; None where it does.
+    """
+
+    verb: str
+    options: tuple[str, ...]
+    write: Callable[[Any, Path, GenerateOptions, bool], None]
+    needs_fill: str | None = None
+
+
+def generate(run: Path, options: GenerateOptions, quiet: bool, *, device: str = "cpu") -> None:
+    """Do what the run is for.
+
+    Raises:
+        BadRun: an option has no meaning for the run, or it needs `--fill`.
+    """
+    runner = load_for_command("generate", run, device)
+    action = ACTIONS[type(runner)]
+    if useless := [name for name in options.given if name not in action.options]:
+        names = ", ".join("FILE" if name == "file" else f"--{name.replace('_', '-')}" for name in useless)
+        raise BadRun(f"{names} has no meaning for {run}, which {action.verb}: leave it out")
+    if action.needs_fill and options.fill is None:
+        raise BadRun(f"{run} {action.verb}: use `qkv generate {run} --fill {action.needs_fill}`")
+    action.write(runner, run, options, quiet)
+
+
+def generate_text(generator: Generator, run: Path, options: GenerateOptions, quiet: bool) -> None:
     """Sample a continuation of every prompt; write each prompt with its continuation.
-
-    A run on pictures writes a sheet of `count` pictures.
 
     A single prompt is written as it is sampled. Several are separated by an empty line.
     """
-    generator = load_for_command("generate", run, device)
-    texts = [*prompts, *(read_input_lines(file) if file is not None else [])] or [""]
-    if isinstance(generator, PictureGenerator):
-        if texts != [""]:
-            raise BadRun(f"{run} generates pictures from noise: leave out the prompt")
-        generate_samples(generator, run, count, options.get("seed") or 0, output, trace)
-        return
-    if isinstance(generator, PictureFiller):
-        raise BadRun(f"{run} fills pictures: use `qkv generate {run} --fill PICTURE --output filled.png`")
-    if not isinstance(generator, Generator):
-        raise BadRun(f"{run} fills blanks: use `qkv generate {run} --fill '... [MASK] ...'`")
-    if trace is not None:
+    lines = read_input_lines(options.file) if options.file is not None else []
+    texts = [*options.prompt, *lines] or [""]
+    if options.trace is not None:
+        generator.check_traceable()
         limit_traced_lines(texts, MAX_TRACED)
-    stop = [text.replace("\\n", "\n") for text in stop]
-    generator.sample_config(**options)  # refuses bad options before the output is opened
-    with open_output(output) as out:
+    stop = [text.replace("\\n", "\n") for text in options.stop]
+    sampling = {name: getattr(options, name) for name in SAMPLING}
+    generator.sample_config(**sampling)  # refuses bad options before the output is opened
+    with open_output(options.output) as out:
         if len(texts) == 1:
-            written = _stream(generator, texts[0], stop, out, options)
+            written = _stream(generator, texts[0], stop, out, sampling)
         else:
-            written = _write_all(generator, texts, stop, out, quiet, options)
-    if trace is not None:
-        _save_trace(generator, written, trace)
+            written = _write_all(generator, texts, stop, out, quiet, sampling)
+    if options.trace is not None:
+        _save_trace(generator, written, options.trace)
 
 
 def _save_trace(generator: Generator, texts: list[str], path: Path) -> None:
@@ -71,26 +107,16 @@ def _save_trace(generator: Generator, texts: list[str], path: Path) -> None:
     trace.save(path)
 
 
-def fill_text(
-    run: Path, text: str, count: int, output: Path | None, trace: Path | None, *, device: str = "cpu"
-) -> None:
-    """Write the likeliest words for every blank of a text; a run on pictures fills a picture file."""
-    filler = load_for_command("generate", run, device)
-    if isinstance(filler, PictureFiller):
-        if trace is not None:
-            raise BadRun(f"{run} fills pictures, and has no trace of that: leave out --trace")
-        fill_picture(filler, run, text, output)
-        return
-    if not isinstance(filler, Filler):
-        action = "generates pictures" if isinstance(filler, PictureGenerator) else "continues text"
-        raise BadRun(f"--fill needs a masked language model, a run of the task 'fill'; {run} {action}")
-    blanks = filler.fill(text, count)
-    with open_output(output) as out:
+def fill_text(filler: Filler, run: Path, options: GenerateOptions, quiet: bool) -> None:
+    """Write the likeliest words for every blank of a text."""
+    assert options.fill is not None
+    blanks = filler.fill(options.fill, 5 if options.n_best is None else options.n_best)
+    with open_output(options.output) as out:
         for number, guesses in enumerate(blanks, start=1):
             words = "  ".join(f"{word} {probability:.3f}" for word, probability in guesses)
             out.write(f"blank {number}: {words}\n")
-    if trace is not None:
-        filler.trace(text).save(trace)
+    if options.trace is not None:
+        filler.trace(options.fill).save(options.trace)
 
 
 def _stream(generator: Any, prompt: str, stop: list[str], out: Any, options: dict[str, Any]) -> list[str]:
@@ -115,3 +141,12 @@ def _write_all(
             report.update(count)
     out.write("\n\n".join(texts) + "\n")
     return texts
+
+
+TRACED = ("output", "trace")
+ACTIONS = {
+    Generator: Action("continues text", ("file", "prompt", "stop", *SAMPLING, *TRACED), generate_text),
+    Filler: Action("fills blanks", ("fill", "n_best", *TRACED), fill_text, "'... [MASK] ...'"),
+    PictureFiller: Action("fills pictures", ("fill", "output"), fill_picture, "PICTURE --output filled.png"),
+    PictureGenerator: Action("generates pictures from noise", ("count", "seed", *TRACED), generate_samples),
+}

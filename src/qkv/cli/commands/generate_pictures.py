@@ -8,10 +8,10 @@ from qkv.task.output_files import check_writable, write_picture
 from qkv.view.sheet import draw_sheet
 
 
-def fill_picture(filler: Any, run: Path, picture: str, output: Path | None) -> None:
+def fill_picture(filler: Any, run: Path, options: Any, quiet: bool) -> None:
     """Write a sheet of a picture, of what the model sees of it, and of it with predicted cells."""
-    path = check_picture_output(run, output)
-    filled = filler.fill(picture)
+    path = check_picture_output(run, options.output)
+    filled = filler.fill(options.fill)
     write_picture(path, draw_sheet([filled.original, filled.painted, filled.filled], columns=3))
 
 
@@ -27,11 +27,10 @@ def check_picture_output(run: Path, output: Path | None) -> Path:
     return output
 
 
-def generate_samples(
-    generator: Any, run: Path, count: int, seed: int, output: Path | None, trace: Path | None
-) -> None:
+def generate_samples(generator: Any, run: Path, options: Any, quiet: bool) -> None:
     """Write a sheet of generated pictures, and the attention of five cells while the first one was made."""
-    path = check_picture_output(run, output)
+    path, trace = check_picture_output(run, options.output), options.trace
+    count, seed = 64 if options.count is None else options.count, options.seed or 0
     pictures = generator.generate(count, seed)
     if trace is not None:
         first = trace.with_name(f"{trace.stem}-picture.png")

@@ -48,8 +48,9 @@ def load_captioned_pictures(
         QKVError: a worker process ended unexpectedly.
     """
     with open_source(path) as source:
-        names = [*(entry.name for entry in source.entries), *source.problems]
-    matched = match_captions(read_captions(captions), names, captions)
-    pictures = load_pictures(path, config, report, is_wanted=matched.captions.__contains__)
+        names, unusable = [entry.name for entry in source.entries], set(source.problems)
+    matched = match_captions(read_captions(captions), names, captions, unusable)
+    wanted = unusable.union(matched.captions)
+    pictures = load_pictures(path, config, report, is_wanted=wanted.__contains__)
     texts = [matched.captions[name] for name in pictures.names]
     return CaptionedPictures(pictures.pixels, pictures.names, texts, [*pictures.notes, *matched.notes])

@@ -12,6 +12,7 @@ from qkv.data.pictures.outcome import list_names
 from qkv.data.text import parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
 from qkv.strict import Strict
+from qkv.wording import plural
 
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".csv": "csv", ".json": "coco"}
 _HEADERS = ("image", "image_name", "file", "file_name", "filename", "picture")
@@ -76,7 +77,10 @@ def read_captions(config: CaptionConfig) -> dict[str, list[str]]:
 
 
 def match_captions(
-    captions: dict[str, list[str]], pictures: Iterable[str], config: CaptionConfig
+    captions: dict[str, list[str]],
+    pictures: Iterable[str],
+    config: CaptionConfig,
+    unusable: Iterable[str] = (),
 ) -> MatchedCaptions:
     """Match captions with pictures by their path, or by their file name where that is unique.
 
@@ -84,12 +88,14 @@ def match_captions(
         captions: name of a picture, as the file of captions writes it -> its captions.
         pictures: the paths of the pictures inside their folder or zip file.
         config: what becomes of captions without picture, and of pictures without caption.
+        unusable: paths of files that cannot be used as pictures; captions may name them, none has to.
 
     Raises:
         BadData: a name stands for several pictures, some have no partner and are to be refused, or nothing
             matches.
     """
-    paths = sorted(pictures)
+    need_no_caption = set(unusable)
+    paths = sorted({*pictures, *need_no_caption})
     by_file_name: dict[str, list[str]] = {}
     for path in paths:
         by_file_name.setdefault(PurePosixPath(path).name, []).append(path)
@@ -104,10 +110,13 @@ def match_captions(
             matched.setdefault(candidates[0], []).extend(texts)
         else:
             missing.append(name)
-    without = [path for path in paths if path not in matched]
+    without = [path for path in paths if path not in matched and path not in need_no_caption]
     notes = list(_describe_unmatched(missing, without))
     if notes and config.unmatched == "refuse":
-        raise BadData(f"{config.file}: {'; '.join(notes)}; correct the file, or set captions.unmatched: skip")
+        raise BadData(
+            f"{config.file}: {'; '.join(notes)}; correct the file, or set "
+            "`unmatched: skip` beside it in the recipe"
+        )
     if not matched:
         raise BadData(f"{config.file}: no caption has a picture: {'; '.join(notes)}")
     return MatchedCaptions({path: matched[path] for path in paths if path in matched}, notes)
@@ -115,16 +124,18 @@ def match_captions(
 
 def _describe_unmatched(missing: Sequence[str], without: Sequence[str]) -> Iterator[str]:
     if missing:
-        yield f"captions of {len(missing):,} pictures that are missing: {list_names(missing)}"
+        number = plural(len(missing), "picture that is", "pictures that are")
+        yield f"captions of {number} missing: {list_names(missing)}"
     if without:
-        yield f"{len(without):,} pictures without a caption: {list_names(without)}"
+        yield f"{plural(len(without), 'picture')} without a caption: {list_names(without)}"
 
 
 def _detect_format(file: str) -> str:
     suffix = PurePosixPath(file.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS:
         raise BadData(
-            f"{file}: the name does not say what the file is: set captions.format to jsonl, tsv, csv or coco"
+            f"{file}: the name does not say what the file is: set `format` beside it in the "
+            "recipe to jsonl, tsv, csv or coco"
         )
     return _FORMATS[suffix]
 
@@ -133,9 +144,16 @@ def _read_jsonl(config: CaptionConfig, _: str) -> Iterator[tuple[str, Any, Any]]
     for number, line in enumerate(read_whole_lines(config.file, "write a caption per line"), start=1):
         location = f"{config.file}, line {number}"
         row = parse_json_row(location, line)
-        texts = row.get(config.caption_key)
+        for setting in ("picture_key", "caption_key"):
+            key, role = getattr(config, setting), setting.removesuffix("_key")
+            if key not in row:
+                raise BadData(
+                    f"{location}: no {key!r}, only {', '.join(map(repr, row)) or 'an empty object'}: set "
+                    f"`{setting}` beside the file in the recipe to the key of the {role}"
+                )
+        texts = row[config.caption_key]
         for text in texts if isinstance(texts, list) and texts else [texts]:
-            yield location, row.get(config.picture_key), text
+            yield location, row[config.picture_key], text
 
 
 def _read_table(config: CaptionConfig, row_format: str) -> Iterator[tuple[str, Any, Any]]:

@@ -17,6 +17,7 @@ from qkv.data.pictures.storage import CacheFile, collect_rows, find_cache_file
 from qkv.errors import BadData
 from qkv.picture_decoding import Decoded
 from qkv.progress import Progress
+from qkv.wording import plural
 
 
 class Pictures(NamedTuple):
@@ -64,7 +65,7 @@ def load_pictures(
         cached = cache.read() if cache is not None else None
         if cached is not None:
             pixels, names, notes = cached
-            notes = [f"{source.path}: {len(names):,} pictures, decoded before", *notes]
+            notes = [f"{source.path}: {plural(len(names), 'picture')}, decoded before", *notes]
         else:
             outcome = Outcome(source.path, config, problems)
             pixels, names, notes = _decode(source, entries, outcome, cache, report)
@@ -82,8 +83,8 @@ def _decode(
     rows = _iterate_usable(decode_entries(source, entries, size, workers), entries, outcome, report)
     pixels = collect_rows(rows, len(entries), size) if cache is None else cache.write_pixels(rows)
     seconds = max(time.monotonic() - started, 1e-9)
-    speed = f"{len(entries) / seconds:,.0f} pictures/s, {workers} process{'es' if workers > 1 else ''}"
-    note = f"{source.path}: {len(outcome.names):,} pictures decoded in {seconds:.1f} s ({speed})"
+    speed = f"{len(entries) / seconds:,.0f} pictures/s, {plural(workers, 'process', 'processes')}"
+    note = f"{source.path}: {plural(len(outcome.names), 'picture')} decoded in {seconds:.1f} s ({speed})"
     if cache is not None:
         cache.write_description(outcome.names, outcome.describe())
     return Pictures(pixels, outcome.names, [note, *outcome.describe()])

@@ -6,6 +6,7 @@ from pathlib import Path
 from qkv.data.pictures.config import PictureConfig
 from qkv.errors import BadData
 from qkv.picture_decoding import ANIMATED, CMYK, Decoded
+from qkv.wording import plural
 
 MAX_SHOWN = 3
 _CONVERSIONS = {ANIMATED: "animated, the first frame taken", CMYK: "CMYK, converted to RGB"}
@@ -52,17 +53,17 @@ class Outcome:
         total = len(self.names) + len(self.unusable) + len(skipped) * (self.config.unusual != "convert")
         if self.unusable and self.config.unusable == "refuse":
             raise BadData(
-                f"{self.path}: {len(self.unusable):,} of {total:,} pictures cannot be used: "
+                f"{self.path}: {len(self.unusable):,} of {plural(total, 'picture')} cannot be used: "
                 f"{list_names(self.unusable)}; repair or remove them, or set data.pictures.unusable: skip"
             )
         if skipped and self.config.unusual == "refuse":
             raise BadData(
-                f"{self.path}: {len(skipped):,} of {total:,} pictures are animated or CMYK: "
+                f"{self.path}: {len(skipped):,} of {plural(total, 'picture')} are animated or CMYK: "
                 f"{list_names(skipped)}; remove them, or set data.pictures.unusual to convert or skip"
             )
         if not self.names:
             raise BadData(
-                f"{self.path}: none of {total:,} pictures can be used: "
+                f"{self.path}: none of {plural(total, 'picture')} can be used: "
                 f"{list_names({**skipped, **self.unusable})}"
             )
 
@@ -70,11 +71,12 @@ class Outcome:
         """Lines for the log about skipped and converted pictures."""
         lines = []
         if self.unusable:
-            lines.append(f"skipped {len(self.unusable):,} pictures: {list_names(self.unusable)}")
+            lines.append(f"skipped {plural(len(self.unusable), 'picture')}: {list_names(self.unusable)}")
         for trait, names in self.unusual.items():
             if names:
                 action = _CONVERSIONS[trait] if self.config.unusual == "convert" else f"{trait}, skipped"
-                lines.append(f"{len(names):,} pictures are {action}: {list_names(names)}")
+                number = plural(len(names), "picture is", "pictures are")
+                lines.append(f"{number} {action}: {list_names(names)}")
         return lines
 
 

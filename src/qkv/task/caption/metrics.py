@@ -18,6 +18,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from qkv.errors import BadData
+from qkv.wording import plural
 
 LARGEST_N = 4
 _SIZES = range(1, LARGEST_N + 1)
@@ -82,8 +83,9 @@ def check_references(captions: Sequence[str], references: References) -> None:
     """Raise BadData if there is no caption, their numbers differ, or a picture has no reference."""
     if len(captions) != len(references) or not captions:
         raise BadData(
-            f"{len(captions):,} captions and the references of {len(references):,} pictures: give one "
-            "caption and one reference or more of every picture"
+            f"{plural(len(captions), 'caption')} and the references of "
+            f"{plural(len(references), 'picture')}: give one caption and one reference or more of every "
+            "picture"
         )
     for number, texts in enumerate(references, start=1):
         if not any(split_words(text) for text in texts):

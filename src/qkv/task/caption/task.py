@@ -42,8 +42,8 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
-from qkv.task.wording import describe_epoch
 from qkv.train.objective.captioning import Captioning
+from qkv.wording import plural
 
 TOKENIZER = "tokenizer.json"
 TITLES = {
@@ -133,7 +133,7 @@ class Caption(Task):
         size = sum(parameter.numel() for parameter in model.parameters())
         report.print_line(
             f"{_describe_pictures(recipe, data, parsed)}; {len(captions.ids):,} captions; vocabulary "
-            f"{parsed.tokenizer.size:,}; {size:,} parameters; {describe_epoch(plan.steps(0))}"
+            f"{parsed.tokenizer.size:,}; {size:,} parameters; {plural(plan.steps(0), 'update')} an epoch"
         )
         objective = Captioning(model, recipe.objective.smoothing, recipe.objective)
         centres = find_cell_centres(model, recipe.data.size) if recipe.objective.supervise > 0 else None

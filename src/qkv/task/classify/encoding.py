@@ -16,6 +16,7 @@ from qkv.symbols import BOS, PAD, UNK
 from qkv.task.classify.documents import Document
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.texts import AnyTokenizer
+from qkv.wording import plural
 
 WITHOUT_MEANING = frozenset((PAD, BOS, UNK))
 
@@ -172,9 +173,9 @@ def make_dataset(encoded: Encoded) -> Dataset[LabelledBatch]:
 
 def describe_limits(recipe: ClassificationRecipe) -> str:
     """How much of a document is read, in words."""
-    tokens = f"{recipe.batch.max_length:,} tokens"
+    tokens = plural(recipe.batch.max_length, "token")
     if isinstance(recipe.model, HierarchicalConfig):
-        return f"{tokens} or {recipe.model.max_sentences:,} sentences"
+        return f"{tokens} or {plural(recipe.model.max_sentences, 'sentence')}"
     return tokens
 
 

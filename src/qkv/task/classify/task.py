@@ -36,8 +36,8 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
-from qkv.task.wording import describe_epoch
 from qkv.train.objective.classification import Classification
+from qkv.wording import plural
 
 TOKENIZER, LABELS = "tokenizer.json", "labels.json"
 
@@ -134,7 +134,7 @@ class Classify(Task, AnswersTestData):
         report.print_line(
             f"{len(data.train):,} documents to train on, {len(data.valid):,} held out; "
             f"{len(parsed.classes):,} classes; vocabulary {parsed.tokenizer.size:,}; {size:,} parameters; "
-            f"{describe_epoch(batches.steps(0))}"
+            f"{plural(batches.steps(0), 'update')} an epoch"
         )
         for name, encoded in (("training", train), ("held-out", valid)):
             for line in _describe_bounded(name, encoded, recipe):
@@ -176,7 +176,8 @@ class Classify(Task, AnswersTestData):
         with show_progress("evaluate", len(data), quiet=quiet) as bar:
             scores = runner.evaluate(data, on_progress=bar.update)
         cut = int(scores.pop("cut"))
-        notes = (f"{cut:,} documents were cut after {describe_limits(runner.recipe)}",) if cut else ()
+        number = plural(cut, "document was", "documents were")
+        notes = (f"{number} cut after {describe_limits(runner.recipe)}",) if cut else ()
         return Evaluation(scores, len(data), "documents", notes=notes, digits=4)
 
     def answer_test_data(self, runner: TextClassifier, data: list[Document]) -> Answers:
@@ -198,18 +199,19 @@ def _describe_bounded(name: str, encoded: Encoded, recipe: ClassificationRecipe)
     if encoded.cut:
         fraction = len(encoded.cut) / len(encoded.labels)
         yield (
-            f"{len(encoded.cut):,} {name} documents ({fraction:.0%}) are cut after {describe_limits(recipe)}"
+            f"{plural(len(encoded.cut), f'{name} document')} ({fraction:.0%}) cut after "
+            f"{describe_limits(recipe)}"
         )
     if encoded.documents is not None:
         long = int((np.bincount(encoded.documents) > 1).sum())
         yield (
-            f"{long:,} {name} documents are longer than {describe_limits(recipe)}: "
-            f"{len(encoded.labels):,} windows in all"
+            f"{plural(long, f'{name} document is', f'{name} documents are')} longer than "
+            f"{describe_limits(recipe)}: {len(encoded.labels):,} windows in all"
         )
     if encoded.splits and isinstance(recipe.model, HierarchicalConfig):
         yield (
-            f"{encoded.splits:,} sentences of {name} documents have more than "
-            f"{recipe.model.max_sentence_length:,} tokens and are split into several"
+            f"{plural(encoded.splits, 'sentence')} of {name} documents with more than "
+            f"{recipe.model.max_sentence_length:,} tokens split into several"
         )
 
 

@@ -104,7 +104,8 @@ class PictureClassifier:
             raise BadData("there is no picture to trace")
         if not self.model.attention_layers():
             raise BadData(
-                "this model has no attention to trace: train one with model.attention or an attention pool"
+                "this model has no attention to trace: train one with model.self_attention or "
+                "model.pool=attention"
             )
         return Trace(
             tuple(self.list_examples(several)), "classification", unnormalised=find_unnormalised(self.model)

@@ -21,6 +21,7 @@ from qkv.data.pictures import PictureBatch, PixelStatistics, load_pictures, meas
 from qkv.errors import BadData
 from qkv.progress import NoProgress, Progress
 from qkv.task.classify_pictures.recipe import LabelledPicturesConfig, PictureClassificationRecipe
+from qkv.wording import plural
 
 MOST_CLASSES = 1000
 DIGESTED = 16  # generated pictures of a split
@@ -82,8 +83,8 @@ def read_folder(path: str, config: LabelledPicturesConfig, report: Progress) -> 
     loose = [name for name in pictures.names if "/" not in name]
     if loose:
         raise BadData(
-            f"{path}: {len(loose):,} pictures are in no folder, the first is {loose[0]}: put every picture "
-            "into a folder with the name of its class"
+            f"{path}: {plural(len(loose), 'picture is', 'pictures are')} in no folder, the first is "
+            f"{loose[0]}: put every picture into a folder with the name of its class"
         )
     labels = [PurePosixPath(name).parent.name for name in pictures.names]
     return LabelledPictures(pictures.pixels, np.arange(len(labels)), labels, tuple(pictures.notes))

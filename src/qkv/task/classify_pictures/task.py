@@ -33,8 +33,8 @@ from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.initial_run import InitialRun
-from qkv.task.wording import describe_epoch
 from qkv.train.objective.classification import Classification
+from qkv.wording import plural
 
 LABELS = "labels.json"
 
@@ -113,8 +113,9 @@ class ClassifyPictures(Task):
         side, (mean, sd) = recipe.data.size, (np.mean(values) for values in parsed.statistics)
         report.print_line(
             f"{len(data.train):,} pictures of {side} × {side} pixels to train on (mean {mean:.3f}, standard "
-            f"deviation {sd:.3f}), {len(data.valid):,} held out; {len(parsed.classes):,} classes; "
-            f"{size:,} parameters; {describe_epoch(plan.steps(0))}"
+            f"deviation {sd:.3f}), {len(data.valid):,} held out; "
+            f"{plural(len(parsed.classes), 'class', 'classes')}; {size:,} parameters; "
+            f"{plural(plan.steps(0), 'update')} an epoch"
         )
         runner = PictureClassifier(recipe, parsed.classes, model)
         measured = data.valid.rows[: recipe.validation.attention].tolist()

@@ -28,8 +28,8 @@ from qkv.task.texts import (
     tokenizer_from_json,
     tokenizer_to_json,
 )
-from qkv.task.wording import describe_epoch
 from qkv.train.objective.masked import MaskedLanguageModeling
+from qkv.wording import plural
 
 TOKENIZER = "tokenizer.json"
 
@@ -84,7 +84,8 @@ class Fill(Task):
         size = sum(parameter.numel() for parameter in model.parameters())
         report.print_line(
             f"{len(ids):,} tokens to train on; vocabulary {parsed.size:,}; {size:,} parameters; "
-            f"{describe_epoch(batches.steps(0))}; {recipe.objective.rate:.0%} of the tokens are hidden"
+            f"{plural(batches.steps(0), 'update')} an epoch; {recipe.objective.rate:.0%} of the "
+            "tokens are hidden"
         )
 
         runner, held_out = Filler(recipe, parsed, model), encode_text(data.valid, parsed).ids

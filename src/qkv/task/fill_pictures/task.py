@@ -29,8 +29,8 @@ from qkv.task.unlabelled_pictures import (
     read_unlabelled_splits,
     read_unlabelled_test,
 )
-from qkv.task.wording import describe_epoch
 from qkv.train.objective.reconstruction import Reconstruction
+from qkv.wording import plural
 
 
 class FillPictures(Task):
@@ -83,7 +83,7 @@ class FillPictures(Task):
         report.print_line(
             f"{len(data.train):,} pictures of {recipe.data.size} × {recipe.data.size} pixels to train on, "
             f"{len(data.valid):,} held out; {recipe.objective.share:.0%} of {rows} × {columns} cells are "
-            f"hidden; {size:,} parameters; {describe_epoch(plan.steps(0))}"
+            f"hidden; {size:,} parameters; {plural(plan.steps(0), 'update')} an epoch"
         )
         runner = PictureFiller(recipe, model)
         return Training(Reconstruction(model), batches, lambda: runner.evaluate(data.valid), "mse")

@@ -9,8 +9,8 @@ from qkv.task.recipe import read_recipe
 from qkv.task.run_directory import load
 from qkv.task.trace_picture import draw_example
 from qkv.task.training import fit
-from qkv.task.wording import name_command
 from qkv.train import STATE
+from qkv.wording import name_command
 
 RECIPE = "demo-characters"
 MOST_SHOWN = 8  # sampled lines

@@ -149,8 +149,7 @@ class Generator:
         Raises:
             BadData: there is no text, one is empty or too long, or the model has no attention.
         """
-        if not self.model.attention_layers():
-            raise BadData(f"this model has no attention: its mixer is {self.recipe.model.mixer}")
+        self.check_traceable()
         several = enumerate(_as_list(texts), start=1)
         examples = [self._trace_text(text, number, cut) for number, text in several]
         if not examples:
@@ -158,6 +157,12 @@ class Generator:
         unnormalised = find_unnormalised(self.model)
         meta = {"model": self.recipe.model.mixer}
         return Trace(tuple(examples), "language model", unnormalised=unnormalised, meta=meta)
+
+    def check_traceable(self) -> None:
+        """Raise BadData if the model has no attention to trace."""
+        if not self.model.attention_layers():
+            mixer = self.recipe.model.mixer
+            raise BadData(f"this model has no attention to trace: its mixer is {mixer}: leave out the trace")
 
     @property
     def commands(self) -> tuple[str, ...]:

@@ -40,10 +40,10 @@ from qkv.task.texts import (
     tokenizer_to_json,
 )
 from qkv.task.transfer import build_transfer
-from qkv.task.wording import describe_epoch
 from qkv.train.objective.language import LanguageModeling
 from qkv.train.objective.transfer import read_language_batch
 from qkv.train.planning import count_planned_updates
+from qkv.wording import plural
 
 TOKENIZER = "tokenizer.json"
 FEW_UPDATES = 1000
@@ -108,7 +108,7 @@ class Generate(Task):
         size = sum(parameter.numel() for parameter in model.parameters())
         report.print_line(
             f"{plan.sizes}; vocabulary {parsed.size:,}; {size:,} parameters; "
-            f"{describe_epoch(plan.batches.steps(0))}"
+            f"{plural(plan.batches.steps(0), 'update')} an epoch"
         )
         updates = count_planned_updates(plan.batches, recipe.train)
         if is_text and updates < FEW_UPDATES:

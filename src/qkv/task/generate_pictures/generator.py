@@ -80,8 +80,8 @@ class PictureGenerator:
             BadData: the generator has no attention, or a point is outside of its map.
         """
         generator = self.model.generator
-        if generator.attention is None:
-            raise BadData("this generator has no attention to trace: train one with model.attention")
+        if generator.self_attention is None:
+            raise BadData("this generator has no attention to trace: train one with model.self_attention")
         with torch.inference_mode():
             x = generator.compute_attention_input(self._draw_noise([number], seed))
             side = x.shape[2]
@@ -89,7 +89,7 @@ class PictureGenerator:
             middle = (side // 2, side // 2)
             default = [middle, (near, near), (near, far), (far, near), (far, far)]
             return trace_query_points(
-                generator.attention, x, default if points is None else points, picture=picture
+                generator.self_attention, x, default if points is None else points, picture=picture
             )
 
     def evaluate(

@@ -25,9 +25,9 @@ from qkv.task.generate_pictures.generator import PictureGenerator, check_feature
 from qkv.task.generate_pictures.recipe import GeneratePicturesRecipe
 from qkv.task.output_files import write_picture
 from qkv.task.unlabelled_pictures import name_pictures, read_unlabelled_splits, read_unlabelled_test
-from qkv.task.wording import describe_epoch
 from qkv.train.objective.adversarial import Adversarial
 from qkv.view.sheet import draw_sheet
+from qkv.wording import plural
 
 SHEETS = "samples"  # the folder in a run directory
 
@@ -76,7 +76,7 @@ class GeneratePictures(Task):
         report.print_line(
             f"{len(data.train):,} pictures of {recipe.data.size} × {recipe.data.size} pixels to train on, "
             f"{len(data.valid):,} held out; {sizes[0]:,} parameters of the generator, {sizes[1]:,} of the "
-            f"discriminator; {describe_epoch(plan.steps(0))}"
+            f"discriminator; {plural(plan.steps(0), 'update')} an epoch"
         )
         objective = Adversarial(model, recipe.objective.rate_ratio)
         return _add_validation(recipe, data.valid, objective, batches)

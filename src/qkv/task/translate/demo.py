@@ -9,8 +9,8 @@ from qkv.task.run_directory import load
 from qkv.task.side_by_side import train_side_by_side
 from qkv.task.trace_picture import draw_example
 from qkv.task.translate.pairs import read_test_pairs
-from qkv.task.wording import name_command
 from qkv.trace import Trace
+from qkv.wording import name_command
 
 RUNS = {
     "demo-rnn": "RNN with additive attention (Bahdanau et al. 2015)",

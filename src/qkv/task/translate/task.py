@@ -31,10 +31,10 @@ from qkv.task.translate.pairs import Lines, Splits, build_batches, read_splits
 from qkv.task.translate.recipe import ObjectiveConfig, TranslationRecipe
 from qkv.task.translate.translator import Translator
 from qkv.task.translate.validator import Validator
-from qkv.task.wording import describe_epoch
 from qkv.train import TrainConfig, Translation
 from qkv.train.devices import can_multiply_bf16_in_hardware, choose_device
 from qkv.train.objective.transfer import read_translation_batch
+from qkv.wording import plural
 
 TOKENIZER = "tokenizer.json"
 
@@ -125,7 +125,7 @@ class Translate(Task, AnswersTestData):
         report.print_line(
             f"{len(data.train):,} pairs to train on, {len(data.valid):,} held out; vocabulary "
             f"{tokens.source.size:,} → {tokens.target.size:,}; {size:,} parameters; "
-            f"{describe_epoch(batches.steps(0))}"
+            f"{plural(batches.steps(0), 'update')} an epoch"
         )
         _warn_of_few_updates(recipe, batches, report)
         objective = Translation(model, recipe.objective.smoothing, recipe.objective)

@@ -1,6 +1,7 @@
 """The objective of generative adversarial networks: the hinge loss, in two alternating turns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Adversarial(Objective):
     """
 
     unit = "pictures"
+    progress_metrics = ("discriminator_loss", "generator_loss")
 
     def __init__(self, model: nn.Module, rate_ratio: float = 4.0) -> None:
         super().__init__()
@@ -56,7 +58,9 @@ class Adversarial(Objective):
         dtype = model.generator.output.weight.dtype
         noise, count = batch.noise.to(dtype), len(batch.noise)
         if name == GENERATOR:
-            total = -promote_to_float32(model.discriminator(model.generator(noise[:, 1]))).sum()
+            generated = model.generator(noise[:, 1])
+            with _held_constant(model.discriminator):
+                total = -promote_to_float32(model.discriminator(generated)).sum()
             return Loss(total, count, {"generator_loss": total.detach()})
         with torch.no_grad():
             generated = model.generator(noise[:, 0])
@@ -74,3 +78,16 @@ class Adversarial(Objective):
     def saved_module(self) -> nn.Module:
         """Both networks."""
         return self.model
+
+
+@contextmanager
+def _held_constant(module: nn.Module) -> Iterator[None]:
+    """Gradients of what is computed inside pass through the module, and do not reach its parameters."""
+    learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learnt:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learnt:
+            parameter.requires_grad_(True)

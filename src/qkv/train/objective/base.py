@@ -33,9 +33,11 @@ class Objective(nn.Module):
 
     Attributes:
         unit: what `Loss.count` counts, in the plural; progress and metrics.jsonl name it.
+        progress_metrics: the metrics whose latest mean progress shows; "loss" is the mean of `Loss.total`.
     """
 
     unit: str = "tokens"
+    progress_metrics: tuple[str, ...] = ("loss",)
 
     def optimizers(self, config: TrainConfig, device: str) -> dict[str, Any]:
         """The optimizers of this objective; the default is one AdamW.

@@ -95,6 +95,8 @@ class AttentionTransfer(Objective):
             weights are to be matched and the numbers of heads differ.
     """
 
+    progress_metrics = ("mismatch",)
+
     def __init__(
         self, model: nn.Module, trained: nn.Module, read: Callable[[Any, Any], Reading], match: Match
     ) -> None:
