@@ -4,7 +4,7 @@
     QKV_DATA=... python benchmarks/documents.py --out results --steps 1500      # hours
 
 The models are the recipes `classify-imdb-softmax`, `-rfa` and `-window`, which differ in their attention
-only, at `batch.max_length` of 1 000, 2 000 and 4 000 bytes. Every row runs in a process of its own and
+only, at `batch.max_length` of 1,000, 2,000 and 4,000 bytes. Every row runs in a process of its own and
 leaves a file in `--out`; rows whose file exists are skipped, and a training that was stopped is resumed. The
 folder then holds `documents.md`, a table, and `documents.png`, the gain in speed over softmax by length.
 
@@ -16,12 +16,12 @@ bytes) stands beside the accuracy.
 Operations per layer and token, forward, with M = 64, 2 heads of D = E = 32, an inner width of 128, and
 R = 32, whose sine and cosine make 64 features per head:
 
-    projections, feed-forward   8 M² + 4 M·128                           65 500
-    softmax                     4 N M                                   262 000 at 1k, 524 000, 1 049 000
+    projections, feed-forward   8 M² + 4 M·128                           65,500
+    softmax                     4 N M                                   262,000 at 1k, 524,000, 1,049,000
       and exponentials          2 N
-    RFA                         2 (4 D R + 4·2R·E + 2·2R)                25 100
+    RFA                         2 (4 D R + 4·2R·E + 2·2R)                25,100
       and sines and cosines     256
-    window of 129 keys          4·129 M                                  33 000
+    window of 129 keys          4·129 M                                  33,000
 
 So a layer has 3.6, 6.5 and 12.3 times as many operations with softmax as with RFA at 1k, 2k and 4k. Neither
 keeps its N² weights in memory: both move some 4 kB of activations per token and layer (residual stream, q, k,

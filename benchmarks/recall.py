@@ -5,7 +5,7 @@
 
 Each row of the table is a recipe, trained for every number of pairs with the same updates and batches, on one
 CPU thread. The fewest pairs are learned from random weights, and more pairs from the model of the next fewer
-ones (`--from`): from random weights softmax too misses 16 pairs within 2 000 updates. A result is written to
+ones (`--from`): from random weights softmax too misses 16 pairs within 2,000 updates. A result is written to
 FOLDER as soon as its training ends, and what is there is not trained again; a training that was interrupted
 continues. After --minutes no further training starts. The table and the picture hold the results that there
 are. Accuracy is that of the answers in the test examples, none of which was trained on; a guess among the

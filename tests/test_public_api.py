@@ -19,6 +19,12 @@ def test_all_is_sorted_and_equals_what_can_be_imported() -> None:
     assert set(qkv.__all__) <= set(dir(qkv))
 
 
+@pytest.mark.parametrize("name", sorted(qkv._MODULES))
+def test_modules_need_no_import_of_their_own(name: str) -> None:
+    program = f"import qkv; assert qkv.{name}.__name__ == 'qkv.{name}'"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_every_registered_part_is_public() -> None:
     parts = {kind.__name__ for registry in rules.AXES.values() for kind in registry.values()}
     assert parts <= set(qkv.__all__)
@@ -47,3 +53,11 @@ def test_star_import_brings_every_name() -> None:
     names: dict = {}
     exec("from qkv import *", names)
     assert set(qkv.__all__) <= set(names)
+
+
+def test_attention_and_attend_explain_the_same_arguments() -> None:
+    sections = [
+        str(function.__doc__).split("Args:\n")[1].split("Returns:")[0]
+        for function in (qkv.attention, qkv.attend)
+    ]
+    assert sections[0] == sections[1]

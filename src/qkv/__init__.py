@@ -45,13 +45,14 @@ _HOMES = {
     "fit": "qkv.task.training",
     "load": "qkv.task.run_directory",
 }
+_MODULES = frozenset({"bench", "data", "errors", "masks", "testing", "trace", "view"})
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name == "testing":
-        return import_module("qkv.testing")
+    if name in _MODULES:
+        return import_module(f"qkv.{name}")
     if name == "__all__":
         return sorted({*_HOMES, *_list_parts()})
     # Python looks up the name of every submodule here, too; those are in lower case.

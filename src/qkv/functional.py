@@ -101,15 +101,15 @@ def attend(  # noqa: PLR0913 -- the fixed public signature
         q: Queries [B,H,T,D].
         k: Keys [B,Hk,S,D]; where Hk < H, groups of H/Hk query heads share a key head.
         v: Values [B,Hk,S,E].
-        score: Similarity of a query and a key; None is the kernel's own (ScaledDot for Softmax).
-        scope: Which keys a query may see.  Where k is q itself, queries count their positions with the keys.
-        select: From scores to weights.
+        score: Similarity of a query and a key; None is ScaledDot for Softmax, no score for a feature map.
+        scope: Which keys a query may attend to.  Where k is q itself, queries have the positions of keys.
+        select: How scores become weights.
         kernel: Softmax(), or a feature map.
-        causal: The last query is aligned with the last key, and sees no later key.
+        causal: Whether queries see no later keys; the last query is aligned with the last key.
         keep: [B,S] bool, True = a real key.
         allow: [T,S], [B,T,S] or [B,H,T,S] bool, True = may be attended.
         bias: [T,S], [B,T,S] or [B,H,T,S], added to the scores.
-        generator: Draws the projections of a feature map anew; None uses those of seed 0, drawn once.
+        generator: Draws new projections of a feature map; None uses those of seed 0, drawn once.
 
     Returns:
         out [B,H,T,E], weights [B,H,T,S], and log_prob [B,H,T] where the selection sampled.

@@ -46,7 +46,7 @@ def test_a_recipe_is_printed_to_copy(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("translate", "the recipe's"),
         ("evaluate", "the recipe's test data"),
         ("view", "TRACE.png"),
-        ("view", "last cross"),
+        ("view", "all in a page; in a picture the last cross-attention, else the last layer"),
         ("parts", "all"),
         ("recipes", "all"),
         ("keys", "all"),

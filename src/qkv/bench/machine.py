@@ -2,13 +2,13 @@
 
 import os
 import platform
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qkv import __version__
+from qkv.cores import count_cores
 from qkv.kernel import native
 
 GIB = 2**30
@@ -59,7 +59,7 @@ def describe_machine() -> Machine:
     memory, free = read_memory_sizes()
     return Machine(
         cpu=_read_cpu_name(),
-        cores=_count_cores(),
+        cores=count_cores(),
         threads=torch.get_num_threads(),
         memory=memory,
         free=free,
@@ -101,12 +101,6 @@ def _read_cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _count_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _describe_gpu() -> str:

@@ -33,7 +33,8 @@ def bench(  # noqa: PLR0913, PLR0917 -- one for each option
         ),
     ],
     lengths: Annotated[
-        list[str], typer.Option(metavar="N,N...", help="numbers of tokens, separated by commas")
+        list[str],
+        typer.Option("--lengths", "--length", metavar="N,N...", help="numbers of tokens: 512 or 1k,4k,16k"),
     ] = ["512,1024,2048,4096"],  # noqa: B006 -- typer copies it
     what: Annotated[
         list[Pass], typer.Option(help="what to time; may be repeated; backward includes forward")
@@ -63,7 +64,8 @@ def bench(  # noqa: PLR0913, PLR0917 -- one for each option
         Path | None, typer.Option("--json", metavar="FILE", help="also write the result as JSON")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="also draw the result (.png, .svg or .pdf)")
+        Path | None,
+        typer.Option("--plot", "--png", metavar="FILE", help="also draw the result (.png, .svg or .pdf)"),
     ] = None,
     dark: Annotated[bool, typer.Option("--dark", help="draw for a dark page")] = False,
     seed: Annotated[int, typer.Option(help="seed of inputs and weights")] = 0,

@@ -23,7 +23,13 @@ def cost(  # noqa: PLR0913, PLR0917 -- the options of the command
     ],
     length: Annotated[
         str | None,
-        typer.Option(metavar="N,N...", help="tokens of a row: 512 or 1k,4k,16k", show_default="the recipe's"),
+        typer.Option(
+            "--length",
+            "--lengths",
+            metavar="N,N...",
+            help="tokens of a row: 512 or 1k,4k,16k",
+            show_default="the recipe's",
+        ),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="rows of a step", show_default="the recipe's")

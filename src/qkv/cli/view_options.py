@@ -28,8 +28,8 @@ def view(  # noqa: PLR0913, PLR0917 -- one for each option
     layers: Annotated[
         str | None,
         typer.Option(
-            help="a kind of layer (cross, encoder, decoder) or one layer (cross.0); a page shows all",
-            show_default="last cross",
+            help="layers by their name or its first part: cross, cross.0, layer.2, pool",
+            show_default="all in a page; in a picture the last cross-attention, else the last layer",
         ),
     ] = None,
     heads: Annotated[

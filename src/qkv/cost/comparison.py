@@ -64,7 +64,7 @@ def read_compared_run(name: str | Path) -> ComparedRun:
         The run.
 
     Raises:
-        BadRun: it is no run, or its metrics are missing or damaged, or hold no validation.
+        BadRun: it is not a run, or its metrics are missing or damaged, or hold no validation.
     """
     run = expand_home(name)
     recipe = read_run_recipe(run)

@@ -1,4 +1,4 @@
-"""Training data: text, pairs and token streams, read or generated, tokenised and cut into batches."""
+"""Training data: text, pairs, token streams and pictures, read or generated, and cut into batches."""
 
 from qkv.data.batching import BatchConfig as BatchConfig
 from qkv.data.batching import BatchPlan as BatchPlan

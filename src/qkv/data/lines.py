@@ -19,6 +19,7 @@ LONGEST_DOCUMENT = 4_000_000  # the same where a line is a document
 CHARACTERS_PER_TOKEN = 100  # more than the average of any text
 SMALLEST_LIMIT = 10_000  # characters; lines up to this length are always tokenised
 
+DATA_VARIABLE = "QKV_DATA"  # names the folder of the data of built-in recipes
 _GZIP_MAGIC = b"\x1f\x8b"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _ENDLESS_BYTES = 2**30
@@ -59,8 +60,9 @@ def expand_path(path: str | Path) -> Path:
     def read_variable(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         if not os.environ.get(name):
+            content = " of prepared data, as docs/data.md says" if name == DATA_VARIABLE else ""
             raise BadData(
-                f"{path}: the environment variable {name} is not set; set it to a folder "
+                f"{path}: the environment variable {name} is not set; set it to a folder{content} "
                 f"(`export {name}=/path/to/folder`), or write the path without it"
             )
         return os.environ[name]
@@ -96,7 +98,7 @@ def read_marked_lines(path: str | Path, longest: int = LONGEST_LINE) -> Iterator
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of a file that is no text of lines, such as one JSON document; unpacked if it is gzipped.
+    """The content of a file that has no lines, such as one JSON document; unpacked if it is gzipped.
 
     Args:
         path: the file, see `expand_path`.

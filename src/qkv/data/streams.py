@@ -66,7 +66,7 @@ class StreamPlan:
     With `carry`, the text is cut into B contiguous streams whose lengths differ by at most one token. Update
     i has segment i of every stream, so that row b continues row b of the update before, on the same process.
     Every epoch is alike, and its first update says `is_start`. Only the last update is shorter: its rows may
-    differ by one token. A carried state is no part of the plan: training that resumes within an epoch needs
+    differ by one token. A carried state is not part of the plan: training that resumes within an epoch needs
     the position, from the plan's caller, and the state, from the model's.
 
     Without `carry`, the text is cut into segments of L tokens, the first and the last one shorter, at places

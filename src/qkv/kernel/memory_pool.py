@@ -1,7 +1,7 @@
 """A pool of memory for large results on a CPU.
 
 The C library returns large blocks to the operating system as soon as they are freed, and the system clears
-every page of the next one.  At 16 384 tokens of 8 heads of width 64 this takes a quarter of the time of a
+every page of the next one.  At 16,384 tokens of 8 heads of width 64 this takes a quarter of the time of a
 forward pass.  glibc can be made to keep blocks of up to 32 MB; this pool keeps larger ones.
 """
 

@@ -1,1 +1,1 @@
-"""Encoder–decoders: recurrent ones with attention, and the Transformer."""
+"""Models: translators, language models, encoders, classifiers, captioners, CNNs and a GAN."""

@@ -161,8 +161,8 @@ class SelfAttention2d(nn.Module):
 
         Args:
             x: The feature map [B,C,Y,X].
-            keep: [B,Y,X] bool, True = a real cell.  Other cells are no keys, whatever they hold, and 0 in the
-                output.
+            keep: [B,Y,X] bool, True = a real cell.  Other cells are not keys, whatever they hold, and 0 in
+                the output.
 
         Returns:
             The output [B,C,Y,X], in the memory format of x.

@@ -30,7 +30,7 @@ def read_picture(picture: Picture, size: int) -> UInt8[np.ndarray, "S S 3"]:
         size: the side of the pictures of the model in pixels.
 
     Raises:
-        BadData: the file cannot be read or is no picture, or the pixels have another type or size.
+        BadData: the file cannot be read or is not a picture, or the pixels have another type or size.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.shape != (size, size, 3):

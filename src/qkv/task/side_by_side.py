@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 
+from qkv.cores import count_cores
 from qkv.errors import BadRun
 from qkv.train import STATE
 
@@ -28,7 +29,7 @@ def train_side_by_side(recipes: Sequence[str], out: Path, changes: Sequence[str]
     print(
         f"training {' and '.join(recipes)} side by side; each line says how long it still takes", flush=True
     )
-    threads = max(1, (os.cpu_count() or 1) // len(recipes))
+    threads = max(1, count_cores() // len(recipes))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with ExitStack() as stack:
         trainings = {

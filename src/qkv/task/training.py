@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qkv.errors import BadRun
+from qkv.errors import BadRecipe, BadRun
 from qkv.files import expand_home
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Recipe, Training
@@ -60,9 +60,9 @@ def fit(
         recipe: a recipe, the path of a recipe file, or the name of a built-in recipe.
         out: the run directory.
         changes: changes of a recipe that is read, such as "train.epochs=3".
-        initial: a run whose weights and vocabulary the training starts from: of the same task, or for
-            `classify` a masked language model.  Weights are taken where name and shape are the same.  A
-            resumed training needs no initial run.
+        initial: a run whose weights and vocabulary the training starts from: of the same task; for `classify`
+            also of `fill`, for `caption` also of pictures in `classify` or `fill`.  Weights are taken where
+            name and shape are the same.  A resumed training needs no initial run.
         resume: go on where an interrupted training stopped; the final weights are the same.
         quiet: print no progress.
 
@@ -80,6 +80,8 @@ def fit(
         2
     """
     is_first = is_first_process()
+    if isinstance(recipe, Recipe) and changes:
+        raise BadRecipe("changes are of a recipe that is read from a file: change the recipe that is passed")
     full_recipe: Recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, changes)
     run = expand_home(out)
     if is_first and resume:

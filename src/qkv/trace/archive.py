@@ -49,7 +49,8 @@ def read_archive(path: Path) -> tuple[Header, Arrays]:
         raise
     except FileNotFoundError:
         raise BadData(
-            "there is no such file: check the path, or write a trace with `qkv translate RUN --trace FILE`"
+            "there is no such file: check the path, or write a trace with --trace FILE (qkv "
+            "translate, generate, classify or caption)"
         ) from None
     except Exception as error:  # the zip and array readers report damage with many types of errors
         raise BadData(

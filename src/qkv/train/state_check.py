@@ -195,7 +195,7 @@ def _check_plain_tensor_like(name: str, value: Any, like: Tensor) -> None:
     if type(value) not in (Tensor, nn.Parameter):
         raise StateMismatch(f"{name} is of type {type(value).__name__}, expected a tensor")
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested:
-        raise StateMismatch(f"{name} is no plain tensor on the CPU ({value.layout}, {value.device})")
+        raise StateMismatch(f"{name} is not a plain tensor on the CPU ({value.layout}, {value.device})")
     if value.shape != like.shape:
         raise StateMismatch(f"{name} has shape {list(value.shape)}, expected {list(like.shape)}")
     if value.dtype != like.dtype:

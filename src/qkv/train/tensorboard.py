@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from qkv.errors import BadRecipe, BadRun
+from qkv.requirements import Unmet, format_install_command
 
 FOLDER = Path("tensorboard")
 POSITION = ("kind", "step", "epoch", "seconds")  # of a line of metrics.jsonl; all else in it are values
@@ -21,9 +22,10 @@ def import_tensorboard() -> ModuleType:
     try:
         import torch.utils.tensorboard as module
     except ImportError as error:
+        command = format_install_command([Unmet("tensorboard", "")])
         raise BadRecipe(
             f"train.tensorboard is true, but the package tensorboard cannot be imported ({error}): install "
-            "it with `pip install 'qkv[log]'`, or set train.tensorboard to false"
+            f"it with `{command}`, or set train.tensorboard to false"
         ) from None
     return module
 

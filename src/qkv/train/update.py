@@ -10,6 +10,7 @@ from qkv.annealing import AnnealedModule
 from qkv.errors import QKVError
 from qkv.train import engine
 from qkv.train.config import TrainConfig
+from qkv.train.freed_memory import FreedMemory, find_trim
 from qkv.train.loop_state import LoopState
 from qkv.train.metrics import MetricSums
 from qkv.train.objective.base import Loss, Objective
@@ -50,6 +51,7 @@ class Updater:
         self.learning_rate = 0.0
         self.gradient_norm = math.nan
         self.speed = 0.0
+        self.freed_memory = FreedMemory(find_trim())
 
     def update(self, batches: Any, loop_state: LoopState, metric_sums: MetricSums) -> None:
         """Do update number `loop_state.step + 1`, with the batches at that position.
@@ -74,6 +76,7 @@ class Updater:
         self.gradient_norm = math.hypot(*norms) if len(norms) > 1 else norms[0]
         self._count_skipped_update_or_raise(loop_state, math.isfinite(self.gradient_norm))
         broadcast_saved_buffers(self.objective, self.fabric)
+        self.freed_memory.give_back_if_grown()
         seconds = time.perf_counter() - start
         self.speed = 0.95 * self.speed + 0.05 * count / seconds if self.speed else count / seconds
         if self.fabric.is_global_zero:

@@ -12,12 +12,11 @@ import typer
 from qkv.bench import Cell, Comparison, Contender, Setting, describe_machine, measure, read_contenders
 from qkv.bench import plot as picture
 from qkv.bench.table import format_comparison
+from qkv.cli.lengths import parse_lengths
 from qkv.cli.output_checks import check_picture_and_json
 from qkv.errors import BadRecipe
 from qkv.progress import show_progress
 from qkv.task.output_files import write_json
-
-MAX_DIGITS = 9  # of a number of tokens
 
 
 class Output(NamedTuple):
@@ -51,7 +50,7 @@ def run_bench(
     output: Output,
 ) -> None:
     """Measure and print.  Raises QKVError before measuring if a spec, length or output cannot be used."""
-    token_counts = _parse_lengths(lengths)
+    token_counts = parse_lengths(",".join(lengths), "--lengths")
     contenders = read_contenders(specs, setting)
     _check_device(setting.device)
     output.check()
@@ -96,18 +95,6 @@ def _measure_all(
     except KeyboardInterrupt:
         return cells, False
     return cells, True
-
-
-def _parse_lengths(options: Sequence[str]) -> list[int]:
-    """The numbers of tokens, in ascending order."""
-    lengths = []
-    for text in ",".join(options).split(","):
-        if not text.strip().isdecimal() or len(text.strip()) > MAX_DIGITS or int(text) < 1:
-            raise BadRecipe(
-                f"--lengths takes whole numbers of tokens like 512,2048, got {text.strip()[:40]!r}"
-            )
-        lengths.append(int(text))
-    return sorted(set(lengths))
 
 
 def _check_device(name: str) -> None:

@@ -1,10 +1,11 @@
 """`qkv cost`: prints what a model costs, and writes it as JSON."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qkv.cli.lengths import parse_lengths
 from qkv.cli.output_checks import check_picture_and_json
 from qkv.cost.crossover import find_crossovers, make_softmax_config
 from qkv.cost.estimate import estimate_cost
@@ -24,10 +25,6 @@ from qkv.progress import show_progress
 from qkv.task.output_files import write_json
 from qkv.train.devices import choose_device, choose_fabric_precision, limit_cpu_threads
 from qkv.view.line_chart import ChartLine, draw_lines
-
-MAX_DIGITS = 10
-MAX_LENGTH = 2**30
-MULTIPLES = {"": 1, "k": 1024, "m": 1024**2}
 
 
 class CostOptions(NamedTuple):
@@ -148,30 +145,6 @@ def parse_bytes(text: str) -> int:
         raise BadRecipe(f"--memory takes a size like 16GB or 512MiB, got {text.strip()[:40]!r}")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
-
-
-def parse_lengths(text: str) -> list[int]:
-    """The lengths of `--length`, in ascending order.
-
-    Args:
-        text: whole numbers separated by commas, with k for 1024 and m for 1024².
-
-    Raises:
-        BadRecipe: one is no length.
-    """
-    return sorted(set(_iterate_lengths(text)))
-
-
-def _iterate_lengths(text: str) -> Iterator[int]:
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]+)([km]?)\s*", part.lower())
-        length = 0 if match is None or len(match[1]) > MAX_DIGITS else int(match[1]) * MULTIPLES[match[2]]
-        if not 1 <= length <= MAX_LENGTH:
-            raise BadRecipe(
-                "--length takes numbers of tokens like 512 or 1k,4k,16k, up to 1024m, got "
-                f"{part.strip()[:40]!r}"
-            )
-        yield length
 
 
 def _print_largest_sizes(subject: Subject, memory: str, limit: int) -> dict[str, int | None]:

@@ -1,7 +1,7 @@
 """ListOps: nested operations on lists of digits, to be classified by their value, a digit.
 
 Nangia and Bowman 2018 (arXiv:1804.06028), in the sizes of Long Range Arena (Tay et al. 2021,
-arXiv:2011.04006): a tree of at most 10 levels, up to 10 arguments, 500 to 2 000 tokens.  Every operator keeps
+arXiv:2011.04006): a tree of at most 10 levels, up to 10 arguments, 500 to 2,000 tokens.  Every operator keeps
 its opening bracket and its closing one: without them the value does not follow from the tokens.
 
     [MAX 2 9 [MIN 4 7 ] 0 ]   has the value 9

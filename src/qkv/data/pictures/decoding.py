@@ -1,13 +1,13 @@
 """Decodes many picture files in their order, in worker processes where that pays."""
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 
+from qkv.cores import count_cores
 from qkv.data.pictures.sources import Entry, PictureSource, UnusableFile
 from qkv.errors import QKVError
 from qkv.picture_decoding import Decoded, decode_pictures, ignore_interrupts
@@ -27,11 +27,6 @@ def choose_worker_count(entries: Sequence[Entry], workers: int | None) -> int:
     if workers is not None:
         return workers
     return count_cores() if sum(entry.size for entry in entries) > PARALLEL_BYTES else 1
-
-
-def count_cores() -> int:
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_entries(

@@ -46,7 +46,7 @@ class PictureSource(ABC):
         path: the folder or zip file.
         entries: the files that have a suffix of a picture, in the order of their names.
         problems: name -> why the file cannot be used.
-        others: names of further files, which are no pictures by their suffix.
+        others: names of further files, which are not pictures by their suffix.
     """
 
     def __init__(self, path: Path) -> None:

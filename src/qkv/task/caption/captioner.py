@@ -74,7 +74,7 @@ class Captioner:
             A caption for one picture, otherwise a list of them.
 
         Raises:
-            BadData: a file cannot be read or is no picture, or pixels have another type or size.
+            BadData: a file cannot be read or is not a picture, or pixels have another type or size.
         """
         inputs = list_inputs(pictures, self.recipe)
         captions = [best[0].text for best in self._search_all(inputs, self.build_search_config(beam))]

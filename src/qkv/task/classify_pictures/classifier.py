@@ -59,7 +59,7 @@ class PictureClassifier:
             A Label for one picture, otherwise a list of them.
 
         Raises:
-            BadData: a file cannot be read or is no picture, or pixels have another type or size.
+            BadData: a file cannot be read or is not a picture, or pixels have another type or size.
         """
         several = list_pictures(pictures)
         labels = [make_label(row, self.classes) for row in self._compute_log_probs(several)]
@@ -162,7 +162,7 @@ class PictureClassifier:
         )
 
     def _add_axis(self, axes: dict[str, Axis], size: Size, count: int, picture: str | None) -> str:
-        """The name of the axis of a grid; where a class token stands before the cells it is no grid."""
+        """The name of the axis of a grid; where a class token stands before the cells it is not a grid."""
         name = f"picture {size[0]}×{size[1]}"
         grid = make_grid(self.recipe.model, self.recipe.data.size, size, picture)
         if count == len(grid):

@@ -143,7 +143,7 @@ def check_features(features: Any, recipe: GeneratePicturesRecipe) -> None:
         recipe: the recipe of the generator.
 
     Raises:
-        BadRun: it is no classifier of pictures, or one of another size.
+        BadRun: it is not a classifier of pictures, or one of another size.
     """
     if not isinstance(features, PictureClassifier):
         raise BadRun(

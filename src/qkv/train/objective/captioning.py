@@ -119,6 +119,6 @@ class Captioning(ConditionalObjective):
             )
         if self.factor > 0 and any(layer.spec.select.samples for layer in to_grid):
             raise BadRecipe(
-                "objective.supervise needs weights that are no samples: leave it out, or choose another "
-                "select than hard"
+                "objective.supervise cannot supervise weights that are sampled: leave it out, or choose "
+                "another select than hard"
             )
