@@ -167,7 +167,7 @@ def check_config(family: str, config: Any, sizes: Sizes) -> dict[str, Any]:
     """What is computed for a config, and what is counted and measured."""
     from flop_counting import make_counter  # pyright: ignore[reportMissingImports]
     from qkv.cost.modes import KnownValues
-    from qkv.cost.step_trace import measure_memory_of_step
+    from qkv.cost.step_counts import measure_memory_of_step
 
     cost = estimate_cost(config, sizes)
     workload = build_workload(config, sizes)

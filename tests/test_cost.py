@@ -12,7 +12,7 @@ from qkv.cost.components import RECOMPUTED
 from qkv.cost.estimate import Cost, estimate_cost
 from qkv.cost.modes import KnownValues
 from qkv.cost.parameters import count_parameters
-from qkv.cost.step_trace import measure_memory_of_step
+from qkv.cost.step_counts import measure_memory_of_step
 from qkv.cost.workload import Sizes, build_workload
 from qkv.errors import BadRecipe
 from qkv.kernel import RFA, Elu, Favor

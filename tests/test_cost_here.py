@@ -21,7 +21,7 @@ from qkv.cost.modes import FusedAttentionOfCPU, KnownValues
 from qkv.cost.precision import Autocast
 from qkv.cost.probe import probe_training
 from qkv.cost.report import describe_measured_crossover
-from qkv.cost.step_trace import SavedTensors
+from qkv.cost.step_counts import SavedTensors
 from qkv.cost.workload import Sizes, build_workload
 from qkv.kernel import RFA, Elu, Softmax
 from qkv.model.classifier import ClassifierConfig

@@ -167,7 +167,7 @@ def test_the_scores_of_text_are_refused(run: Any) -> None:
     ("sections", "message"),
     [
         ({"data": {"copying": {}}}, "give either 'train'"),
-        ({"data": {"valid": "text.txt"}}, "leave out 'valid' and 'test'"),
+        ({"data": {"valid": "text.txt"}}, "leave out 'valid'"),
         ({"tokens": {"kind": "char"}}, r"data\.recall needs every symbol .* \{kind: word, vocab: 12\}"),
         ({"tokens": {"vocab": 11}}, r"vocab: 12"),
         ({"batch": {"length": 7}}, r"batch\.length=7 is shorter than the examples of data\.recall, 8 tokens"),

@@ -85,7 +85,7 @@ def test_few_labels_and_documents_of_a_file(tmp_path: Path) -> None:
     ("sections", "message"),
     [
         ({"data": {"train": {"file": "a.jsonl"}}}, "give either 'train', .* or 'listops'"),
-        ({"data": {"valid": {"file": "a.jsonl"}}}, "leave out 'valid' and 'test'"),
+        ({"data": {"valid": {"file": "a.jsonl"}}}, "leave out 'valid'"),
         ({"batch": {"max_length": 11}}, r"batch\.max_length=11 would cut expressions.* raise it to 12"),
         ({"tokens": {"kind": "byte"}}, "raise it to 60"),
         ({"tokens": {"vocab": 18}}, r"tokens\.vocab to at least 19"),

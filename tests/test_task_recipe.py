@@ -122,7 +122,11 @@ def test_a_model_without_a_kind_is_of_the_default_kind(tmp_path: Path) -> None:
         ({**DATA, "model": {"kind": "rnn", "attention": {"score": "aditive"}}}, "Did you mean 'additive'"),
         ({**DATA, "model": {"kind": "rn"}}, "'model' is .*'rn'.*'transformer', 'rnn'"),
         ({}, "'data' is required"),
-        ({"data": {}}, "give either 'train', files of your own, or 'phrases'"),
+        ({"data": {}}, "give either 'train', pairs of your own, or 'phrases'"),
+        (
+            {"data": {"phrases": {"source": "en", "target": "fr"}, "valid": {"file": "a.tsv"}}},
+            "'phrases' generates its held-out pairs: leave out 'valid'",
+        ),
         ({"data": {"train": {"source": "a"}}}, "give either both 'source' and 'target', or 'file' alone"),
         ({**DATA, "batch": {"batch_tokens": 0}}, "'batch.batch_tokens' is 0: Input should be greater than 0"),
         ({**DATA, "train": {"steps": None, "epochs": None}}, "training needs an end"),

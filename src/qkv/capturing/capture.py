@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from qkv.capturing.build_trace import AxisNames, build_trace
 from qkv.capturing.recorder import CapturedCall, Recorder
 from qkv.capturing.storage import Storage
-from qkv.capturing.traced import AxisNames, build_trace
 from qkv.errors import BadData, UnknownName, did_you_mean
 from qkv.kernel.core import Core
 from qkv.trace import Grid, Trace

@@ -9,7 +9,7 @@ from qkv.cost.components import RECOMPUTED
 from qkv.cost.decoding import DecodeState, measure_decode_state
 from qkv.cost.parameters import ParameterCount, count_parameters
 from qkv.cost.precision import HALF_TYPES
-from qkv.cost.step_trace import Memory, count_operations, measure_memory_of_step
+from qkv.cost.step_counts import Memory, count_operations, measure_memory_of_step
 from qkv.cost.workload import Sizes, build_workload
 from qkv.model.captioner_config import RecurrentCaptionerConfig
 from qkv.model.encoder import EncoderConfig

@@ -17,6 +17,7 @@ from qkv.data.vocabularies import train_tokenizer
 from qkv.errors import BadData
 from qkv.strict import Strict
 from qkv.task.checksums import digest_lines, name_split
+from qkv.task.data_source import check_one_source
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 ENCODED_AT_ONCE = 100_000  # characters
@@ -44,8 +45,7 @@ class TextConfig(Strict):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "TextConfig":
-        if (self.train is None) == (self.phrases is None):
-            raise ValueError("give either 'train', files of your own, or 'phrases', generated ones")
+        check_one_source(self, ("phrases",), "text")
         return self
 
 

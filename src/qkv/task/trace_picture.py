@@ -8,8 +8,8 @@ from typing import Literal
 from qkv.trace import Trace
 from qkv.view import MissingGlyphs, document, heatmap
 from qkv.view.film import draw_films
+from qkv.view.film_of_example import make_film_of_example
 from qkv.view.shaded_text import is_document
-from qkv.view.traced_film import make_traced_film
 
 
 def draw_example(
@@ -43,7 +43,7 @@ def draw_example(
     film, problem = None, ""
     if heads != "all":
         head = None if heads == "mean" else heads
-        film, problem = make_traced_film(trace.examples[example], layers, head, folders)
+        film, problem = make_film_of_example(trace.examples[example], layers, head, folders)
     with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always", MissingGlyphs)
         if film is not None:

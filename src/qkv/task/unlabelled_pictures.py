@@ -17,6 +17,7 @@ from qkv.task.classify_pictures.pictures import (
     hold_out,
     permute,
 )
+from qkv.task.data_source import check_one_source
 
 
 class PictureFolder(Strict):
@@ -54,10 +55,7 @@ class UnlabelledPicturesConfig(Strict):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "UnlabelledPicturesConfig":
-        if (self.train is None) == (self.shapes is None):
-            raise ValueError("give either 'train', pictures of your own, or 'shapes', generated ones")
-        if self.shapes is not None and self.valid is not None:
-            raise ValueError("'shapes' generates its held-out pictures: leave out 'valid'")
+        check_one_source(self, ("shapes",), "pictures")
         return self
 
 

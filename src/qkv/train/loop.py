@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from qkv.errors import QKVError
 from qkv.progress import Progress
-from qkv.train import carried, checkpoint, engine, metrics, state_check
+from qkv.train import carried_state as carried
+from qkv.train import checkpoint, engine, metrics, state_check
 from qkv.train.interrupt import Interrupt
 from qkv.train.loop_state import LoopState, Scores, format_scores, get_monitored_score
 from qkv.train.planning import Batches

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qkv.picture_decoding import decode_picture
-from qkv.view.traced import GridLike, TraceLike
+from qkv.view.protocols import GridLike, TraceLike
 
 SIDE = 448  # pixels, of the shorter side
 _QUALITY = 85

@@ -10,9 +10,9 @@ import numpy as np
 from qkv.errors import BadData, BadShape
 from qkv.view.figure import draw_grid
 from qkv.view.layout import Panel
+from qkv.view.protocols import ExampleLike, GridLike, TraceLike, list_labels
 from qkv.view.selection import check_head, select_example, select_layers
 from qkv.view.strip import make_frames
-from qkv.view.traced import ExampleLike, GridLike, TraceLike, list_labels
 from qkv.view.words import label_tokens, merge_words
 
 PANELS_PER_ROW = 4  # where the grid is not layers x heads

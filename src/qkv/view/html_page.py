@@ -15,7 +15,7 @@ from qkv.view.bundle import bundle_modules, read_page_file
 from qkv.view.colours import DARK, LIGHT
 from qkv.view.measures import Measures, measure_head
 from qkv.view.packing import Packed, pack_weights
-from qkv.view.traced import OCCLUSION, ExampleLike, GridLike, TraceLike, is_occlusion, list_labels
+from qkv.view.protocols import OCCLUSION, ExampleLike, GridLike, TraceLike, is_occlusion, list_labels
 from qkv.view.words import SPECIAL, format_token, group_words
 
 MAX_WEIGHTS = 50_000_000

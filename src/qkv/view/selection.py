@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qkv.errors import BadData, UnknownName, did_you_mean
-from qkv.view.traced import ExampleLike, TraceLike, is_occlusion
+from qkv.view.protocols import ExampleLike, TraceLike, is_occlusion
 
 
 def select_example(trace: TraceLike, example: int) -> ExampleLike:

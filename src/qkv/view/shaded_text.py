@@ -14,8 +14,8 @@ from qkv.view.colours import DARK, LIGHT, Scale, make_scale
 from qkv.view.figure import draw_bar, measure_bar
 from qkv.view.fonts import find_fonts
 from qkv.view.layout import GAP, MARGIN
+from qkv.view.protocols import ExampleLike, GridLike, TraceLike
 from qkv.view.selection import check_head, natural_order, select_example, select_layers
-from qkv.view.traced import ExampleLike, GridLike, TraceLike
 from qkv.view.words import MARK, format_token, merge_words
 
 MANY_WORDS = 30  # a row of more weights than this is easier to read as text

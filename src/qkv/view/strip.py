@@ -5,7 +5,7 @@ from pathlib import PurePath
 import numpy as np
 
 from qkv.view.layout import Panel
-from qkv.view.traced import GridLike
+from qkv.view.protocols import GridLike
 from qkv.view.words import Side, format_token
 
 MAX_FRAMES = 48  # of one strip: with more, matplotlib cannot write the picture

@@ -37,9 +37,8 @@ class GenerateOptions(NamedTuple):
     output: Path | None = None
     trace: Path | None = None
 
-    @property
-    def given(self) -> list[str]:
-        """The names of the options that are given."""
+    def list_set_options(self) -> list[str]:
+        """The names of the options that are set."""
         return [name for name, value in self._asdict().items() if value not in (None, ())]
 
 
@@ -67,8 +66,8 @@ def generate(run: Path, options: GenerateOptions, quiet: bool, *, device: str = 
     """
     runner = load_for_command("generate", run, device)
     action = ACTIONS[type(runner)]
-    if useless := [name for name in options.given if name not in action.options]:
-        names = ", ".join("FILE" if name == "file" else f"--{name.replace('_', '-')}" for name in useless)
+    if unsupported := [name for name in options.list_set_options() if name not in action.options]:
+        names = ", ".join("FILE" if name == "file" else f"--{name.replace('_', '-')}" for name in unsupported)
         raise BadRun(f"{names} has no meaning for {run}, which {action.verb}: leave it out")
     if action.needs_fill and options.fill is None:
         raise BadRun(f"{run} {action.verb}: use `qkv generate {run} --fill {action.needs_fill}`")
@@ -143,10 +142,10 @@ def _write_all(
     return texts
 
 
-TRACED = ("output", "trace")
+OUTPUTS = ("output", "trace")
 ACTIONS = {
-    Generator: Action("continues text", ("file", "prompt", "stop", *SAMPLING, *TRACED), generate_text),
-    Filler: Action("fills blanks", ("fill", "n_best", *TRACED), fill_text, "'... [MASK] ...'"),
+    Generator: Action("continues text", ("file", "prompt", "stop", *SAMPLING, *OUTPUTS), generate_text),
+    Filler: Action("fills blanks", ("fill", "n_best", *OUTPUTS), fill_text, "'... [MASK] ...'"),
     PictureFiller: Action("fills pictures", ("fill", "output"), fill_picture, "PICTURE --output filled.png"),
-    PictureGenerator: Action("generates pictures from noise", ("count", "seed", *TRACED), generate_samples),
+    PictureGenerator: Action("generates pictures from noise", ("count", "seed", *OUTPUTS), generate_samples),
 }

@@ -15,6 +15,7 @@ from qkv.model.patches import PatchConfig
 from qkv.model.vision import CNNConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
+from qkv.task.data_source import check_one_source
 from qkv.task.texts import VocabularyConfig
 from qkv.train import TrainConfig
 from qkv.train.objective.captioning import CaptioningTerms
@@ -67,10 +68,7 @@ class CaptionDataConfig(Strict):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "CaptionDataConfig":
-        if (self.train is None) == (self.shapes is None):
-            raise ValueError("give either 'train', pictures of your own, or 'shapes', generated ones")
-        if self.shapes is not None and (self.valid is not None or self.test is not None):
-            raise ValueError("'shapes' generates its held-out pictures: leave out 'valid' and 'test'")
+        check_one_source(self, ("shapes",), "pictures")
         return self
 
 

@@ -12,6 +12,7 @@ from qkv.data.lines import LONGEST_DOCUMENT, read_whole_lines
 from qkv.data.text import detect_row_format, parse_json_row, refuse_half_surrogates
 from qkv.errors import BadData
 from qkv.task.classify.recipe import ClassificationRecipe, LabelledConfig, LabelledData
+from qkv.task.data_source import select_balanced
 
 MOST_CLASSES = 1000
 MAX_SHOWN = 60
@@ -63,7 +64,11 @@ def read_splits(config: LabelledConfig, seed: int) -> Documents:
         if count == 0:
             raise BadData(f"{len(train)} texts are too few to hold any out: name a file as data.valid")
         valid, order = [train[i] for i in sorted(order[:count])], order[count:]
-    chosen = order if config.labels is None else _select_balanced(train, order, config.labels)
+    chosen = (
+        order
+        if config.labels is None
+        else select_balanced([each.label for each in train], order, config.labels)
+    )
     return Documents([train[i] for i in sorted(chosen)], valid)
 
 
@@ -82,7 +87,10 @@ def _generate_splits(config: LabelledConfig, listops: ListOpsData) -> Documents:
     splits = generate_listops(listops)
     train, valid = _make_documents(splits.train), _make_documents(splits.valid)
     if config.labels is not None:
-        train = [train[i] for i in sorted(_select_balanced(train, range(len(train)), config.labels))]
+        train = [
+            train[i]
+            for i in sorted(select_balanced([each.label for each in train], range(len(train)), config.labels))
+        ]
     return Documents(train, valid)
 
 
@@ -154,20 +162,6 @@ def list_classes(documents: Sequence[Document]) -> list[str]:
             "label key right?"
         )
     return sorted(counts)
-
-
-def _select_balanced(documents: Sequence[Document], order: Sequence[int], count: int) -> list[int]:
-    """The first `count` documents in this order, as many of each class as there are."""
-    classes = sorted({document.label for document in documents})
-    share = -(-count // len(classes))
-    counts: Counter[str] = Counter()
-    chosen = []
-    for number in order:
-        label = documents[number].label
-        if counts[label] < share and len(chosen) < count:
-            counts[label] += 1
-            chosen.append(number)
-    return chosen
 
 
 def _iterate_rows(data: LabelledData) -> Iterator[Document]:

@@ -11,6 +11,7 @@ from qkv.model.classifier import ClassifierConfig
 from qkv.model.hierarchical import HierarchicalConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
+from qkv.task.data_source import check_one_source
 from qkv.task.texts import VocabularyConfig
 from qkv.train import TrainConfig
 
@@ -62,10 +63,7 @@ class LabelledConfig(Strict):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "LabelledConfig":
-        if (self.train is None) == (self.listops is None):
-            raise ValueError("give either 'train', files of your own, or 'listops', generated expressions")
-        if self.listops is not None and (self.valid is not None or self.test is not None):
-            raise ValueError("'listops' generates its held-out expressions: leave out 'valid' and 'test'")
+        check_one_source(self, ("listops",), "documents")
         return self
 
 

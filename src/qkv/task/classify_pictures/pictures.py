@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -21,6 +20,7 @@ from qkv.data.pictures import PictureBatch, PixelStatistics, load_pictures, meas
 from qkv.errors import BadData
 from qkv.progress import NoProgress, Progress
 from qkv.task.classify_pictures.recipe import LabelledPicturesConfig, PictureClassificationRecipe
+from qkv.task.data_source import select_balanced
 from qkv.wording import plural
 
 MOST_CLASSES = 1000
@@ -110,7 +110,7 @@ def read_splits(config: LabelledPicturesConfig, seed: int, report: Progress) -> 
             valid = read_folder(config.valid.pictures, config, report)
         else:
             valid, order = hold_out(train, order, config.holdout)
-    chosen = order if config.labels is None else _select_balanced(train, order, config.labels)
+    chosen = order if config.labels is None else select_balanced(train.used_labels, order, config.labels)
     return PictureSplits(train.select(sorted(chosen)), valid)
 
 
@@ -243,16 +243,3 @@ def _collate_pictures(pixels: Sequence[Any], labels: Sequence[Any], rows: Sequen
 def permute(count: int, seed: int) -> list[int]:
     """The numbers below `count` in a random order, which the seed decides."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def _select_balanced(pictures: LabelledPictures, order: Sequence[int], count: int) -> list[int]:
-    """The first `count` pictures in this order, as many of each class as there are."""
-    labels = pictures.used_labels
-    share = -(-count // len(set(labels)))
-    counts: Counter[str] = Counter()
-    chosen = []
-    for number in order:
-        if counts[labels[number]] < share and len(chosen) < count:
-            counts[labels[number]] += 1
-            chosen.append(number)
-    return chosen

@@ -12,6 +12,7 @@ from qkv.model.vision_classifier import CNNClassifierConfig, VisionClassifierCon
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
 from qkv.task.classify.recipe import ClassificationObjectiveConfig, ClassificationValidation
+from qkv.task.data_source import check_one_source
 from qkv.train import TrainConfig
 
 ShapesLabel = Literal["colour", "shape", "place", "object"]
@@ -58,10 +59,7 @@ class LabelledPicturesConfig(Strict):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "LabelledPicturesConfig":
-        if (self.train is None) == (self.shapes is None):
-            raise ValueError("give either 'train', pictures of your own, or 'shapes', generated ones")
-        if self.shapes is not None and (self.valid is not None or self.test is not None):
-            raise ValueError("'shapes' generates its held-out pictures: leave out 'valid' and 'test'")
+        check_one_source(self, ("shapes",), "pictures")
         return self
 
 

@@ -13,6 +13,7 @@ from qkv.decode.sample import SampleConfig
 from qkv.model.language import LanguageModelConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
+from qkv.task.data_source import check_one_source
 from qkv.task.generate.windows import Mode, Windows
 from qkv.task.texts import TextConfig, VocabularyConfig
 from qkv.task.transfer import TransferConfig
@@ -42,16 +43,7 @@ class LanguageData(TextConfig):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "LanguageData":
-        sources = [self.train, self.phrases, self.recall, self.copying]
-        if sum(source is not None for source in sources) != 1:
-            raise ValueError(
-                "give either 'train', files of your own, or one of 'phrases', 'recall' and 'copying', "
-                "generated ones"
-            )
-        if self.examples is not None and (self.valid or self.test):
-            raise ValueError(
-                f"{self.examples_key} generates its held-out examples: leave out 'valid' and 'test'"
-            )
+        check_one_source(self, ("phrases", "recall", "copying"), "text")
         return self
 
 

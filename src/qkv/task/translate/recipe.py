@@ -11,6 +11,7 @@ from qkv.model.seq2seq import RNNConfig
 from qkv.model.transformer import TransformerConfig
 from qkv.strict import Strict
 from qkv.task.base import EPOCHS, Recipe
+from qkv.task.data_source import check_one_source
 from qkv.task.transfer import TransferConfig
 from qkv.train import AttentionTerms, TrainConfig
 
@@ -35,9 +36,8 @@ class DataConfig(Strict):
     phrases: PhraseData | None = Field(default=None)
 
     @model_validator(mode="after")
-    def _one_source(self) -> "DataConfig":
-        if (self.train is None) == (self.phrases is None):
-            raise ValueError("give either 'train', files of your own, or 'phrases', generated ones")
+    def _has_one_source(self) -> "DataConfig":
+        check_one_source(self, ("phrases",), "pairs")
         return self
 
 

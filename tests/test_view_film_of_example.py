@@ -10,7 +10,7 @@ from PIL import Image
 from qkv.errors import UnknownName
 from qkv.task.trace_picture import draw_example
 from qkv.trace import Example, Grid, Trace, WeightAxes
-from qkv.view.traced_film import make_traced_film
+from qkv.view.film_of_example import make_film_of_example
 
 AREA = (-0.1, 0.0, 0.9, 1.0)
 
@@ -36,7 +36,7 @@ def make_example(rows: Any = ("a", "cat"), picture: str | None = "cat.png", laye
 
 def test_a_strip_has_a_frame_for_every_word(folder: Path) -> None:
     example = make_example()
-    film, problem = make_traced_film(example, None, None, [folder])
+    film, problem = make_film_of_example(example, None, None, [folder])
     assert film is not None
     assert problem == ""
     assert film.words == ["a", "cat"]
@@ -49,17 +49,17 @@ def test_a_strip_has_a_frame_for_every_word(folder: Path) -> None:
 
 def test_layers_are_averaged_and_a_head_stands_alone(folder: Path) -> None:
     example = make_example()
-    film, _ = make_traced_film(example, "cross", 2, [folder])
+    film, _ = make_film_of_example(example, "cross", 2, [folder])
     assert film is not None
     expected = (example.weights["cross.0"][2] + example.weights["cross.1"][2]) / 2
     np.testing.assert_allclose(film.weights, expected.reshape(2, 4, 4))
     assert film.title == "mean of cross.0, cross.1, head 2 over cat.png"
     with pytest.raises(UnknownName, match="there is no head 3"):
-        make_traced_film(example, "cross", 3, [folder])
+        make_film_of_example(example, "cross", 3, [folder])
 
 
 def test_of_queries_on_a_grid_a_few_are_shown(folder: Path) -> None:
-    film, _ = make_traced_film(make_example(Grid(8, 8, "cat.png")), None, None, [folder])
+    film, _ = make_film_of_example(make_example(Grid(8, 8, "cat.png")), None, None, [folder])
     assert film is not None
     assert film.words == [f"cell {row}, {column}" for row in (1, 4, 6) for column in (1, 4, 6)]
 
@@ -69,7 +69,7 @@ def test_without_the_picture_heat_maps_are_drawn(folder: Path, tmp_path: Path) -
     assert draw_example(trace, tmp_path / "dog-strip.png", folders=[folder]) == [
         "dog.png is not in the picture: there is no such file beside the trace or in this folder"
     ]
-    assert make_traced_film(make_example(picture=None), None, None, [folder]) == (None, "")
+    assert make_film_of_example(make_example(picture=None), None, None, [folder]) == (None, "")
     assert (tmp_path / "dog-strip.png").exists()
 
 

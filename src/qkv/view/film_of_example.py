@@ -7,14 +7,14 @@ import numpy as np
 
 from qkv.view.embedding import find_picture
 from qkv.view.film import Film
+from qkv.view.protocols import ExampleLike, GridLike
 from qkv.view.selection import check_head, select_layers
-from qkv.view.traced import ExampleLike, GridLike
 from qkv.view.words import format_token
 
 POINTS = 3  # queries on a grid: so many in each direction are shown
 
 
-def make_traced_film(
+def make_film_of_example(
     example: ExampleLike, layers: str | Sequence[str] | None, head: int | None, folders: Sequence[Path]
 ) -> tuple[Film | None, str]:
     """The film strip of the selected weights, averaged over layers.
