@@ -105,6 +105,9 @@ def classify(
     trace: Annotated[
         Path | None, typer.Option(help="also write the attention of every layer, for `qkv view`")
     ] = None,
+    occlude: Annotated[
+        bool, typer.Option("--occlude", help="add to the trace what leaving out each word of a text changes")
+    ] = False,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
@@ -116,4 +119,4 @@ def classify(
     """
     from qkv.cli.commands.classify import classify_files
 
-    classify_files(run, files or [], output, trace, quiet, device=device)
+    classify_files(run, files or [], output, trace, quiet, occlude=occlude, device=device)

@@ -25,6 +25,7 @@ def classify_files(
     trace: Path | None,
     quiet: bool,
     *,
+    occlude: bool = False,
     device: str = "cpu",
 ) -> None:
     """Label the lines of one file, or the pictures in the files, as the run says."""
@@ -32,7 +33,10 @@ def classify_files(
     inputs, names, unit = _read_inputs(classifier, run, files)
     if trace is not None:
         limit_traced_lines(inputs, MAX_TRACED, unit)
-    traced = None if trace is None else classifier.trace(inputs)  # first, for its errors
+    if occlude and (trace is None or classifier.reads_pictures):
+        raise BadData("--occlude adds the effect of every word to a trace of texts: pass --trace FILE too")
+    options = {"occlude": True} if occlude else {}
+    traced = None if trace is None else classifier.trace(inputs, **options)  # first, for its errors
     counts: Counter[str] = Counter()
     with open_output(output) as out, show_progress("classify", len(inputs), quiet=quiet) as report:
         for first in range(0, len(inputs), INPUTS_AT_ONCE):

@@ -11,6 +11,7 @@ from qkv.errors import BadData
 from qkv.task.attention_measures import measure_examples
 from qkv.task.classify.documents import Document, Text, check_text_count, parse_texts, read_test_documents
 from qkv.task.classify.encoding import Encoded, describe_limits, encode_documents, make_dataset
+from qkv.task.classify.occlusion import OCCLUSION, measure_occlusion
 from qkv.task.classify.recipe import ClassificationRecipe, LabelledData
 from qkv.task.classify.traces import LABEL, QUERY, TracedWeights, list_weights, make_axes, refuse_long_trace
 from qkv.task.texts import AnyTokenizer
@@ -135,7 +136,7 @@ class TextClassifier:
         scores = compute_scores(self._compute_log_probs(encoded, on_progress), labels)
         return scores | {"cut": float(len(encoded.cut))}
 
-    def trace(self, texts: str | Iterable[Text]) -> Trace:
+    def trace(self, texts: str | Iterable[Text], *, occlude: bool = False) -> Trace:
         """Where the attention of every layer, and of every pooling, goes in each text.
 
         The names of weights on the second text of a pair begin with "second.".  A model that reads sentences
@@ -144,6 +145,7 @@ class TextClassifier:
 
         Args:
             texts: a string is one text; a pair of texts is a tuple.
+            occlude: add how far the log-probability of the label falls without a word, for each word in turn.
 
         Raises:
             BadData: there is no text, or one is too long for a trace.
@@ -152,8 +154,8 @@ class TextClassifier:
         if not several:
             raise BadData("there is no text to trace")
         encoded = self._encode(several)
-        traced = [self._trace_document(encoded, row) for row in range(len(encoded.labels))]
-        layers = find_unnormalised(self.model)
+        traced = [self._trace_document(encoded, row, occlude) for row in range(len(encoded.labels))]
+        layers = {OCCLUSION, *find_unnormalised(self.model)}
         unnormalised = {each.name for _, weights in traced for each in weights if each.layer in layers}
         examples = tuple(example for example, _ in traced)
         return Trace(examples, "classification", unnormalised=tuple(sorted(unnormalised)))
@@ -193,13 +195,20 @@ class TextClassifier:
         return encode_documents(documents, self.tokenizer, self.classes, self.recipe)
 
     @torch.inference_mode()
-    def _trace_document(self, encoded: Encoded, row: int) -> tuple[Example, list[TracedWeights]]:
+    def _trace_document(
+        self, encoded: Encoded, row: int, occlude: bool = False
+    ) -> tuple[Example, list[TracedWeights]]:
         refuse_long_trace(encoded, row)
         one, number = encoded.select(row), row if encoded.documents is None else int(encoded.documents[row])
         batch = make_dataset(one).make_batch([0]).to(next(self.model.parameters()).device)
         classified = self.model.forward_with_weights(*batch.inputs)
         label = make_label(classified.scores[0].double().log_softmax(-1).cpu().numpy(), self.classes)
         traced = list(list_weights(one, classified.attended))
+        if occlude:
+            number_of_label = self.classes.index(label.label)
+            traced += measure_occlusion(
+                one, self.tokenizer, lambda rows: self._compute_log_probs(rows)[:, number_of_label]
+            )
         axes = {**make_axes(one, self.tokenizer), LABEL: (label.label,), QUERY: (QUERY,)}
         names = {name for each in traced for name in each.axes[:2]}
         example = Example(

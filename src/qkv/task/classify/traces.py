@@ -62,13 +62,13 @@ def make_axes(encoded: Encoded, tokenizer: AnyTokenizer) -> dict[str, Axis]:
     for i, prefix in enumerate(PREFIXES[: len(encoded.texts)]):
         ids = encoded.texts[i][0]
         if encoded.sentences is None:
-            axes[_name_axis(prefix, "text")] = (START, *tokenizer.pieces(ids))
+            axes[name_axis(prefix, "text")] = (START, *tokenizer.pieces(ids))
             continue
         ends = np.cumsum(encoded.sentences[i][0], dtype=int).tolist()
         sentences = [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        axes[_name_axis(prefix, "sentences")] = tuple(map(tokenizer.decode, sentences)) or ("",)
+        axes[name_axis(prefix, "sentences")] = tuple(map(tokenizer.decode, sentences)) or ("",)
         for number, sentence in enumerate(sentences, start=1):
-            axes[_name_axis(prefix, f"sentence {number}")] = tuple(tokenizer.pieces(sentence))
+            axes[name_axis(prefix, f"sentence {number}")] = tuple(tokenizer.pieces(sentence))
     return axes
 
 
@@ -111,9 +111,15 @@ def _list_levels(
 
 def _find_axes(prefix: str, name: str, columns: str, pooled: str) -> WeightAxes:
     """Rows are the one query of a pooling, or the same positions as the columns."""
-    columns = _name_axis(prefix, columns)
+    columns = name_axis(prefix, columns)
     return WeightAxes(pooled if name == "pool" else columns, columns)
 
 
-def _name_axis(prefix: str, name: str) -> str:
+def name_axis(prefix: str, name: str) -> str:
+    """The name of an axis of the first or, behind its prefix, of the second text.
+
+    Args:
+        prefix: one of `PREFIXES`.
+        name: the name for the first text.
+    """
     return f"{prefix.removesuffix('.')} {name}".strip()
