@@ -207,6 +207,15 @@ def test_folders_hidden_files_and_other_files(tmp_path: Path) -> None:
     assert pictures.notes[1:] == ["ignored, no suffix of a picture: notes.txt"]
 
 
+def test_hidden_folders_are_left_out_and_links_are_followed(tmp_path: Path) -> None:
+    for name in ("pics/a/a.png", "pics/a/.ipynb_checkpoints/b.png", "pics/@eaDir/c.png", "elsewhere/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(GOOD["a.png"])
+    (tmp_path / "pics" / "d").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "pics")
+    assert load(tmp_path / "pics").names == ["a/a.png", "d/d.png"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(None, "no such folder or zip file"), (b"text", "neither a folder nor a zip file")],

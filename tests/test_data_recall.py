@@ -179,3 +179,9 @@ def test_a_batch_is_padded_and_padding_does_not_count() -> None:
     assert batch.scored.int().tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     with pytest.raises(BadData, match="0 examples"):
         ExamplePlan([], 4, seed=3)
+
+
+def test_the_largest_power_puts_the_queries_at_the_end() -> None:
+    data = RecallData(pairs=4, length=4096, gap_power=100)
+    drawn = data.draw(np.random.RandomState(0))
+    assert np.flatnonzero(drawn.scored).min() > 3500

@@ -9,7 +9,7 @@ import torch
 import qkv
 from qkv.errors import QKVError
 from qkv.model.classifier import Classifier, ClassifierConfig
-from qkv.task.classify.documents import Document
+from qkv.task.classify.documents import Document, LabelledData, read_documents
 from tiny_text import classify_recipe, sentences
 
 LONGER = {"steps": 80, "validate_every": 80}
@@ -130,3 +130,10 @@ def test_padding_changes_no_score() -> None:
     padded = torch.cat([tokens, torch.full((2, 3), 7)], 1)
     longer = torch.cat([keep, torch.zeros(2, 3, dtype=torch.bool)], 1)
     torch.testing.assert_close(model([padded], [longer]), model([tokens], [keep]), rtol=0, atol=1e-12)
+
+
+def test_white_space_around_labels_makes_no_class(tmp_path: Path) -> None:
+    lines = [f"{label}\tann sees bob" for label in ("pos", "pos ", " neg", "neg")] * 5
+    (tmp_path / "labels.tsv").write_text("\n".join(lines) + "\n")
+    documents = read_documents(LabelledData(file=str(tmp_path / "labels.tsv")))
+    assert {document.label for document in documents} == {"pos", "neg"}

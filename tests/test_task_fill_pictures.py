@@ -17,8 +17,10 @@ from qkv.model.masked_pictures import MaskedPictureModel
 from qkv.model.patches import PatchConfig, join_patches, split_patches
 from qkv.progress import NoProgress
 from qkv.task.classify_pictures.pictures import read_splits
+from qkv.task.learning_curve import read_monitor
 from qkv.task.recipe import parse_recipe, read_recipe
 from qkv.task.registry import find_task
+from qkv.task.run_directory import read_run_recipe
 from qkv.task.unlabelled_pictures import read_unlabelled_splits
 from qkv.train.objective.reconstruction import Reconstruction
 from qkv.view.sheet import GAP, draw_sheet
@@ -208,6 +210,9 @@ def test_a_classifier_starts_from_the_encoder(model: Any, pool: str, source: str
         first = parse_recipe(merged(raw, {"model": {"pool": "first"}}), "the recipe")
         with pytest.raises(QKVError, match="class token before the patches, which only one of this model"):
             fit(first, tmp_path / "first", initial=tmp_path / "fill")
+        larger = parse_recipe(merged(raw, {"data": {"pictures": {"size": 16}}}), "the recipe")
+        with pytest.raises(QKVError, match="so that their learned positions stand for other patches"):
+            fit(larger, tmp_path / "larger", initial=tmp_path / "fill")
 
 
 def test_the_same_pictures_are_held_out_as_by_a_classifier(source: str) -> None:
@@ -253,3 +258,9 @@ def test_recipes_that_do_not_fit(sections: dict[str, Any], message: str, source:
 def test_no_sheet_without_pictures() -> None:
     with pytest.raises(QKVError, match="there is no picture for the sheet"):
         draw_sheet([], 3)
+
+
+def test_the_score_that_decides_is_drawn_and_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.call("compare", run, run) == 0
+    assert "mse" in capsys.readouterr().out
+    assert read_monitor(read_run_recipe(run)) == "mse"

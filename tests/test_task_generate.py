@@ -11,13 +11,14 @@ import torch
 
 import qkv
 import tiny
+from qkv.decode.sample import SampleConfig, next_token_probabilities
 from qkv.errors import QKVError
 from qkv.model.language import LanguageModel, LanguageModelConfig
 from qkv.symbols import UNK
 from qkv.task.generate.scoring import Total, choose_windows, compute_scores, score_ids
 from qkv.task.generate.windows import Windows
 from qkv.task.recipe import list_builtin_recipes, parse_recipe, read_recipe
-from qkv.task.texts import VocabularyConfig, decode_text, encode_prompt, encode_text, learn_tokenizer
+from qkv.task.texts import VocabularyConfig, _split, decode_text, encode_prompt, encode_text, learn_tokenizer
 from qkv.trace import Trace
 from tiny_text import language_recipe, sentences
 
@@ -291,3 +292,54 @@ def test_unknown_letters_are_not_sampled(tmp_path: Path) -> None:
     text = run.generate("", length=400, temperature=5.0)  # almost every token alike
     assert len(text) >= 350
     assert "<" not in text
+
+
+def test_held_out_text_begins_at_the_nearest_line_end() -> None:
+    assert [len(part) for part in _split(["x" * 10] * 10, 0.1)] == [9, 1]
+    assert [len(part) for part in _split(["x" * 10] * 20, 0.1)] == [18, 2]
+    assert [len(part) for part in _split(["x"] * 3, 0.9)] == [1, 2]
+    long_line_last = _split([*["x" * 10] * 100, "x" * 100_000], 0.1)
+    assert [len(part) for part in long_line_last] == [100, 1]
+
+
+@pytest.mark.parametrize("kind", ["byte", "char"])
+def test_bits_per_byte_of_a_part_are_those_of_its_own_bytes(kind: Any, tmp_path: Path) -> None:
+    valid = tmp_path / "valid.txt"
+    valid.write_text("ann sees bob .\n" * 20 + "我喜欢我喜欢 .\n" * 20)
+    tokens = {"kind": "byte"} if kind == "byte" else {"kind": kind, "vocab": 60}
+    recipe = language_recipe(
+        tmp_path,
+        data={"valid": str(valid)},
+        tokens=tokens,
+        validation={"tokens": 250},  # 16 lines of 15 tokens
+        train={"steps": 2, "validate_every": 2},
+    )
+    shown = qkv.fit(recipe, tmp_path / "run", quiet=True).scores
+    scores = qkv.load(tmp_path / "run").evaluate(["ann sees bob ."] * 16)
+    assert shown["bits_per_byte"] == pytest.approx(scores["bits_per_byte"], rel=1e-5)
+
+
+def test_a_stride_needs_a_sliding_window(run: Any) -> None:
+    with pytest.raises(QKVError, match="a stride has no meaning in the mode segments"):
+        run.evaluate(["ann sees bob ."], stride=4)
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_no_space_is_doubled(kind: Any, tmp_path: Path) -> None:
+    recipe = language_recipe(
+        tmp_path,
+        tokens={"kind": kind, "vocab": 60},
+        train={"steps": 30, "validate_every": 30},
+    )
+    qkv.fit(recipe, tmp_path / "run", quiet=True)
+    generator = qkv.load(tmp_path / "run")
+    for prompt in ("ann ", "ann sees ", "ann\t"):
+        continued = generator.generate([prompt] * 8, length=4, seed=1)
+        assert not any(text.startswith(" ") for text in continued)
+    assert any(text.startswith(" ") for text in generator.generate(["ann"] * 8, length=4, seed=1))
+
+
+def test_the_smallest_temperature_takes_the_best_token() -> None:
+    logits = torch.tensor([[0.0, 3.0, 2.0]])
+    for temperature in (1e-310, 1e-30):
+        assert next_token_probabilities(logits, SampleConfig(temperature=temperature)).tolist() == [[0, 1, 0]]

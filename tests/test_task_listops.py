@@ -73,6 +73,17 @@ def test_splits_have_no_document_in_common() -> None:
     assert not valid & test
 
 
+def test_few_expressions_have_all_classes(tmp_path: Path) -> None:
+    small = {"train": 40, "valid": 10, "test": 10, "min_length": 4, "max_length": 20, "arguments": 3}
+    recipe = listops_recipe(
+        data={"listops": {**small, "depth": 3}},
+        batch={"max_length": 20},
+        train={"steps": 1, "validate_every": 1},
+    )
+    qkv.fit(recipe, tmp_path / "run", quiet=True)
+    assert json.loads((tmp_path / "run" / "labels.json").read_text())["classes"] == list("0123456789")
+
+
 def test_few_labels_and_documents_of_a_file(tmp_path: Path) -> None:
     splits = read_splits(listops_recipe(data={"labels": 20}).data, seed=1)
     assert len(splits.train) == 20

@@ -109,8 +109,9 @@ def test_evaluate_says_how_the_text_was_read(runs: Any, capsys: Any) -> None:
     [
         ("labels", ("generate", "--prompt", "a"), "qkv generate cannot use"),
         ("lm", ("classify", "none"), "qkv classify cannot use"),
-        ("lm", ("generate", "--fill", "a [MASK]"), "--fill needs a masked language model"),
-        ("mlm", ("generate", "--prompt", "a"), "fills blanks: use `qkv generate"),
+        ("lm", ("generate", "--fill", "a [MASK]"), "--fill has no meaning for"),
+        ("mlm", ("generate", "--prompt", "a"), "which fills blanks: leave it out"),
+        ("mlm", ("generate",), "fills blanks: use `qkv generate"),
         ("mlm", ("generate", "--fill", "a"), "there is no [MASK]"),
         ("lm", ("generate", "--prompt", "a" * 100), "prompt 1 has 101 tokens"),
         ("lm", ("evaluate", "--mode", "slidng"), "Did you mean 'sliding'"),
@@ -123,3 +124,17 @@ def test_a_command_that_does_not_fit(
 ) -> None:
     command, *options = arguments
     assert message in refused(command, runs[name], *options)
+
+
+def test_a_trace_that_cannot_be_written_is_told_before_the_work(
+    runs: Any, refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "texts.txt").write_text("ann sees bob .\n")
+    bad = tmp_path / "file" / "t.npz"
+    assert "cannot" in refused("generate", runs["lm"], "--prompt", "a", "--trace", bad)
+    assert "cannot" in refused("classify", runs["labels"], tmp_path / "texts.txt", "--trace", bad)
+    assert "cannot" in refused("generate", runs["mlm"], "--fill", "a [MASK]", "--trace", bad)
+    new = tmp_path / "new" / "t.npz"
+    assert tiny.call("classify", runs["labels"], tmp_path / "texts.txt", "--trace", new) == 0
+    assert new.exists()

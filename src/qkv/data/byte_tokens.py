@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from qkv.data.tokens import CONTROL
 
+WHITE_SPACE = frozenset(b" \t\n\v\f\r")
+
 
 class ByteTokenizer:
     """Token id = byte + 4, behind the 4 control tokens; V = 260.
@@ -32,6 +34,10 @@ class ByteTokenizer:
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """One string per id, for display: ASCII characters as they are, other bytes in hexadecimal."""
         return [_display(number) for number in ids]
+
+    def count_known(self, ids: Sequence[int]) -> int:
+        """How many of the ids are neither white space nor control tokens."""
+        return sum(number >= len(CONTROL) and number - len(CONTROL) not in WHITE_SPACE for number in ids)
 
     def normalise(self, text: str) -> str:
         """The text itself: bytes hold any text."""

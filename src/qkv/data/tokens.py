@@ -117,9 +117,18 @@ class Tokenizer:
         space = "" if self.kind == "word" else "▁"
         return [CONTROL[i] if i < len(CONTROL) else self._text[i].replace(" ", space) for i in ids]
 
+    def find_token(self, piece: str) -> int | None:
+        """The id of a piece as `pieces` shows it; None where the vocabulary has none."""
+        text = piece.replace("▁", " ")
+        return self._text.index(text) if text in self._text else None
+
     def is_unknown(self, ids: Sequence[int]) -> bool:
         """Whether the ids contain UNK, and nothing else but white space and control tokens."""
-        return UNK in ids and all(number == UNK or number in self._blank for number in ids)
+        return UNK in ids and not self.count_known(ids)
+
+    def count_known(self, ids: Sequence[int]) -> int:
+        """How many of the ids are neither UNK nor white space nor control tokens."""
+        return sum(number != UNK and number not in self._blank for number in ids)
 
 
 def _split_portions(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -71,7 +71,8 @@ def next_token_probabilities(logits: Float[Tensor, "B V"], config: SampleConfig)
     """
     if config.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-    probabilities = (logits.double() / config.temperature).softmax(-1)
+    below_best = logits.double() - logits.double().amax(-1, keepdim=True)  # so that no quotient is infinite
+    probabilities = (below_best / config.temperature).softmax(-1)
     if config.top_k is None and config.top_p == 1:
         return probabilities.to(logits.dtype)
     ranked, order = probabilities.sort(dim=1, descending=True, stable=True)

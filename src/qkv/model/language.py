@@ -171,10 +171,11 @@ class LanguageModel(WeightTyingModule):
         return dropout(x, self.config.dropout, self.training)
 
     def _initialise(self) -> None:
-        """N(0, 0.02²) for embeddings, positions and matrices, as in GPT-2; zeros for biases.
+        """N(0, 0.02²) for embeddings, positions and matrices, as in GPT-2.
 
         Matrices that write into the residual stream have 1/sqrt(2·layers) of that, so that its variance does
-        not grow with depth (Radford et al. 2019, section 2.3).  Cells of a recurrence keep torch's values.
+        not grow with depth (Radford et al. 2019, section 2.3); so have those of the queries, which are as
+        wide.  Biases and cells of a recurrence keep torch's values.
         """
         residual = INITIAL_STD / (2 * self.config.layers) ** 0.5
         for module in self.modules():

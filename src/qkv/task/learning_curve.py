@@ -61,7 +61,8 @@ def read_monitor(recipe: Recipe) -> str:
     Args:
         recipe: the recipe of a run.
     """
-    return getattr(getattr(recipe, "validation", None), "monitor", "nll")
+    own = getattr(recipe, "monitor", None)
+    return own or getattr(getattr(recipe, "validation", None), "monitor", "nll")
 
 
 def draw_at_intervals(run: Path, monitor: str) -> Callable[[], None]:

@@ -29,11 +29,20 @@ def open_output_file(path: Path) -> Iterator[TextIO]:
             yield file
 
 
-def check_writable(path: Path) -> None:
-    """Raise BadData if no file can be written there; called before long work whose result goes there."""
-    with convert_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        check_output(path)
+def check_writable(*paths: Path | None) -> None:
+    """Check that files can be written, before long work whose results go there; missing folders are created.
+
+    Args:
+        paths: where; None stands for an output that is not wanted.
+
+    Raises:
+        BadData: one cannot be written.
+    """
+    for path in paths:
+        if path is not None:
+            with convert_write_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                check_output(path)
 
 
 def write_text(path: Path, text: str) -> None:

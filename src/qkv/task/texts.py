@@ -146,10 +146,11 @@ def learn_tokenizer(lines: Sequence[str], config: VocabularyConfig) -> AnyTokeni
 
 
 def measure_unknown_share(lines: Sequence[str], tokenizer: AnyTokenizer) -> float:
-    """The share of unknown tokens in a text, from some `CHECKED_LINES` of its lines."""
+    """The share of unknown tokens in a text, white space aside, from some `CHECKED_LINES` of its lines."""
     some = lines[:: max(1, len(lines) // CHECKED_LINES)]
     ids = [token for row in tokenizer.encode(some) for token in row]
-    return ids.count(UNK) / max(1, len(ids))
+    unknown = ids.count(UNK)
+    return unknown / max(1, unknown + tokenizer.count_known(ids))
 
 
 def tokenizer_to_json(tokenizer: AnyTokenizer) -> str:
@@ -242,10 +243,9 @@ def _read_json_texts(name: str, text_key: str) -> Iterator[str]:
 
 
 def _split(lines: list[str], holdout: float) -> Texts:
-    """Cut the text behind the line where its last `holdout` of characters begins."""
-    sizes = np.array([len(line) + 1 for line in lines]).cumsum()
-    cut = int(np.searchsorted(sizes, (1 - holdout) * sizes[-1]))
-    cut = min(max(cut, 1), len(lines) - 1)
-    if cut < 1:
+    """Cut the text at the line end that is nearest to where its last `holdout` of characters begins."""
+    if len(lines) < 2:
         raise BadData("data.train has a single line: name held-out text in data.valid")
+    sizes = np.array([len(line) + 1 for line in lines]).cumsum()
+    cut = 1 + int(np.abs(sizes[:-1] - (1 - holdout) * sizes[-1]).argmin())
     return Texts(lines[:cut], lines[cut:])

@@ -10,6 +10,7 @@ from qkv.progress import show_progress
 from qkv.task.caption.captioner import Captioned
 from qkv.task.caption.inputs import name_input
 from qkv.task.caption.strips import draw_strips
+from qkv.task.output_files import check_writable
 from qkv.task.picture_inputs import select_usable
 from qkv.task.run_directory import load_for_command
 from qkv.wording import plural
@@ -35,6 +36,7 @@ def caption_pictures(  # noqa: PLR0913 -- one for each option
         pictures, notes = select_usable(pictures, captioner.recipe.data.size)
         print_notes(notes)
     needs_weights = trace is not None or png is not None
+    check_writable(trace, png)
     if needs_weights:
         limit_traced_lines(pictures, MAX_TRACED, "pictures", "--png" if trace is None else "--trace")
     with show_progress("caption", len(pictures), quiet=quiet) as report:

@@ -11,6 +11,7 @@ from qkv.data.lines import LONGEST_DOCUMENT
 from qkv.data.pictures.sources import SUFFIXES
 from qkv.errors import BadData
 from qkv.progress import show_progress
+from qkv.task.output_files import check_writable
 from qkv.task.picture_inputs import select_usable
 from qkv.task.run_directory import load_for_command
 
@@ -35,6 +36,7 @@ def classify_files(
         limit_traced_lines(inputs, MAX_TRACED, unit)
     if occlude and (trace is None or classifier.reads_pictures):
         raise BadData("--occlude adds the effect of every word to a trace of texts: pass --trace FILE too")
+    check_writable(trace)
     options = {"occlude": True} if occlude else {}
     traced = None if trace is None else classifier.trace(inputs, **options)  # first, for its errors
     counts: Counter[str] = Counter()

@@ -14,6 +14,7 @@ from qkv.task.fill.filler import Filler
 from qkv.task.fill_pictures.filler import PictureFiller
 from qkv.task.generate.generator import Generator
 from qkv.task.generate_pictures.generator import PictureGenerator
+from qkv.task.output_files import check_writable
 from qkv.task.run_directory import load_for_command
 
 MAX_TRACED = 20
@@ -81,6 +82,7 @@ def generate_text(generator: Generator, run: Path, options: GenerateOptions, qui
     """
     lines = read_input_lines(options.file) if options.file is not None else []
     texts = [*options.prompt, *lines] or [""]
+    check_writable(options.trace)
     if options.trace is not None:
         generator.check_traceable()
         limit_traced_lines(texts, MAX_TRACED)
@@ -109,6 +111,7 @@ def _save_trace(generator: Generator, texts: list[str], path: Path) -> None:
 def fill_text(filler: Filler, run: Path, options: GenerateOptions, quiet: bool) -> None:
     """Write the likeliest words for every blank of a text."""
     assert options.fill is not None
+    check_writable(options.trace)
     blanks = filler.fill(options.fill, 5 if options.n_best is None else options.n_best)
     with open_output(options.output) as out:
         for number, guesses in enumerate(blanks, start=1):

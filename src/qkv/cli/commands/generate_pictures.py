@@ -32,6 +32,7 @@ def generate_samples(generator: Any, run: Path, options: Any, quiet: bool) -> No
     path, trace = check_picture_output(run, options.output), options.trace
     count, seed = 64 if options.count is None else options.count, options.seed or 0
     pictures = generator.generate(count, seed)
+    check_writable(trace)
     if trace is not None:
         first = trace.with_name(f"{trace.stem}-picture.png")
         points = generator.trace_points(seed=seed, picture=str(first))  # first, for its errors

@@ -10,6 +10,7 @@ from qkv.cli.output_stream import STANDARD, open_output
 from qkv.errors import BadData
 from qkv.progress import show_progress
 from qkv.task.line_problems import ProblemReporter
+from qkv.task.output_files import check_writable
 from qkv.task.run_directory import load_for_command
 from qkv.task.translate.translator import BLOCK, Translated
 
@@ -37,6 +38,7 @@ def translate_lines(  # noqa: PLR0913 -- one for each option
     is_interactive = file is None and sys.stdin is not None and sys.stdin.isatty()
     lines = read_input_lines(file, is_interactive=is_interactive)
     lines = list(lines) if file else lines
+    check_writable(trace)
     if trace is not None:
         lines = limit_traced_lines(list(lines), MAX_TRACED)
     total = len(lines) if isinstance(lines, list) else None

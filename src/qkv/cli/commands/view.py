@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from qkv.errors import BadData, UnknownName, did_you_mean
+from qkv.task.output_files import check_writable
 from qkv.task.trace_picture import draw_example
 from qkv.trace import Example, Trace
 from qkv.view import NamedTrace, embed_pictures, write_html
@@ -64,6 +65,7 @@ def _write_page(files: Sequence[Path], output: Path, options: ViewOptions) -> No
         raise BadData(
             f"--output writes a page, got {output.name!r}: name it .html, or use --png, --svg, --pdf"
         )
+    check_writable(output)
     traces = [_select(file, options) for file in files]
     images: dict[str, str] = {}
     for file, trace in zip(files, traces, strict=True):

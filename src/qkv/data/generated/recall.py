@@ -77,6 +77,6 @@ class RecallData(ExampleData):
         places = self.longest // 2 - self.pairs
         if self.gap_power is None:
             return random.permutation(places)[: self.pairs]
-        weights = np.arange(1, places + 1) ** (self.gap_power - 1)
+        weights = (np.arange(1, places + 1) / places) ** (self.gap_power - 1)
         chosen = random.choice(places, self.pairs, replace=False, p=weights / weights.sum())
         return random.permutation(chosen)

@@ -18,6 +18,7 @@ SUFFIXES = frozenset(
     )
 )
 LARGEST_FILE = 2**28  # bytes
+_ADDED = frozenset({"__MACOSX", "@eaDir"})  # folders that systems add
 _IS_ENCRYPTED = 1  # in the flags of an entry of a zip file
 
 
@@ -167,11 +168,14 @@ def _walk(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise BadData(f"{error.filename}: cannot be read ({error.strerror}): check its permissions")
 
-    for parent, _, names in os.walk(folder, onerror=refuse):
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if os.path.realpath(Path(parent, name)) not in seen]
         yield from (path for name in names if (path := Path(parent, name)).is_file())
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file is one that systems add, such as `.DS_Store` and `__MACOSX/._a.jpg`."""
+    """Whether a file or a folder above it is one that systems add: `.DS_Store`, `__MACOSX/._a.jpg`."""
     parts = PurePosixPath(name).parts
-    return parts[-1].startswith(".") or "__MACOSX" in parts
+    return any(part.startswith(".") and part != ".." for part in parts) or bool(_ADDED.intersection(parts))

@@ -34,6 +34,7 @@ from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.initial_run import InitialRun
 from qkv.task.output_bias import set_bias_to_frequencies
+from qkv.task.patch_positions import refuse_other_positions
 from qkv.task.pixel_statistics import STATISTICS, format_statistics, parse_statistics
 from qkv.task.texts import (
     AnyTokenizer,
@@ -145,6 +146,13 @@ class Caption(Task):
     def list_usable_prefixes(self, parsed: Parsed, initial: InitialRun) -> tuple[str, ...]:
         """Everything of a captioner, whose vocabulary stays; the encoder of another model of pictures."""
         return ("",) if initial.recipe.task == self.name else ("encoder.",)
+
+    def adapt_training(
+        self, recipe: CaptionRecipe, training: Training, parsed: Any, initial: InitialRun | None
+    ) -> Training:
+        """The training; refuses an initial run whose positions stand for other patches."""
+        refuse_other_positions(recipe, initial)
+        return training
 
     def build_model(self, recipe: CaptionRecipe, parsed: Parsed) -> nn.Module:
         """The model for the vocabulary and the pixels of this run."""

@@ -99,7 +99,7 @@ class TextClassifier:
             BadData: a text is a pair where the classifier reads single texts, or the other way round.
         """
         encoded = self._encode([texts] if isinstance(texts, str) else list(texts))
-        cut, unknown = set(encoded.cut), encoded.find_unknown()
+        cut, unknown = set(encoded.cut), encoded.find_unknown(self.tokenizer)
         pieces = None if encoded.documents is None else np.bincount(encoded.documents).tolist()
         labels = [
             make_label(row, self.classes)._replace(

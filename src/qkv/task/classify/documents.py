@@ -188,7 +188,7 @@ def _parse_columns(location: str, line: str) -> Document:
             f"{location}: a line is label<tab>text or label<tab>text<tab>second text, got "
             f"{line[:MAX_SHOWN]!r}"
         )
-    return Document(tuple(texts), label)
+    return Document(tuple(texts), label.strip())
 
 
 def _parse_json(location: str, line: str, data: LabelledData) -> Document:
@@ -200,7 +200,7 @@ def _parse_json(location: str, line: str, data: LabelledData) -> Document:
             f"{location}: '{data.label_key}' is {str(label)[:MAX_SHOWN]!r}, expected a string or a "
             "whole number"
         )
-    return Document(texts, str(label))
+    return Document(texts, str(label).strip())
 
 
 def _read_json_texts(location: str, row: Mapping[str, Any], data: LabelledData) -> tuple[str, ...]:

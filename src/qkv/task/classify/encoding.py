@@ -12,13 +12,11 @@ from qkv.data.batching import Dataset, Ragged
 from qkv.data.sentences import split_sentences
 from qkv.errors import BadData
 from qkv.model.hierarchical import HierarchicalConfig
-from qkv.symbols import BOS, PAD, UNK
+from qkv.symbols import BOS, PAD
 from qkv.task.classify.documents import Document
 from qkv.task.classify.recipe import ClassificationRecipe
 from qkv.task.texts import AnyTokenizer
 from qkv.wording import plural
-
-WITHOUT_MEANING = frozenset((PAD, BOS, UNK))
 
 
 class LabelledBatch(NamedTuple):
@@ -75,14 +73,18 @@ class Encoded(NamedTuple):
         sums = np.logaddexp.reduceat(log_probs, starts, axis=0)
         return sums - np.log(np.bincount(self.documents))[:, None]
 
-    def find_unknown(self) -> set[int]:
-        """Numbers of the documents, from 1, of which the vocabulary knows no token: empty ones among them."""
+    def find_unknown(self, tokenizer: AnyTokenizer) -> set[int]:
+        """Numbers of the documents, from 1, of which the vocabulary knows no token: empty ones among them.
+
+        Args:
+            tokenizer: the vocabulary; white space is not a token that it knows.
+        """
         rows = range(len(self.labels))
         documents = rows if self.documents is None else self.documents.tolist()
         known = {
             document
             for document, row in zip(documents, rows, strict=True)
-            if any(token not in WITHOUT_MEANING for column in self.texts for token in column[row])
+            if any(tokenizer.count_known(column[row]) for column in self.texts)
         }
         return {document + 1 for document in documents if document not in known}
 

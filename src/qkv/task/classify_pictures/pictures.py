@@ -240,6 +240,16 @@ def _collate_pictures(pixels: Sequence[Any], labels: Sequence[Any], rows: Sequen
     )
 
 
+def spread_evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, at equal distances, so that they are of all classes.
+
+    Args:
+        rows: numbers of pictures, in an order by class.
+        most: how many to take.
+    """
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+
+
 def permute(count: int, seed: int) -> list[int]:
     """The numbers below `count` in a random order, which the seed decides."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

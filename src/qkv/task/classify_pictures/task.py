@@ -11,8 +11,8 @@ from torch import nn
 
 from qkv.data.batching import BatchPlan
 from qkv.data.pictures import AugmentedPlan, PixelStatistics
-from qkv.errors import BadRecipe, BadRun
-from qkv.model.vision_classifier import PatchClassifierConfig, VisionClassifier
+from qkv.errors import BadRun
+from qkv.model.vision_classifier import VisionClassifier
 from qkv.progress import Progress, show_progress
 from qkv.task.base import Task, Training
 from qkv.task.checksums import name_split
@@ -28,11 +28,13 @@ from qkv.task.classify_pictures.pictures import (
     number_labels,
     read_splits,
     read_test_pictures,
+    spread_evenly,
 )
 from qkv.task.classify_pictures.recipe import PictureClassificationRecipe
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill_pictures.task import FILL_PICTURES
 from qkv.task.initial_run import InitialRun
+from qkv.task.patch_positions import refuse_other_positions
 from qkv.train.objective.classification import Classification
 from qkv.wording import plural
 
@@ -118,7 +120,7 @@ class ClassifyPictures(Task):
             f"{plural(plan.steps(0), 'update')} an epoch"
         )
         runner = PictureClassifier(recipe, parsed.classes, model)
-        measured = data.valid.rows[: recipe.validation.attention].tolist()
+        measured = spread_evenly(data.valid.rows, recipe.validation.attention).tolist()
         validate = make_validator(
             runner.evaluate,
             data.valid,
@@ -144,14 +146,9 @@ class ClassifyPictures(Task):
         """The training; refuses an initial run whose positions stand for other patches.
 
         Raises:
-            BadRecipe: one of the models has a class token before its patches, and the other has none.
+            BadRecipe: the positions of the patches do not mean the same in both.
         """
-        if initial is not None and _has_class_token(recipe.model) != _has_class_token(initial.recipe.model):
-            raise BadRecipe(
-                f"model.pool: first puts a class token before the patches, which only one of this model and "
-                f"{initial.path} has, so that their positions stand for other patches: use the same pool, or "
-                "mean, in both"
-            )
+        refuse_other_positions(recipe, initial)
         return training
 
     def build_model(self, recipe: PictureClassificationRecipe, parsed: Parsed) -> nn.Module:
@@ -181,10 +178,6 @@ class ClassifyPictures(Task):
     def suggest_commands(self, run: Path) -> str:
         """Classify a picture, or score the run."""
         return f"qkv classify {run} PICTURE...    or: qkv evaluate {run}"
-
-
-def _has_class_token(model: Any) -> bool:
-    return isinstance(model, PatchClassifierConfig) and model.pool == "first"
 
 
 CLASSIFY_PICTURES = ClassifyPictures()

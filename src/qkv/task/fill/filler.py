@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qkv.data.byte_tokens import ByteTokenizer
 from qkv.data.masking import MaskedPlan
 from qkv.data.streams import StreamPlan
-from qkv.data.tokens import CONTROL
+from qkv.data.tokens import CONTROL, Tokenizer
 from qkv.errors import BadData
 from qkv.symbols import EOS, UNK
 from qkv.task.fill.recipe import FillRecipe
@@ -164,21 +165,36 @@ class Filler:
         return ids
 
     def _encode_part(self, part: str, follows_blank: bool) -> list[int]:
-        """The ids of the text between two blanks; punctuation may follow a blank without a space."""
-        if self.tokenizer.kind in ("byte", "char"):
+        """The ids of the text between two blanks; what follows a blank without a space joins it."""
+        if isinstance(self.tokenizer, ByteTokenizer) or self.tokenizer.kind == "char":
             return self.tokenizer.encode([part])[0]
         part = part.rstrip(" ")
         if not part.strip():
             return []
-        if self.tokenizer.kind == "bpe" and follows_blank and not (part[0].isalnum() or part[0] == " "):
-            return self.tokenizer.encode(["a" + part])[0][1:]
-        return self.tokenizer.encode([part])[0]
+        ids = self.tokenizer.encode([part])[0]
+        joins_blank = self.tokenizer.kind == "bpe" and follows_blank and part[0] != " "
+        return _remove_space(ids, self.tokenizer) if joins_blank else ids
 
     def _format_word(self, token: int) -> str:
         return "</s>" if token == EOS else self._format_pieces([token])[0].removeprefix("▁")
 
     def _format_pieces(self, ids: Sequence[int]) -> list[str]:
         return [MASK if token == self.mask else self.tokenizer.pieces([token])[0] for token in ids]
+
+
+def _remove_space(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The ids without the space that the tokenizer puts before a text; the same ids where that cannot be.
+
+    The first token becomes the longest ones of the vocabulary that have its text without the space.
+    """
+    text, joined = tokenizer.pieces(ids[:1])[0].removeprefix("▁"), []
+    while text:
+        ends = (end for end in range(len(text), 0, -1) if tokenizer.find_token(text[:end]) is not None)
+        if (end := next(ends, None)) is None:
+            return ids
+        joined.append(tokenizer.find_token(text[:end]))
+        text = text[end:]
+    return [*joined, *ids[1:]]
 
 
 @torch.inference_mode()

@@ -47,6 +47,11 @@ class FillPicturesRecipe(Recipe):
     objective: HidingConfig = HidingConfig()
 
     @property
+    def monitor(self) -> str:
+        """The score that decides which weights are best."""
+        return "mse"
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the cells of a picture."""
         return compute_cell_grid(self.data.size, self.model)

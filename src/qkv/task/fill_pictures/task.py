@@ -23,6 +23,8 @@ from qkv.task.classify_pictures.pictures import (
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.fill_pictures.filler import PictureFiller
 from qkv.task.fill_pictures.recipe import FillPicturesRecipe
+from qkv.task.initial_run import InitialRun
+from qkv.task.patch_positions import refuse_other_positions
 from qkv.task.pixel_statistics import STATISTICS, format_statistics, parse_statistics
 from qkv.task.unlabelled_pictures import (
     name_pictures,
@@ -86,7 +88,14 @@ class FillPictures(Task):
             f"hidden; {size:,} parameters; {plural(plan.steps(0), 'update')} an epoch"
         )
         runner = PictureFiller(recipe, model)
-        return Training(Reconstruction(model), batches, lambda: runner.evaluate(data.valid), "mse")
+        return Training(Reconstruction(model), batches, lambda: runner.evaluate(data.valid), recipe.monitor)
+
+    def adapt_training(
+        self, recipe: FillPicturesRecipe, training: Training, parsed: Any, initial: InitialRun | None
+    ) -> Training:
+        """The training; refuses an initial run whose positions stand for other patches."""
+        refuse_other_positions(recipe, initial)
+        return training
 
     def build_model(self, recipe: FillPicturesRecipe, parsed: PixelStatistics) -> nn.Module:
         """The model for the pixels of this run."""

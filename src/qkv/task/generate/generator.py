@@ -233,7 +233,7 @@ class _Writer:
     """
 
     def __init__(self, prompt: str, tokenizer: AnyTokenizer, stop: Sequence[str]) -> None:
-        self.is_line_start = not prompt or prompt.endswith("\n")
+        self.follows_space = not prompt or prompt[-1].isspace()
         self.tokenizer, self.stop = tokenizer, [text for text in stop if text]
         self.undecoded: list[int] = []  # tokens whose text is not complete yet
         self.text, self.is_stopped = "", False
@@ -271,15 +271,15 @@ class _Writer:
     def _append_decoded(self, new: str) -> None:
         new = self._restore_space(new)
         self.text += new
-        self.is_line_start = new.endswith("\n") if new else self.is_line_start
+        self.follows_space = new[-1].isspace() if new else self.follows_space
         self.undecoded.clear()
 
     def _restore_space(self, text: str) -> str:
         """Restore the space that the tokenizer removes at the start of what it decodes."""
         first = self.tokenizer.pieces(self.undecoded[:1])
         has_space = bool(first) and first[0].startswith("▁") and self.tokenizer.kind == "bpe"
-        joins_words = self.tokenizer.kind == "word" and text != "\n"
-        return " " + text if (has_space or joins_words) and not self.is_line_start else text
+        joins_words = self.tokenizer.kind == "word" and not text[:1].isspace()
+        return " " + text if (has_space or joins_words) and not self.follows_space else text
 
 
 def _measure_overlap(text: str, stop: str) -> int:

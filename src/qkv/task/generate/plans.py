@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from qkv.data.examples import ExamplePlan
 from qkv.data.streams import StreamPlan
 from qkv.task.attention_measures import list_segments
@@ -37,8 +39,7 @@ def plan_text(recipe: LanguageRecipe, texts: Texts, tokenizer: AnyTokenizer) -> 
     sizes = f"{len(train.ids):,} tokens to train on, {len(valid.ids):,} held out"
     windows, limit = choose_windows(recipe), recipe.validation.tokens
     if limit and limit < len(valid.ids):
-        fraction = limit / len(valid.ids)
-        valid = EncodedText(valid.ids[:limit], round(valid.bytes * fraction), round(valid.words * fraction))
+        valid = _take_lines(texts.valid, valid, tokenizer, limit)
     return DataPlan(
         StreamPlan(train.ids, recipe.batch, recipe.train.seed),
         sizes,
@@ -46,6 +47,16 @@ def plan_text(recipe: LanguageRecipe, texts: Texts, tokenizer: AnyTokenizer) -> 
         lambda model: score_text(model, valid, tokenizer, windows),
         lambda count: list_segments(valid.ids, recipe.batch.length, count),
     )
+
+
+def _take_lines(lines: list[str], text: EncodedText, tokenizer: AnyTokenizer, limit: int) -> EncodedText:
+    """The first lines that have at most so many tokens; the beginning of a first line that is longer."""
+    ends = np.cumsum([len(row) + 1 for row in tokenizer.encode(lines)])
+    count = int(np.searchsorted(ends, limit, side="right"))
+    if count:
+        return encode_text(lines[:count], tokenizer)
+    fraction = limit / len(text.ids)
+    return EncodedText(text.ids[:limit], round(text.bytes * fraction), round(text.words * fraction))
 
 
 def plan_examples(recipe: LanguageRecipe, sets: ExampleSets, tokenizer: AnyTokenizer) -> DataPlan:

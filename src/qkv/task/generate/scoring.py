@@ -40,6 +40,8 @@ def choose_windows(recipe: LanguageRecipe, mode: str | None = None, stride: int 
         raise UnknownName(f"no scoring mode {mode!r}. {did_you_mean(mode, MODES)}")
     windows = recipe.windows
     read_mode: Any = mode or windows.mode
+    if stride is not None and read_mode != "sliding":
+        raise BadData(f"a stride has no meaning in the mode {read_mode}: leave it out, or set mode: sliding")
     windows = windows._replace(mode=read_mode, stride=stride or windows.stride)
     if windows.stride > windows.segment:
         raise BadData(

@@ -1,14 +1,16 @@
 """The task `generate`: from text to a language model that continues it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from qkv.model.language import LanguageModel
 from qkv.progress import Progress, show_progress
+from qkv.symbols import UNK
 from qkv.task.attention_measures import measure_examples
 from qkv.task.base import Task, Training
 from qkv.task.evaluation import EvaluateOptions, Evaluation
@@ -163,7 +165,8 @@ class Generate(Task):
         text = encode_text(data, runner.tokenizer)
         with show_progress("evaluate", len(text.ids), quiet=quiet) as bar:
             scores = score_text(runner.model, text, runner.tokenizer, windows, bar.update)
-        return Evaluation(scores, len(text.ids), "tokens", notes=(str(windows),), digits=4)
+        notes = (str(windows), *_describe_unknown(text.ids))
+        return Evaluation(scores, len(text.ids), "tokens", notes=notes, digits=4)
 
     def suggest_commands(self, run: Path) -> str:
         """Continue a prompt, or score the run."""
@@ -171,6 +174,16 @@ class Generate(Task):
 
 
 GENERATE = Generate()
+
+
+def _describe_unknown(ids: np.ndarray) -> Iterator[str]:
+    """A line about the tokens that the vocabulary does not know, where there are any."""
+    if unknown := int((ids == UNK).sum()):
+        share = unknown / len(ids)
+        yield (
+            f"{unknown:,} tokens ({share:.2%}) are unknown: all are one, which is easy to guess, so that the "
+            "scores are better than those of a vocabulary that knows them"
+        )
 
 
 def _make_validator(

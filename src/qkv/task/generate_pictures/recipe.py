@@ -60,6 +60,11 @@ class GeneratePicturesRecipe(Recipe):
     objective: AdversarialConfig = AdversarialConfig()
     validation: SampleValidation = SampleValidation()
 
+    @property
+    def monitor(self) -> str:
+        """The score that decides which weights are best: without one, the last weights."""
+        return "updates" if self.validation.features is None else "fid"
+
     @model_validator(mode="after")
     def _pictures_fit(self) -> "GeneratePicturesRecipe":
         if self.data.size != self.model.size:

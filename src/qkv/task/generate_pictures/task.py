@@ -18,6 +18,7 @@ from qkv.task.classify_pictures.pictures import (
     PictureSplits,
     fingerprint_pictures,
     make_dataset,
+    permute,
 )
 from qkv.task.evaluation import EvaluateOptions, Evaluation
 from qkv.task.generate_pictures.frechet import compare_features
@@ -113,7 +114,8 @@ class GeneratePictures(Task):
         remarks = {"fid": f"by the features of {run}; compare only with the same classifier and pictures"}
         if options.data is None:
             train = read_unlabelled_splits(recipe.data, recipe.train.seed, NoProgress()).train
-            both = (train.select(range(min(len(train), len(data)))), data)
+            chosen = sorted(permute(len(train), recipe.train.seed)[: len(data)])  # files are ordered by class
+            both = (train.select(chosen), data)
             scores["fid_train"] = compare_features(
                 *(embed_pictures(features, each, recipe.batch.pictures) for each in both)
             )
@@ -144,8 +146,7 @@ def _add_validation(
             sheet = draw_sheet(list(runner.generate(count)), columns=max(1, round(count**0.5)))
             write_picture(run / SHEETS / f"{objective.updates:06}.png", sheet)
 
-    monitor = "updates" if features is None else "fid"
-    return Training(objective, batches, validate, monitor, write_samples)
+    return Training(objective, batches, validate, recipe.monitor, write_samples)
 
 
 def _load_features(run: str | Path) -> Any:
