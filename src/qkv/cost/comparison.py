@@ -192,7 +192,8 @@ def make_rows(runs: Sequence[ComparedRun], quality: float) -> list[tuple[str, ..
         rows.append(
             (
                 *(run.name, *(f"{run.scores[name]:.4g}" for name in names)),
-                *(f"{run.parameters:,}", f"{run.updates:,}", f"{run.seconds:,.0f}", f"{run.speed:,.0f}" if run.speed else "–"),
+                *(f"{run.parameters:,}", f"{run.updates:,}", f"{run.seconds:,.0f}"),
+                f"{run.speed:,.0f}" if run.speed else "–",
                 *(format_bytes(run.memory), "never" if seconds is None else f"{seconds:,.0f}"),
             )
         )
