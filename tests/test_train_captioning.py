@@ -182,7 +182,7 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_log_likelihood()
             "objective.coverage=1 needs attention to a source",
         ),
         (None, {"supervise": 1.0}, {}, "objective.supervise needs attention to the grid"),
-        ({"score": "additive", "select": "hard"}, {"supervise": 1.0}, {}, "no samples"),
+        ({"score": "additive", "select": "hard"}, {"supervise": 1.0}, {}, "cannot supervise weights"),
     ],
 )
 def test_terms_that_cannot_work_are_refused(attention: Any, terms: Any, options: Any, message: str) -> None:

@@ -84,7 +84,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "moments in float64": (moments(torch.Tensor.double), "has dtype torch.float64"),
     "moments of integers": (moments(lambda m: m.long()), "has dtype torch.int64"),
     "moments that are lists": (moments(lambda m: m.tolist()), "of type list, expected a tensor"),
-    "sparse moments": (moments(lambda m: m.to_sparse()), "no plain tensor"),
+    "sparse moments": (moments(lambda m: m.to_sparse()), "not a plain tensor"),
     "one parameter without moments": (remove_key("optimizer", "state", 1), r"optimizer\.state lacks 1"),
     "moments of a parameter too many": (put_value("optimizer", "state", 9, {}), "has the unknown 9"),
     "no exp_avg_sq": (remove_key("optimizer", "state", 0, "exp_avg_sq"), "lacks exp_avg_sq"),

@@ -84,7 +84,7 @@ def test_what_is_cut_is_counted(single: Path, tmp_path: Path, capsys: Any) -> No
     rows = [{"text": megabyte, "label": 0}, {"text": "", "label": 1}, {"text": "ann", "label": 1}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert tiny.call("evaluate", single, "--data", tmp_path / "rows.jsonl", "--quiet") == 0
-    assert "1 documents were cut after 20 tokens" in capsys.readouterr().out
+    assert "1 document was cut after 20 tokens" in capsys.readouterr().out
 
 
 def test_training_on_documents_of_a_megabyte(tmp_path: Path, capsys: Any) -> None:
@@ -96,7 +96,7 @@ def test_training_on_documents_of_a_megabyte(tmp_path: Path, capsys: Any) -> Non
     (tmp_path / "labelled.jsonl").write_text(content)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(raw))
     assert tiny.call("train", tmp_path / "r.yaml", "--out", tmp_path / "run") == 0
-    assert "4 training documents (33%) are cut after 50 tokens" in capsys.readouterr().err
+    assert "4 training documents (33%) cut after 50 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_output_is_utf_8_whatever_the_locale_says(run: Path, tmp_path: Path) -> 
     assert (done.returncode, done.stderr) == (
         2,
         f"qkv: {folder}/none.npz: there is no such file: check the path, or write a "
-        "trace with `qkv translate RUN --trace FILE`\n".encode(),
+        "trace with --trace FILE (qkv translate, generate, classify or caption)\n".encode(),
     )
 
 

@@ -51,7 +51,7 @@ def test_n_best_names_the_line_and_the_score(run: Path, capsys: pytest.CaptureFi
         (b"\n", ("--trace", "t.npz"), "nothing to trace"),
         ("你好\n".encode(), ("--trace", "t.npz", "--strict"), "line 1 holds nothing this model knows"),
         (b"one\n", ("--device", "gpu"), "no device 'gpu': use cpu, cuda, cuda:1, mps or auto"),
-        (b"one\n", ("--trace", "none/t.npz"), "cannot write the trace none/t.npz"),
+        (b"one\n", ("--trace", "."), "cannot write"),
         (b"one\n", ("--output", "."), "cannot write"),
     ],
 )
